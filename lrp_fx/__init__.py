@@ -1,0 +1,30 @@
+"""lrp_fx: relevance propagation for any transformer, as a graph compiler whose books close."""
+
+from __future__ import annotations
+
+from lrp_fx import targets
+from lrp_fx.conservation import Ledger
+from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
+from lrp_fx.explainer import Explainer, convert, rulesets
+from lrp_fx.relevance import Relevance
+from lrp_fx.rule import Rule, Ruleset, register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CaptureError",
+    "ConservationError",
+    "Explainer",
+    "InputError",
+    "Ledger",
+    "LrpError",
+    "Relevance",
+    "Rule",
+    "Ruleset",
+    "TargetError",
+    "UnsupportedOperatorError",
+    "convert",
+    "register",
+    "rulesets",
+    "targets",
+]

@@ -1,0 +1,217 @@
+"""Canonicalise: one spelling per idea, so that later stages need to know only one.
+
+requires  a well-formed program
+ensures   a functional graph without bookkeeping operations, no-op casts, dead code or repeated computations; outputs
+          unchanged (in a float64 program the model's forced float32 islands are computed in float64 instead)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.errors import LrpError
+from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
+
+aten = torch.ops.aten
+
+#: Operations that compute nothing: identity in value and in meaning.
+IDENTITIES = frozenset(
+    "aten.alias aten.detach aten.detach_ aten.lift_fresh_copy aten.lift_fresh aten.lift aten.dropout aten.feature_dropout aten.clone "
+    "aten.contiguous aten.native_dropout aten.alpha_dropout aten._assert_async_identity".split()
+)
+#: Checks that export leaves behind.
+ASSERTIONS = frozenset("aten._assert_tensor_metadata aten._assert_scalar aten._assert_async aten.sym_constrain_range aten.sym_constrain_range_for_size".split())
+#: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
+SYNONYMS: dict[str, Any] = {
+    "aten.view": aten.reshape.default,
+    "aten._unsafe_view": aten.reshape.default,
+    "aten.view_copy": aten.reshape.default,
+    "aten.expand_copy": aten.expand.default,
+    "aten.permute_copy": aten.permute.default,
+    "aten.divide": aten.div.Tensor,
+    "aten.multiply": aten.mul.Tensor,
+    "aten.subtract": aten.sub.Tensor,
+}
+
+
+def _rewrite(program: Program, name: str, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
+    module, _ = copy_graph(program)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            edit(module.graph, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return program.evolve(name, module=module)
+
+
+def remove_bookkeeping(program: Program) -> Program:
+    """Drop assertions, identities and casts to the type a value already has."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        name = op_name(node)
+        if name in ASSERTIONS:
+            graph.erase_node(node)
+        elif name in IDENTITIES or _is_cast_to_self(node):
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
+                for user in list(node.users):
+                    user.replace_all_uses_with(source)
+                    graph.erase_node(user)
+            else:
+                node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+    return _rewrite(program, "remove_bookkeeping", edit)
+
+
+def unify_spellings(program: Program) -> Program:
+    """Replace synonyms by one name each."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        if op_name(node) == "aten.copy" and len(node.args) >= 2:  # what ``x[..] = y`` becomes: y in x's shape and type
+            _replace_copy(graph, node)
+        elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
+            node.target = SYNONYMS[op_name(node)]
+
+    return _rewrite(program, "unify_spellings", edit)
+
+
+def promote_precision(program: Program) -> Program:
+    """In a float64 program compute forced float32 islands in float64, so that books can close to 1e-10."""
+    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
+    if not parameters or any(p.dtype != torch.float64 for p in parameters):
+        return program
+    module, _ = copy_graph(program)
+    wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.args = fx.node.map_aggregate(node.args, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)  # type: ignore[assignment]
+            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)  # type: ignore[assignment]
+        elif node.op == "get_attr":
+            tensor = getattr(module, str(node.target))
+            if tensor.dtype in wider:
+                setattr(module, str(node.target), tensor.to(wider[tensor.dtype]))
+                node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
+    _recompute_values(module.graph)
+    module.recompile()
+    return program.evolve("promote_precision", module=module)
+
+
+def share_common_subexpressions(program: Program) -> Program:
+    """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
+    module, _ = copy_graph(program)
+    deduplicate(module.graph)
+    module.recompile()
+    return program.evolve("share_common_subexpressions", module=module)
+
+
+def deduplicate(graph: fx.Graph) -> None:
+    """Common-subexpression elimination and dead-code removal, in place (for graphs just copied or built)."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr") or _is_random(node):
+            continue
+        key = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            for k in ("lrp", "sites"):
+                if k in node.meta and k not in first.meta:
+                    first.meta[k] = node.meta[k]
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def check_canonical(program: Program) -> None:
+    """Raise unless every node is functional and none is mere bookkeeping."""
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if op_name(node) in IDENTITIES | ASSERTIONS:
+            raise LrpError(f"%{node.name} = {op_name(node)} should be gone after canonicalisation")
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise LrpError(f"%{node.name} = {node.target} mutates its argument")
+
+
+PASSES = (
+    Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed,), (check_well_formed, check_canonical)),
+    Pass("unify_spellings", unify_spellings, (check_well_formed,), (check_well_formed,)),
+    Pass("promote_precision", promote_precision, (check_well_formed,), (check_well_formed,)),
+    Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed,), (check_canonical,)),
+    Pass("share_common_subexpressions", share_common_subexpressions, (check_canonical,), (check_well_formed, check_canonical)),
+)
+
+
+def canonicalize(program: Program) -> Program:
+    """All canonicalisation passes in order."""
+    for step in PASSES:
+        program = step(program)
+    return program
+
+
+def _is_cast_to_self(node: fx.Node) -> bool:
+    if op_name(node) not in ("aten._to_copy", "aten.to", "aten.type_as") or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = value_of(node.args[0]), value_of(node)
+    return isinstance(before, torch.Tensor) and before.dtype == after.dtype and before.device == after.device
+
+
+def _replace_copy(graph: fx.Graph, node: fx.Node) -> None:
+    destination, source = node.args[0], node.args[1]
+    assert isinstance(destination, fx.Node) and isinstance(source, fx.Node)
+    shape, dtype = value_of(node).shape, value_of(node).dtype
+    with graph.inserting_before(node):
+        if value_of(source).dtype != dtype:
+            cast = graph.call_function(aten._to_copy.default, (source,), {"dtype": dtype})
+            cast.meta = {**node.meta, "val": value_of(source).to(dtype)}
+            source = cast
+        if tuple(value_of(source).shape) != tuple(shape):
+            grown = graph.call_function(aten.expand_as.default, (source, destination))
+            grown.meta = {**node.meta, "val": value_of(source).expand(shape)}
+            source = grown
+    node.replace_all_uses_with(source)
+    graph.erase_node(node)
+
+
+def _recompute_values(graph: fx.Graph) -> None:
+    """Recompute the abstract value of every call after types have changed."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
+        if mode is not None or is_tensor(node):
+            with mode or value_of(node).fake_mode:
+                node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(trees)
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Does the operation draw random numbers? (Attention kernels carry the tag but draw only for dropout.)"""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.name == "dropout_p":
+            given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
+            return given != 0.0
+    return True
+
+
+def _hashable(tree: Any) -> Any:
+    if isinstance(tree, (list, tuple)):
+        return tuple(_hashable(t) for t in tree)
+    if isinstance(tree, dict):
+        return tuple(sorted((k, _hashable(v)) for k, v in tree.items()))
+    if isinstance(tree, slice):
+        return ("slice", tree.start, tree.stop, tree.step)
+    if isinstance(tree, float) and tree == 0.0:
+        return (type(tree), str(tree))  # -0.0 is not 0.0
+    return (type(tree), tree)

@@ -1,0 +1,119 @@
+"""Conservation: relevance is accounted for like money.
+
+``score = sum of leaves + sum of named sinks`` for every example, and at every site ``out = in + sinks``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrp_fx.errors import ConservationError
+
+#: Relative closure demanded of the whole ledger, by type; half precision closes within its own rounding.
+TOTAL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: The same for one site, relative to the sum of absolute relevances that pass it.
+SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: Above this ratio of absolute parts to the score, cancellation makes any picture unreliable.
+CANCELLATION_LIMIT = 10.0
+
+
+@dataclass(frozen=True)
+class SiteBalance:
+    """The books of one site, summed over the batch: ``outgoing = incoming + sinks``; ``scale`` is the sum of absolutes."""
+
+    name: str
+    rule: str
+    module: str
+    source: str
+    outgoing: float
+    incoming: float
+    sinks: float
+    scale: float
+
+    @property
+    def error(self) -> float:
+        """Imbalance relative to the relevance that passes the site."""
+        return abs(self.outgoing - self.incoming - self.sinks) / max(self.scale, abs(self.outgoing), 1e-300)
+
+    def __str__(self) -> str:
+        place = f"{self.module or 'model'}, {self.source}"
+        return f"%{self.name} [{self.rule}] at {place}: out {self.outgoing:.6g} = in {self.incoming:.6g} + sinks {self.sinks:.6g}? off by {self.error:.2e}"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where the score went, for every example of the batch.
+
+    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,).
+    ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
+    (``conserve="site"`` only). ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
+    """
+
+    score: Tensor
+    leaves: dict[str, Tensor]
+    sinks: dict[str, Tensor]
+    sink_sites: list[tuple[str, str, str, Tensor]]
+    sites: list[SiteBalance]
+    magnitude: Tensor
+    dtype: torch.dtype
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all leaves and sinks, (B,)."""
+        return sum((t for t in [*self.leaves.values(), *self.sinks.values()]), torch.zeros_like(self.score))
+
+    @property
+    def absolute(self) -> Tensor:
+        """Sum of the absolute totals of all leaves and sinks, (B,)."""
+        return sum((t.abs() for t in [*self.leaves.values(), *self.sinks.values()]), torch.zeros_like(self.score))
+
+    @property
+    def error(self) -> Tensor:
+        """``|score - leaves - sinks| / sum of |leaf and sink totals|``, (B,)."""
+        scale = torch.maximum(self.absolute, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
+        return (self.score - self.total).abs() / scale
+
+    @property
+    def cancellation(self) -> Tensor:
+        """``sum of |leaf and sink totals| / |score|``, (B,): above 10 the parts cancel and pictures mislead."""
+        return self.absolute / self.score.abs().clamp_min(torch.finfo(self.score.dtype).tiny)
+
+    def shares(self) -> dict[str, Tensor]:
+        """Each leaf's and sink's total over the score, (B,) each."""
+        return {name: t / self.score for name, t in {**self.leaves, **self.sinks}.items()}
+
+    def worst_sites(self, count: int = 5) -> list[SiteBalance]:
+        return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
+
+    def check(self) -> None:
+        """Raise `ConservationError` unless every site and the whole ledger balance within the type's tolerance."""
+        if not bool(self.score.isfinite().all()):
+            raise ConservationError(f"the score is not finite: {self.score.tolist()}\n    next: look for NaN or infinity in the model's output")
+        bad = [s for s in self.worst_sites(10) if not s.error <= SITE_TOLERANCE[self.dtype]]
+        # Rounding grows with what is summed, not with what is left of it: the score of an undecided model may be far
+        # smaller than the relevances that cancel in it.
+        gap = (self.score - self.total).abs() / torch.maximum(self.magnitude, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
+        worst = gap.max() if gap.numel() else torch.zeros(())
+        closed = bool(worst <= TOTAL_TOLERANCE[self.dtype])
+        if bad:
+            lines = "\n".join(f"  {s}" for s in bad)
+            raise ConservationError(f"{len(bad)} site(s) do not balance, worst first:\n{lines}\n    next: the rule named loses or creates relevance there; check its surrogate with the laws in tests/test_laws.py")
+        if not closed:
+            raise ConservationError(
+                f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed {TOTAL_TOLERANCE[self.dtype]:.0e} in {self.dtype})\n{self}\n"
+                '    next: convert(model, conserve="site") names the site where relevance is lost'
+            )
+
+    def __str__(self) -> str:
+        rows = [f"  {'score':<22}{_numbers(self.score)}"]
+        rows += [f"  {'leaf ' + n:<22}{_numbers(t)}" for n, t in self.leaves.items()]
+        rows += [f"  {'sink ' + n:<22}{_numbers(t)}" for n, t in self.sinks.items()]
+        rows.append(f"  {'error (relative)':<22}{_numbers(self.error)}")
+        return "\n".join(rows)
+
+
+def _numbers(t: Tensor) -> str:
+    return "  ".join(f"{v:+.6g}" for v in t.tolist()[:6]) + ("  ..." if t.numel() > 6 else "")

@@ -1,0 +1,72 @@
+"""Errors: every one names what failed, where in the user's source, why, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+
+class LrpError(Exception):
+    """Base of all errors raised by lrp_fx."""
+
+
+class CaptureError(LrpError):
+    """The model could not be captured as a graph that is right for other values and shapes too."""
+
+
+class UnsupportedOperatorError(LrpError):
+    """Strict mode met operations on a relevance path that are only approximated."""
+
+
+class ConservationError(LrpError):
+    """Relevance was lost or created: a ledger or a site does not balance."""
+
+
+class TargetError(LrpError):
+    """The requested target does not exist in the model's output."""
+
+
+class InputError(LrpError):
+    """The inputs (or the model's state) cannot be explained as they are."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One failing node, in the four parts that every message of this library has."""
+
+    what: str
+    where: str
+    why: str
+    next_step: str
+
+    def __str__(self) -> str:
+        return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}\n    next:  {self.next_step}"
+
+
+def describe(node: fx.Node) -> str:
+    """A node as one line of the graph: ``%mul_7 = aten.mul(%a, %b)``."""
+    args = ", ".join(f"%{a}" if isinstance(a, fx.Node) else str(a) for a in node.args)
+    return f"%{node.name} = {node.target}({args})"
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the module that issued the node, empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] for entry in stack.values() if isinstance(entry, tuple)]
+    return str(paths[-1]) if paths else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """``file.py:123 in forward: code`` of the innermost frame recorded by export, or ``unknown source``."""
+    trace: Any = node.meta.get("stack_trace")
+    lines = [line.strip() for line in trace.splitlines() if line.strip()] if trace else []
+    frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    if not frames:
+        return "unknown source"
+    parts = lines[frames[-1]].split('"')
+    file = parts[1].replace("\\", "/").rsplit("/", 1)[-1]
+    number = parts[2].split("line ")[-1].split(",")[0]
+    code = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
+    return f"{file}:{number}" + (f": {code}" if code else "")

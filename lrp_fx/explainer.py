@@ -1,0 +1,343 @@
+"""Run: convert once, explain many times."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
+from lrp_fx.canonicalize import canonicalize
+from lrp_fx.capture import capture
+from lrp_fx.conservation import CANCELLATION_LIMIT, Ledger, SiteBalance
+from lrp_fx.errors import InputError, LrpError, TargetError
+from lrp_fx.layout import hint
+from lrp_fx.program import Program, value_of
+from lrp_fx.provenance import CONTENT, POSITION, find_provenance
+from lrp_fx.recognize.sites import Site, find_sites
+from lrp_fx.relevance import PositionSite, Relevance
+from lrp_fx.rewrite import Rewritten, rewrite
+from lrp_fx.roles import role_of
+from lrp_fx.rule import Ruleset, registry
+from lrp_fx.targets import Target, as_target
+from lrp_fx.transpose import Bill, RelevanceGraph, transpose
+
+_CACHED_PROGRAMS = 16
+_CACHED_GRAPHS = 32
+CONSERVE = ("total", "site", "off")
+
+
+@dataclass
+class Statistics:
+    """How often each expensive stage ran (a text of another length must not capture again)."""
+
+    captures: int = 0
+    transposes: int = 0
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    program: Program
+    rewritten: Rewritten
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: dict[str, Any] | None = None,
+    *,
+    rules: str | Ruleset = "pa-lrp",
+    conserve: str = "total",
+    strict: bool = False,
+    dynamic: bool = True,
+    compile: bool = False,
+    roles: dict[str, str] | None = None,
+    output: str | None = None,
+) -> Explainer:
+    """Compile a model into an explainer.
+
+    model: any `torch.nn.Module` in eval mode. It is not modified.
+    example_inputs: keyword arguments of its forward; given, capture happens now, otherwise on first use.
+    rules: name of a preset (`lrp_fx.rulesets()`) or a `lrp_fx.Ruleset`.
+    conserve: ``"total"`` checks that each example's ledger closes, ``"site"`` balances every site of the graph too and
+        names the worst, ``"off"`` checks nothing.
+    strict: refuse operations that are only approximated (`lrp_fx.UnsupportedOperatorError`).
+    dynamic: symbolic batch and sequence sizes, so that other sizes do not capture again.
+    compile: run the relevance graph through `torch.compile`.
+    roles: forward argument -> ``"content"``, ``"position"``, ``"segment"`` or ``"mask"``, where its name misleads.
+    output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
+    """
+    return Explainer(model, example_inputs, rules=rules, conserve=conserve, strict=strict, dynamic=dynamic, compile=compile, roles=roles, output=output)
+
+
+class Explainer:
+    """Explains a model: call it like the model, with a ``target``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: dict[str, Any] | None,
+        *,
+        rules: str | Ruleset,
+        conserve: str,
+        strict: bool,
+        dynamic: bool,
+        compile: bool,
+        roles: dict[str, str] | None,
+        output: str | None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
+        if conserve not in CONSERVE:
+            raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
+        self.model = model
+        self.ruleset = _ruleset(rules)
+        self.conserve, self.strict, self.dynamic, self.compile, self.output = conserve, strict, dynamic, compile, output
+        self.roles = dict(roles or {})
+        self.statistics = Statistics()
+        self._programs: OrderedDict[Any, _Entry] = OrderedDict()
+        self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
+        self._snippets: dict[Any, Any] = {}
+        self._current: _Entry | None = None
+        self._current_graph: RelevanceGraph | None = None
+        if example_inputs is not None:
+            self.trace(**example_inputs)
+
+    # ------------------------------------------------------------------------------------------------ inspection
+    @property
+    def graph(self) -> torch.fx.GraphModule:
+        """The captured, canonical graph."""
+        return self._entry().program.module
+
+    @property
+    def relevance_graph(self) -> torch.fx.GraphModule:
+        """The flat graph that computes output, relevances and ledger (of the last target used)."""
+        if self._current_graph is None:
+            raise InputError("no relevance graph yet: call the explainer once, or pass example_inputs to convert()")
+        return self._current_graph.module
+
+    @property
+    def sites(self) -> list[Site]:
+        """What was recognised and where: attention, normalisation, positional encodings, gates, residual sums, input roles."""
+        return find_sites(self._entry().rewritten)
+
+    @property
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """Relevance-path nodes by rule, under ``rule``, ``inferred`` and ``unexplained``."""
+        return self._entry().rewritten.coverage()
+
+    @property
+    def rewritten(self) -> Rewritten:
+        """The program with the rule of every node; ``.print_readable()`` shows both."""
+        return self._entry().rewritten
+
+    def _entry(self) -> _Entry:
+        if self._current is None:
+            raise InputError("nothing captured yet: call the explainer once, or pass example_inputs to convert()")
+        return self._current
+
+    # ------------------------------------------------------------------------------------------------ running
+    def trace(self, *args: Any, **inputs: Any) -> Explainer:
+        """Capture and transpose for these inputs without explaining them."""
+        target = as_target(inputs.pop("target", None))
+        bound = self._bind(args, inputs)
+        entry = self._program(bound)
+        self._graph(entry, target)
+        return self
+
+    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance:
+        """Explain ``model(*args, **inputs)``.
+
+        target: None (the predicted class or next token), a class index, a target from `lrp_fx.targets`, or a function of
+            the output that returns one number per example.
+
+        Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
+        """
+        goal = as_target(target)
+        bound = self._bind(args, inputs)
+        entry = self._program(bound)
+        relevance_graph, runner = self._graph(entry, goal)
+        tensors = [bound[i.name] for i in entry.program.inputs]
+        device = tensors[0].device
+        arguments = goal.arguments(_output_shape(entry.program, bound), device) if goal.example_arguments() else {}
+        self.statistics.runs += 1
+        with torch.no_grad():
+            flat = runner(*tensors, *arguments.values())
+        return self._result(entry, relevance_graph.bill, flat, bound, goal)
+
+    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        parameters = inspect.signature(self.model.forward).parameters
+        names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(args) > len(names):
+            raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
+        bound = {**dict(zip(names, args, strict=False)), **inputs}
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        unknown = [n for n in bound if n not in parameters and not takes_any]
+        if unknown:
+            raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
+        bound = {n: v for n, v in bound.items() if v is not None}
+        check_model(self.model)
+        check_inputs(bound, {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)})
+        return bound
+
+    def _role(self, name: str, value: Tensor) -> str:
+        return self.roles.get(name) or role_of(name, value)
+
+    def _program(self, bound: dict[str, Any]) -> _Entry:
+        key = tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(bound.items()))
+        for stored, entry in self._programs.items():
+            if stored[0] == key and _fits(entry.program, bound):
+                self._programs.move_to_end(stored)
+                self._current = entry
+                return entry
+        entry = self._capture(bound)
+        self._programs[key, len(self._programs), self.statistics.captures] = entry
+        while len(self._programs) > _CACHED_PROGRAMS:
+            self._programs.popitem(last=False)
+        self._current = entry
+        return entry
+
+    def _capture(self, bound: dict[str, Any]) -> _Entry:
+        self.statistics.captures += 1
+        roles = {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)}
+        program = canonicalize(capture(self.model, bound, roles, dynamic=self.dynamic))
+        if self.output is not None:
+            program = _choose_output(program, self.output)
+        facts = find_provenance(program)
+        return _Entry(program, rewrite(program, facts, self.ruleset, registry, strict=self.strict))
+
+    def _graph(self, entry: _Entry, target: Target) -> tuple[RelevanceGraph, Any]:
+        key = (id(entry), target.signature)
+        if key not in self._graphs:
+            self.statistics.transposes += 1
+            mode = "site" if self.conserve == "site" else "total"
+            graph = transpose(entry.rewritten, target, conserve=mode, cache=self._snippets)
+            runner = torch.compile(graph.module, dynamic=True) if self.compile else graph.module
+            self._graphs[key] = (graph, (entry, target, runner))
+            while len(self._graphs) > _CACHED_GRAPHS:
+                self._graphs.popitem(last=False)
+        graph, (_, _, runner) = self._graphs[key]
+        self._current_graph = graph
+        return graph, runner
+
+    def _result(self, entry: _Entry, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], target: Target) -> Relevance:
+        outputs, score = flat[: bill.outputs], flat[bill.outputs]
+        rest = list(flat[bill.outputs + 1 :])
+        leaf_values = [(leaf, *rest[3 * i : 3 * i + 3]) for i, leaf in enumerate(bill.leaves)]
+        sink_values = rest[3 * len(bill.leaves) :][: len(bill.sinks)]
+        table = rest[3 * len(bill.leaves) + len(bill.sinks) :]
+        content: dict[str, Tensor] = {}
+        position, learned, segment = [], {}, {}
+        totals: dict[str, Tensor] = {}
+        magnitude = sum([m for *_, m in leaf_values] + [s.abs() for s in sink_values], torch.zeros_like(score))
+        for leaf, R, total, _ in leaf_values:
+            totals[leaf.kind] = totals.get(leaf.kind, 0.0) + total
+            if leaf.kind == CONTENT:
+                _add_content(content, leaf.inputs[0] if leaf.inputs else leaf.name, leaf.name, R, bound)
+            elif leaf.kind == POSITION:
+                position.append(PositionSite(leaf.name, leaf.module, leaf.source, R, leaf.token_axes, leaf.used_by))
+            else:
+                (learned if leaf.kind == "learned" else segment)[leaf.name] = R
+        ledger = self._ledger(bill, score, totals, magnitude, sink_values, table, outputs[entry.program.outputs.explained].dtype)
+        if self.conserve != "off":
+            ledger.check()
+        if bool((ledger.cancellation > CANCELLATION_LIMIT).any()):
+            warnings.warn(f"the parts of the score cancel ({float(ledger.cancellation.max()):.1f} times the score): read the picture with care", stacklevel=3)
+        inputs = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
+        return Relevance(score, entry.program.outputs.rebuild(outputs), content, position, learned, segment, ledger, inputs, repr(target), self.ruleset.name)
+
+    def _ledger(self, bill: Bill, score: Tensor, totals: dict[str, Tensor], magnitude: Tensor, sinks: list[Tensor], table: list[Tensor], dtype: torch.dtype) -> Ledger:
+        precise = torch.float64 if score.dtype == torch.float64 else torch.float32
+        by_name: dict[str, Tensor] = {}
+        by_site = []
+        for (name, site), total in zip(bill.sinks, sinks, strict=True):
+            by_name[name] = by_name.get(name, torch.zeros_like(score, dtype=precise)) + total
+            by_site.append((name, site.name, site.module, total))
+        balances = []
+        if table:
+            for info, row in zip(bill.sites, table[0].tolist(), strict=True):
+                balances.append(SiteBalance(info.name, info.rule, info.module, info.source, *row))
+        return Ledger(score.to(precise), totals, by_name, by_site, balances, magnitude, dtype)
+
+
+def rulesets() -> dict[str, str]:
+    """Names of the presets and what each is."""
+    return {name: r.about for name, r in registry.rulesets.items()}
+
+
+def _ruleset(rules: str | Ruleset) -> Ruleset:
+    if isinstance(rules, Ruleset):
+        unknown = [n for n in [*rules.kinds.values(), *(r for s in rules.sites.values() for r in s.values())] if n not in registry.rules]
+        if unknown:
+            raise InputError(f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are {', '.join(sorted(registry.rules))}")
+        return rules
+    if rules not in registry.rulesets:
+        raise InputError(f"no ruleset {rules!r}; there are {', '.join(registry.rulesets)}")
+    return registry.rulesets[rules]
+
+
+def check_model(model: nn.Module) -> None:
+    """A model in training mode or with NaN weights is refused before any work."""
+    training = [n or type(model).__name__ for n, m in model.named_modules() if m.training]
+    if training:
+        raise InputError(f"the model is in training mode ({training[0]} and {len(training) - 1} more modules); call model.eval() first")
+    bad = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(p.detach().isfinite().all())]
+    if bad:
+        raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")
+
+
+def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
+    """Empty, non-finite or wholly non-tensor inputs are refused before any work."""
+    tensors = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise InputError("no tensor among the inputs; call the explainer like the model, for example explainer(input_ids=...)")
+    for name, value in tensors.items():
+        if value.numel() == 0:
+            raise InputError(f"{name} is empty (shape {tuple(value.shape)}): there is nothing to explain")
+        if value.is_floating_point() and roles[name] != "mask" and not bool(value.isfinite().all()):
+            raise InputError(f"{name} contains NaN or infinity")
+    if all(r in ("mask", "position", "segment") for r in roles.values()):
+        raise InputError(f"none of the inputs {', '.join(tensors)} is content; name one with convert(model, roles={{...: 'content'}})")
+
+
+def _fits(program: Program, bound: dict[str, Any]) -> bool:
+    for info in program.inputs:
+        shape = bound[info.name].shape
+        if any(not d and s != t for d, s, t in zip(info.dynamic, shape, info.shape, strict=True)):
+            return False
+    return True
+
+
+def _choose_output(program: Program, name: str) -> Program:
+    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
+    if not matches:
+        raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
+    return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))
+
+
+def _output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
+    """Shape of the explained output for these inputs, from its symbolic sizes."""
+    known: dict[Any, int] = {}
+    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
+        for symbol, size in zip(value_of(node).shape, bound[info.name].shape, strict=True):
+            if not isinstance(symbol, int):
+                known[symbol.node.expr] = size
+    shape = []
+    for size in value_of(program.explained_node).shape:
+        expression = None if isinstance(size, int) else size.node.expr
+        shape.append(size if expression is None else int(expression.subs(known)) if expression.free_symbols <= set(known) else hint(size))
+    return tuple(shape)
+
+
+def _add_content(content: dict[str, Tensor], name: str, leaf: str, R: Tensor, bound: dict[str, Any]) -> None:
+    fits = name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
+    key = name if fits else f"{name}:{leaf}"
+    content[key] = content[key] + R if key in content else R
+
+
+__all__ = ["Explainer", "LrpError", "Statistics", "convert", "rulesets"]

@@ -1,0 +1,288 @@
+"""Layouts: which axes of a value run over the batch, over tokens, over features.
+
+A layout has one entry per axis, each a tuple of factors ``(kind, size)`` from major to minor, so that merged axes
+such as ``batch * heads`` stay known through reshapes. Sizes are those of the traced example; only their order and
+kind matter at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.program import op_name, value_of
+
+BATCH, TOKEN, FEATURE, UNKNOWN = "batch", "token", "feature", "unknown"
+Factor = tuple[str, int]
+Axis = tuple[Factor, ...]
+Layout = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class BatchAxis:
+    """Where the examples of a batch are: axis ``axis`` is ``outer * batch * inner`` elements long."""
+
+    axis: int
+    outer: int
+    inner: int | None
+
+
+def batch_axis(layout: Layout | None) -> BatchAxis | None:
+    """The axis that holds the batch, None when there is none (or it is not known)."""
+    for i, axis in enumerate(layout or ()):
+        kinds = [k for k, _ in axis]
+        if BATCH in kinds:
+            j = kinds.index(BATCH)
+            return BatchAxis(i, prod(s for _, s in axis[:j]), prod(s for _, s in axis[j + 1 :]))
+    return None
+
+
+def token_axes(layout: Layout | None) -> list[int]:
+    """Axes that run over tokens (patches, frames, pixels)."""
+    return [i for i, axis in enumerate(layout or ()) if any(k == TOKEN for k, _ in axis)]
+
+
+def hint(size: Any) -> int:
+    """The traced size behind a possibly symbolic one."""
+    return size if isinstance(size, int) else int(size.node.hint) if size.node.hint is not None else 1
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    val = value_of(node)
+    return tuple(hint(s) for s in val.shape) if isinstance(val, torch.Tensor) else ()
+
+
+def single(kind: str, size: int) -> Axis:
+    return ((kind, size),) if size != 1 else ()
+
+
+def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
+    """The layout after a reshape: row-major order keeps the sequence of factors, only their grouping changes."""
+    factors = [f for axis in layout for f in axis if f[1] != 1]
+    result: list[Axis] = []
+    for size in shape:
+        group: list[Factor] = []
+        need = size
+        while need != 1:
+            if not factors:
+                return None
+            kind, have = factors.pop(0)
+            if need % have == 0:
+                group.append((kind, have))
+                need //= have
+            elif have % need == 0:
+                group.append((kind, need))
+                factors.insert(0, (kind, have // need))
+                need = 1
+            else:
+                return None
+        result.append(tuple(group))
+    return tuple(result)
+
+
+def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
+    """Layout of an elementwise result: every axis takes the operand that really runs along it."""
+    result: list[Axis] = []
+    for i, size in enumerate(shape):
+        offset = len(shape) - i
+        candidates = [lay[len(lay) - offset] for lay in layouts if len(lay) >= offset]
+        fitting = [c for c in candidates if prod(s for _, s in c) == size and size != 1]
+        best = next((c for c in fitting if any(k == BATCH for k, _ in c)), None)
+        best = best or next((c for c in fitting if all(k != UNKNOWN for k, _ in c)), None)
+        result.append(best if best is not None else (fitting[0] if fitting else single(UNKNOWN, size)))
+    return tuple(result)
+
+
+def resize(axis: Axis, size: int) -> Axis:
+    """An axis cut or grown to another size: its kind stays if it is one kind, merged axes become unknown."""
+    if prod(s for _, s in axis) == size:
+        return axis
+    kinds = {k for k, _ in axis}
+    return single(kinds.pop() if len(kinds) == 1 else UNKNOWN, size)
+
+
+def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
+    """Layout of a node's value from its arguments' layouts; None where the operation hides it."""
+    shape = shape_of(node)
+    operands = [a for a in _args(node) if a in known]
+    if not operands:
+        return None
+    x = operands[0]
+    name = op_name(node).split(".")[-1]
+    rule = _RULES.get(name)
+    try:
+        layout = rule(node, known[x], shape, known) if rule is not None and node.args and node.args[0] is x else None
+    except (IndexError, TypeError, ValueError):
+        layout = None
+    if layout is None and name in ("cat", "stack"):
+        layout = _cat(node, known, shape)
+    if layout is None and rule is None:
+        layouts = [known[a] for a in operands]
+        same = [lay for lay in layouts if _sizes(lay) == shape]
+        layout = broadcast(layouts, shape) if _broadcasts(layouts, shape) else (same[0] if same else None)
+    return layout if layout is not None and _sizes(layout) == shape else None
+
+
+def _args(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n))
+    return found
+
+
+def _sizes(layout: Layout) -> tuple[int, ...]:
+    return tuple(prod(s for _, s in axis) for axis in layout)
+
+
+def _broadcasts(layouts: Sequence[Layout], shape: Sequence[int]) -> bool:
+    return all(len(lay) <= len(shape) and all(a in (1, b) for a, b in zip(_sizes(lay)[::-1], shape[::-1], strict=False)) for lay in layouts)
+
+
+def _dims(argument: Any, rank: int) -> list[int]:
+    dims = [argument] if isinstance(argument, int) else list(argument if argument is not None else range(rank))
+    return [d % rank for d in dims]
+
+
+def _reshape(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:
+    return regroup(lay, shape)
+
+
+def _permute(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return tuple(lay[d] for d in _dims(node.args[1], len(lay)))
+
+
+def _transpose(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    i, j = _dims(list(node.args[1:3]), len(lay)) if len(node.args) > 2 else (0, 1)
+    axes = list(lay)
+    axes[i], axes[j] = axes[j], axes[i]
+    return tuple(axes)
+
+
+def _t(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return lay[::-1]
+
+
+def _expand(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    new = len(shape) - len(lay)
+    axes = [()] * new + list(lay)
+    return tuple(axis if prod(s for _, s in axis) == size else single(UNKNOWN, size) for axis, size in zip(axes, shape, strict=True))
+
+
+def _select(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    dim = int(node.args[1]) % len(lay)  # type: ignore[arg-type]
+    return lay[:dim] + lay[dim + 1 :]
+
+
+def _resized(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:
+    return tuple(resize(a, s) for a, s in zip(lay, shape, strict=True)) if len(lay) == len(shape) else None
+
+
+def _reduce(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    dims = _dims(node.args[1] if len(node.args) > 1 and node.args[1] != [] else None, len(lay))
+    if len(shape) == len(lay):
+        return tuple(() if i in dims else axis for i, axis in enumerate(lay))
+    return tuple(axis for i, axis in enumerate(lay) if i not in dims)
+
+
+def _linear(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return lay[:-1] + (single(FEATURE, shape[-1]),)
+
+
+def _conv(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return (lay[0], single(FEATURE, shape[1]), *(resize(a, s) for a, s in zip(lay[2:], shape[2:], strict=True)))
+
+
+def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
+    other = node.args[1]
+    right = known.get(other) if isinstance(other, fx.Node) else None
+    rank = len(shape)
+    last = right[-1] if right is not None and len(right) > 1 else single(FEATURE, shape[-1])
+    batch = broadcast([a[:-2] for a in (lay, right) if a is not None], shape[:-2]) if rank > 2 else ()
+    return (*batch, lay[-2], last) if len(lay) > 1 else None
+
+
+def _attention(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return (*lay[:-1], single(FEATURE, shape[-1]))
+
+
+def _getitem(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:
+    if len(lay) == len(shape):
+        return _resized(node, lay, shape, known)
+    source = node.args[0]
+    if isinstance(source, fx.Node) and op_name(source).endswith("unbind"):
+        dim = int(source.args[1] if len(source.args) > 1 else 0) % len(lay)  # type: ignore[arg-type]
+        return lay[:dim] + lay[dim + 1 :]
+    return None
+
+
+def _unsqueeze(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    dim = int(node.args[1]) % len(shape)  # type: ignore[arg-type]
+    return (*lay[:dim], (), *lay[dim:])
+
+
+def _same(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    return lay
+
+
+def _cat(node: fx.Node, known: dict[fx.Node, Layout], shape: tuple[int, ...]) -> Layout | None:
+    layouts = [known[a] for a in _args(node) if a in known]
+    if op_name(node).endswith("stack"):
+        dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(shape)  # type: ignore[arg-type]
+        return (*layouts[0][:dim], single(UNKNOWN, shape[dim]), *layouts[0][dim:])
+    best = max(layouts, key=lambda lay: sum(k != UNKNOWN for axis in lay for k, _ in axis))
+    return tuple(resize(a, s) for a, s in zip(best, shape, strict=True))
+
+
+def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:
+    indices = node.args[1]
+    assert isinstance(indices, (list, tuple))
+    used = [i for i, index in enumerate(indices) if index is not None]
+    if len(used) != 1 or any(k == BATCH for k, _ in lay[used[0]]):
+        return None
+    rank = len(shape_of(indices[used[0]]))  # type: ignore[arg-type]
+    kinds = {k for k, _ in lay[used[0]]} or {UNKNOWN}
+    kind = kinds.pop() if len(kinds) == 1 else UNKNOWN
+    new = tuple(single(kind, s) for s in shape[used[0] : used[0] + rank])
+    return (*lay[: used[0]], *new, *lay[used[0] + 1 :])
+
+
+_RULES: dict[str, Any] = {
+    **dict.fromkeys("reshape squeeze flatten unflatten view_as_real view_as_complex".split(), _reshape),
+    **dict.fromkeys("slice pad constant_pad_nd index_select roll flip gather topk sort _weight_norm reflection_pad1d".split(), _resized),
+    **dict.fromkeys("split split_with_sizes chunk unbind tensor_split cumsum softmax _softmax log_softmax layer_norm rms_norm batch_norm group_norm".split(), _same),
+    **dict.fromkeys("mean sum amax amin max min prod any all logsumexp linalg_vector_norm norm var std argmax argmin".split(), _reduce),
+    **dict.fromkeys("conv1d conv2d conv3d convolution avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d".split(), _conv),
+    **dict.fromkeys("matmul mm bmm".split(), _matmul),
+    "permute": _permute,
+    "transpose": _transpose,
+    "t": _t,
+    "expand": _expand,
+    "select": _select,
+    "unsqueeze": _unsqueeze,
+    "linear": _linear,
+    "scaled_dot_product_attention": _attention,
+    "getitem": _getitem,
+    "index": _index,
+    "cat": None,
+    "stack": None,
+}
+
+
+def from_symbols(node: fx.Node, batch: Any) -> Layout | None:
+    """Layout read from symbolic sizes alone: an axis whose size is the batch symbol, or a multiple of it, holds the batch."""
+    val = value_of(node)
+    if not isinstance(val, torch.Tensor) or isinstance(batch, int):
+        return None
+    axes: list[Axis] = []
+    for size in val.shape:
+        expression = size.node.expr if not isinstance(size, int) else None
+        if expression is not None and batch.node.expr in expression.free_symbols:
+            n = hint(batch)
+            axes.append(((BATCH, n), *single(UNKNOWN, hint(size) // n)))
+        else:
+            axes.append(single(UNKNOWN if expression is None else TOKEN, hint(size)))
+    return tuple(axes)

@@ -1,0 +1,170 @@
+"""The intermediate representation: one flat graph of ATen operations with its inputs, outputs and history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.errors import LrpError
+
+ROLES = ("content", "position", "segment", "mask")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor argument of the model's forward and what it means.
+
+    ``role`` is one of `ROLES`; ``dynamic`` has one flag per axis: may its size differ from the traced one?
+    """
+
+    name: str
+    role: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    dynamic: tuple[bool, ...]
+
+    @property
+    def is_index(self) -> bool:
+        """Integer input: relevance is credited to its positions through the table rows it selects."""
+        return not self.dtype.is_floating_point and not self.dtype.is_complex
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How the flat outputs of the graph make up what the model returned."""
+
+    names: tuple[str, ...]
+    spec: pytree.TreeSpec | None
+    explained: int
+
+    def rebuild(self, flat: tuple[Any, ...]) -> Any:
+        """The model's own output structure from the graph's flat outputs."""
+        return flat[0] if self.spec is None else pytree.tree_unflatten(list(flat), self.spec)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model: a flat `torch.fx.GraphModule` over ATen, parameters as attributes.
+
+    Passes take a Program and return a new one; ``history`` keeps the name of every pass applied.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[Input, ...]
+    outputs: Outputs
+    method: str
+    constants: dict[str, Any] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.module.graph
+
+    @property
+    def explained_node(self) -> fx.Node:
+        """The node whose value the targets read."""
+        flat = output_node(self.graph).args[0]
+        node = flat[self.outputs.explained]  # type: ignore[index]
+        assert isinstance(node, fx.Node)
+        return node
+
+    def input_nodes(self) -> dict[str, fx.Node]:
+        """Placeholder of each input, by argument name."""
+        nodes = [n for n in self.graph.nodes if n.op == "placeholder"]
+        return {i.name: n for i, n in zip(self.inputs, nodes, strict=True)}
+
+    def evolve(self, name: str, **changes: Any) -> Program:
+        return replace(self, history=(*self.history, name), **changes)
+
+    def print_readable(self) -> str:
+        """The program as Python source."""
+        return str(self.module.print_readable(print_output=False))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A program transformation with its contract: ``requires`` before, ``ensures`` after (both raise on breach)."""
+
+    name: str
+    apply: Callable[[Program], Program]
+    requires: tuple[Callable[[Program], None], ...] = ()
+    ensures: tuple[Callable[[Program], None], ...] = ()
+
+    def __call__(self, program: Program) -> Program:
+        for check in self.requires:
+            check(program)
+        result = self.apply(program)
+        for check in self.ensures:
+            check(result)
+        return result
+
+
+def output_node(graph: fx.Graph) -> fx.Node:
+    return next(n for n in reversed(graph.nodes) if n.op == "output")
+
+
+def value_of(node: fx.Node) -> Any:
+    """The abstract value (fake tensor, symbolic integer, or tuple of them) recorded for a node."""
+    return node.meta.get("val")
+
+
+def is_tensor(node: fx.Node) -> bool:
+    return isinstance(value_of(node), torch.Tensor)
+
+
+def is_float(node: fx.Node) -> bool:
+    """Does the node hold values that can carry relevance (floating point or complex, or a tuple with some)?"""
+    val = value_of(node)
+    values = val if isinstance(val, (tuple, list)) else (val,)
+    return any(isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex()) for v in values)
+
+
+def op_name(node: fx.Node) -> str:
+    """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._schema.name).replace("::", ".")
+    return getattr(target, "__name__", str(target))
+
+
+def tensor_args(node: fx.Node) -> list[fx.Node]:
+    """All tensor-valued argument nodes in order, lists flattened, repeats kept."""
+    return [n for n in iter_nodes(node.args, node.kwargs) if value_of(n) is not None and not is_scalar(n)]
+
+
+def is_scalar(node: fx.Node) -> bool:
+    return isinstance(value_of(node), (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def iter_nodes(*trees: Any) -> Iterator[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(trees, lambda n: found.append(n))
+    return iter(found)
+
+
+def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
+    """A copy that shares parameters but no node, with the map from old nodes to new ones."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        env[node] = graph.node_copy(node, lambda n: env[n])
+    return fx.GraphModule(program.module, graph), env
+
+
+def check_well_formed(program: Program) -> None:
+    """Every name is defined before use, every value has its abstract value, every argument has a role."""
+    program.graph.lint()
+    for node in program.graph.nodes:
+        if node.op in ("call_module", "call_method"):
+            raise LrpError(f"%{node.name}: a program holds function calls only, found {node.op}")
+        returns = getattr(getattr(node.target, "_schema", None), "returns", True)
+        if node.op == "call_function" and returns and "val" not in node.meta:
+            raise LrpError(f"%{node.name} has no recorded value")
+    placeholders = sum(n.op == "placeholder" for n in program.graph.nodes)
+    if placeholders != len(program.inputs):
+        raise LrpError(f"{placeholders} placeholders for {len(program.inputs)} inputs")

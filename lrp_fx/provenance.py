@@ -1,0 +1,218 @@
+"""Provenance: what every value depends on, and along which axes it varies.
+
+requires  a canonical program
+ensures   for every node its sources (content, position, learned token, segment, mask, parameter, constant), the
+          inputs it comes from, and its layout; facts only, nothing is rewritten
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.layout import BATCH, FEATURE, TOKEN, Axis, Layout, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
+from lrp_fx.program import Program, is_float, op_name, tensor_args, value_of
+
+CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
+MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
+#: Sources that can carry relevance; the others are coefficients, routing or constants.
+LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
+
+COUNTERS = frozenset("aten.arange aten.linspace aten.range".split())
+FILLS = frozenset("aten.new_ones aten.new_zeros aten.new_full aten.new_empty aten.ones_like aten.zeros_like aten.full_like aten.empty_like".split())
+LOOKUPS = frozenset("aten.embedding aten.index aten.index_select aten.gather aten.embedding_bag".split())
+JOINS = frozenset("aten.cat aten.stack aten.where aten.masked_fill aten.masked_scatter aten.index_put aten.scatter aten.slice_scatter aten.select_scatter".split())
+MEETS = frozenset("aten.add aten.sub aten.rsub aten.mul aten.div aten.addcmul".split())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of each node.
+
+    ``sources[n]`` is a subset of the seven source kinds; ``inputs[n]`` names the arguments it depends on as content;
+    ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size.
+    """
+
+    sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    inputs: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    layout: dict[fx.Node, Layout] = field(default_factory=dict)
+    batch: Any = 1
+
+    def is_position_only(self, node: fx.Node) -> bool:
+        """Depends on positions and on no content (a frozen statistic of content is never position)."""
+        sources = self.sources[node]
+        return POSITION in sources and CONTENT not in sources
+
+    def leaf_kind(self, node: fx.Node) -> str | None:
+        """The leaf kind of a value that depends on no activation, None for activations and for what is no leaf."""
+        sources = self.sources[node]
+        if CONTENT in sources:
+            return None
+        return next((k for k in (POSITION, LEARNED, SEGMENT) if k in sources), None)
+
+
+def find_provenance(program: Program) -> Facts:
+    """One forward walk over the graph; facts only grow."""
+    walk = _Walk(program)
+    for node in program.graph.nodes:
+        if node.op != "output":
+            walk.visit(node)
+    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch)
+
+
+class _Walk:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.by_node = {n: i for i, n in zip(program.inputs, program.input_nodes().values(), strict=True)}
+        self.sources: dict[fx.Node, frozenset[str]] = {}
+        self.inputs: dict[fx.Node, frozenset[str]] = {}
+        self.layout: dict[fx.Node, Layout] = {}
+        self.uniform: set[fx.Node] = set()
+        self.batch = self._batch_size()
+
+    def _batch_size(self) -> Any:
+        for node, info in self.by_node.items():
+            if info.role == CONTENT and info.shape:
+                return value_of(node).shape[0]
+        return 1
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._visit_input(node)
+        elif node.op == "get_attr":
+            self.sources[node] = frozenset({node.meta.get("origin", CONSTANT)})
+            self.inputs[node] = frozenset()
+            tensor = getattr(self.program.module, str(node.target))
+            if not tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+                self.uniform.add(node)
+        else:
+            self._visit_call(node)
+
+    def _visit_input(self, node: fx.Node) -> None:
+        info = self.by_node[node]
+        self.sources[node] = frozenset({info.role})
+        self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
+        if info.shape:
+            kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
+            if len(info.shape) == 4 and not info.is_index:
+                kinds[1] = FEATURE  # channels-first images
+            self.layout[node] = tuple(single(k, s) for k, s in zip(kinds, info.shape, strict=True))
+
+    def _visit_call(self, node: fx.Node) -> None:
+        args = [a for a in node.all_input_nodes if a in self.sources]
+        for declared, kind in self._leaves_met(node, args):
+            self.sources[declared] = frozenset({kind})
+        self.inputs[node] = frozenset().union(*(self.inputs[a] for a in tensor_args(node) if a in self.inputs))
+        self.sources[node] = self._sources(node, args)
+        if CONTENT not in self.sources[node]:
+            self.inputs[node] = frozenset()
+        if self._is_uniform(node):
+            self.uniform.add(node)
+        layout = self._layout(node)
+        if layout is not None:
+            self.layout[node] = layout
+
+    def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
+        name = op_name(node)
+        tensors = [a for a in tensor_args(node) if a in self.sources]
+        if name in COUNTERS:
+            return frozenset({POSITION})
+        if name in FILLS:
+            return frozenset({CONSTANT})
+        value = value_of(node)
+        if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
+            return frozenset({MASK}) if tensors else frozenset({CONSTANT})
+        if not tensors:
+            return frozenset({CONSTANT})
+        if isinstance(value, torch.Tensor) and not is_float(node) and any(is_float(a) for a in tensors) and name != "aten._to_copy":
+            return frozenset({MASK})  # an index computed from activations only routes
+        union = frozenset().union(*(self.sources[a] for a in tensors))
+        if name == "aten.cumsum" and CONTENT not in union:
+            return frozenset({POSITION})
+        if name in LOOKUPS:
+            return self._lookup(node, tensors)
+        if name in ("aten.where", "aten.masked_fill", "aten.index_put", "aten.scatter", "aten.masked_scatter"):
+            return union if union == frozenset({MASK}) or union - {MASK} <= {CONSTANT} else union - {MASK}
+        return union
+
+    def _is_uniform(self, node: fx.Node) -> bool:
+        """Does the value have one number everywhere (so that, as an index, it tells no position)?"""
+        name, tensors = op_name(node), [a for a in tensor_args(node) if a in self.sources]
+        if name in FILLS:
+            return True
+        if name in COUNTERS or name in ("aten.cumsum", "aten.embedding"):
+            return False
+        if name in LOOKUPS:
+            return bool(tensors) and tensors[0] in self.uniform
+        return all(a in self.uniform for a in tensors)
+
+    def _lookup(self, node: fx.Node, tensors: list[fx.Node]) -> frozenset[str]:
+        """A table row selected by an index: the index says what the row stands for."""
+        table, indices = tensors[0], tensors[1:]
+        own = self.sources[table]
+        if own - {PARAMETER, CONSTANT}:
+            return own  # activations (or positions) picked by an index: routing
+        if table in self.uniform:
+            return own
+        chosen = frozenset().union(*(self.sources[i] for i in indices))
+        for kind in (CONTENT, POSITION, SEGMENT):
+            if kind in chosen and not all(i in self.uniform for i in indices):
+                return frozenset({kind})
+        if op_name(node) == "aten.embedding" or (PARAMETER in own and CONSTANT in chosen and MASK not in chosen):
+            varied = CONSTANT in chosen and not all(i in self.uniform for i in indices)
+            return frozenset({POSITION if varied else SEGMENT})
+        return own
+
+    def _leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
+        """Parameters that turn out to be leaves where they meet content: learned tokens and position tables."""
+        name = op_name(node)
+        if name not in JOINS | MEETS or not any(CONTENT in self.sources[a] and is_float(a) for a in args):
+            return []
+        met: list[tuple[fx.Node, str]] = []
+        fixed = [a for a in tensor_args(node) if a in self.sources and is_float(a) and self.sources[a] <= {PARAMETER, CONSTANT}]
+        for candidate in fixed:
+            if name in JOINS:
+                if PARAMETER in self.sources[candidate]:
+                    met.append((candidate, LEARNED))
+            elif self._varies_along_tokens(candidate, node, args):
+                met.append((candidate, POSITION))
+        return met
+
+    def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+        shape, rank = shape_of(candidate), len(shape_of(node))
+        content = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
+        for layout in content:
+            for axis in token_axes(layout):
+                own = axis + (rank - len(layout)) - (rank - len(shape))
+                if 0 <= own < len(shape) and shape[own] > 1:
+                    return True
+        return False
+
+    def _layout(self, node: fx.Node) -> Layout | None:
+        if CONTENT not in self.sources[node] and not any(a in self.layout for a in tensor_args(node)):
+            return None
+        if op_name(node) == "aten.embedding":
+            index = node.args[1]
+            inner = self.layout.get(index) if isinstance(index, fx.Node) else None
+            return (*inner, single(FEATURE, shape_of(node)[-1])) if inner is not None else None
+        if op_name(node) in ("aten.index", "aten.gather", "aten.index_select") and CONTENT in self.sources[node] and is_float(node):
+            found = propagate(node, self.layout)
+            return found if found is not None else self._fallback(node)
+        found = propagate(node, self.layout)
+        if found is not None and not any(k == BATCH for axis in found for k, _ in axis):
+            stronger = from_symbols(node, self.batch)
+            found = stronger if stronger is not None and _has_batch(stronger) else found
+        return found if found is not None else self._fallback(node)
+
+    def _fallback(self, node: fx.Node) -> Layout | None:
+        return from_symbols(node, self.batch)
+
+
+def _has_batch(layout: Layout) -> bool:
+    return any(k == BATCH for axis in layout for k, _ in axis)
+
+
+__all__ = ["Axis", "Facts", "find_provenance", "hint", "regroup"]

@@ -1,0 +1,138 @@
+"""What a product of two operands is: coefficient, pointwise, normalisation, softmax, or bilinear.
+
+Decided by dataflow alone: which operand is signal, which is a function of it, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from lrp_fx.program import op_name
+from lrp_fx.recognize.dataflow import MATRIX, REDUCTIONS, Dataflow, is_broadcast, same_size_along
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The role of an operation on a relevance path.
+
+    ``kind``      the structural role (one of `lrp_fx.rule.KINDS`) that a rule must serve.
+    ``signals``   operands through which relevance flows.
+    ``op``/``args``  the operation that the rule sees in place of the node's own, if any.
+    ``facts``     what was found out about the operation, for the rule.
+    ``why``       one phrase for the report.
+    """
+
+    kind: str
+    signals: tuple[fx.Node, ...]
+    why: str
+    op: object = None
+    args: tuple[object, ...] | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning:
+    """Classify ``a * b`` (or ``a / b``) where both operands carry relevance."""
+    if op_name(node) in MATRIX:
+        return Meaning("product", (a, b), "matrix product of two operands that carry relevance")
+    softmax = as_softmax(flow, node, a, b)
+    if softmax is not None:
+        return softmax
+    is_division = op_name(node) == "aten.div"
+    refusals = []
+    for signal, coefficient in ((a, b),) if is_division else ((a, b), (b, a)):
+        for root in flow.roots(signal):
+            found = _dependence(flow, root, signal, coefficient)
+            if isinstance(found, Meaning):
+                return found
+            refusals.append(found)
+    joint = _same_function(flow, node, a, b)
+    if joint is not None:
+        return joint
+    if "dependent" in refusals:
+        return Meaning("tangent", (a, b), "operands depend on each other, neither pointwise nor as a normalisation")
+    return Meaning("product", (a, b), "independent operands")
+
+
+def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.Node) -> Meaning | str:
+    """Is the coefficient a function of the root alone, and of which form?"""
+    core = flow.core(coefficient)
+    if not flow.dominates(root, core):
+        return "independent"
+    region = flow.region(root, core)
+    if region is None or flow.has_learned_map(region):
+        return "independent"
+    path = flow.region(root, signal) or []
+    if all(flow.is_pointwise(n) for n in [*region, *path]):
+        return Meaning("elementwise", (signal,), "a pointwise function of the signal is its coefficient (identity rule)")
+    if any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(core, signal):
+        return Meaning("normalise", (signal,), "a broadcast statistic of the signal is its coefficient")
+    return "dependent"
+
+
+def _same_function(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
+    """Both operands pointwise functions of one value, neither a multiple of it: one factor, carried by the first."""
+    above = a
+    for _ in range(40):
+        if flow.dominates(above, b) and above is not a:
+            region_a, region_b = flow.region(above, a), flow.region(above, b)
+            if region_a is not None and region_b is not None and all(flow.is_pointwise(n) for n in region_a + region_b):
+                return Meaning("elementwise", (a,), "both operands are pointwise functions of one value")
+            return None
+        operands = flow.operands(above)
+        if len(operands) != 1 or flow.is_leaf(above) or not flow.is_pointwise(above):
+            return None
+        above = operands[0]
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ softmax, decomposed
+def as_softmax(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
+    """``exp(z) / sum(exp(z))`` in any spelling: one softmax of z, with shifts constant along the axis taken off."""
+    for numerator, statistic in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
+        total = statistic
+        while op_name(total) in ("aten.expand", "aten.expand_as", "aten.reciprocal"):
+            inner = total.args[0]
+            assert isinstance(inner, fx.Node)
+            total = inner
+        is_reciprocal = (op_name(node) == "aten.div") != (op_name(statistic) == "aten.reciprocal")
+        if not is_reciprocal or op_name(numerator) != "aten.exp" or op_name(total) != "aten.sum" or total.args[0] is not numerator:
+            continue
+        dims = total.args[1] if len(total.args) > 1 else None
+        keepdim = len(total.args) > 2 and bool(total.args[2])
+        if isinstance(dims, (list, tuple)) and len(dims) == 1 and keepdim:
+            return _softmax_of(flow, numerator.args[0], _from_right(dims[0], numerator), "exp over its own sum")
+    return None
+
+
+def exp_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
+    """``exp(z - logsumexp(z))`` and ``exp(log_softmax(z))`` are softmaxes."""
+    z = node.args[0]
+    if not isinstance(z, fx.Node):
+        return None
+    if op_name(z) in ("aten.log_softmax", "aten._log_softmax"):
+        return _softmax_of(flow, z.args[0], _from_right(z.args[1], z), "exp of a log-softmax")
+    if op_name(z) == "aten.sub" and isinstance(z.args[1], fx.Node) and op_name(flow.core(z.args[1])) == "aten.logsumexp":
+        normaliser = flow.core(z.args[1])
+        dims = normaliser.args[1]
+        if normaliser.args[0] is z.args[0] and isinstance(dims, (list, tuple)) and len(dims) == 1:
+            return _softmax_of(flow, z.args[0], _from_right(dims[0], z), "exp of a value less its logsumexp")
+    return None
+
+
+def _from_right(dim: object, node: fx.Node) -> int:
+    rank = node.meta["val"].dim()
+    assert isinstance(dim, int)
+    return dim % rank - rank
+
+
+def _softmax_of(flow: Dataflow, z: object, dim: int, why: str) -> Meaning | None:
+    assert isinstance(z, fx.Node)
+    while op_name(z) == "aten.sub" and isinstance(z.args[1], fx.Node) and same_size_along(z.args[1], dim) and isinstance(z.args[0], fx.Node) and flow.carries(z.args[0]):
+        z = z.args[0]
+    return Meaning("softmax", (z,), why, aten.softmax.int, (z, dim))

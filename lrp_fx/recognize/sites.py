@@ -1,0 +1,144 @@
+"""Named sites: what the report calls attention, normalisation, positional encoding, gate, residual sum.
+
+Names are for reading; what relevance does was decided by the rules before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+from torch import fx
+
+from lrp_fx.errors import module_path, source_line
+from lrp_fx.layout import token_axes
+from lrp_fx.program import op_name, value_of
+from lrp_fx.provenance import CONTENT, LEARNED, POSITION, SEGMENT
+from lrp_fx.rewrite import Application, Rewritten
+
+ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL = "attention", "normalisation", "position", "gate", "router", "residual"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A recognised place in the model.
+
+    ``kind``: attention, normalisation, position, gate, router, residual, input, learned or segment. ``variant``: how it
+    is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its graph nodes.
+    """
+
+    kind: str
+    variant: str
+    module: str
+    source: str
+    rule: str
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind:<14}{self.variant:<30}{self.module or 'model':<40}{self.rule:<28}{self.source}"
+
+
+def find_sites(rewritten: Rewritten) -> list[Site]:
+    """All named sites in graph order."""
+    finder = _Finder(rewritten)
+    order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
+    sites = [*finder.attention(), *finder.simple(), *finder.leaves()]
+    inputs = [Site("input", f"{i.name}: {i.role}", "", "", "", (n.name,)) for i, n in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)]
+    return inputs + sorted(sites, key=lambda s: min((order[n] for n in s.nodes if n in order), default=0))
+
+
+class _Finder:
+    def __init__(self, rewritten: Rewritten) -> None:
+        self.rewritten = rewritten
+        self.applications = rewritten.applications
+        self.flow = rewritten.flow
+
+    def attention(self) -> list[Site]:
+        """Fused kernels, and softmaxes with the matrix products before and after them."""
+        found = []
+        for node, application in self.applications.items():
+            if application.kind == "attention":
+                found.append(_site(ATTENTION, "fused", application, (node,)))
+            elif application.kind == "softmax" and (scores := self._scores(node)) is not None:
+                outputs = self._weighted_sums(node)
+                if outputs:
+                    found.append(_site(ATTENTION, "softmax of a product", application, (scores, node, *outputs)))
+        return found
+
+    def _scores(self, softmax: fx.Node) -> fx.Node | None:
+        """The matrix product of two carriers that makes the logits, through scales, sums, masks and moves."""
+        return self._walk(softmax, forward=False)
+
+    def _weighted_sums(self, softmax: fx.Node) -> tuple[fx.Node, ...]:
+        product = self._walk(softmax, forward=True)
+        return (product,) if product is not None else ()
+
+    def _walk(self, start: fx.Node, *, forward: bool) -> fx.Node | None:
+        """Nearest matrix product on a breadth-first walk that stays inside one attention (no weights, no other softmax)."""
+        graph = self.flow.graph if forward else self.flow.graph.reverse(copy=False)
+        if start not in graph:
+            return None
+        queue, seen = [start], {start}
+        while queue:
+            node = queue.pop(0)
+            for following in graph.successors(node):
+                application = self.applications.get(following)
+                if following in seen or application is None:
+                    continue
+                seen.add(following)
+                product = op_name(following) in ("aten.matmul", "aten.bmm", "aten.baddbmm", "aten.mm")
+                if product:
+                    return following  # type: ignore[no-any-return]
+                if application.kind in ("move", "sum", "route", "elementwise", "normalise") or op_name(following) in ("aten.mul", "aten.div"):
+                    queue.append(following)
+        return None
+
+    def simple(self) -> list[Site]:
+        """Sites that are one operation."""
+        found = []
+        for node, application in self.applications.items():
+            if application.kind == "normalise":
+                found.append(_site(NORMALISATION, "written out" if op_name(node) in ("aten.mul", "aten.div") else op_name(node).removeprefix("aten."), application, (node,)))
+            elif application.kind in ("gate", "product") and op_name(node) == "aten.mul" and self._all_content(application):
+                found.append(_site(GATE, "activated branch" if application.kind == "gate" else "product of two branches", application, (node,)))
+            elif op_name(node) == "aten.topk":
+                found.append(_site(ROUTER, "top-k", application, (node,)))
+            elif application.kind == "sum" and len(application.carriers) == 2 and self._is_residual(node):
+                found.append(_site(RESIDUAL, "skip connection", application, (node,)))
+        return found
+
+    def _all_content(self, application: Application) -> bool:
+        return all(CONTENT in self.rewritten.facts.sources[o] for o in application.operands)
+
+    def _is_residual(self, node: fx.Node) -> bool:
+        """One operand is computed from the other through a learned map, and both have the result's shape."""
+        a, b = self.applications[node].operands
+        if not self._all_content(self.applications[node]) or value_of(a).shape != value_of(b).shape:
+            return False
+        for skip, branch in ((a, b), (b, a)):
+            if skip in self.flow.graph and branch in self.flow.graph and nx.has_path(self.flow.graph, skip, branch):
+                region = self.flow.region(skip, branch, limit=100_000)
+                return region is not None and self.flow.has_learned_map(region)
+        return False
+
+    def leaves(self) -> list[Site]:
+        found = []
+        for node, kind in self.rewritten.leaves.items():
+            users = [a for a in self.applications.values() if node in a.operands]
+            if kind == POSITION:
+                found += [_site(POSITIONAL, self._variant(node, user), user, (node, user.node)) for user in users]
+            elif kind in (LEARNED, SEGMENT) and users:
+                found.append(_site(kind, "token" if kind == LEARNED else "embedding", users[0], (node,)))
+        return found
+
+    def _variant(self, leaf: fx.Node, user: Application) -> str:
+        layout = self.rewritten.facts.layout.get(user.node)
+        if user.kind == "product":
+            return "rotation" if op_name(user.node) == "aten.mul" else "table in a matrix product"
+        if user.kind == "attention" or (layout is not None and len(token_axes(layout)) >= 2 and len(layout) >= 3):
+            return "bias between pairs"
+        return "added to tokens" if user.kind == "sum" else f"in {user.kind}"
+
+
+def _site(kind: str, variant: str, application: Application, nodes: tuple[fx.Node, ...]) -> Site:
+    return Site(kind, variant, module_path(application.node), source_line(application.node), application.rule.name, tuple(n.name for n in nodes))

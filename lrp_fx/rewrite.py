@@ -1,0 +1,231 @@
+"""Rewrite: every operation on a relevance path gets its rule.
+
+requires  a canonical program and its facts
+ensures   values unchanged; each carrying node is a leaf or has exactly one `Application`, which names the rule, the
+          operands that carry relevance and why; the program prints as it did, with the rules beside it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.errors import Problem, UnsupportedOperatorError, describe, module_path, source_line
+from lrp_fx.infer import infer
+from lrp_fx.program import Program, is_float, op_name
+from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
+from lrp_fx.recognize.dataflow import Dataflow
+from lrp_fx.recognize.products import Meaning, exp_meaning, product_meaning
+from lrp_fx.rule import Registry, Rule, Ruleset
+
+#: Flattening product chains sees through these (moves and frozen factors).
+_TRANSPARENT_KINDS = ("move", "linear")
+
+
+@dataclass(frozen=True)
+class Application:
+    """A rule at a node: ``op(*args, **kwargs)`` with the operands at ``carriers`` carrying relevance."""
+
+    node: fx.Node
+    rule: Rule
+    kind: str
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    carriers: frozenset[int]
+    factors: Mapping[int, int]
+    masks: frozenset[int]
+    facts: Mapping[str, Any]
+    why: str
+    how: str = "rule"
+
+    def flat(self) -> list[Any]:
+        return pytree.tree_leaves((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None)
+
+    @property
+    def operands(self) -> list[fx.Node]:
+        flat = self.flat()
+        return [flat[i] for i in sorted(self.carriers)]
+
+    @property
+    def own(self) -> bool:
+        """Is the rule applied to the graph's own operation (not to a group written out)?"""
+        return self.op is self.node.target
+
+    def label(self) -> str:
+        return f"{module_path(self.node) or 'model'}: %{self.node.name} = {op_name(self.node)} [{self.rule.name}] at {source_line(self.node)}"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A program whose carrying nodes have rules."""
+
+    program: Program
+    facts: Facts
+    ruleset: Ruleset
+    flow: Dataflow
+    applications: dict[fx.Node, Application] = field(default_factory=dict)
+    leaves: dict[fx.Node, str] = field(default_factory=dict)
+
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """How many nodes each rule serves, under ``rule``, ``inferred`` and ``unexplained``."""
+        result: dict[str, Counter[str]] = {"rule": Counter(), "inferred": Counter(), "unexplained": Counter()}
+        for a in self.applications.values():
+            result["unexplained" if not a.rule.exact else a.how][a.rule.name] += 1
+        return {k: dict(v) for k, v in result.items()}
+
+    def print_readable(self) -> str:
+        """The graph, one line a node, with the rule that serves it."""
+        lines = []
+        for node in self.program.graph.nodes:
+            note = self.leaves.get(node)
+            note = f"leaf: {note}" if note else (a.rule.name if (a := self.applications.get(node)) else "")
+            lines.append(f"{node.format_node() or '':<110}  # {note}" if note else str(node.format_node() or ""))
+        return "\n".join(lines)
+
+
+def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, *, strict: bool = False) -> Rewritten:
+    """Choose a rule for every node on a relevance path."""
+    flow = Dataflow(program, facts, ruleset.carriers)
+    chooser = _Chooser(program, facts, ruleset, registry, flow)
+    for node in program.graph.nodes:
+        if node.op != "output":
+            chooser.visit(node)
+    result = Rewritten(program, facts, ruleset, flow, chooser.applications, chooser.leaves)
+    if strict:
+        refuse_approximations(result)
+    return result
+
+
+def refuse_approximations(rewritten: Rewritten) -> None:
+    """Raise `UnsupportedOperatorError` with every node whose rule is not exact."""
+    problems = [
+        Problem(
+            describe(a.node),
+            f"{module_path(a.node) or 'model'}, {source_line(a.node)}",
+            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
+            "add a rule in a file under rules/ (docs/adding_a_rule.md), or convert with strict=False and read the sink",
+        )
+        for a in rewritten.applications.values()
+        if not a.rule.exact
+    ]
+    if problems:
+        raise UnsupportedOperatorError(f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems)))
+
+
+class _Chooser:
+    def __init__(self, program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, flow: Dataflow) -> None:
+        self.program, self.facts, self.ruleset, self.registry, self.flow = program, facts, ruleset, registry, flow
+        self.applications: dict[fx.Node, Application] = {}
+        self.leaves: dict[fx.Node, str] = {}
+        self.carrying: set[fx.Node] = set()
+        self.factors: dict[fx.Node, int] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        if not self.flow.carries(node):
+            return
+        kind = self.facts.leaf_kind(node)
+        if kind is not None:
+            self.leaves[node] = kind
+            self.carrying.add(node)
+            return
+        operands = [a for a in self.flow.operands(node) if a in self.carrying]
+        if not operands:
+            if not self.flow.operands(node):  # first floating value of a content input
+                self.leaves[node] = CONTENT
+                self.carrying.add(node)
+            return
+        application = self._apply(node, operands)
+        self.applications[node] = application
+        if not application.rule.frozen:
+            self.carrying.add(node)
+            self.factors[node] = self._count_factors(application)
+
+    def _apply(self, node: fx.Node, operands: list[fx.Node]) -> Application:
+        meaning, how = self._meaning(node, operands)
+        rule = self._rule(node, meaning)
+        if rule.kind == "tangent":
+            meaning = Meaning(meaning.kind, tuple(operands), meaning.why, facts=meaning.facts)
+        op = meaning.op if meaning.op is not None else node.target
+        args, kwargs = (meaning.args, {}) if meaning.args is not None else (node.args, node.kwargs)
+        flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
+        carriers = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in meaning.signals and a in self.carrying)
+        factors = {i: self.factors.get(flat[i], 1) for i in carriers}
+        masks = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and is_float(a) and self._only_masks(a))
+        return Application(node, rule, meaning.kind, op, tuple(args), dict(kwargs), carriers, factors, masks, meaning.facts, meaning.why, how)
+
+    def _only_masks(self, node: fx.Node) -> bool:
+        sources = self.facts.sources[node]
+        return MASK in sources and not sources & set(LEAF_KINDS)
+
+    def _meaning(self, node: fx.Node, operands: list[fx.Node]) -> tuple[Meaning, str]:
+        """The structural role of a node, and whether a rule lists its operation or it had to be inferred."""
+        name = op_name(node)
+        kinds = self.registry.kinds_of(name)
+        if "product" in kinds:
+            return self._product(node, operands), "rule"
+        if name == "aten.exp" and (softmax := exp_meaning(self.flow, node)) is not None:
+            return softmax, "rule"
+        if kinds and (kinds[0] != "elementwise" or len(operands) == 1):
+            return Meaning(kinds[0], tuple(operands), f"{name} is {kinds[0]}"), "rule"
+        if kinds:  # maximum and minimum of two carriers choose
+            return Meaning("route", tuple(operands), f"{name} of two operands that carry relevance chooses"), "rule"
+        inferred = infer(node, operands)
+        return Meaning(inferred.kind, tuple(operands), inferred.why, facts=inferred.facts), "inferred"
+
+    def _product(self, node: fx.Node, operands: list[fx.Node]) -> Meaning:
+        name = op_name(node)
+        factors = [a for a in (node.args[1:3] if name in ("aten.baddbmm", "aten.addmm", "aten.addcmul") else node.args[:2]) if isinstance(a, fx.Node) and a in operands]
+        if len(factors) == 2:
+            if op_name(node) in ("aten.mul", "aten.div"):
+                return self._gate(product_meaning(self.flow, node, factors[0], factors[1]))
+            return Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
+        if name == "aten.div" and node.args[1] in operands:
+            return Meaning("product", tuple(operands), "relevance is in the denominator")
+        return Meaning("linear", tuple(operands), "the other operand is a coefficient")
+
+    def _gate(self, meaning: Meaning) -> Meaning:
+        """A product with exactly one activated branch is a gate: ``up * act(gate)``."""
+        if meaning.kind != "product":
+            return meaning
+        activated = [a for a in meaning.signals if self._is_activated(a)]
+        return replace(meaning, kind="gate", facts={"activated": meaning.signals.index(activated[0])}) if len(activated) == 1 else meaning
+
+    def _is_activated(self, node: fx.Node) -> bool:
+        while (inner := self.flow.coefficient_of(node)) is not None:
+            node = inner
+        application = self.applications.get(node)
+        return application is not None and application.kind == "elementwise"
+
+    def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
+        op = str(getattr(meaning.op, "_schema").name).replace("::", ".") if meaning.op is not None and hasattr(meaning.op, "_schema") else op_name(node)
+        wanted = [rules[meaning.kind] for pattern, rules in self.ruleset.sites.items() if meaning.kind in rules and fnmatch(module_path(node), pattern)]
+        wanted += [self.ruleset.kinds[meaning.kind]] if meaning.kind in self.ruleset.kinds else []
+        for name in wanted:
+            rule = self.registry.rules[name]
+            if rule.serves(op):
+                return rule
+        candidates = self.registry.candidates(meaning.kind, op) if meaning.kind != "tangent" else []
+        last_resort = [r for r in self.registry.rules.values() if r.kind == "tangent" and not r.exact]
+        return (candidates or last_resort)[0]
+
+    def _count_factors(self, application: Application) -> int:
+        """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
+        counts = list(application.factors.values())
+        if application.kind in ("product", "gate") and not application.rule.remainder:
+            positions = [i for i in application.carriers if not (len(application.args) == 3 and i == 0 and op_name(application.node) in ("aten.baddbmm", "aten.addmm"))]
+            return sum(application.factors[i] for i in positions) if 0 not in application.carriers or len(positions) == len(application.carriers) else 1
+        if application.kind in _TRANSPARENT_KINDS and len(counts) == 1 and not _mixes(application):
+            return counts[0]
+        return 1
+
+
+def _mixes(application: Application) -> bool:
+    """Does a linear operation mix elements (a weight matrix, a sum), which ends a product chain?"""
+    return application.kind == "linear" and op_name(application.node) not in ("aten.mul", "aten.div", "aten.neg")

@@ -1,0 +1,188 @@
+"""Snippets: the transpose of one rule application, traced once per signature and inlined wherever it is needed.
+
+A snippet is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
+when sites are to be balanced, site totals. Repeated layers share one snippet, so tracing time does not grow with depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.layout import BatchAxis
+from lrp_fx.rule import Call, Rule, Tape, recording
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be transposed: a rule on an operation, with abstract values for its flattened arguments.
+
+    ``grow``  for each carrier without a batch axis, the axis of its (left-padded) shape to expand over the batch.
+    ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
+    """
+
+    rule: Rule
+    op: Callable[..., Any]
+    flat: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    carriers: tuple[int, ...]
+    factors: dict[int, int]
+    masks: frozenset[int]
+    facts: dict[str, Any]
+    grow: dict[int, tuple[int, int]]
+    outputs: tuple[int | None, ...]
+    y_axis: BatchAxis | None
+    x_axes: tuple[BatchAxis | None, ...]
+    audit: bool
+    safe: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outputs of a snippet, by role; entries are nodes once inlined."""
+
+    coefficients: list[Any]
+    sinks: list[Any]
+    totals: list[Any]
+    sink_names: tuple[str, ...]
+
+
+def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
+    """``R(x) = x * c(x)`` elementwise; for complex values the two real parts together. ``safe``: 0 * inf counts as 0."""
+    if x.is_complex():
+        return (torch.view_as_real(x) * torch.view_as_real(c)).sum(-1)
+    product = x * c
+    return torch.where(c == 0, torch.zeros_like(product), product) if safe else product
+
+
+def per_example(t: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
+    """Sum over everything but the batch, shape (B,); without a known batch axis the total, shape (1,)."""
+    t = t.to(torch.float64 if t.dtype == torch.float64 else torch.float32)
+    if axis is None:
+        return t.sum().reshape(1)
+    if axis.outer == 1 and axis.inner == 1:
+        others = [i for i in range(t.dim()) if i != axis.axis]
+        return t.sum(others) if others else t
+    if axis.axis == 0 and axis.outer == 1:
+        return t.reshape(batch, -1).sum(1)
+    shape = list(t.shape)
+    split = t.reshape(*shape[: axis.axis], axis.outer, batch, -1, *shape[axis.axis + 1 :])
+    return split.sum([i for i in range(split.dim()) if i != axis.axis + 1])
+
+
+def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
+    """The function to trace: ``(coefficients..., result, arguments...) -> [c(x)..., sink totals..., site totals...]``.
+
+    The names of the sinks are left in ``function.sink_names`` by the first run.
+    """
+    n_out = len(plan.outputs)
+
+    def function(*values: Any) -> list[Any]:
+        coefficients, results, arguments, size = values[:n_out], values[n_out : 2 * n_out], list(values[2 * n_out : -1]), values[-1]
+        flat, carriers = _with_leaves(plan, arguments, size)
+        args, kwargs = pytree.tree_unflatten(flat, plan.spec)
+        value = results[0] if plan.outputs == (None,) else None
+        call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts, value)
+        with torch.enable_grad(), recording(Tape()) as tape:
+            out = plan.rule.surrogate(call)
+        outs = [out if i is None else out[i] for i in plan.outputs]
+        grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
+        c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
+        names, sinks = [], []
+        for (name, b), c in zip(tape.sinks, c_sinks, strict=True):
+            if c is not None:
+                names.append(name)
+                sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), plan.y_axis, size))
+        if plan.rule.remainder is not None:
+            out_total = sum(per_example(relevance_of(r, c), plan.y_axis, size) for r, c in zip(results, coefficients, strict=True))
+            in_total = sum(per_example(relevance_of(x.detach(), c), a, size) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None)
+            names.append(plan.rule.remainder)
+            sinks.append(out_total - in_total - sum(sinks))
+        function.sink_names = tuple(names)  # type: ignore[attr-defined]
+        totals = _site_totals(plan, call, carriers, c_x, sinks, names, coefficients[0]) if plan.audit else []
+        return [*c_x, *sinks, *totals]
+
+    return function
+
+
+def _with_leaves(plan: Plan, arguments: list[Any], batch: Any) -> tuple[list[Any], list[Tensor]]:
+    """Arguments with the carriers as fresh leaves of differentiation, expanded over the batch where they lack it."""
+    carriers = []
+    flat = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    for position in plan.carriers:
+        x = flat[position]
+        if position in plan.grow:
+            axis, rank = plan.grow[position]
+            x = x.reshape((1,) * (rank - x.dim()) + tuple(x.shape))
+            x = x.expand(*x.shape[:axis], batch, *x.shape[axis + 1 :])
+        flat[position] = x.detach().requires_grad_()
+        carriers.append(flat[position])
+    return flat, carriers
+
+
+def _gradients(outs: Sequence[Tensor], leaves: list[Tensor], coefficients: Sequence[Tensor]) -> list[Tensor | None]:
+    active = [(o, c) for o, c in zip(outs, coefficients, strict=True) if o.requires_grad]
+    if not active or not leaves:
+        return [None] * len(leaves)
+    seeds = [c.to(o.dtype).reshape(o.shape) for o, c in active]
+    return list(torch.autograd.grad([o for o, _ in active], leaves, seeds, allow_unused=True))
+
+
+def _site_totals(plan: Plan, call: Call, carriers: list[Tensor], c_x: list[Tensor | None], sinks: list[Tensor], names: list[str], c_y: Tensor) -> list[Tensor]:
+    """[in_1, ..., in_k, sinks, scale]: the site's books; audited sinks are computed another way than by difference."""
+    audited = plan.rule.audit(call, c_y) if plan.rule.audit is not None else {}
+    ins, scale = [], torch.zeros((), dtype=torch.float64, device=c_y.device)
+    for x, c in zip(carriers, c_x, strict=True):
+        R = relevance_of(x.detach(), c, safe=True).to(torch.float64) if c is not None else torch.zeros(1, dtype=torch.float64, device=c_y.device)
+        ins.append(R.sum())
+        scale = scale + R.abs().sum()
+    sunk = torch.zeros((), dtype=torch.float64, device=c_y.device)
+    for name, total in zip(names, sinks, strict=True):
+        booked = audited[name] if name in audited else total
+        sunk = sunk + booked.to(torch.float64).sum()
+        scale = scale + booked.to(torch.float64).abs().sum()
+    return [*ins, sunk, scale]
+
+
+def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:
+    """Trace to a flat graph on abstract values, with dead code gone (differentiation leaves recomputed results behind)."""
+    with mode:
+        # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
+        values = [v.detach() if isinstance(v, Tensor) else v for v in values]
+        module = make_fx(function, _allow_non_fake_inputs=True)(*values)
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:
+    """Copy a snippet's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
+    env: dict[fx.Node, Any] = {}
+    feed = iter(inputs)
+    outputs: list[Any] = []
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(feed)
+        elif node.op == "output":
+            outputs = list(fx.map_arg(node.args[0], lambda n: env[n]))
+        elif node.op == "get_attr":
+            constant = getattr(module, str(node.target))
+            env[node] = _constant(graph, constant)
+        else:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+            env[node].meta["lrp"] = tag
+    return outputs
+
+
+def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
+    """A tensor constant lifted while tracing (a Python number made a tensor): written out as an operation."""
+    if value.numel() != 1:
+        raise ValueError("a surrogate closed over a tensor: pass it as an argument")
+    new = graph.call_function(torch.ops.aten.scalar_tensor.default, (value.item(),), {"dtype": value.dtype, "device": value.device})
+    new.meta["val"] = value
+    return new

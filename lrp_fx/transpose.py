@@ -1,0 +1,457 @@
+"""Transpose: the rewritten program run backwards, as one flat graph from inputs to output, relevances and books.
+
+requires  a rewritten program and a target
+ensures   a `torch.fx.GraphModule` without autograd: its forward part is the program's own operations; then, in reverse
+          order, the transpose of every surrogate; its outputs are described by a `Layout of outputs` (`Bill`)
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.canonicalize import deduplicate
+from lrp_fx.errors import LrpError, TargetError, module_path, source_line
+from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
+from lrp_fx.program import op_name, output_node, value_of
+from lrp_fx.provenance import CONTENT, MASK, POSITION
+from lrp_fx.recognize.dataflow import MOVES
+from lrp_fx.rewrite import Application, Rewritten
+from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, trace, transpose_rule
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    module: str
+    source: str
+    token_axes: tuple[int, ...]
+    used_by: str
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """A balanced site, as the ledger names it."""
+
+    name: str
+    rule: str
+    module: str
+    source: str
+
+
+@dataclass
+class Bill:
+    """What the outputs of a relevance graph are, in order."""
+
+    outputs: int = 0
+    leaves: list[Leaf] = field(default_factory=list)
+    sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
+    sites: list[SiteInfo] = field(default_factory=list)
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RelevanceGraph:
+    """A flat graph: ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances..., sink totals, site table)``."""
+
+    module: fx.GraphModule
+    bill: Bill
+
+
+def transpose(rewritten: Rewritten, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
+    """Build the relevance graph of a rewritten program for one kind of target."""
+    return _Transposer(rewritten, target, conserve, cache if cache is not None else {}).build()
+
+
+class _Transposer:
+    def __init__(self, rewritten: Rewritten, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
+        self.rewritten, self.target, self.audit, self.cache = rewritten, target, conserve == "site", cache
+        self.program, self.facts = rewritten.program, rewritten.facts
+        self.graph = fx.Graph()
+        self.env: dict[fx.Node, fx.Node] = {}
+        self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
+        self.injections: dict[fx.Node, list[tuple[fx.Node, Application, BatchAxis | None]]] = defaultdict(list)
+        self.credits: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # consumer-side site totals
+        self.bill = Bill()
+        self.sinks: list[fx.Node] = []
+        self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
+        self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
+
+    def build(self) -> RelevanceGraph:
+        self._copy_forward()
+        score = self._seed()
+        for node in reversed(list(self.program.graph.nodes)):
+            self._visit(node)
+        leaves = self._leaf_relevances()
+        flat = output_node(self.program.graph).args[0]
+        outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
+        self.bill.outputs = len(outputs)
+        self.graph.output((*outputs, score, *leaves, *self.sinks, *self._site_table()))
+        _tidy(self.graph)
+        module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
+        module.graph.lint()
+        return RelevanceGraph(module, self.bill)
+
+    # ------------------------------------------------------------------------------------------------ forward
+    def _copy_forward(self) -> None:
+        last = None
+        for node in self.program.graph.nodes:
+            if node.op == "output":
+                continue
+            if node.op != "placeholder" and last is not None and last.op == "placeholder":
+                self._add_target_arguments()
+            last = node
+            self.env[node] = self._copy(node)
+        batch_owner = next((n for i, n in zip(self.program.inputs, self.program.input_nodes().values(), strict=True) if i.role == CONTENT), None)
+        self.batch: Any = 1
+        if batch_owner is not None:
+            self.batch = self.graph.call_function(aten.sym_size.int, (self.env[batch_owner], 0))
+            self.batch.meta["val"] = value_of(batch_owner).shape[0]
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if op_name(node) == "aten.scaled_dot_product_attention":
+            return self._lower(node)
+        return self.graph.node_copy(node, lambda n: self.env[n])
+
+    def _lower(self, node: fx.Node) -> fx.Node:
+        """A composite kernel as the kernels it calls, so that its transpose can share their saved results."""
+        flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)
+        positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+
+        def run(*values: Any) -> list[Any]:
+            full = list(flat)
+            for i, v in zip(positions, values, strict=True):
+                full[i] = v
+            args, kwargs = pytree.tree_unflatten(full, spec)
+            with torch.no_grad():
+                return [node.target(*args, **kwargs)]  # type: ignore[operator]
+
+        key = ("lower", str(node.target), tuple(_signature(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat))
+        if key not in self.cache:
+            self.cache[key] = trace(run, [value_of(flat[i]) for i in positions], self.mode)
+        (result,) = inline(self.graph, self.cache[key], [self.env[flat[i]] for i in positions])
+        result.meta = {**node.meta, "val": value_of(node)}
+        return result  # type: ignore[no-any-return]
+
+    def _add_target_arguments(self) -> None:
+        self.arguments: dict[str, fx.Node] = {}
+        for name, example in self.target.example_arguments().items():
+            placeholder = self.graph.placeholder(f"target_{name}")
+            batch = next((value_of(n).shape[0] for i, n in zip(self.program.inputs, self.program.input_nodes().values(), strict=True) if i.role == CONTENT), 1)
+            with self.mode:
+                placeholder.meta["val"] = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
+            self.arguments[name] = placeholder
+        self.bill.arguments = tuple(self.arguments)
+
+    # ------------------------------------------------------------------------------------------------ target
+    def _seed(self) -> fx.Node:
+        explained = self.program.explained_node
+        if explained not in self.rewritten.flow.graph and explained not in self.rewritten.leaves:
+            raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
+        mask = self._target_mask(explained)
+        names = list(self.arguments)
+
+        def run(output: Tensor, *rest: Any) -> list[Any]:
+            mask_value = rest[0] if mask is not None else None
+            arguments = dict(zip(names, rest[1:] if mask is not None else rest, strict=True))
+            leaf = output.detach().requires_grad_()
+            with torch.enable_grad():
+                score = self.target.score(leaf, mask_value, **arguments)
+                if score.dim() != 1:
+                    raise TargetError(f"a target must give one number per example, shape (B,); got shape {tuple(score.shape)}")
+                (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+            if seed is None:
+                raise TargetError("the target does not depend on the model's output")
+            booked = per_example(relevance_of(output, seed, safe=True), batch_axis_of_output, rest[-1] if False else output.shape[0])
+            return [score.detach(), seed, score.detach() - booked, (relevance_of(output, seed, safe=True)).to(torch.float64).sum()]
+
+        batch_axis_of_output = batch_axis(self.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
+        inputs = [explained] + ([mask] if mask is not None else [])
+        nodes = [self.env[n] for n in inputs] + list(self.arguments.values())
+        module = trace(run, [value_of(n) for n in inputs] + [value_of(n) for n in self.arguments.values()], self.mode)
+        score, seed, remainder, total = inline(self.graph, module, nodes, ("target", "seed", 0))
+        self.contributions[explained, None].append(seed)
+        if self.audit:
+            self.credits[explained].append(total)
+        if not self.target.linear:
+            self._book("target", SiteInfo("target", "target", "", repr(self.target)), remainder)
+        return score  # type: ignore[no-any-return]
+
+    def _target_mask(self, explained: fx.Node) -> fx.Node | None:
+        """The mask input that speaks of the output's positions: same batch, same length."""
+        shape = value_of(explained).shape
+        if len(shape) < 3:
+            return None
+        for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
+            if info.role == MASK and len(info.shape) == 2 and _same(value_of(node).shape[1], shape[1]):
+                return node
+        return None
+
+    # ------------------------------------------------------------------------------------------------ reverse walk
+    def _visit(self, node: fx.Node) -> None:
+        application = self.rewritten.applications.get(node)
+        if application is None or application.rule.frozen:
+            return
+        if node.target is operator.getitem:
+            parent, index = node.args
+            for c in self.contributions.pop((node, None), []):
+                self.contributions[parent, index].append(c)  # type: ignore[index]
+            self.credits[parent].extend(self.credits.pop(node, []))  # type: ignore[index]
+            return
+        value = value_of(node)
+        indices: list[int | None] = [None] if isinstance(value, Tensor) else list(range(len(value)))
+        present = [i for i in indices if self.contributions.get((node, i))]
+        if not present or not application.carriers:
+            return
+        coefficients = [self._accumulate(self.contributions.pop((node, i))) for i in present]
+        self._transpose(application, present, coefficients)
+
+    def _accumulate(self, parts: list[fx.Node]) -> fx.Node:
+        total = parts[0]
+        for part in parts[1:]:
+            a, b = value_of(total), value_of(part)
+            total = self.graph.call_function(aten.add.Tensor, (total, part))
+            with self.mode:
+                total.meta["val"] = a + b
+            total.meta["lrp"] = ("sum", "coefficient", 0)
+        return total
+
+    def _transpose(self, application: Application, present: list[int | None], coefficients: list[fx.Node]) -> None:
+        node = application.node
+        plan = self._plan(application, present)
+        flat = application.flat()
+        values = [value_of(c) for c in coefficients]
+        results = [value_of(node) if i is None else value_of(node)[i] for i in present]
+        arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
+        batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
+        key = _key(plan, values, results, arguments)
+        if key not in self.cache:
+            function = transpose_rule(plan, batch)
+            try:
+                module = trace(function, [*values, *results, *arguments, batch], self.mode)
+            except Exception as error:
+                raise LrpError(f"the rule {application.rule.name} could not be transposed at {application.label()}: {type(error).__name__}: {error}") from error
+            self.cache[key] = (module, function.sink_names)  # type: ignore[attr-defined]
+        module, sink_names = self.cache[key]
+        owners = [self.env[node] if i is None else self._result(node, i) for i in present]
+        inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.batch]
+        outputs = inline(self.graph, module, inputs, (application.label(), "internal", 0))
+        self._settle(application, plan, Result(outputs[: len(plan.carriers)], outputs[len(plan.carriers) :][: len(sink_names)], outputs[len(plan.carriers) + len(sink_names) :], sink_names))
+
+    def _result(self, node: fx.Node, index: int) -> fx.Node:
+        for user in node.users:
+            if user.target is operator.getitem and user.args[1] == index:
+                return self.env[user]
+        raise LrpError(f"result {index} of %{node.name} is not in the graph")
+
+    def _settle(self, application: Application, plan: Plan, result: Result) -> None:
+        """Hand the coefficients to the operands and book the sinks."""
+        flat = application.flat()
+        info = SiteInfo(application.node.name, application.rule.name, module_path(application.node), source_line(application.node))
+        for k, (position, c) in enumerate(zip(plan.carriers, result.coefficients, strict=True)):
+            if c is None:
+                continue
+            operand = flat[position]
+            c.meta["lrp"] = (application.label(), "coefficient", k)
+            self.contributions[operand, None].append(c)
+            if operand in self.rewritten.leaves:
+                self.injections[operand].append((c, application, plan.x_axes[k]))
+            if self.audit:
+                self.credits[operand].append(result.totals[k])
+        for name, total in zip(result.sink_names, result.sinks, strict=True):
+            self._book(name, info, total)
+        if self.audit:
+            self.bill.sites.append(info)
+            self.site_rows.append((info, self.credits.pop(application.node, []), result.totals))
+
+    def _book(self, name: str, info: SiteInfo, total: fx.Node) -> None:
+        self.bill.sinks.append((name, info))
+        self.sinks.append(total)
+
+    def _plan(self, application: Application, present: list[int | None]) -> Plan:
+        node = application.node
+        flat = application.flat()
+        _, spec = pytree.tree_flatten((application.args, dict(application.kwargs)), is_leaf=lambda x: x is None)
+        y_layout = self._layout_of_result(node, present[0])
+        y_axis = batch_axis(y_layout)
+        carriers = tuple(sorted(application.carriers))
+        grow: dict[int, tuple[int, int]] = {}
+        x_axes: list[BatchAxis | None] = []
+        for position in carriers:
+            axis = batch_axis(self.facts.layout.get(flat[position]))
+            if axis is None and y_axis is not None and (found := _aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+                at, rank, present_there = found
+                axis = BatchAxis(at, 1, 1)
+                if not present_there:
+                    grow[position] = (at, rank)
+            x_axes.append(axis)
+        masked = any(isinstance(a, fx.Node) and a in self.facts.sources and MASK in self.facts.sources[a] for a in flat)
+        safe = masked or application.kind == "route"
+        return Plan(
+            application.rule, application.op, tuple(flat), spec, carriers, dict(application.factors), application.masks, dict(application.facts), grow, tuple(present), y_axis, tuple(x_axes), self.audit, safe
+        )
+
+    def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
+        if index is None:
+            return self.facts.layout.get(node)
+        for user in node.users:
+            if user.target is operator.getitem and user.args[1] == index:
+                return self.facts.layout.get(user)
+        return None
+
+    # ------------------------------------------------------------------------------------------------ leaves
+    def _leaf_relevances(self) -> list[fx.Node]:
+        """[relevance, total, magnitude] of every leaf; a position leaf counts once for each use."""
+        outputs: list[fx.Node] = []
+        for node, kind in self.rewritten.leaves.items():
+            uses = self.injections.pop(node, [])
+            if kind != POSITION and uses:
+                uses = [(self._accumulate([c for c, _, _ in uses]), *uses[0][1:])]
+            for c, application, axis in uses:
+                outputs += self._leaf(node, kind, c, application, axis)
+        return outputs
+
+    def _leaf(self, node: fx.Node, kind: str, c: fx.Node, application: Application, axis: BatchAxis | None) -> list[fx.Node]:
+        names = tuple(sorted(self.facts.inputs[node])) if kind == CONTENT else ()
+        by_token = kind == CONTENT and any(i.is_index for i in self.program.inputs if i.name in names)
+        result = self._relevance(node, c, axis, by_token)
+        layout = self.facts.layout.get(node)
+        tokens = token_axes(layout) if layout is not None else _aligned_tokens(node, application, self.facts.layout.get(application.node))
+        grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
+        where = module_path(application.node) or module_path(node)
+        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tuple(t + grown for t in tokens), application.rule.name))
+        if self.audit:
+            info = SiteInfo(node.name, f"leaf: {kind}", module_path(node), source_line(node))
+            self.bill.sites.append(info)
+            credits = self.credits.pop(node, [])
+            if kind == POSITION:  # one row for each use: pair it with that use's credit, in the order of injection
+                self.credits[node], credits = credits[1:], credits[:1]
+            self.site_rows.append((info, credits, list(result[3:])))
+        return result[:3]
+
+    def _relevance(self, node: fx.Node, c: fx.Node, axis: BatchAxis | None, by_token: bool) -> list[Any]:
+        """[relevance, total and magnitude per example, and for the site table: in, sinks = 0, scale] of a leaf."""
+        audit = self.audit
+
+        def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
+            R = relevance_of(x, c_x, safe=True)
+            total = per_example(R, axis, batch)
+            kept = R.sum(-1) if by_token and R.dim() > 2 else R
+            magnitude = per_example(R.abs(), axis, batch)
+            if not audit:
+                return [kept, total, magnitude]
+            precise = R.to(torch.float64)
+            return [kept, total, magnitude, precise.sum(), torch.zeros((), dtype=torch.float64, device=R.device), precise.abs().sum()]
+
+        batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
+        module = trace(run, [value_of(node), value_of(c), batch], self.mode)
+        return inline(self.graph, module, [self.env[node], c, self.batch], (node.name, "leaf", 0))
+
+    def _site_table(self) -> list[fx.Node]:
+        """One tensor (sites, 4): out, in, sinks, scale."""
+        if not self.audit:
+            return []
+        rows: list[fx.Node] = []
+        for _, credits, totals in self.site_rows:
+            out = self._sum_scalars(credits)
+            rows += [out, self._sum_scalars(totals[:-2]), totals[-2], totals[-1]]
+        stacked = self.graph.call_function(aten.stack.default, (rows,))
+        return [self.graph.call_function(aten.reshape.default, (stacked, [-1, 4]))]
+
+    def _sum_scalars(self, nodes: list[fx.Node]) -> fx.Node:
+        if len(nodes) == 1:
+            return nodes[0]
+        stacked = self.graph.call_function(aten.stack.default, (list(nodes),))
+        return self.graph.call_function(aten.sum.default, (stacked,))
+
+
+def _aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
+    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or y_axis.outer != 1 or y_axis.inner != 1:
+        return None
+    own = y_axis.axis - (y.dim() - x.dim())
+    if own < 0:
+        return y_axis.axis, y.dim(), False
+    if _same(x.shape[own], y.shape[y_axis.axis]):
+        return own, x.dim(), True
+    return (own, x.dim(), False) if x.shape[own] == 1 else None
+
+
+def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
+    """Token axes of a leaf without a layout of its own, read from the value it is broadcast against."""
+    if layout is None or not isinstance(value_of(leaf), Tensor):
+        return []
+    shift = len(layout) - max(value_of(leaf).dim(), 0)
+    shape = value_of(leaf).shape
+    return [axis - shift for axis in token_axes(layout) if axis - shift >= 0 and hint(shape[axis - shift]) > 1]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.node.expr == b.node.expr)
+
+
+def _signature(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), str(value.dtype), str(value.device))
+    if isinstance(value, (list, tuple)):
+        return tuple(_signature(v) for v in value)
+    return str(value)
+
+
+def _key(plan: Plan, *values: list[Any]) -> Any:
+    facts = tuple(sorted(plan.facts.items()))
+    statics = (plan.rule.name, id(plan.rule), str(plan.op), plan.carriers, tuple(sorted(plan.factors.items())), plan.masks, facts)
+    places = (tuple(sorted(plan.grow.items())), plan.outputs, plan.y_axis, plan.x_axes, plan.audit, plan.safe, str(plan.spec))
+    return (statics, places, tuple(tuple(_signature(v) for v in group) for group in values))
+
+
+# ------------------------------------------------------------------------------------------------ tidying
+_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
+
+
+def _tidy(graph: fx.Graph) -> None:
+    """Detaches and no-op views go, sizes are read once, equal expressions are computed once."""
+    sizes: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name, value = op_name(node), value_of(node)
+        if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
+            first = sizes.setdefault(str(value), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+        elif name in ("aten.detach", "aten.alias") or (name in MOVES | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
+            kept = node.meta.get("lrp")
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if kept is not None and kept[1] == "coefficient":
+                source.meta["lrp"] = kept
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        elif name in _PLAIN:
+            node.target = _PLAIN[name]
+    deduplicate(graph)
+
+
+def _is_no_op(node: fx.Node) -> bool:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or op_name(node) not in ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"):
+        return False
+    before, after = value_of(source), value_of(node)
+    return isinstance(before, Tensor) and isinstance(after, Tensor) and before.dim() == after.dim() and all(str(a) == str(b) for a, b in zip(before.shape, after.shape, strict=True)) and before.dtype == after.dtype

@@ -1,0 +1,121 @@
+"""Fused attention: one kernel for matmul-softmax-matmul, with the coefficients of that composition.
+
+Uniform on both matrix products and Taylor on the softmax give, around the fused kernel, c(q) and c(k) scaled by 1/4
+and c(v) by 1/2 (in general by the factor counts): no n-by-n tensor is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+
+aten = torch.ops.aten
+OPS = covers("aten", "scaled_dot_product_attention")
+
+
+def shares(call: Call) -> tuple[float, float, float, float]:
+    """Shares of q, k, v and the weights p: the chain p v, and inside p the chain q k."""
+    n_q, n_k, n_v = (call.factors.get(i, 1) if i in call.carriers else 0 for i in range(3))
+    scores_carry = bool(n_q or n_k) or 3 in call.carriers
+    p = (1.0 / (1 + n_v)) if scores_carry else 0.0
+    return (p * n_q / max(n_q + n_k, 1), p * n_k / max(n_q + n_k, 1), n_v / (n_v + 1) if scores_carry else 1.0, p)
+
+
+def _taylor(call: Call) -> Any:
+    w_q, w_k, w_v, w_p = shares(call)
+    q, k, v = (share(call.args[i], w) if i in call.carriers else call.args[i] for i, w in enumerate((w_q, w_k, w_v)))
+    bias = call.arg(3, "attn_mask")
+    if isinstance(bias, Tensor) and bias.is_floating_point() and 3 not in call.masks:
+        if 3 not in call.carriers:  # a bias that carries nothing is a constant term of the scores
+            bias = sink("bias", bias, torch.empty(*q.shape[:-1], k.shape[-2], dtype=q.dtype, device=q.device))
+        bias = share(bias, w_p)
+    return call.op(q, k, v, bias, *call.args[4:], **{n: a for n, a in call.kwargs.items() if n != "attn_mask"})
+
+
+def _frozen_weights(call: Call) -> Any:
+    if 2 not in call.carriers:
+        return freeze(call.run())
+    return call.map(lambda i, a: a if i == 2 or not isinstance(a, Tensor) else a.detach()).run()
+
+
+def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, weights and (repeated) values, written out."""
+    q, k, v = (a.detach() for a in call.args[:3])
+    mask, causal = call.arg(3, "attn_mask"), bool(call.arg(5, "is_causal", False))
+    scale = call.kwargs.get("scale")
+    if call.kwargs.get("enable_gqa", False):
+        k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], -3) for a in (k, v))
+    s = q @ k.transpose(-1, -2) * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if causal:
+        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), float("-inf"))
+    if mask is not None:
+        s = s.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else s + mask.detach()
+    return s, torch.softmax(s, -1), v
+
+
+def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
+    """The softmax sink from the written-out composition: (p - J s) c(p), an n-by-n tensor."""
+    s, p, v = scores_and_weights(call)
+    s, p = s.masked_fill(p == 0, 0.0), p.nan_to_num()
+    c_p = c @ v.transpose(-1, -2) * shares(call)[3]
+    return {"softmax": (p - p * (s - (p * s).sum(-1, keepdim=True))) * c_p}
+
+
+def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """AttnLRP props. 3.1 and 3.3 one after the other, in relevances, for q, k and v with one head each."""
+    q, k, v = call.args[:3]
+    s, p, _ = scores_and_weights(call)
+    o = p @ v
+    messages = p.unsqueeze(-1) * v.unsqueeze(-3) / o.unsqueeze(-2) * R_y.unsqueeze(-2) / 2
+    R_p, R_v = messages.sum(-1), messages.sum(-3)
+    R_s = torch.where(p == 0, torch.zeros_like(s), s * (R_p - p * R_p.sum(-1, keepdim=True)))
+    scale = 1.0 / math.sqrt(q.shape[-1])
+    parts = q.unsqueeze(-2) * k.unsqueeze(-3) * scale
+    messages = torch.where((p == 0).unsqueeze(-1), torch.zeros_like(parts), parts * (R_s / torch.where(p == 0, torch.ones_like(s), q @ k.transpose(-1, -2) * scale)).unsqueeze(-1) / 2)
+    return [messages.sum(-2), messages.sum(-3), R_v]
+
+
+def _samples() -> list[Call]:
+    g = torch.Generator().manual_seed(10)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    q, k, v = draw(2, 2, 4, 3), draw(2, 2, 5, 3), draw(2, 2, 5, 3)
+    mask = torch.tensor([True, True, False, True, True]).expand(2, 1, 4, 5)
+    return [
+        sample(aten.scaled_dot_product_attention.default, q, k, v, carriers=(0, 1, 2)),
+        sample(aten.scaled_dot_product_attention.default, q, k, v, mask, carriers=(0, 1, 2)),
+        sample(aten.scaled_dot_product_attention.default, q, k[:, :, :4], v[:, :, :4], None, 0.0, True, carriers=(0, 1, 2)),
+    ]
+
+
+register(
+    Rule(
+        name="attention.taylor",
+        kind="attention",
+        law="o = softmax(q k^T s + b) v; c(q) = w_p w_q dq, c(k) = w_p w_k dk, c(v) = w_v dv with d the kernel's gradient",
+        cites=("achtibat2024",),
+        ops=OPS,
+        surrogate=_taylor,
+        sinks=("softmax", "bias"),
+        remainder="softmax",
+        audit=_audit,
+        reference=_reference,
+        samples=_samples,
+    ),
+    Rule(
+        name="attention.frozen",
+        kind="attention",
+        law="o = frozen(p) v; c(v) = p^T c(o)",
+        cites=("ali2022",),
+        ops=OPS,
+        surrogate=_frozen_weights,
+        samples=lambda: [c for c in _samples()],
+    ),
+)

@@ -1,0 +1,185 @@
+"""Elementwise nonlinearities: the identity rule. All relevance of ``f(x)`` goes to ``x``; ``f(0)`` is booked in ``offset``.
+
+The ratio ``(f(x) - f(0)) / x`` is taken in closed form where there is one, so that nothing is divided by a small
+number; elsewhere its limit ``f'(0)`` is used near zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink
+
+aten = torch.ops.aten
+
+Ratio = Callable[[Call, Tensor], Tensor]
+
+
+def _gelu_gate(call: Call, x: Tensor) -> Tensor:
+    if call.kwargs.get("approximate", "none") == "tanh":
+        return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+    return 0.5 * (1.0 + torch.erf(x * math.sqrt(0.5)))
+
+
+def _leaky(call: Call, x: Tensor) -> Tensor:
+    return torch.where(x > 0, 1.0, float(call.arg(1, "negative_slope", 0.01))).to(x.dtype)
+
+
+#: (f(x) - f(0)) / x in closed form.
+CLOSED_FORM: dict[str, Ratio] = {
+    "silu": lambda call, x: torch.sigmoid(x),
+    "gelu": _gelu_gate,
+    "relu": lambda call, x: (x > 0).to(x.dtype),
+    "leaky_relu": _leaky,
+    "hardswish": lambda call, x: torch.clamp(x + 3.0, 0.0, 6.0) / 6.0,
+    "mish": lambda call, x: torch.tanh(torch.nn.functional.softplus(x)),
+}
+#: f(0) where it is not zero.
+OFFSET: dict[str, float] = {"sigmoid": 0.5, "exp": 1.0, "exp2": 1.0, "cos": 1.0, "cosh": 1.0, "hardsigmoid": 0.5, "log_sigmoid": -math.log(2.0), "log_sigmoid_forward": -math.log(2.0), "erfc": 1.0}
+#: f'(0), for the functions that have no closed ratio.
+SLOPE: dict[str, float] = {
+    "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0, "cosh": 0.0, "asinh": 1.0,
+    "atan": 1.0, "asin": 1.0, "atanh": 1.0, "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi), "expm1": 1.0, "log1p": 1.0,
+    "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "log_sigmoid_forward": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
+    "round": 0.0, "floor": 0.0, "ceil": 0.0, "trunc": 0.0,
+}  # fmt: skip
+
+
+def _value_and_slope_at_zero(call: Call, name: str, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """f(0) and f'(0): from the tables, else by evaluating the operation and its derivative at zero."""
+    if name in SLOPE:
+        return OFFSET.get(name, 0.0), SLOPE[name]
+    (position,) = call.carriers
+    zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+    at_zero = call.map(lambda i, a: zero if i == position else a).run()
+    (slope,) = torch.autograd.grad(at_zero.sum() if at_zero.dim() else at_zero, zero, allow_unused=True)
+    return at_zero.detach(), slope if slope is not None and at_zero.dim() == 0 else 0.0
+
+
+def identity(call: Call) -> Any:
+    """``x * freeze((f(x) - f(0)) / x) + sink(f(0))``."""
+    (x,) = call.operands()
+    name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
+    if name in CLOSED_FORM:
+        return x * freeze(CLOSED_FORM[name](call, x.detach()).to(x.dtype))
+    y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    at_zero, slope = _value_and_slope_at_zero(call, name, x)
+    near = x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5
+    rise = (y - at_zero) / torch.where(near, torch.ones_like(x.detach()), x.detach())
+    ratio = freeze(torch.where(near, torch.as_tensor(slope, dtype=y.dtype, device=y.device), rise))
+    linear = x * ratio
+    if isinstance(at_zero, float) and at_zero == 0.0:
+        return linear
+    return linear + sink("offset", torch.as_tensor(at_zero, dtype=y.dtype, device=y.device), y.detach())
+
+
+def power(call: Call) -> Any:
+    """Powers and roots are homogeneous: ``x * freeze(f(x) / x)``, zero where x and f(x) are zero (Euler)."""
+    (x,) = call.operands()
+    y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    still = x.detach() == 0
+    ratio = torch.where(still, torch.zeros_like(y), y / torch.where(still, torch.ones_like(x.detach()), x.detach()))
+    result = x * freeze(ratio)
+    return result if bool_exponent_vanishes_at_zero(call) else carry(y, result)
+
+
+def bool_exponent_vanishes_at_zero(call: Call) -> bool:
+    """Is f(0) = 0? True for every positive exponent; negative powers have no value at zero."""
+    exponent = call.arg(1, "exponent", 1.0)
+    return not isinstance(exponent, (int, float)) or exponent > 0
+
+
+def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """AttnLRP eq. 9: R(x) = R(y), less the part of f(0): R(x) = (f(x) - f(0)) / f(x) R(y)."""
+    (x,) = call.operands()
+    (position,) = call.carriers
+    y = call.run()
+    zero = call.map(lambda i, a: torch.zeros_like(a) if i == position else a).run()
+    return [torch.where(x == 0, torch.zeros_like(x), (y - zero) / torch.where(y == 0, torch.ones_like(y), y) * R_y)]
+
+
+def _points() -> Tensor:
+    return torch.tensor([[-30.0, -3.0, -0.5, -1e-9], [0.7, 1e-3, 2.0, 30.0]], dtype=torch.float64)
+
+
+def _samples() -> list[Call]:
+    x = _points()
+    small = x.clamp(-0.9, 0.9)
+    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh hardsigmoid softshrink expm1".split()
+    calls = [sample(getattr(aten, name).default, x) for name in plain]
+    calls += [sample(aten.gelu.default, x, approximate="tanh"), sample(aten.clamp.default, x, -1.0, 2.0), sample(aten.log1p.default, small), sample(aten.exp.default, x)]
+    calls.append(sample(aten.maximum.default, x, torch.full_like(x, 0.25)))
+    return calls
+
+
+def _power_samples() -> list[Call]:
+    x = _points()
+    return [
+        sample(aten.pow.Tensor_Scalar, x, 2),
+        sample(aten.pow.Tensor_Scalar, x, 3),
+        sample(aten.sqrt.default, x.abs()),
+        sample(aten.rsqrt.default, x.abs()),
+        sample(aten.reciprocal.default, x),
+        sample(aten.square.default, x),
+    ]
+
+
+def _power_reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """Euler: x f'(x) = k f(x), so R(x) = x f'(x) / (k f(x)) R(y) = R(y)."""
+    return [R_y]
+
+
+register(
+    Rule(
+        name="elementwise.identity",
+        kind="elementwise",
+        law="y = x * frozen((f(x) - f(0)) / x) + sink(f(0))",
+        cites=("achtibat2024", "bach2015"),
+        ops=covers(
+            "aten",
+            "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid log_sigmoid_forward erf erfc sin cos tan sinh cosh "
+            "asinh atan asin atanh hardtanh hardsigmoid softshrink hardshrink threshold expm1 exp exp2 log1p clamp clamp_min clamp_max maximum minimum "
+            "abs sign sgn round floor ceil trunc nan_to_num prelu _prelu_kernel sinc",
+        ),
+        surrogate=identity,
+        sinks=("offset",),
+        reference=_reference,
+        samples=_samples,
+    ),
+    Rule(
+        name="elementwise.inferred",
+        kind="elementwise",
+        law="y = x * frozen((f(x) - f(0)) / x) + sink(f(0)), for an operation found to act on each element alone",
+        cites=("achtibat2024",),
+        ops=("*",),
+        surrogate=identity,
+        sinks=("offset",),
+        reference=_reference,
+        samples=lambda: [sample(aten.logit.default, _points().sigmoid(), 1e-6)],
+    ),
+    Rule(
+        name="elementwise.product",
+        kind="elementwise",
+        law="y = x * frozen(g(x)) for a nonlinearity written as a product, such as x * sigmoid(x)",
+        cites=("achtibat2024",),
+        ops=covers("aten", "mul div"),
+        surrogate=lambda call: call.run(),
+        reference=lambda call, R_y: [R_y],
+        samples=lambda: [sample(aten.mul.Tensor, _points(), torch.sigmoid(_points()))],
+    ),
+    Rule(
+        name="elementwise.power",
+        kind="elementwise",
+        law="y = x * frozen(f(x) / x) for f homogeneous: Euler's theorem, coefficients divided by the degree",
+        cites=("bach2015",),
+        ops=covers("aten", "pow sqrt rsqrt reciprocal square"),
+        surrogate=power,
+        reference=_power_reference,
+        samples=_power_samples,
+    ),
+)

@@ -1,0 +1,134 @@
+"""Normalisations: the statistics are frozen, subtracting the mean is linear and stays, the bias is a sink (LN-rule)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, sink
+
+aten = torch.ops.aten
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = y if weight is None else y * weight
+    return y if bias is None else y + sink("bias", bias, y)
+
+
+def _layer_norm(call: Call) -> Any:
+    x = call.args[0]
+    dims = list(range(-len(call.args[1]), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    variance = freeze(x).var(dims, keepdim=True, unbiased=False)
+    return _affine(centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5))), call.arg(2, "weight"), call.arg(3, "bias"))
+
+
+def _rms_norm(call: Call) -> Any:
+    x = call.args[0]
+    dims = list(range(-len(call.args[1]), 0))
+    eps = call.arg(3, "eps")
+    mean_square = freeze(x).square().mean(dims, keepdim=True)
+    scale = freeze(torch.rsqrt(mean_square + (torch.finfo(x.dtype).eps if eps is None else eps)))
+    return _affine(x * scale, call.arg(2, "weight"), None)
+
+
+def _group_norm(call: Call) -> Any:
+    x, groups = call.args[0], call.args[1]
+    grouped = x.reshape(x.shape[0], groups, -1)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    variance = freeze(grouped).var(-1, keepdim=True, unbiased=False)
+    y = (centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5)))).reshape(x.shape)
+    shape = (-1,) + (1,) * (x.dim() - 2)
+    weight, bias = call.arg(2, "weight"), call.arg(3, "bias")
+    return _affine(y, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape))
+
+
+def _batch_norm(call: Call) -> Any:
+    """In evaluation mode the statistics are parameters: an affine map."""
+    x, weight, bias, mean, variance = call.args[:5]
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    eps = call.arg(7, "eps", 1e-5) if "batch_norm" in str(call.op) and len(call.args) > 7 else call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else 1e-5)
+    scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
+    shift = (0.0 if bias is None else bias) - mean * scale
+    y = x * scale.reshape(shape)
+    return y + sink("bias", shift.reshape(shape), y)
+
+
+def _product(call: Call) -> Any:
+    """A normalisation written as a product: the machine has made the statistic a coefficient."""
+    return call.run()
+
+
+def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """LN-rule (Ali et al. 2022, eq. 12): with frozen sigma, R_i = sum_j x_i (d_ij - 1/N) w_j / (sigma y_j) R_j, y_j without bias' share."""
+    (x,) = call.operands()
+    weight, eps, y = call.arg(2, "weight"), call.arg(4, "eps", 1e-5), call.run()
+    n = x.shape[-1]
+    centre = torch.eye(n, dtype=x.dtype) - 1.0 / n
+    sigma = (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
+    messages = x.unsqueeze(-1) * centre * (weight / sigma / y * R_y).unsqueeze(-2)
+    return [messages.sum(-1)]
+
+
+def _product_reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    return [R_y]
+
+
+def _layer_samples() -> list[Call]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, 6, generator=g, dtype=torch.float64) * 3 + 1
+    w, b = torch.randn(2, 6, generator=g, dtype=torch.float64)
+    return [sample(aten.layer_norm.default, x, [6], w, b), sample(aten.layer_norm.default, x * 1e-4, [6], w, b, 1e-5)]
+
+
+def _other_samples() -> list[Call]:
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 4, 6, generator=g, dtype=torch.float64) + 0.5
+    w, b, c, v = torch.randn(4, 4, generator=g, dtype=torch.float64)
+    return [
+        sample(aten.rms_norm.default, x, [6], torch.randn(6, generator=g, dtype=torch.float64), 1e-6),
+        sample(aten.group_norm.default, x, 2, w, b),
+        sample(aten.batch_norm.default, x, w, b, c, v.abs(), False, 0.1, 1e-5, False),
+    ]
+
+
+def _by_op(call: Call) -> Any:
+    name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
+    return {"rms_norm": _rms_norm, "group_norm": _group_norm}.get(name, _batch_norm)(call)
+
+
+register(
+    Rule(
+        name="normalise.layer",
+        kind="normalise",
+        law="y = (x - mean x) * frozen(1/std x) * w + sink(b)",
+        cites=("ali2022", "achtibat2024"),
+        ops=covers("aten", "layer_norm"),
+        surrogate=_layer_norm,
+        sinks=("bias",),
+        reference=_reference,
+        samples=_layer_samples,
+    ),
+    Rule(
+        name="normalise.statistics",
+        kind="normalise",
+        law="y = centred(x) * frozen(1/scale) * w + sink(b), for RMS, group and (in evaluation mode) batch statistics",
+        cites=("ali2022",),
+        ops=covers("aten", "rms_norm group_norm batch_norm _native_batch_norm_legit_no_training"),
+        surrogate=_by_op,
+        sinks=("bias",),
+        samples=_other_samples,
+    ),
+    Rule(
+        name="normalise.product",
+        kind="normalise",
+        law="y = x * frozen(s(x)) with s a statistic of x alone, broadcast over the axes it reduces",
+        cites=("ali2022",),
+        ops=covers("aten", "mul div"),
+        surrogate=_product,
+        reference=_product_reference,
+        samples=lambda: [sample(aten.mul.Tensor, torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.5]], dtype=torch.float64))],
+    ),
+)

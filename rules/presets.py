@@ -1,0 +1,36 @@
+"""Rulesets: which sources carry relevance, and which rule serves each kind where there is a choice."""
+
+from __future__ import annotations
+
+from lrp_fx.rule import Ruleset, register
+
+_TOKENS = frozenset({"content", "learned", "segment"})
+_NONLINEAR = ("elementwise", "normalise", "softmax", "attention", "product", "gate", "homogeneous")
+_FROZEN = {"softmax": "softmax.frozen", "attention": "attention.frozen", "gate": "gate.frozen"}
+
+register(
+    Ruleset(
+        "pa-lrp",
+        _TOKENS | {"position"},
+        about="AttnLRP with position as a carrier: position-token pairs (Bakish et al. 2025); the default",
+    ),
+    Ruleset("attnlrp", _TOKENS, about="uniform on products, Taylor on softmax (Achtibat et al. 2024)"),
+    Ruleset(
+        "cp-lrp",
+        _TOKENS,
+        kinds=_FROZEN,
+        about="attention weights frozen (Ali et al. 2022)",
+    ),
+    Ruleset(
+        "pa-cp-lrp",
+        _TOKENS | {"position"},
+        kinds=_FROZEN,
+        about="cp-lrp with position as a carrier",
+    ),
+    Ruleset(
+        "gradient",
+        _TOKENS,
+        kinds=dict.fromkeys(_NONLINEAR, "tangent.gradient"),
+        about="gradient x input of the untouched model; the ledger shows how much it does not explain",
+    ),
+)

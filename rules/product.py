@@ -1,0 +1,142 @@
+"""Products of operands that carry relevance: the uniform rule, each factor of a chain gets an equal share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+
+aten = torch.ops.aten
+BILINEAR = covers("aten", "mul matmul mm bmm mv dot outer")
+WITH_TERM = covers("aten", "baddbmm addmm addcmul")
+
+
+def shares(call: Call, positions: list[int]) -> dict[int, float]:
+    """The relevance due to each operand: in proportion to the factors of the product chain behind it."""
+    total = sum(call.factors.get(i, 1) for i in positions)
+    return {i: call.factors.get(i, 1) / total for i in positions}
+
+
+def _uniform(call: Call) -> Any:
+    weights = shares(call, sorted(call.carriers))
+    return call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
+
+
+def _frozen_gate(call: Call) -> Any:
+    """CP-LRP: the activated branch is a coefficient."""
+    activated = sorted(call.carriers)[int(call.facts["activated"])]
+    return call.map(lambda i, a: freeze(a) if i == activated else a).run()
+
+
+def _quotient(call: Call) -> Any:
+    """``a / b`` is homogeneous of degree -1 in b: Euler divides its coefficient by the degree."""
+    if 0 not in call.carriers:
+        return call.map(lambda i, a: share(a, -1.0) if i == 1 else a).run()
+    weights = shares(call, [0, 1])
+    return call.map(lambda i, a: share(a, weights[0] if i == 0 else -weights[1]) if i < 2 else a).run()
+
+
+def _with_term(call: Call) -> Any:
+    """``term + a b``: the product shares, the term keeps its coefficient or goes to the sink."""
+    weights = shares(call, [i for i in sorted(call.carriers) if i in (1, 2)])
+    product = call.map(lambda i, a: share(a, weights[i]) if i in weights else a)
+    if 0 in call.carriers:
+        return product.run()
+    y = product.map(lambda i, a: torch.zeros_like(a) if i == 0 else a).run()
+    return y + sink("bias", call.args[0] * call.kwargs.get("beta", 1), y)
+
+
+def _reference_elementwise(call: Call, R_y: Tensor) -> list[Tensor]:
+    """AttnLRP eq. 7 generalised: R(x_i) = n_i / n R(y), summed over broadcast axes."""
+    total = sum(call.factors[i] for i in call.carriers)
+    return [(R_y * call.factors[i] / total).sum_to_size(call.operand(i).shape) for i in sorted(call.carriers)]
+
+
+def _reference_matrix(call: Call, R_y: Tensor) -> list[Tensor]:
+    """AttnLRP prop. 3.3: R(A_ji) = sum_p A_ji V_ip / (2 O_jp) R_jp, likewise for V (halves by factor counts)."""
+    A, V = call.args[:2]
+    total = call.factors[0] + call.factors[1]
+    messages = A.unsqueeze(-1) * V.unsqueeze(-3) * (R_y / call.run()).unsqueeze(-2)
+    return [messages.sum(-1) * call.factors[0] / total, (messages * call.factors[1] / total).sum(-3).sum_to_size(V.shape)]
+
+
+def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    return _reference_matrix(call, R_y) if "mm" in str(call.op) or "matmul" in str(call.op) else _reference_elementwise(call, R_y)
+
+
+def _draw(*shape: int, seed: int = 6) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _samples() -> list[Call]:
+    x, z = _draw(2, 3, 4), _draw(2, 3, 4, seed=7)
+    return [
+        sample(aten.mul.Tensor, x, z, carriers=(0, 1)),
+        sample(aten.mul.Tensor, x, _draw(4), carriers=(0, 1)),
+        sample(aten.mul.Tensor, x, z, carriers=(0, 1), factors={0: 2, 1: 1}),
+        sample(aten.matmul.default, x, _draw(2, 4, 5), carriers=(0, 1)),
+        sample(aten.bmm.default, x, _draw(2, 4, 5), carriers=(0, 1), factors={0: 1, 1: 2}),
+    ]
+
+
+register(
+    Rule(
+        name="product.uniform",
+        kind="product",
+        law="y = x_1 ... x_n, linear in each with the others frozen; c(x_i) = (n_i / n) dy/dx_i c(y)",
+        cites=("achtibat2024", "you2025"),
+        ops=BILINEAR,
+        surrogate=_uniform,
+        reference=_reference,
+        samples=_samples,
+    ),
+    Rule(
+        name="gate.uniform",
+        kind="gate",
+        law="y = up * act(gate): a product of two factors like any other",
+        cites=("achtibat2024",),
+        ops=covers("aten", "mul"),
+        surrogate=_uniform,
+        reference=_reference,
+        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})],
+    ),
+    Rule(
+        name="gate.frozen",
+        kind="gate",
+        law="y = up * frozen(act(gate))",
+        cites=("ali2022",),
+        ops=covers("aten", "mul"),
+        surrogate=_frozen_gate,
+        reference=lambda call, R_y: [R_y if i != call.facts["activated"] else torch.zeros_like(R_y) for i in sorted(call.carriers)],
+        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})],
+    ),
+    Rule(
+        name="product.quotient",
+        kind="product",
+        law="y = a / b; c(a) = w_a dy/da c(y), c(b) = -w_b dy/db c(y) (Euler, degrees 1 and -1)",
+        cites=("achtibat2024",),
+        ops=covers("aten", "div"),
+        surrogate=_quotient,
+        reference=_reference_elementwise,
+        samples=lambda: [
+            sample(aten.div.Tensor, _draw(2, 3), _draw(2, 3, seed=8).abs() + 0.5, carriers=(0, 1)),
+            sample(aten.div.Tensor, _draw(2, 3), _draw(2, 3, seed=8).abs() + 0.5, carriers=(1,)),
+        ],
+    ),
+    Rule(
+        name="product.with_term",
+        kind="product",
+        law="y = beta t + alpha a b; uniform on the product, plain on the term (or sink)",
+        cites=("achtibat2024",),
+        ops=WITH_TERM,
+        surrogate=_with_term,
+        sinks=("bias",),
+        samples=lambda: [
+            sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(1, 2), beta=0.5, alpha=2.0),
+            sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(0, 1, 2)),
+        ],
+    ),
+)

@@ -1,0 +1,105 @@
+"""Routing: selection by value, by index or by mask. The choice is frozen, what was chosen passes unchanged.
+
+Concatenation and masked assembly belong here too: parts that carry no relevance are booked in the sink ``bias``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, constant_part, covers, register, sample, sink
+
+aten = torch.ops.aten
+
+
+def _run(call: Call) -> Any:
+    return call.run()
+
+
+def _assemble(call: Call) -> Tensor:
+    y: Tensor = call.run()
+    if not _has_constants(call):
+        return y
+    constant = constant_part(call)
+    return (y - constant.masked_fill(constant.isinf(), 0.0)).masked_fill(constant.isinf(), 0.0) + sink("bias", constant, y)
+
+
+def _has_constants(call: Call) -> bool:
+    """Is there a part that carries nothing and is not zero? Fills with -inf or the lowest number only mask."""
+    lowest = torch.finfo(torch.float16).min
+    for i, a in enumerate(call.flat()):
+        if i in call.carriers or i in call.masks:
+            continue
+        if isinstance(a, Tensor) and a.is_floating_point():
+            return True
+        if isinstance(a, float) and a != 0.0 and a > lowest and a != float("inf"):
+            return True
+    return False
+
+
+def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
+    """Each result gives its relevance to the element(s) it was chosen from, ties in equal parts."""
+    (x,) = call.operands()
+    dim = call.args[1][0] if isinstance(call.args[1], (list, tuple)) else call.args[1]
+    y = call.run()
+    y = y[0] if isinstance(y, tuple) else y
+    if y.dim() < x.dim():
+        y, R_y = y.unsqueeze(dim), R_y.unsqueeze(dim)
+    chosen = (x == y).to(x.dtype)
+    return [chosen / chosen.sum(dim, keepdim=True) * R_y]
+
+
+def _chosen(call: Call, R_y: Tensor) -> list[Tensor]:
+    """Masked assembly of one carrier: relevance stays where the carrier was kept."""
+    (x,) = call.operands()
+    kept = call.map(lambda i, a: torch.ones_like(a) if i in call.carriers else (torch.zeros_like(a) if isinstance(a, Tensor) and a.is_floating_point() else (0.0 if isinstance(a, float) else a))).run()
+    return [(R_y * kept).sum_to_size(x.shape)]
+
+
+def _reduce_samples() -> list[Call]:
+    x = torch.tensor([[1.0, -2.0, 0.5, 4.0], [0.5, 3.0, -1.0, 2.0]], dtype=torch.float64)
+    return [sample(aten.amax.default, x, [1], True), sample(aten.amin.default, x, [0], True)]
+
+
+def _assembly_samples() -> list[Call]:
+    x = torch.tensor([[1.0, -2.0, 0.0, 4.0], [0.5, 3.0, -1.0, 2.0]], dtype=torch.float64)
+    mask = torch.tensor([True, False, False, True])
+    other = torch.full((2, 4), 0.25, dtype=torch.float64)
+    return [
+        sample(aten.masked_fill.Scalar, x, mask, 0.0),
+        sample(aten.masked_fill.Scalar, x, mask, 2.5),
+        sample(aten.where.self, mask, x, other, carriers=(1,)),
+        sample(aten.where.self, mask, other, x, carriers=(2,)),
+    ]
+
+
+register(
+    Rule(
+        name="route.winner",
+        kind="route",
+        law="y = x[argbest]; the index is frozen",
+        cites=("bach2015", "montavon2019"),
+        ops=covers("aten", "amax amin max min topk sort kthvalue median mode max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d cummax cummin"),
+        surrogate=_run,
+        reference=_winner_takes_all,
+        samples=_reduce_samples,
+    ),
+    Rule(
+        name="route.assemble",
+        kind="route",
+        law="y = where(mask, x, other): each place takes what was put there; parts that carry nothing go to the sink",
+        cites=("bach2015",),
+        ops=covers(
+            "aten",
+            "cat stack where masked_fill masked_scatter index_put scatter scatter_add scatter_reduce slice_scatter select_scatter index_add "
+            "index_copy constant_pad_nd pad diagonal_scatter new_zeros index_fill hstack",
+        ),
+        surrogate=_assemble,
+        sinks=("bias",),
+        reference=_chosen,
+        samples=_assembly_samples,
+    ),
+)

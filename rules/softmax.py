@@ -1,0 +1,96 @@
+"""Softmax: first-order Taylor at the current scores (AttnLRP), or frozen weights (CP-LRP)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink
+
+aten = torch.ops.aten
+OPS = covers("aten", "softmax _softmax _safe_softmax")
+
+
+def weights_of(call: Call, x: Tensor) -> Tensor:
+    """The softmax itself: the machine's value where it has one."""
+    return call.value.detach() if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+
+
+def _taylor(call: Call) -> Any:
+    x = call.args[0]
+    dim = int(call.arg(1, "dim", -1))
+    p = freeze(weights_of(call, x))
+    scores = x.to(p.dtype)
+    # Masked scores (-inf) have weight 0 and carry nothing: 0 * inf must not become NaN.
+    finite = scores.detach().masked_fill(p == 0, 0.0)
+    tangent = p * (finite - (p * finite).sum(dim, keepdim=True))
+    through = p * (scores - (p * scores).sum(dim, keepdim=True))
+    return carry(tangent, through) + sink("softmax", p - tangent, p)
+
+
+def _frozen(call: Call) -> Any:
+    return freeze(weights_of(call, call.args[0]))
+
+
+def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """AttnLRP prop. 3.1: R_i = x_i (R_i - p_i sum_j R_j)."""
+    x = call.args[0]
+    dim = int(call.args[1])
+    p = torch.softmax(x, dim)
+    return [torch.where(p == 0, torch.zeros_like(x), x * (R_y - p * R_y.sum(dim, keepdim=True)))]
+
+
+def _samples() -> list[Call]:
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 3, 5, generator=g, dtype=torch.float64) * 3
+    masked = x.masked_fill(torch.tensor([False, True, False, False, True]), float("-inf"))
+    return [sample(aten.softmax.int, x, -1), sample(aten.softmax.int, x, 1), sample(aten.softmax.int, masked, -1), sample(aten._safe_softmax.default, masked, -1)]
+
+
+def _log(call: Call) -> Any:
+    """``log_softmax(x) = x - lse(x)``: the normaliser is frozen, as every statistic is."""
+    x = call.args[0]
+    y = weights_of(call, x)
+    return x.to(y.dtype) + sink("offset", y - x.detach().to(y.dtype), y)
+
+
+def _log_reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    x, y = call.args[0], call.run()
+    return [x / y * R_y]
+
+
+register(
+    Rule(
+        name="softmax.taylor",
+        kind="softmax",
+        law="p = J x + sink(p - J x), J = diag p - p p^T; R_i = x_i (R_i - p_i sum_j R_j) in relevances",
+        cites=("achtibat2024",),
+        ops=OPS,
+        surrogate=_taylor,
+        sinks=("softmax",),
+        reference=_reference,
+        samples=_samples,
+    ),
+    Rule(
+        name="softmax.frozen",
+        kind="softmax",
+        law="p = frozen(p): the attention path carries nothing",
+        cites=("ali2022",),
+        ops=OPS,
+        surrogate=_frozen,
+        frozen=True,
+    ),
+    Rule(
+        name="softmax.log",
+        kind="softmax",
+        law="y = x + sink(-frozen(logsumexp x))",
+        cites=("ali2022",),
+        ops=covers("aten", "log_softmax _log_softmax"),
+        surrogate=_log,
+        sinks=("offset",),
+        reference=_log_reference,
+        samples=lambda: [sample(aten.log_softmax.int, torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), -1)],
+    ),
+)

@@ -1,0 +1,45 @@
+"""The tangent: the ordinary gradient. What the tangent plane misses is booked in a named sink, never lost.
+
+`tangent.gradient` is gradient x input, a preset of its own; `tangent.unexplained` is the last resort for operations
+that no rule knows, refused by strict mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lrp_fx.rule import Call, Rule, register, sample
+
+aten = torch.ops.aten
+
+
+def _tangent(call: Call) -> Any:
+    return call.run()
+
+
+register(
+    Rule(
+        name="tangent.gradient",
+        kind="tangent",
+        law="y = J x + sink(y - J x), J the Jacobian at x",
+        cites=("simonyan2014",),
+        ops=("*",),
+        surrogate=_tangent,
+        sinks=("tangent",),
+        remainder="tangent",
+        samples=lambda: [sample(aten.sigmoid.default, torch.tensor([0.3, -1.2], dtype=torch.float64))],
+    ),
+    Rule(
+        name="tangent.unexplained",
+        kind="tangent",
+        law="y = J x + sink(y - J x), for want of a rule",
+        cites=("simonyan2014",),
+        ops=("*",),
+        surrogate=_tangent,
+        sinks=("unexplained",),
+        remainder="unexplained",
+        exact=False,
+    ),
+)
