@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.errors import LrpError
 from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
@@ -186,7 +187,7 @@ def _recompute_values(graph: fx.Graph) -> None:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
         if mode is not None or is_tensor(node):
-            with mode or value_of(node).fake_mode:
+            with mode or value_of(node).fake_mode, enable_python_dispatcher():
                 node.meta["val"] = node.target(*args, **kwargs)
 
 

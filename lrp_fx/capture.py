@@ -145,11 +145,16 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, example: dict[str, Any], *, dynamic: bool) -> torch.export.ExportedProgram:
-    auto = torch.export.Dim.AUTO
-    shapes = {k: {i: auto for i in range(v.dim())} if isinstance(v, torch.Tensor) else None for k, v in example.items()}
+    shapes = {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in example.items()}
     with torch.no_grad():
         exported = torch.export.export(model, (), example, strict=False, dynamic_shapes=shapes if dynamic else None)
         return exported.run_decompositions({})
+
+
+def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
+    """Axes that may change: all of them, but for images and videos the batch alone (their size is tied to tables)."""
+    axes = range(value.dim()) if value.dim() < 4 or not value.is_floating_point() else range(1)
+    return dict.fromkeys(axes, torch.export.Dim.AUTO)
 
 
 def _to_program(exported: torch.export.ExportedProgram, example: dict[str, Any], roles: dict[str, str], method: str) -> Program:

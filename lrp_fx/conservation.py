@@ -101,6 +101,12 @@ class Ledger:
         if bad:
             lines = "\n".join(f"  {s}" for s in bad)
             raise ConservationError(f"{len(bad)} site(s) do not balance, worst first:\n{lines}\n    next: the rule named loses or creates relevance there; check its surrogate with the laws in tests/test_laws.py")
+        if not closed and self.score.numel() > 1 and abs(float(self.score.sum() - self.total.sum())) <= TOTAL_TOLERANCE[self.dtype] * float(self.magnitude.sum()):
+            raise ConservationError(
+                f"the ledger closes for the batch but not for each example (off by {float(worst):.2e})\n{self}\n"
+                "    why:  examples influence each other in this model or target, or an operation hides which axis is the batch\n"
+                "    next: explain one example at a time, or choose a target that reads each example's own output"
+            )
         if not closed:
             raise ConservationError(
                 f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed {TOTAL_TOLERANCE[self.dtype]:.0e} in {self.dtype})\n{self}\n"

@@ -177,7 +177,7 @@ class _Walk:
             if name in JOINS:
                 if PARAMETER in self.sources[candidate]:
                     met.append((candidate, LEARNED))
-            elif self._varies_along_tokens(candidate, node, args):
+            elif candidate not in self.uniform and self._varies_along_tokens(candidate, node, args):
                 met.append((candidate, POSITION))
         return met
 

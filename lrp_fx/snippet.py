@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -23,7 +24,8 @@ from lrp_fx.rule import Call, Rule, Tape, recording
 class Plan:
     """What is to be transposed: a rule on an operation, with abstract values for its flattened arguments.
 
-    ``grow``  for each carrier without a batch axis, the axis of its (left-padded) shape to expand over the batch.
+    ``grow``  for each carrier without a batch, (axis, rank): the axis of its (left-padded) shape that is broadcast over
+              the result's batch axis; it is expanded, so that coefficients stay apart by example.
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
     """
 
@@ -85,7 +87,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
 
     def function(*values: Any) -> list[Any]:
         coefficients, results, arguments, size = values[:n_out], values[n_out : 2 * n_out], list(values[2 * n_out : -1]), values[-1]
-        flat, carriers = _with_leaves(plan, arguments, size)
+        flat, carriers = _with_leaves(plan, arguments, results[0])
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
         call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts, value)
@@ -111,7 +113,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
     return function
 
 
-def _with_leaves(plan: Plan, arguments: list[Any], batch: Any) -> tuple[list[Any], list[Tensor]]:
+def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor) -> tuple[list[Any], list[Tensor]]:
     """Arguments with the carriers as fresh leaves of differentiation, expanded over the batch where they lack it."""
     carriers = []
     flat = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
@@ -120,7 +122,8 @@ def _with_leaves(plan: Plan, arguments: list[Any], batch: Any) -> tuple[list[Any
         if position in plan.grow:
             axis, rank = plan.grow[position]
             x = x.reshape((1,) * (rank - x.dim()) + tuple(x.shape))
-            x = x.expand(*x.shape[:axis], batch, *x.shape[axis + 1 :])
+            size = result.shape[axis + result.dim() - rank]
+            x = x.expand(*x.shape[:axis], size, *x.shape[axis + 1 :])
         flat[position] = x.detach().requires_grad_()
         carriers.append(flat[position])
     return flat, carriers
@@ -152,7 +155,7 @@ def _site_totals(plan: Plan, call: Call, carriers: list[Tensor], c_x: list[Tenso
 
 def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:
     """Trace to a flat graph on abstract values, with dead code gone (differentiation leaves recomputed results behind)."""
-    with mode:
+    with mode, enable_python_dispatcher():  # symbolic sizes reach kernels through the Python dispatcher only
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)

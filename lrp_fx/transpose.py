@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
 from lrp_fx.canonicalize import deduplicate
@@ -224,7 +225,7 @@ class _Transposer:
         for part in parts[1:]:
             a, b = value_of(total), value_of(part)
             total = self.graph.call_function(aten.add.Tensor, (total, part))
-            with self.mode:
+            with self.mode, enable_python_dispatcher():
                 total.meta["val"] = a + b
             total.meta["lrp"] = ("sum", "coefficient", 0)
         return total
@@ -294,7 +295,7 @@ class _Transposer:
             axis = batch_axis(self.facts.layout.get(flat[position]))
             if axis is None and y_axis is not None and (found := _aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
                 at, rank, present_there = found
-                axis = BatchAxis(at, 1, 1)
+                axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:
                     grow[position] = (at, rank)
             x_axes.append(axis)
@@ -345,11 +346,15 @@ class _Transposer:
     def _relevance(self, node: fx.Node, c: fx.Node, axis: BatchAxis | None, by_token: bool) -> list[Any]:
         """[relevance, total and magnitude per example, and for the site table: in, sinks = 0, scale] of a leaf."""
         audit = self.audit
+        merged = axis is not None and self.facts.leaf_kind(node) is not None and (axis.outer, axis.inner) != (1, 1)
 
         def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
             R = relevance_of(x, c_x, safe=True)
             total = per_example(R, axis, batch)
             kept = R.sum(-1) if by_token and R.dim() > 2 else R
+            if merged:  # a leaf that was broadcast over windows or heads merged with the batch: back to one for each example
+                at = axis.axis
+                kept = R.reshape(*R.shape[:at], axis.outer, batch, -1, *R.shape[at + 1 :]).sum([at, at + 2])
             magnitude = per_example(R.abs(), axis, batch)
             if not audit:
                 return [kept, total, magnitude]
@@ -380,7 +385,7 @@ class _Transposer:
 
 def _aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
     """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``."""
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or y_axis.outer != 1 or y_axis.inner != 1:
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         return None
     own = y_axis.axis - (y.dim() - x.dim())
     if own < 0:

@@ -40,7 +40,7 @@ def _taylor(call: Call) -> Any:
 def _frozen_weights(call: Call) -> Any:
     if 2 not in call.carriers:
         return freeze(call.run())
-    return call.map(lambda i, a: a if i == 2 or not isinstance(a, Tensor) else a.detach()).run()
+    return call.map(lambda i, a: freeze(a) if i in call.carriers and i != 2 else a).run()
 
 
 def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +80,14 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     return [messages.sum(-2), messages.sum(-3), R_v]
 
 
+def _reference_frozen(call: Call, R_y: Tensor) -> list[Tensor]:
+    """CP-LRP (Ali et al. 2022, eq. 13): R(v_j) = sum_i p_ij v_j / o_i R(o_i), nothing for q and k."""
+    q, k, v = call.args[:3]
+    _, p, _ = scores_and_weights(call)
+    messages = p.unsqueeze(-1) * v.unsqueeze(-3) / (p @ v).unsqueeze(-2) * R_y.unsqueeze(-2)
+    return [torch.zeros_like(q), torch.zeros_like(k), messages.sum(-3)]
+
+
 def _samples() -> list[Call]:
     g = torch.Generator().manual_seed(10)
 
@@ -116,6 +124,7 @@ register(
         cites=("ali2022",),
         ops=OPS,
         surrogate=_frozen_weights,
-        samples=lambda: [c for c in _samples()],
+        reference=_reference_frozen,
+        samples=_samples,
     ),
 )

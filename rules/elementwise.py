@@ -27,7 +27,7 @@ def _gelu_gate(call: Call, x: Tensor) -> Tensor:
 
 
 def _leaky(call: Call, x: Tensor) -> Tensor:
-    return torch.where(x > 0, 1.0, float(call.arg(1, "negative_slope", 0.01))).to(x.dtype)
+    return torch.where(x > 0, torch.ones_like(x), torch.full_like(x, float(call.arg(1, "negative_slope", 0.01))))
 
 
 #: (f(x) - f(0)) / x in closed form.
@@ -50,15 +50,16 @@ SLOPE: dict[str, float] = {
 }  # fmt: skip
 
 
-def _value_and_slope_at_zero(call: Call, name: str, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+def _value_and_slope_at_zero(call: Call, name: str, x: Tensor, y: Tensor) -> tuple[Tensor | float, Tensor | float]:
     """f(0) and f'(0): from the tables, else by evaluating the operation and its derivative at zero."""
     if name in SLOPE:
         return OFFSET.get(name, 0.0), SLOPE[name]
     (position,) = call.carriers
-    zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+    alone = not any(isinstance(a, Tensor) for i, a in enumerate(call.flat()) if i != position)
+    zero = torch.zeros(() if alone else y.shape, dtype=x.dtype, device=x.device, requires_grad=True)
     at_zero = call.map(lambda i, a: zero if i == position else a).run()
-    (slope,) = torch.autograd.grad(at_zero.sum() if at_zero.dim() else at_zero, zero, allow_unused=True)
-    return at_zero.detach(), slope if slope is not None and at_zero.dim() == 0 else 0.0
+    (slope,) = torch.autograd.grad(at_zero.sum(), zero, allow_unused=True) if at_zero.requires_grad else (None,)
+    return at_zero.detach(), slope if slope is not None else 0.0
 
 
 def identity(call: Call) -> Any:
@@ -68,8 +69,10 @@ def identity(call: Call) -> Any:
     if name in CLOSED_FORM:
         return x * freeze(CLOSED_FORM[name](call, x.detach()).to(x.dtype))
     y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
-    at_zero, slope = _value_and_slope_at_zero(call, name, x)
-    near = x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5
+    at_zero, slope = _value_and_slope_at_zero(call, name, x, y)
+    # Where f(0) = 0 nothing cancels, and the ratio is as good as f down to the smallest x.
+    tiny = torch.as_tensor(at_zero, device=x.device) != 0
+    near = (x.detach() == 0) | (tiny & (x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5))
     rise = (y - at_zero) / torch.where(near, torch.ones_like(x.detach()), x.detach())
     ratio = freeze(torch.where(near, torch.as_tensor(slope, dtype=y.dtype, device=y.device), rise))
     linear = x * ratio
@@ -79,19 +82,17 @@ def identity(call: Call) -> Any:
 
 
 def power(call: Call) -> Any:
-    """Powers and roots are homogeneous: ``x * freeze(f(x) / x)``, zero where x and f(x) are zero (Euler)."""
+    """Powers and roots are homogeneous: ``x * freeze(f(x) / x)``, zero where x and f(x) are zero (Euler).
+
+    ``a ** x`` and ``x ** 0`` are not: they are 1 at zero, and the identity rule serves them.
+    """
     (x,) = call.operands()
+    if 1 in call.carriers or call.arg(1, "exponent", 1.0) == 0:
+        return identity(call)
     y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
     still = x.detach() == 0
     ratio = torch.where(still, torch.zeros_like(y), y / torch.where(still, torch.ones_like(x.detach()), x.detach()))
-    result = x * freeze(ratio)
-    return result if bool_exponent_vanishes_at_zero(call) else carry(y, result)
-
-
-def bool_exponent_vanishes_at_zero(call: Call) -> bool:
-    """Is f(0) = 0? True for every positive exponent; negative powers have no value at zero."""
-    exponent = call.arg(1, "exponent", 1.0)
-    return not isinstance(exponent, (int, float)) or exponent > 0
+    return carry(y, x * freeze(ratio))  # negative powers have no value at zero: it stays the operation's own
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -110,8 +111,9 @@ def _points() -> Tensor:
 def _samples() -> list[Call]:
     x = _points()
     small = x.clamp(-0.9, 0.9)
-    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh hardsigmoid softshrink expm1".split()
+    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink expm1".split()
     calls = [sample(getattr(aten, name).default, x) for name in plain]
+    calls.append(sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)))  # in relevances f(x) = 0 != f(0) has no formula
     calls += [sample(aten.gelu.default, x, approximate="tanh"), sample(aten.clamp.default, x, -1.0, 2.0), sample(aten.log1p.default, small), sample(aten.exp.default, x)]
     calls.append(sample(aten.maximum.default, x, torch.full_like(x, 0.25)))
     return calls
@@ -179,6 +181,7 @@ register(
         cites=("bach2015",),
         ops=covers("aten", "pow sqrt rsqrt reciprocal square"),
         surrogate=power,
+        sinks=("offset",),
         reference=_power_reference,
         samples=_power_samples,
     ),

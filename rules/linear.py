@@ -112,11 +112,12 @@ def _matrix(call: Call) -> Tensor:
     bare, _ = split_bias(call)
     position = min(call.carriers)
     x = bare.flat()[position]
+    origin = constant_part(bare).flatten()
     columns = []
     for k in range(x.numel()):
         unit = torch.zeros_like(x).flatten()
         unit[k] = 1
-        columns.append(bare.map(lambda i, a, u=unit.view_as(x): u if i == position else a).run().flatten())
+        columns.append(bare.map(lambda i, a, u=unit.view_as(x): u if i == position else a).run().flatten() - origin)
     return torch.stack(columns, 1)
 
 

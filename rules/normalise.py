@@ -53,7 +53,8 @@ def _batch_norm(call: Call) -> Any:
     scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     y = x * scale.reshape(shape)
-    return y + sink("bias", shift.reshape(shape), y)
+    y = y + sink("bias", shift.reshape(shape), y)
+    return (y, *call.run()[1:]) if "native" in str(call.op) else y
 
 
 def _product(call: Call) -> Any:
@@ -70,6 +71,33 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     sigma = (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
     messages = x.unsqueeze(-1) * centre * (weight / sigma / y * R_y).unsqueeze(-2)
     return [messages.sum(-1)]
+
+
+def _groups(call: Call) -> tuple[tuple[int, ...], Tensor, bool, float]:
+    """Shape whose last axis shares its statistics, weight for every element, whether a mean is subtracted, epsilon."""
+    x = call.args[0]
+    if "rms_norm" in str(call.op):
+        eps = call.arg(3, "eps")
+        return x.shape, call.arg(2, "weight").expand(x.shape), False, torch.finfo(x.dtype).eps if eps is None else eps
+    per_channel = call.arg(2, "weight").reshape(-1, *(1,) * (x.dim() - 2)).expand(x.shape)
+    return (x.shape[0], call.args[1], x[0].numel() // call.args[1]), per_channel, True, call.arg(4, "eps", 1e-5)
+
+
+def _statistics_reference(call: Call, R_y: Tensor) -> list[Tensor]:
+    """The LN-rule with each group's own statistics; for fixed statistics LRP-0 on the affine map."""
+    x, y = call.args[0], call.run()
+    if "batch_norm" in str(call.op):
+        y = y[0] if isinstance(y, tuple) else y
+        weight, _, _, variance = call.args[1:5]
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return [x * (weight / (variance + 1e-5).sqrt()).reshape(shape) / y * R_y]
+    shape, weight, centres, eps = _groups(call)
+    z, w, ratio = x.reshape(shape), weight.reshape(shape), (R_y / y).reshape(shape)
+    n = shape[-1]
+    centre = torch.eye(n, dtype=x.dtype) - (1.0 / n if centres else 0.0)
+    scale = ((z - (z.mean(-1, keepdim=True) if centres else 0.0)).square().mean(-1, keepdim=True) + eps).sqrt()
+    messages = z.unsqueeze(-1) * centre * (w / scale * ratio).unsqueeze(-2)
+    return [messages.sum(-1).reshape(x.shape)]
 
 
 def _product_reference(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -91,6 +119,7 @@ def _other_samples() -> list[Call]:
         sample(aten.rms_norm.default, x, [6], torch.randn(6, generator=g, dtype=torch.float64), 1e-6),
         sample(aten.group_norm.default, x, 2, w, b),
         sample(aten.batch_norm.default, x, w, b, c, v.abs(), False, 0.1, 1e-5, False),
+        sample(aten._native_batch_norm_legit_no_training.default, x, w, b, c, v.abs(), 0.1, 1e-5),
     ]
 
 
@@ -119,6 +148,7 @@ register(
         ops=covers("aten", "rms_norm group_norm batch_norm _native_batch_norm_legit_no_training"),
         surrogate=_by_op,
         sinks=("bias",),
+        reference=_statistics_reference,
         samples=_other_samples,
     ),
     Rule(

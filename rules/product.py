@@ -63,6 +63,20 @@ def _reference_matrix(call: Call, R_y: Tensor) -> list[Tensor]:
     return [messages.sum(-1) * call.factors[0] / total, (messages * call.factors[1] / total).sum(-3).sum_to_size(V.shape)]
 
 
+def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
+    """LRP-0 on the sum ``t + ab`` (R(z) = z / y R(y)), then the product's own rule."""
+    t, A, V = call.args[:3]
+    y, beta, alpha = call.run(), call.kwargs.get("beta", 1), call.kwargs.get("alpha", call.kwargs.get("value", 1))
+    total = call.factors[1] + call.factors[2]
+    if "addcmul" in str(call.op):
+        R_A, R_V = (alpha * A * V / y * R_y * call.factors[i] / total for i in (1, 2))
+    else:
+        messages = alpha * A.unsqueeze(-1) * V.unsqueeze(-3) * (R_y / y).unsqueeze(-2)
+        R_A, R_V = messages.sum(-1) * call.factors[1] / total, messages.sum(-3) * call.factors[2] / total
+    R_t = (beta * t / y * R_y).sum_to_size(t.shape)
+    return [R_t, R_A, R_V] if 0 in call.carriers else [R_A, R_V]
+
+
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     return _reference_matrix(call, R_y) if "mm" in str(call.op) or "matmul" in str(call.op) else _reference_elementwise(call, R_y)
 
@@ -134,7 +148,10 @@ register(
         ops=WITH_TERM,
         surrogate=_with_term,
         sinks=("bias",),
+        reference=_reference_with_term,
         samples=lambda: [
+            sample(aten.addcmul.default, _draw(2, 3), _draw(2, 3, seed=8), _draw(2, 3, seed=9), carriers=(0, 1, 2), factors={0: 1, 1: 2, 2: 1}, value=0.5),
+            sample(aten.addmm.default, _draw(5), _draw(3, 4), _draw(4, 5, seed=9), carriers=(1, 2)),
             sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(1, 2), beta=0.5, alpha=2.0),
             sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(0, 1, 2)),
         ],

@@ -30,14 +30,15 @@ def _assemble(call: Call) -> Tensor:
 def _has_constants(call: Call) -> bool:
     """Is there a part that carries nothing and is not zero? Fills with -inf or the lowest number only mask."""
     lowest = torch.finfo(torch.float16).min
-    for i, a in enumerate(call.flat()):
-        if i in call.carriers or i in call.masks:
-            continue
-        if isinstance(a, Tensor) and a.is_floating_point():
-            return True
-        if isinstance(a, float) and a != 0.0 and a > lowest and a != float("inf"):
-            return True
-    return False
+    tensors = (a for i, a in enumerate(call.flat()) if i not in call.carriers and i not in call.masks and isinstance(a, Tensor))
+    return any(a.is_floating_point() for a in tensors) or any(a != 0 and a > lowest and a != float("inf") for a in _fills(call))
+
+
+def _fills(call: Call) -> list[float]:
+    """Numbers that the operation writes into its result (whole numbers too; dimensions and sizes are none)."""
+    parameters = call.op._schema.arguments  # type: ignore[attr-defined]
+    given = [(p, call.args[i] if i < len(call.args) else call.kwargs.get(p.name)) for i, p in enumerate(parameters)]
+    return [float(a) for p, a in given if str(p.type) in ("number", "float", "Optional[float]") and isinstance(a, (int, float))]
 
 
 def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -71,6 +72,7 @@ def _assembly_samples() -> list[Call]:
     return [
         sample(aten.masked_fill.Scalar, x, mask, 0.0),
         sample(aten.masked_fill.Scalar, x, mask, 2.5),
+        sample(aten.masked_fill.Scalar, x, mask, 1),
         sample(aten.where.self, mask, x, other, carriers=(1,)),
         sample(aten.where.self, mask, other, x, carriers=(2,)),
     ]

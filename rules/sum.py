@@ -16,9 +16,10 @@ def _plain(call: Call) -> Any:
     if len(call.carriers) == 2:
         return call.run()
     (position,) = call.carriers
+    y = call.value if isinstance(call.value, Tensor) else call.run().detach()
     constant = constant_part(call.map(lambda i, a: a.new_zeros(()) if i == position else a))
     linear = call.map(lambda i, a: a if i in call.carriers or i > 1 else 0).run()
-    return linear + sink("bias", constant, linear)
+    return linear.to(y.dtype).expand(y.shape) + sink("bias", constant, y)
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -41,6 +42,8 @@ def _samples() -> list[Call]:
         sample(aten.add.Tensor, x, row, carriers=(0, 1)),
         sample(aten.add.Tensor, x, row, alpha=0.5),
         sample(aten.add.Tensor, row, x, carriers=(1,)),
+        sample(aten.add.Tensor, row, x, alpha=2.0),
+        sample(aten.sub.Tensor, x, row, carriers=(1,)),
         sample(aten.sub.Tensor, x, 1.5),
         sample(aten.rsub.Scalar, x, 1.0),
     ]

@@ -6,7 +6,7 @@ Biases and normalisation weights are randomised too, so that no term is triviall
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +26,12 @@ class Architecture:
     settings: dict[str, Any]
     inputs: Callable[[], dict[str, Tensor]]
     fused: bool = True
+    build_options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, attention: str = "eager", dtype: torch.dtype = torch.float32) -> nn.Module:
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.settings)
-        model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention)
+        model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention, **self.build_options)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, p in model.named_parameters():
@@ -88,7 +89,7 @@ ARCHITECTURES = [
     Architecture("gemma2", "Gemma2ForCausalLM", "Gemma2Config", _without(DECODER, sliding_window=6, query_pre_attn_scalar=8), text, fused=False),
     Architecture("gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig", _without(DECODER, sliding_window=6, query_pre_attn_scalar=8), text),
     Architecture("phi", "PhiForCausalLM", "PhiConfig", _without(DECODER, "head_dim", num_key_value_heads=4), text),
-    Architecture("mixtral", "MixtralForCausalLM", "MixtralConfig", _without(DECODER, num_local_experts=4, num_experts_per_tok=2), text),
+    Architecture("mixtral", "MixtralForCausalLM", "MixtralConfig", _without(DECODER, num_local_experts=4, num_experts_per_tok=2), text, build_options={"experts_implementation": "batched_mm"}),
     Architecture("t5", "T5ForConditionalGeneration", "T5Config", dict(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, relative_attention_num_buckets=8, relative_attention_max_distance=16, feed_forward_proj="gated-gelu", decoder_start_token_id=0, **SPECIAL), two_texts),
     Architecture("bart", "BartForConditionalGeneration", "BartConfig", dict(vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, decoder_start_token_id=2, forced_eos_token_id=2, **SPECIAL), two_texts),
     Architecture("vit", "ViTForImageClassification", "ViTConfig", dict(image_size=32, patch_size=8, num_labels=3, **TOWER), image),

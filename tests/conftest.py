@@ -1,0 +1,17 @@
+"""Shared by all tests: one thread, reproducible examples, ``tests/`` importable under every import mode."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, settings
+
+for _place in (Path(__file__).parent, Path(__file__).parent.parent):
+    if str(_place) not in sys.path:
+        sys.path.insert(0, str(_place))
+
+torch.set_num_threads(1)
+settings.register_profile("lrp", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lrp")
