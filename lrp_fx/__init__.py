@@ -8,6 +8,7 @@ from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError,
 from lrp_fx.explainer import Explainer, convert, rulesets
 from lrp_fx.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
+from lrp_fx.verification import Report, verify
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "Ledger",
     "LrpError",
     "Relevance",
+    "Report",
     "Rule",
     "Ruleset",
     "TargetError",
@@ -27,4 +29,5 @@ __all__ = [
     "register",
     "rulesets",
     "targets",
+    "verify",
 ]

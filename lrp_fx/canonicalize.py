@@ -120,9 +120,6 @@ def deduplicate(graph: fx.Graph) -> None:
         key = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
         first = seen.setdefault(key, node)
         if first is not node:
-            for k in ("lrp", "sites"):
-                if k in node.meta and k not in first.meta:
-                    first.meta[k] = node.meta[k]
             node.replace_all_uses_with(first)
             graph.erase_node(node)
     graph.eliminate_dead_code()

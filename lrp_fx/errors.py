@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
+
+TORCH_FOLDER = os.path.dirname(torch.__file__).replace("\\", "/") + "/"
 
 
 class LrpError(Exception):
@@ -59,12 +63,13 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """``file.py:123 in forward: code`` of the innermost frame recorded by export, or ``unknown source``."""
+    """``file.py:123: code`` of the innermost frame outside torch that export recorded, or ``unknown source``."""
     trace: Any = node.meta.get("stack_trace")
     lines = [line.strip() for line in trace.splitlines() if line.strip()] if trace else []
     frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
     if not frames:
         return "unknown source"
+    frames = [i for i in frames if TORCH_FOLDER not in lines[i].replace("\\", "/")] or frames
     parts = lines[frames[-1]].split('"')
     file = parts[1].replace("\\", "/").rsplit("/", 1)[-1]
     number = parts[2].split("line ")[-1].split(",")[0]

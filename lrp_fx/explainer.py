@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import capture
+from lrp_fx.capture import capture, inference_configuration
 from lrp_fx.conservation import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.errors import InputError, LrpError, TargetError
 from lrp_fx.layout import hint
-from lrp_fx.program import Program, value_of
+from lrp_fx.program import ROLES, Program, op_name, value_of
 from lrp_fx.provenance import CONTENT, POSITION, find_provenance
 from lrp_fx.recognize.sites import Site, find_sites
 from lrp_fx.relevance import PositionSite, Relevance
@@ -99,6 +99,9 @@ class Explainer:
         self.ruleset = _ruleset(rules)
         self.conserve, self.strict, self.dynamic, self.compile, self.output = conserve, strict, dynamic, compile, output
         self.roles = dict(roles or {})
+        unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
+        if unknown:
+            raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
         self.statistics = Statistics()
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
@@ -161,13 +164,16 @@ class Explainer:
         goal = as_target(target)
         bound = self._bind(args, inputs)
         entry = self._program(bound)
-        relevance_graph, runner = self._graph(entry, goal)
         tensors = [bound[i.name] for i in entry.program.inputs]
-        device = tensors[0].device
-        arguments = goal.arguments(_output_shape(entry.program, bound), device) if goal.example_arguments() else {}
+        arguments = goal.arguments(_output_shape(entry.program, bound), tensors[0].device) if goal.example_arguments() else {}
+        relevance_graph, runner = self._graph(entry, goal)
         self.statistics.runs += 1
-        with torch.no_grad():
-            flat = runner(*tensors, *arguments.values())
+        try:
+            with torch.no_grad():
+                flat = runner(*tensors, *arguments.values())
+        except (RuntimeError, IndexError):
+            run_model(self.model, bound)  # is it the input that the model itself refuses?
+            raise
         return self._result(entry, relevance_graph.bill, flat, bound, goal)
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +183,8 @@ class Explainer:
             raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
         bound = {**dict(zip(names, args, strict=False)), **inputs}
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        unknown = [n for n in bound if n not in parameters and not takes_any]
+        # Many forwards take **kwargs without using them: an unknown tensor is a slip of the pen, not an option.
+        unknown = [n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)]
         if unknown:
             raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
         bound = {n: v for n, v in bound.items() if v is not None}
@@ -205,11 +212,14 @@ class Explainer:
     def _capture(self, bound: dict[str, Any]) -> _Entry:
         self.statistics.captures += 1
         roles = {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)}
+        run_model(self.model, bound)
         program = canonicalize(capture(self.model, bound, roles, dynamic=self.dynamic))
         if self.output is not None:
             program = _choose_output(program, self.output)
         facts = find_provenance(program)
-        return _Entry(program, rewrite(program, facts, self.ruleset, registry, strict=self.strict))
+        rewritten = rewrite(program, facts, self.ruleset, registry, strict=self.strict)
+        check_types(rewritten)
+        return _Entry(program, rewritten)
 
     def _graph(self, entry: _Entry, target: Target) -> tuple[RelevanceGraph, Any]:
         key = (id(entry), target.signature)
@@ -303,6 +313,26 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
             raise InputError(f"{name} contains NaN or infinity")
     if all(r in ("mask", "position", "segment") for r in roles.values()):
         raise InputError(f"none of the inputs {', '.join(tensors)} is content; name one with convert(model, roles={{...: 'content'}})")
+
+
+def run_model(model: nn.Module, bound: dict[str, Any]) -> None:
+    """Raise `InputError` when the model's own forward refuses the inputs."""
+    try:
+        with torch.no_grad(), inference_configuration(model):
+            model(**bound)
+    except Exception as error:
+        given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
+        raise InputError(f"the model's own forward fails on these inputs ({given}): {type(error).__name__}: {error}") from error
+
+
+def check_types(rewritten: Rewritten) -> None:
+    """Refuse integers where the model computes with floats: nothing could be said of single numbers then."""
+    names = {node: info for info, node in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)}
+    for leaf, kind in rewritten.leaves.items():
+        source = next(iter(leaf.all_input_nodes), None)
+        info = names.get(source) if source is not None else None
+        if kind == CONTENT and info is not None and info.is_index and op_name(leaf) == "aten._to_copy":
+            raise InputError(f"{info.name} has type {info.dtype}, but the model computes with it as floats: pass a float tensor")
 
 
 def _fits(program: Program, bound: dict[str, Any]) -> bool:

@@ -111,7 +111,7 @@ class Relevance:
 
     def heatmap(self, name: str | None = None) -> Tensor:
         """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for sequences of vectors."""
-        floats = {n: R for n, R in self.content.items() if R.dim() > 2 or self.inputs[n].is_floating_point()}
+        floats = {n: R for n, R in self.content.items() if R.dim() > 2 or (n in self.inputs and self.inputs[n].is_floating_point())}
         if not floats or (name is not None and name not in floats):
             raise InputError(f"no floating input {name or ''} to draw; inputs are {', '.join(self.content)}")
         R = floats[name] if name is not None else next(iter(floats.values()))
@@ -130,7 +130,9 @@ class Relevance:
         return to_html(self, path, tokenizer)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        from lrp_fx.render import fragment
+
+        return fragment(self)
 
     def plot(self, tokenizer: Any = None) -> Any:
         """A matplotlib figure: bars per token, or the heatmap of an image."""

@@ -256,6 +256,11 @@ def share(x: Tensor, weight: float) -> Tensor:
     return result
 
 
+def precise(x: Tensor) -> Tensor:
+    """Half precision as float32, in which the kernels compute: the square of 400 is no float16."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def covers(prefix: str, names: str) -> tuple[str, ...]:
     """Operation names with a namespace: ``covers("aten", "add sub")`` -> ``("aten.add", "aten.sub")``."""
     return tuple(f"{prefix}.{name}" for name in names.split())

@@ -86,6 +86,7 @@ class _Transposer:
         self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
         self.injections: dict[fx.Node, list[tuple[fx.Node, Application, BatchAxis | None]]] = defaultdict(list)
         self.credits: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # consumer-side site totals
+        self.marked: set[fx.Node] = set()
         self.bill = Bill()
         self.sinks: list[fx.Node] = []
         self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
@@ -249,8 +250,8 @@ class _Transposer:
         module, sink_names = self.cache[key]
         owners = [self.env[node] if i is None else self._result(node, i) for i in present]
         inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.batch]
-        outputs = inline(self.graph, module, inputs, (application.label(), "internal", 0))
-        self._settle(application, plan, Result(outputs[: len(plan.carriers)], outputs[len(plan.carriers) :][: len(sink_names)], outputs[len(plan.carriers) + len(sink_names) :], sink_names))
+        outputs = inline(self.graph, module, inputs, (application.node.name, "internal", 0))
+        self._settle(application, plan, coefficients, Result(outputs[: len(plan.carriers)], outputs[len(plan.carriers) :][: len(sink_names)], outputs[len(plan.carriers) + len(sink_names) :], sink_names))
 
     def _result(self, node: fx.Node, index: int) -> fx.Node:
         for user in node.users:
@@ -258,7 +259,7 @@ class _Transposer:
                 return self.env[user]
         raise LrpError(f"result {index} of %{node.name} is not in the graph")
 
-    def _settle(self, application: Application, plan: Plan, result: Result) -> None:
+    def _settle(self, application: Application, plan: Plan, coefficients: list[fx.Node], result: Result) -> None:
         """Hand the coefficients to the operands and book the sinks."""
         flat = application.flat()
         info = SiteInfo(application.node.name, application.rule.name, module_path(application.node), source_line(application.node))
@@ -266,7 +267,9 @@ class _Transposer:
             if c is None:
                 continue
             operand = flat[position]
-            c.meta["lrp"] = (application.label(), "coefficient", k)
+            if c not in (*coefficients, *self.marked):  # sums hand on the coefficient they got: it stays the giver's
+                c.meta["lrp"] = (application.node.name, "coefficient", k)
+                self.marked.add(c)
             self.contributions[operand, None].append(c)
             if operand in self.rewritten.leaves:
                 self.injections[operand].append((c, application, plan.x_axes[k]))
@@ -445,7 +448,7 @@ def _tidy(graph: fx.Graph) -> None:
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
-            if kept is not None and kept[1] == "coefficient":
+            if kept is not None and kept[1] == "coefficient" and source.meta.get("lrp", ("", ""))[1] != "coefficient":
                 source.meta["lrp"] = kept
             node.replace_all_uses_with(source)
             graph.erase_node(node)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink
 
 aten = torch.ops.aten
 
@@ -40,12 +40,12 @@ CLOSED_FORM: dict[str, Ratio] = {
     "mish": lambda call, x: torch.tanh(torch.nn.functional.softplus(x)),
 }
 #: f(0) where it is not zero.
-OFFSET: dict[str, float] = {"sigmoid": 0.5, "exp": 1.0, "exp2": 1.0, "cos": 1.0, "cosh": 1.0, "hardsigmoid": 0.5, "log_sigmoid": -math.log(2.0), "log_sigmoid_forward": -math.log(2.0), "erfc": 1.0}
+OFFSET: dict[str, float] = {"sigmoid": 0.5, "exp": 1.0, "exp2": 1.0, "cos": 1.0, "cosh": 1.0, "hardsigmoid": 0.5, "log_sigmoid": -math.log(2.0), "erfc": 1.0}
 #: f'(0), for the functions that have no closed ratio.
 SLOPE: dict[str, float] = {
     "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0, "cosh": 0.0, "asinh": 1.0,
     "atan": 1.0, "asin": 1.0, "atanh": 1.0, "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi), "expm1": 1.0, "log1p": 1.0,
-    "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "log_sigmoid_forward": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
+    "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
     "round": 0.0, "floor": 0.0, "ceil": 0.0, "trunc": 0.0,
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def identity(call: Call) -> Any:
     (x,) = call.operands()
     name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
     if name in CLOSED_FORM:
-        return x * freeze(CLOSED_FORM[name](call, x.detach()).to(x.dtype))
+        return x * freeze(CLOSED_FORM[name](call, precise(x.detach())).to(x.dtype))
     y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
     at_zero, slope = _value_and_slope_at_zero(call, name, x, y)
     # Where f(0) = 0 nothing cancels, and the ratio is as good as f down to the smallest x.
@@ -87,7 +87,8 @@ def power(call: Call) -> Any:
     ``a ** x`` and ``x ** 0`` are not: they are 1 at zero, and the identity rule serves them.
     """
     (x,) = call.operands()
-    if 1 in call.carriers or call.arg(1, "exponent", 1.0) == 0:
+    exponent = call.arg(1, "exponent", 1.0)
+    if 1 in call.carriers or (not isinstance(exponent, Tensor) and exponent == 0):
         return identity(call)
     y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
     still = x.detach() == 0
@@ -144,7 +145,7 @@ register(
         cites=("achtibat2024", "bach2015"),
         ops=covers(
             "aten",
-            "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid log_sigmoid_forward erf erfc sin cos tan sinh cosh "
+            "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos tan sinh cosh "
             "asinh atan asin atanh hardtanh hardsigmoid softshrink hardshrink threshold expm1 exp exp2 log1p clamp clamp_min clamp_max maximum minimum "
             "abs sign sgn round floor ceil trunc nan_to_num prelu _prelu_kernel sinc",
         ),

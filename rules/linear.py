@@ -16,7 +16,7 @@ from lrp_fx.rule import Call, Rule, constant_part, covers, freeze, register, sam
 aten = torch.ops.aten
 
 #: Position of the bias argument, and the axis (from the right) along which it runs.
-BIAS = {"linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "convolution": (2, 0)}
+BIAS = {"linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "conv_transpose3d": (2, 4), "convolution": (2, 0)}
 SUM_OF_PRODUCT = ("addmm", "baddbmm", "addbmm", "addmv")
 
 

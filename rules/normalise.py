@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, sink
+from lrp_fx.rule import Call, Rule, covers, freeze, precise, register, sample, sink
 
 aten = torch.ops.aten
 
@@ -18,31 +18,32 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _layer_norm(call: Call) -> Any:
-    x = call.args[0]
+    x = precise(call.args[0])
     dims = list(range(-len(call.args[1]), 0))
     centred = x - x.mean(dims, keepdim=True)
     variance = freeze(x).var(dims, keepdim=True, unbiased=False)
-    return _affine(centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5))), call.arg(2, "weight"), call.arg(3, "bias"))
+    y = _affine(centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5))), call.arg(2, "weight"), call.arg(3, "bias"))
+    return y.to(call.args[0].dtype)
 
 
 def _rms_norm(call: Call) -> Any:
-    x = call.args[0]
+    x = precise(call.args[0])
     dims = list(range(-len(call.args[1]), 0))
     eps = call.arg(3, "eps")
     mean_square = freeze(x).square().mean(dims, keepdim=True)
     scale = freeze(torch.rsqrt(mean_square + (torch.finfo(x.dtype).eps if eps is None else eps)))
-    return _affine(x * scale, call.arg(2, "weight"), None)
+    return _affine(x * scale, call.arg(2, "weight"), None).to(call.args[0].dtype)
 
 
 def _group_norm(call: Call) -> Any:
-    x, groups = call.args[0], call.args[1]
+    x, groups = precise(call.args[0]), call.args[1]
     grouped = x.reshape(x.shape[0], groups, -1)
     centred = grouped - grouped.mean(-1, keepdim=True)
     variance = freeze(grouped).var(-1, keepdim=True, unbiased=False)
     y = (centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5)))).reshape(x.shape)
     shape = (-1,) + (1,) * (x.dim() - 2)
     weight, bias = call.arg(2, "weight"), call.arg(3, "bias")
-    return _affine(y, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape))
+    return _affine(y, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)).to(call.args[0].dtype)
 
 
 def _batch_norm(call: Call) -> Any:

@@ -38,7 +38,7 @@ def _fills(call: Call) -> list[float]:
     """Numbers that the operation writes into its result (whole numbers too; dimensions and sizes are none)."""
     parameters = call.op._schema.arguments  # type: ignore[attr-defined]
     given = [(p, call.args[i] if i < len(call.args) else call.kwargs.get(p.name)) for i, p in enumerate(parameters)]
-    return [float(a) for p, a in given if str(p.type) in ("number", "float", "Optional[float]") and isinstance(a, (int, float))]
+    return [float(a) for p, a in given if p.name != "alpha" and str(p.type) in ("number", "float", "Optional[float]") and isinstance(a, (int, float))]
 
 
 def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -56,7 +56,7 @@ def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
 def _chosen(call: Call, R_y: Tensor) -> list[Tensor]:
     """Masked assembly of one carrier: relevance stays where the carrier was kept."""
     (x,) = call.operands()
-    kept = call.map(lambda i, a: torch.ones_like(a) if i in call.carriers else (torch.zeros_like(a) if isinstance(a, Tensor) and a.is_floating_point() else (0.0 if isinstance(a, float) else a))).run()
+    kept = call.map(lambda i, a: torch.ones_like(a) if i in call.carriers else a).run() - constant_part(call)
     return [(R_y * kept).sum_to_size(x.shape)]
 
 
@@ -96,8 +96,8 @@ register(
         cites=("bach2015",),
         ops=covers(
             "aten",
-            "cat stack where masked_fill masked_scatter index_put scatter scatter_add scatter_reduce slice_scatter select_scatter index_add "
-            "index_copy constant_pad_nd pad diagonal_scatter new_zeros index_fill hstack",
+            "cat stack where masked_fill masked_scatter index_put scatter scatter_add slice_scatter select_scatter index_add "
+            "index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
         ),
         surrogate=_assemble,
         sinks=("bias",),

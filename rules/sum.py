@@ -18,7 +18,7 @@ def _plain(call: Call) -> Any:
     (position,) = call.carriers
     y = call.value if isinstance(call.value, Tensor) else call.run().detach()
     constant = constant_part(call.map(lambda i, a: a.new_zeros(()) if i == position else a))
-    linear = call.map(lambda i, a: a if i in call.carriers or i > 1 else 0).run()
+    linear = call.map(lambda i, a: a if i in call.carriers or i > 1 else a.new_zeros(()) if isinstance(a, Tensor) else 0).run()
     return linear.to(y.dtype).expand(y.shape) + sink("bias", constant, y)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,11 @@ class Example:
     series: list[Series] = field(default_factory=list)
     sites: list[SiteRow] = field(default_factory=list)
 
+    @property
+    def parts(self) -> list[Tokens | Raster | Series]:
+        """All inputs of this example: texts, then pictures, then waveforms."""
+        return [*self.tokens, *self.rasters, *self.series]
+
 
 def examples(relevance: Relevance, tokenizer: Any = None, limit: int | None = None) -> list[Example]:
     """Views of the first ``limit`` examples of the batch."""
@@ -113,7 +119,7 @@ def image_scale(values: Array) -> float:
 
 def colour(x: float) -> tuple[int, int, int]:
     """Red for +1, white for 0, blue for -1: a diverging pair that colour-blind readers tell apart."""
-    x = 0.0 if x != x else max(-1.0, min(1.0, x))
+    x = 0.0 if math.isnan(x) else max(-1.0, min(1.0, x))
     r, g, b = (178, 24, 43) if x > 0 else (33, 102, 172)
     t = abs(x) ** 0.8  # small relevances stay visible
     return round(255 + (r - 255) * t), round(255 + (g - 255) * t), round(255 + (b - 255) * t)
@@ -169,7 +175,7 @@ def _example(relevance: Relevance, b: int, tokenizer: Any, position: dict[str, T
         if _is_text(relevance, name):
             result.tokens.append(_tokens(relevance, name, b, tokenizer, position[name]))
         elif R.dim() in (3, 4):
-            result.rasters.append(_raster(relevance, name, R[b]))
+            result.rasters.append(_raster(relevance, name, b))
         else:
             value = relevance.inputs.get(name)
             shown = value[b] if value is not None and value.shape == R.shape else torch.zeros_like(R[b])
@@ -186,33 +192,23 @@ def _tokens(relevance: Relevance, name: str, b: int, tokenizer: Any, position: T
 
 
 def _mask_of(relevance: Relevance, name: str) -> Tensor | None:
-    """The 0/1 mask of a text: of its shape, and of the most similar name where there are several."""
-
-    def similarity(other: str) -> int:
-        return next((i for i, (a, c) in enumerate(zip(name, other, strict=False)) if a != c), min(len(name), len(other)))
-
+    """The 0/1 mask of a text: of its shape, and with the same prefix where both are named as usual (``decoder_``)."""
     shape = relevance.inputs[name].shape
-    found = [n for n, v in relevance.inputs.items() if v.shape == shape and not v.is_floating_point() and role_of(n, v) == "mask"]
-    prefixed = {n.split("_")[0] for n in relevance.content if "_" in n and n.split("_")[0] in ("encoder", "decoder")}
-    found = [n for n in found if n.split("_")[0] == name.split("_")[0] or not {n.split("_")[0], name.split("_")[0]} & prefixed]
-    return relevance.inputs[max(found, key=similarity)] if found else None
+    masks = {n: v for n, v in relevance.inputs.items() if v.shape == shape and not v.is_floating_point() and role_of(n, v) == "mask"}
+    if name.endswith("input_ids"):
+        masks = {n: v for n, v in masks.items() if not n.endswith("attention_mask") or n.removesuffix("attention_mask") == name.removesuffix("input_ids")}
+    return next(iter(masks.values()), None)
 
 
-def _raster(relevance: Relevance, name: str, R: Tensor) -> Raster:
+def _raster(relevance: Relevance, name: str, b: int) -> Raster:
+    heat = _array(relevance.content[name][b])
     value = relevance.inputs.get(name)
-    picture = _array(value[0] if value is None else value[_row(relevance, name, R)]) if value is not None and value.shape[1:] == R.shape else _array(R) * 0
-    heat = _array(R)
+    picture = _array(value[b]) if value is not None and value.shape == relevance.content[name].shape else np.zeros_like(heat)
     if heat.ndim == 2:  # features by time, as spectrograms and embedded inputs are
         return Raster(name, heat, _rgb(picture[None]))
     heat = heat.sum(0)
-    grid, prefix = _patch_grid(relevance, heat.shape, _row(relevance, name, R))
+    grid, prefix = _patch_grid(relevance, heat.shape, b)
     return Raster(name, heat, _rgb(picture), grid, prefix)
-
-
-def _row(relevance: Relevance, name: str, R: Tensor) -> int:
-    """Which row of the batch a slice of the content relevance is."""
-    whole = relevance.content[name]
-    return int(R.storage_offset() - whole.storage_offset()) // max(1, whole.stride(0))
 
 
 def _rgb(picture: Array) -> Array:
@@ -267,7 +263,7 @@ def _bookings(relevance: Relevance, b: int) -> Bookings:
 
     def row(kind: str, name: str, amounts: Tensor) -> tuple[str, str, float, float]:
         amount = float(amounts[b])
-        return kind, name, amount, amount / score if score else float("nan")
+        return kind, name, amount + 0.0, amount / score + 0.0 if score else float("nan")
 
     rows = [row("leaf", n, t) for n, t in ledger.leaves.items()] + [row("sink", n, t) for n, t in ledger.sinks.items()]
     return Bookings(score, tuple(rows), float(ledger.error[b]), float(ledger.cancellation[b]))

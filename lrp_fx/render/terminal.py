@@ -1,0 +1,145 @@
+"""Terminal output: tokens on a coloured background, a compact table of content and position, the ledger."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lrp_fx.conservation import CANCELLATION_LIMIT
+from lrp_fx.relevance import Relevance
+from lrp_fx.render.view import Array, Bookings, Example, Raster, Series, Tokens, colour, examples, image_scale, ink, scale
+
+_EXAMPLES, _ROWS, _BAR, _CELLS = 8, 24, 10, 32
+
+
+def show(relevance: Relevance, tokenizer: Any = None, console: Console | None = None) -> None:
+    """Print a relevance: per example the token heatmap (or the picture), content and position parts, and the ledger.
+
+    tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
+    console: where to print (default: standard output). At most 8 examples are shown.
+    """
+    out = console or Console()
+    views = examples(relevance, tokenizer, _EXAMPLES)
+    for view in views:
+        out.print(_heading(relevance, view))
+        for part in view.parts:
+            out.print(Padding(_part(part, coloured=out.color_system is not None), (0, 0, 1, 2)))
+        out.print(Padding(_ledger(view.bookings), (0, 0, 1, 2)))
+    hidden = relevance.score.numel() - len(views)
+    if hidden > 0:
+        out.print(f"... and {hidden} more example(s)")
+
+
+def _heading(relevance: Relevance, view: Example) -> Text:
+    number = f"example {view.number}: " if relevance.score.numel() > 1 else ""
+    return Text.assemble((f"{number}{relevance.target}", "bold"), f"  score {view.bookings.score:+.5g}  rules {relevance.ruleset}")
+
+
+def _part(part: Tokens | Raster | Series, *, coloured: bool) -> Group:
+    if isinstance(part, Tokens):
+        return Group(Text(part.name, style="italic"), _heatmap(part), Text(""), _table(part))
+    if isinstance(part, Raster):
+        how = "red for, blue against" if coloured else "shaded for, dotted against"
+        return Group(Text(f"{part.name}: content relevance, {how} (sum {part.heat.sum():+.4g})", style="italic"), _blocks(part.heat) if coloured else _shades(part.heat))
+    return Group(Text(f"{part.name}: content relevance by time (sum {part.heat.sum():+.4g})", style="italic"), _strip(part.heat))
+
+
+def _style(x: float) -> str:
+    background = colour(x)
+    return f"{ink(background)} on #{background[0]:02x}{background[1]:02x}{background[2]:02x}"
+
+
+def _heatmap(tokens: Tokens) -> Text:
+    """All tokens in a row; a gap between them unless the vocabulary writes its own spaces."""
+    top = scale(tokens.total)
+    gap = "" if any(t.startswith(" ") for t in tokens.text) else " "
+    line = Text()
+    for name, value in zip(tokens.text, tokens.total, strict=True):
+        line.append(name, style=_style(value / top))
+        line.append(gap)
+    return line
+
+
+def _table(tokens: Tokens) -> Table:
+    """Every token, or the largest ones of long texts, in order."""
+    total, top = tokens.total, scale(tokens.total)
+    largest = np.sort(np.argsort(-np.abs(total))[:_ROWS])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_footer=True, footer_style="bold")
+    hidden = f" (largest {len(largest)} of {len(total)})" if len(largest) < len(total) else ""
+    table.add_column("#", justify="right")
+    table.add_column(f"token{hidden}", footer="sum")
+    for name, values in (("total", total), ("content", tokens.content), ("position", tokens.position)):
+        table.add_column(name, justify="right", footer=f"{values.sum():+.4f}")
+    table.add_column("- total +")
+    for i in largest:
+        numbers = (f"{v[i]:+.4f}" for v in (total, tokens.content, tokens.position))
+        table.add_row(str(tokens.index[i]), Text(repr(tokens.text[i])[1:-1].strip() or "␣"), *numbers, _bar(total[i] / top))
+    return table
+
+
+def _bar(x: float) -> Text:
+    """A bar left (against) or right (for) of a middle line: readable without colour."""
+    length = round(abs(x) * _BAR) if math.isfinite(x) else 0
+    bar = "█" * length
+    left, right = (bar, "") if x < 0 else ("", bar)
+    return Text.assemble((left.rjust(_BAR), "#2166ac"), "│", (right, "#b2182b"))
+
+
+def _blocks(heat: Array) -> Text:
+    """A picture in half-block characters, at most 32 cells wide."""
+    small = _pool(heat, _CELLS)
+    if small.shape[0] % 2:
+        small = np.vstack([small, np.zeros((1, small.shape[1]))])
+    top = image_scale(small)
+    text = Text()
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for a, b in zip(upper, lower, strict=True):
+            foreground, background = colour(a / top), colour(b / top)
+            text.append("▀", style=f"rgb({','.join(map(str, foreground))}) on rgb({','.join(map(str, background))})")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _shades(heat: Array) -> Text:
+    """The same without colour, two characters a cell: blocks for positive, dots and crosses for negative relevance."""
+    small = _pool(heat, _CELLS)
+    steps = np.clip(np.rint(small / image_scale(small) * 3), -3, 3).astype(int)
+    return Text("\n".join("".join(2 * " ░▒█x:·"[step] for step in row).rstrip() for row in steps))
+
+
+def _strip(values: Array) -> Text:
+    cells = np.array([c.sum() for c in np.array_split(values, min(64, max(1, values.size)))])
+    top = scale(cells)
+    text = Text()
+    for value in cells:
+        text.append("▁▂▃▄▅▆▇█"[min(7, int(abs(value) / top * 7.99))], style="rgb(178,24,43)" if value >= 0 else "rgb(33,102,172)")
+    return text
+
+
+def _pool(heat: Array, size: int) -> Array:
+    """Sums over blocks so that no axis is longer than ``size``: sums, because relevance adds up."""
+    for axis in (0, 1):
+        if heat.shape[axis] > size:
+            parts = np.array_split(np.arange(heat.shape[axis]), size)
+            heat = np.stack([heat.take(p, axis).sum(axis) for p in parts], axis)
+    return heat
+
+
+def _ledger(bookings: Bookings) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("ledger", "amount", "share of score"):
+        table.add_column(name, justify="left" if name == "ledger" else "right")
+    table.add_row("score", f"{bookings.score:+.6g}", "100.0 %", style="bold")
+    for kind, name, amount, share in bookings.rows:
+        table.add_row(f"  {kind} {name}", f"{amount:+.6g}", f"{100 * share:+.1f} %")
+    table.add_row("error (relative)", f"{bookings.error:.1e}", "")
+    high = bookings.cancellation > CANCELLATION_LIMIT
+    table.add_row("cancellation", f"{bookings.cancellation:.2f}", Text("parts cancel: read with care", "yellow") if high else "")
+    return table

@@ -1,0 +1,105 @@
+"""Real architectures with tiny random weights: forward equality, books that close, eager and fused attention agreeing."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lrp_fx
+from lrp_fx.capture import largest_difference
+
+from .architectures import ARCHITECTURES, BY_NAME, Architecture
+
+TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
+
+
+def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any) -> tuple[Any, lrp_fx.Relevance]:
+    model = architecture.build(attention, dtype)
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in architecture.inputs().items()}
+    explainer = lrp_fx.convert(model, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights cancel
+        relevance = explainer(**inputs, target=TARGETS.get(architecture.name))
+    with torch.no_grad():
+        expected = model(**inputs)
+    differences = [largest_difference(got, want) for got, want in zip(floats(relevance.output), floats(expected), strict=False)]
+    return (explainer, max(differences)), relevance
+
+
+def floats(tree: Any) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
+    named = {f"content {k}": v for k, v in relevance.content.items()}
+    named |= {f"position {i} {p.name}": p.relevance for i, p in enumerate(relevance.position)}
+    return named | relevance.learned | relevance.segment
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
+    if attention == "sdpa" and not BY_NAME[name].fused:
+        pytest.skip("the class has no fused attention")
+    (explainer, difference), relevance = explain(BY_NAME[name], attention, torch.float32)
+    assert difference <= 16, "units in the last place of the largest output"
+    assert relevance.ledger.error.max() <= 1e-5
+    assert not explainer.coverage["unexplained"]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -> None:
+    architecture = BY_NAME[name]
+    (explainer, _), eager = explain(architecture, "eager", torch.float64, conserve="site")
+    assert eager.ledger.error.max() <= 1e-10
+    assert len(eager.ledger.sites) > 20
+    assert max(s.error for s in eager.ledger.sites) <= 1e-10
+    assert explainer.statistics.captures == 1
+    if not architecture.fused:
+        return
+    _, fused = explain(architecture, "sdpa", torch.float64, conserve="site")
+    assert fused.ledger.error.max() <= 1e-10
+    ours, theirs = parts(eager), parts(fused)
+    assert len(ours) == len(theirs)
+    for (key, a), b in zip(ours.items(), theirs.values(), strict=True):
+        scale = max(float(a.abs().max()), 1e-6 * float(eager.ledger.magnitude.max()))
+        assert float((a - b).abs().max()) <= 1e-8 * scale, key
+
+
+@pytest.mark.parametrize("rules", ["gradient", "attnlrp", "cp-lrp", "pa-cp-lrp"])
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit"])
+def test_every_preset_closes(name: str, rules: str) -> None:
+    _, relevance = explain(BY_NAME[name], "eager", torch.float64, rules=rules)
+    assert relevance.ledger.error.max() <= 1e-10
+
+
+def test_gradient_preset_is_gradient_times_input() -> None:
+    architecture = BY_NAME["llama"]
+    model = architecture.build("eager", torch.float64)
+    inputs = architecture.inputs()
+    relevance = lrp_fx.convert(model, rules="gradient", conserve="off")(**inputs)
+    embedded = model.get_input_embeddings()(inputs["input_ids"]).detach().requires_grad_()
+    logits = model(inputs_embeds=embedded, attention_mask=inputs["attention_mask"]).logits[:, -1].amax(-1)
+    (gradient,) = torch.autograd.grad(logits.sum(), embedded)
+    expected = (gradient * embedded).sum(-1)
+    assert torch.allclose(relevance.content["input_ids"], expected, rtol=1e-5, atol=1e-8 * float(expected.abs().max()))
+
+
+def test_cp_lrp_without_biases_gives_everything_to_the_tokens() -> None:
+    _, relevance = explain(BY_NAME["llama"], "sdpa", torch.float64, rules="cp-lrp")
+    assert torch.allclose(relevance.content["input_ids"].sum(1), relevance.score, rtol=1e-10)
+
+
+def test_no_code_knows_an_architecture() -> None:
+    """Every architecture went through the same code: no name of one appears in it."""
+    import pathlib
+    import re
+
+    root = pathlib.Path(__file__).parents[1]
+    names = re.compile(r"\b(" + "|".join(a.name.replace("_", "[-_]?") for a in ARCHITECTURES) + r")\b", re.IGNORECASE)
+    for file in [*root.glob("lrp_fx/*.py"), *root.glob("lrp_fx/recognize/*.py"), *root.glob("rules/*.py")]:
+        assert not names.search(file.read_text()), file

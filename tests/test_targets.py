@@ -1,0 +1,135 @@
+"""Targets: each means what it says, and a wrong one is refused before any work."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+from lrp_fx import targets
+
+from .architectures import BY_NAME
+
+
+@pytest.fixture(scope="module")
+def language_model() -> tuple[nn.Module, lrp_fx.Explainer, dict[str, Tensor]]:
+    model = BY_NAME["llama"].build("sdpa", torch.float64)
+    return model, lrp_fx.convert(model), BY_NAME["llama"].inputs()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> tuple[nn.Module, lrp_fx.Explainer, dict[str, Tensor]]:
+    model = BY_NAME["bert"].build("sdpa", torch.float64)
+    return model, lrp_fx.convert(model), BY_NAME["bert"].inputs()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def test_the_prediction_is_the_default(language_model: tuple) -> None:
+    model, explain, inputs = language_model
+    logits = model(**inputs).logits[:, -1]
+    assert torch.allclose(explain(**inputs).score, logits.amax(-1), rtol=1e-6)
+
+
+def test_next_token_is_read_at_the_last_token_the_mask_keeps(language_model: tuple) -> None:
+    model, explain, inputs = language_model
+    mask = inputs["attention_mask"].clone()
+    mask[0, 7:] = 0
+    relevance = explain(input_ids=inputs["input_ids"], attention_mask=mask)
+    logits = model(input_ids=inputs["input_ids"], attention_mask=mask).logits
+    assert torch.allclose(relevance.score, torch.stack([logits[0, 6].max(), logits[1, -1].max()]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("position", [-1, 3, -2])
+def test_class_at_a_position(language_model: tuple, position: int) -> None:
+    model, explain, inputs = language_model
+    logits = model(**inputs).logits
+    relevance = explain(**inputs, target=targets.Class([11, 30], position=position))
+    assert torch.allclose(relevance.score, torch.stack([logits[0, position, 11], logits[1, position, 30]]), rtol=1e-6)
+    assert relevance.ledger.error.max() <= 1e-10
+
+
+def test_contrast_is_the_difference_of_two_explanations(classifier: tuple) -> None:
+    _, explain, inputs = classifier
+    contrast = explain(**inputs, target=targets.Contrast(2, 0))
+    two, zero = explain(**inputs, target=2), explain(**inputs, target=0)
+    assert torch.allclose(contrast.score, two.score - zero.score)
+    assert torch.allclose(contrast.tokens, two.tokens - zero.tokens, atol=1e-12)
+    assert explain.statistics.captures == 1
+
+
+def test_span_sums_the_logits_of_its_tokens(language_model: tuple) -> None:
+    model, explain, inputs = language_model
+    relevance = explain(**inputs, target=targets.Span([4, 9, 2], start=5))
+    logits = model(**inputs).logits
+    expected = logits[:, 5, 4] + logits[:, 6, 9] + logits[:, 7, 2]
+    assert torch.allclose(relevance.score, expected, rtol=1e-6)
+    assert relevance.ledger.error.max() <= 1e-10
+
+
+def test_any_function_of_the_output(classifier: tuple) -> None:
+    _, explain, inputs = classifier
+    linear = explain(**inputs, target=lambda logits: logits[:, 1] * 2)
+    assert torch.allclose(linear.tokens, 2 * explain(**inputs, target=1).tokens, atol=1e-12)
+    assert float(linear.ledger.sinks["target"].abs().max()) <= 1e-12
+    probability = explain(**inputs, target=lambda logits: logits.softmax(-1)[:, 1])
+    assert float(probability.ledger.sinks["target"].abs().max()) > 1e-3
+    assert probability.ledger.error.max() <= 1e-10
+
+
+def test_another_class_does_not_transpose_again(classifier: tuple) -> None:
+    _, explain, inputs = classifier
+    explain(**inputs, target=0)
+    before = explain.statistics.transposes
+    explain(**inputs, target=1)
+    explain(**inputs, target=[2, 0])
+    assert explain.statistics.transposes == before
+
+
+def test_choosing_an_output() -> None:
+    model = BY_NAME["clip"].build("sdpa", torch.float64)
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in BY_NAME["clip"].inputs().items()}
+    explain = lrp_fx.convert(model, output="logits_per_text")
+    relevance = explain(**inputs, target=lambda scores: scores.diagonal())
+    assert torch.allclose(relevance.score, model(**inputs).logits_per_text.diagonal(), rtol=1e-6)
+    assert set(relevance.content) == {"input_ids", "pixel_values"}
+    with pytest.raises(lrp_fx.TargetError, match="no output 'nothing'"):
+        lrp_fx.convert(model, output="nothing")(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (7, "no such class: 7"),
+        (-1, "no such class: -1"),
+        (targets.Class([0, 1, 2]), "3 values for a batch of 2"),
+        (targets.Contrast(0, 99), "no such class: 99"),
+        (True, "not a target"),
+        ("positive", "not a target"),
+        (lambda logits: logits.sum(), "one number per example"),
+        (lambda logits: torch.zeros(2, dtype=torch.float64, requires_grad=True), "does not depend"),
+        (targets.Span([1], start=0), "needs an output"),
+    ],
+)
+def test_targets_that_do_not_exist(classifier: tuple, target: object, message: str) -> None:
+    _, explain, inputs = classifier
+    with pytest.raises(lrp_fx.TargetError, match=message):
+        explain(**inputs, target=target)
+
+
+def test_positions_that_do_not_exist(language_model: tuple) -> None:
+    _, explain, inputs = language_model
+    with pytest.raises(lrp_fx.TargetError, match="no such position: 10"):
+        explain(**inputs, target=targets.Class(3, position=10))
+    with pytest.raises(lrp_fx.TargetError, match="no such position"):
+        explain(**inputs, target=targets.Class(3, position=-11))
+    with pytest.raises(lrp_fx.TargetError, match="no such position"):
+        explain(**inputs, target=targets.Span([1, 2], start=9))
