@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from lrp_fx.recognize.sites import Site
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Relevance propagation for transformers whose books close.")
 
 
-class Conserve(str, Enum):
+class Conserve(StrEnum):
     """How closely the books are checked."""
 
     total = "total"

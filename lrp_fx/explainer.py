@@ -106,6 +106,7 @@ class Explainer:
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
         self._snippets: dict[Any, Any] = {}
+        self._checked: Any = None
         self._current: _Entry | None = None
         self._current_graph: RelevanceGraph | None = None
         if example_inputs is not None:
@@ -188,9 +189,17 @@ class Explainer:
         if unknown:
             raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
         bound = {n: v for n, v in bound.items() if v is not None}
-        check_model(self.model)
+        self._check_model()
         check_inputs(bound, {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)})
         return bound
+
+    def _check_model(self) -> None:
+        """Check mode and weights, the weights again only after they have changed."""
+        versions = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        check_mode(self.model)
+        if versions != self._checked:
+            check_weights(self.model)
+            self._checked = versions
 
     def _role(self, name: str, value: Tensor) -> str:
         return self.roles.get(name) or role_of(name, value)
@@ -250,7 +259,7 @@ class Explainer:
             if leaf.kind == CONTENT:
                 _add_content(content, leaf.inputs[0] if leaf.inputs else leaf.name, leaf.name, R, bound)
             elif leaf.kind == POSITION:
-                position.append(PositionSite(leaf.name, leaf.module, leaf.source, R, leaf.token_axes, leaf.used_by))
+                position.append(PositionSite(leaf.name, leaf.module, leaf.source, R, leaf.token_axes, leaf.owners, leaf.used_by))
             else:
                 (learned if leaf.kind == "learned" else segment)[leaf.name] = R
         ledger = self._ledger(bill, score, totals, magnitude, sink_values, table, outputs[entry.program.outputs.explained].dtype)
@@ -291,11 +300,15 @@ def _ruleset(rules: str | Ruleset) -> Ruleset:
     return registry.rulesets[rules]
 
 
-def check_model(model: nn.Module) -> None:
-    """A model in training mode or with NaN weights is refused before any work."""
+def check_mode(model: nn.Module) -> None:
+    """A model in training mode is refused: dropout would make every run another."""
     training = [n or type(model).__name__ for n, m in model.named_modules() if m.training]
     if training:
         raise InputError(f"the model is in training mode ({training[0]} and {len(training) - 1} more modules); call model.eval() first")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Weights that are not finite are refused."""
     bad = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(p.detach().isfinite().all())]
     if bad:
         raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")

@@ -57,7 +57,7 @@ def _check_folder(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"the folder {name} holds no config.json: give the folder a model was saved to with save_pretrained()")
-    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.parent.is_dir() and path.parent != Path():
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or (path.parent.is_dir() and path.parent != Path()):
         raise InputError(f"there is no folder {name}")
 
 
@@ -65,7 +65,9 @@ def _first_sentence(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
-def model_inputs(model: nn.Module, tokenizer: Any, *, text: str | None = None, ids: str | None = None, image: Path | None = None, decoder_text: str | None = None) -> dict[str, Tensor]:
+def model_inputs(
+    model: nn.Module, tokenizer: Any, *, text: str | None = None, ids: str | None = None, image: Path | None = None, decoder_text: str | None = None
+) -> dict[str, Tensor]:
     """The forward's arguments for what was given on the command line.
 
     Raises `InputError` when the text cannot be tokenised, the ids are no numbers, or the image does not fit the model.

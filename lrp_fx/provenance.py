@@ -26,6 +26,8 @@ FILLS = frozenset("aten.new_ones aten.new_zeros aten.new_full aten.new_empty ate
 LOOKUPS = frozenset("aten.embedding aten.index aten.index_select aten.gather aten.embedding_bag".split())
 JOINS = frozenset("aten.cat aten.stack aten.where aten.masked_fill aten.masked_scatter aten.index_put aten.scatter aten.slice_scatter aten.select_scatter".split())
 MEETS = frozenset("aten.add aten.sub aten.rsub aten.mul aten.div aten.addcmul".split())
+CONTRACTIONS = frozenset("aten.matmul aten.bmm aten.mm".split())
+SEE_THROUGH = frozenset("aten.reshape aten.mul aten.div aten.add aten.transpose aten.permute aten.expand aten.unsqueeze aten.squeeze".split())
 
 
 @dataclass(frozen=True)
@@ -169,17 +171,49 @@ class _Walk:
     def _leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
         """Parameters that turn out to be leaves where they meet content: learned tokens and position tables."""
         name = op_name(node)
-        if name not in JOINS | MEETS or not any(CONTENT in self.sources[a] and is_float(a) for a in args):
+        if name not in JOINS | MEETS | CONTRACTIONS or not any(CONTENT in self.sources[a] and is_float(a) for a in args):
             return []
         met: list[tuple[fx.Node, str]] = []
         fixed = [a for a in tensor_args(node) if a in self.sources and is_float(a) and self.sources[a] <= {PARAMETER, CONSTANT}]
         for candidate in fixed:
-            if name in JOINS:
+            if name in CONTRACTIONS:
+                if PARAMETER in self.sources[candidate] and self._gathered_by_position(node):
+                    met.append((candidate, POSITION))
+            elif name in JOINS:
                 if PARAMETER in self.sources[candidate]:
                     met.append((candidate, LEARNED))
             elif candidate not in self.uniform and self._varies_along_tokens(candidate, node, args):
                 met.append((candidate, POSITION))
         return met
+
+    def _gathered_by_position(self, node: fx.Node) -> bool:
+        """Is an axis of the product later picked by relative positions? Then the other operand is a table of positions."""
+        queue = [(user, 0) for user in node.users]
+        while queue:
+            user, depth = queue.pop()
+            name = op_name(user)
+            if name in ("aten.gather", "aten.take_along_dim"):
+                return self._counts_positions(user.args[2] if name == "aten.gather" else user.args[1])
+            if depth < 4 and name in SEE_THROUGH:
+                queue.extend((u, depth + 1) for u in user.users)
+        return False
+
+    def _counts_positions(self, index: object) -> bool:
+        """Does an index (not yet visited by the walk) come from counters and from no content?"""
+        stack, seen = [index], set()
+        found = False
+        while stack:
+            node = stack.pop()
+            if not isinstance(node, fx.Node) or node in seen:
+                continue
+            seen.add(node)
+            if node.op == "placeholder":
+                if node in self.by_node and self.by_node[node].role == CONTENT:
+                    return False
+                continue
+            found = found or op_name(node) in COUNTERS
+            stack.extend(tensor_args(node))
+        return found
 
     def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         shape, rank = shape_of(candidate), len(shape_of(node))

@@ -37,6 +37,7 @@ class PositionSite:
 
     ``relevance``: the leaf's own shape, with the batch first where it has one. ``token_axes``: axes of it that run over
     tokens: one where position is added to or rotates tokens, two where it is a bias between pairs of tokens (query, key).
+    ``owners``: for each token axis, the input whose tokens it counts, None where it counts something else (patches).
     """
 
     name: str
@@ -44,6 +45,7 @@ class PositionSite:
     source: str
     relevance: Tensor
     token_axes: tuple[int, ...]
+    owners: tuple[str | None, ...]
     rule: str
 
     @property
@@ -58,9 +60,17 @@ class PositionSite:
         """
         if not self.token_axes:
             return None
-        axis = self.token_axes[-1] if credit == "key" else self.token_axes[0]
+        axis = self.token_axes[self._credited(credit)]
         others = tuple(i for i in range(1, self.relevance.dim()) if i != axis)
         return AGGREGATIONS[position](self.relevance, others)
+
+
+    def owner(self, credit: str = "key") -> str | None:
+        """The input to whose tokens this leaf's relevance is credited."""
+        return self.owners[self._credited(credit)] if self.owners else None
+
+    def _credited(self, credit: str) -> int:
+        return -1 if credit == "key" else 0
 
 
 @dataclass(frozen=True)
@@ -99,15 +109,10 @@ class Relevance:
         if not result:
             raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
         for site in self.position if position is not None else ():
-            share = site.per_token(position or "signed", credit)
-            name = None if share is None else self._owner(share, result)
-            if share is not None and name is not None:
+            share, name = site.per_token(position or "signed", credit), site.owner(credit)
+            if share is not None and name in result:
                 result[name] = result[name] + share.to(result[name].dtype)
         return next(iter(result.values())) if len(result) == 1 else result
-
-    def _owner(self, share: Tensor, candidates: dict[str, Tensor]) -> str | None:
-        """The token input a position belongs to: the one of its length (the first, where several have it)."""
-        return next((n for n, R in candidates.items() if R.shape[1] == share.shape[1]), None)
 
     def heatmap(self, name: str | None = None) -> Tensor:
         """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for sequences of vectors."""

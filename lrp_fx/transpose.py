@@ -23,7 +23,7 @@ from lrp_fx.errors import LrpError, TargetError, module_path, source_line
 from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
-from lrp_fx.recognize.dataflow import MOVES
+from lrp_fx.recognize.dataflow import MATRIX, MOVES
 from lrp_fx.rewrite import Application, Rewritten
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, trace, transpose_rule
 
@@ -32,7 +32,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Leaf:
-    """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used."""
+    """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used.
+
+    ``owners``: for each token axis, the index input whose tokens it counts (None if it counts something else).
+    """
 
     name: str
     kind: str
@@ -40,6 +43,7 @@ class Leaf:
     module: str
     source: str
     token_axes: tuple[int, ...]
+    owners: tuple[str | None, ...]
     used_by: str
 
 
@@ -336,7 +340,8 @@ class _Transposer:
         tokens = token_axes(layout) if layout is not None else _aligned_tokens(node, application, self.facts.layout.get(application.node))
         grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
         where = module_path(application.node) or module_path(node)
-        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tuple(t + grown for t in tokens), application.rule.name))
+        owners = tuple(self._owner(value_of(node).shape[t]) for t in tokens)
+        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tuple(t + grown for t in tokens), owners, application.rule.name))
         if self.audit:
             info = SiteInfo(node.name, f"leaf: {kind}", module_path(node), source_line(node))
             self.bill.sites.append(info)
@@ -345,6 +350,13 @@ class _Transposer:
                 self.credits[node], credits = credits[1:], credits[:1]
             self.site_rows.append((info, credits, list(result[3:])))
         return result[:3]
+
+    def _owner(self, size: Any) -> str | None:
+        """The index input whose length is this (symbolic) size."""
+        for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
+            if info.role == CONTENT and info.is_index and len(info.shape) == 2 and _same(value_of(node).shape[1], size):
+                return info.name
+        return None
 
     def _relevance(self, node: fx.Node, c: fx.Node, axis: BatchAxis | None, by_token: bool) -> list[Any]:
         """[relevance, total and magnitude per example, and for the site table: in, sinks = 0, scale] of a leaf."""
@@ -400,7 +412,7 @@ def _aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] |
 
 def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
     """Token axes of a leaf without a layout of its own, read from the value it is broadcast against."""
-    if layout is None or not isinstance(value_of(leaf), Tensor):
+    if layout is None or not isinstance(value_of(leaf), Tensor) or op_name(application.node) in MATRIX:
         return []
     shift = len(layout) - max(value_of(leaf).dim(), 0)
     shape = value_of(leaf).shape

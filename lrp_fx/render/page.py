@@ -27,7 +27,8 @@ _STYLE = """
 .lrp figure { display: inline-block; margin: 0 1rem .5rem 0; vertical-align: top; } .lrp figcaption { font-size: .85rem; color: #444; max-width: 240px; }
 .lrp img { image-rendering: pixelated; border: 1px solid #ccc; display: block; } .lrp table { border-collapse: collapse; font-size: .88rem; }
 .lrp th, .lrp td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #e5e5e5; } .lrp th { font-weight: 600; }
-.lrp td, .lrp th { white-space: nowrap; } .lrp td.n, .lrp th.n { text-align: right; font-variant-numeric: tabular-nums; } .lrp tr.sum td { font-weight: 600; } .lrp code { font-size: .8rem; }
+.lrp td, .lrp th { white-space: nowrap; } .lrp td.n, .lrp th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.lrp tr.sum td { font-weight: 600; } .lrp code { font-size: .8rem; }
 .lrp .warn { color: #8a4b00; font-weight: 600; } .lrp .scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border: 1px solid #ccc; }
 """
 
@@ -38,7 +39,8 @@ def to_html(relevance: Relevance, path: Any = None, tokenizer: Any = None) -> st
     tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
     """
     body = fragment(relevance, tokenizer)
-    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Relevance: {escape(relevance.target)}</title>\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Relevance: {escape(relevance.target)}</title>'
+    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
     return page
@@ -62,12 +64,7 @@ def _legend(relevance: Relevance) -> str:
 
 def _example(view: Example, *, alone: bool) -> str:
     parts = ["" if alone else f"<h2>Example {view.number}</h2>", f"<p>Score <b>{view.bookings.score:+.6g}</b></p>"]
-    for tokens in view.tokens:
-        parts.append(_tokens(tokens))
-    for raster in view.rasters:
-        parts.append(_raster(raster))
-    for series in view.series:
-        parts.append(_series(series))
+    parts += [_tokens(p) if isinstance(p, Tokens) else _raster(p) if isinstance(p, Raster) else _series(p) for p in view.parts]
     parts += [_ledger(view.bookings), _sites(view.sites)]
     return "\n".join(p for p in parts if p)
 
@@ -137,11 +134,18 @@ def _series(series: Series) -> str:
     heat = np.array([c.sum() for c in np.array_split(series.heat, count)])
     value = np.array([c.mean() if c.size else 0.0 for c in np.array_split(series.value, count)])
     top, high, step = scale(heat), scale(value), 800 / count
-    bars = "".join(f'<rect x="{i * step:.2f}" y="{60 - max(0.0, h) / top * 55:.2f}" width="{step:.2f}" height="{abs(h) / top * 55:.2f}" fill="rgb{colour(np.sign(h))}"/>' for i, h in enumerate(heat))
+    bars = "".join(_bar(i * step, step, h / top * 55) for i, h in enumerate(heat))
     line = " ".join(f"{(i + 0.5) * step:.2f},{60 - v / high * 55:.2f}" for i, v in enumerate(value))
     label = escape(f"{series.name}: content relevance over time, sum {series.heat.sum():+.4g}", quote=True)
-    drawing = f'<svg viewBox="0 0 800 120" width="100%" height="140" preserveAspectRatio="none" role="img" aria-label="{label}">{bars}<polyline points="{line}" fill="none" stroke="#777" stroke-width="1"/></svg>'
-    return f'<h3>{escape(series.name)}</h3>\n<p class="note">grey: the input; bars: content relevance, sum {series.heat.sum():+.4g}, tallest {top:.3g}</p>\n{drawing}'
+    frame = f'viewBox="0 0 800 120" width="100%" height="140" preserveAspectRatio="none" role="img" aria-label="{label}"'
+    drawing = f'<svg {frame}>{bars}<polyline points="{line}" fill="none" stroke="#777" stroke-width="1"/></svg>'
+    note = f"grey: the input; bars: content relevance, sum {series.heat.sum():+.4g}, tallest {top:.3g}"
+    return f'<h3>{escape(series.name)}</h3>\n<p class="note">{note}</p>\n{drawing}'
+
+
+def _bar(left: float, width: float, height: float) -> str:
+    """A bar up (positive) or down from the middle line at 60."""
+    return f'<rect x="{left:.2f}" y="{60 - max(0.0, height):.2f}" width="{width:.2f}" height="{abs(height):.2f}" fill="rgb{colour(np.sign(height))}"/>'
 
 
 def _ledger(bookings: Bookings) -> str:
@@ -155,8 +159,12 @@ def _ledger(bookings: Bookings) -> str:
 def _sites(sites: list[SiteRow]) -> str:
     if not sites:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(s.module or 'model')}</td><td>{s.shape}</td><td>{escape(s.rule)}</td><td class=\"n\">{s.leaves}</td><td class=\"n\">{s.total:+.4g}</td><td><code title=\"{escape(s.source, quote=True)}\">{escape(s.source.split(': ')[0])}</code></td></tr>" for s in sites
-    )
+    rows = "".join(map(_site, sites))
     heads = '<tr><th>where position enters</th><th>runs over</th><th>rule</th><th class="n">leaves</th><th class="n">relevance</th><th>source</th></tr>'
     return f"<h3>Position sites</h3>\n<table>{heads}{rows}</table>"
+
+
+def _site(site: SiteRow) -> str:
+    source = f'<code title="{escape(site.source, quote=True)}">{escape(site.source.split(": ")[0])}</code>'
+    numbers = f'<td class="n">{site.leaves}</td><td class="n">{site.total:+.4g}</td>'
+    return f"<tr><td>{escape(site.module or 'model')}</td><td>{site.shape}</td><td>{escape(site.rule)}</td>{numbers}<td>{source}</td></tr>"

@@ -1,0 +1,127 @@
+"""The command line: what it prints, what it refuses and with which words, its exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import lrp_fx
+from lrp_fx import loading
+from lrp_fx.cli import app
+from lrp_fx.rule import covers, registered
+
+MODELS = Path(__file__).parent.parent / "examples" / "models"
+STORIES, ROPE, DIGITS = (str(MODELS / name) for name in ("stories260k", "synth_rope", "vit_mnist"))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    yield
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_explain_prints_heatmap_parts_and_ledger_and_writes_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "story.html"
+    result = run("explain", STORIES, "--text", "Once upon a time, there was a little girl named", "--html", str(page))
+    assert result.exit_code == 0, result.output
+    for expected in ("next token: ' Lily'", "Once upon a time", "content", "position", "sink softmax", "cancellation", f"wrote {page}"):
+        assert expected in result.output.replace("\n", " ") or expected in result.output
+    assert "Position sites" in page.read_text(encoding="utf-8")
+
+
+def test_explain_contrast_of_ids_without_a_tokenizer() -> None:
+    result = run("explain", ROPE, "--ids", "1,12,3,14,15,6", "--contrast", "4", "LABEL_2", "--rules", "attnlrp", "--conserve", "site")
+    assert result.exit_code == 0, result.output
+    assert "Contrast(a=4, b=2" in result.output and "rules attnlrp" in result.output and "leaf position" not in result.output
+
+
+def test_explain_an_image_from_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.load(MODELS / "vit_mnist" / "eval.npz")["images"][0].astype(np.float32) / 127.5 - 1)
+    result = run("explain", DIGITS, "--image", str(tmp_path / "x.npy"), "--target", "7")
+    assert result.exit_code == 0, result.output
+    assert "pixel_values" in result.output and "leaf learned" in result.output
+
+
+def test_inspect_groups_layers_and_names_sources() -> None:
+    result = run("inspect", ROPE)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    assert any(row[:1] == ["model.layers.*.self_attn"] and "3" in row and "attention.taylor" in row for row in rows)
+    assert all(word in result.output for word in ("normalisation", "rotation", "input_ids: content", "coverage", "modeling_llama.py:"))
+
+
+def test_verify_passes_and_says_what_it_compared() -> None:
+    result = run("verify", DIGITS)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("ok") and "bitwise equal" in result.output
+
+
+def test_verify_fails_with_exit_code_1_when_a_rule_loses_relevance() -> None:
+    leak = lrp_fx.Rule(
+        name="leak", kind="elementwise", law="wrong on purpose", cites=("bach2015",), ops=covers("aten", "silu gelu relu"),
+        surrogate=lambda call: _leak(call),
+    )  # fmt: skip
+    rules = lrp_fx.Ruleset("leaky", frozenset({"content", "position", "learned", "segment"}), kinds={"elementwise": "leak"})
+    with registered(leak, rules):
+        result = run("verify", ROPE, "--rules", "leaky")
+        with pytest.raises(lrp_fx.ConservationError):
+            lrp_fx.convert(loading.load_model(ROPE), rules="leaky")(input_ids=torch.tensor([[1, 12, 3, 14, 6]]))
+    assert result.exit_code == 1
+    assert result.output.startswith("FAILED") and "[leak]" in result.output
+
+
+def _leak(call: lrp_fx.rule.Call) -> torch.Tensor:
+    """Equal in value, linear, but half of the relevance goes nowhere."""
+    (x,) = call.operands()
+    y = call.value
+    return lrp_fx.rule.carry(y, 0.5 * x * lrp_fx.rule.freeze(torch.sigmoid(x.detach())))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "no/such/folder", "--text", "x"], "there is no folder"),
+        (["explain", "surely-not-a-model-of-the-hub", "--text", "x"], "cannot load a model"),
+        (["explain", ROPE, "--text", "x"], "without a tokenizer"),
+        (["explain", ROPE, "--ids", "1,two"], "not a list of numbers"),
+        (["explain", ROPE], "give --text, --ids or --image"),
+        (["explain", ROPE, "--ids", "1,2", "--target", "1", "--contrast", "1", "2"], "not both"),
+        (["explain", ROPE, "--ids", "1,2,3,4,5,6", "--target", "99"], "no such class"),
+        (["explain", ROPE, "--ids", "1,2", "--target", "cat"], "neither a class"),
+        (["explain", ROPE, "--ids", "1,2", "--rules", "nonsense"], "nonsense"),
+        (["explain", DIGITS, "--image", "none.png"], "there is no file"),
+        (["inspect", ROPE, "--dtype", "int8"], "not a floating-point type"),
+    ],
+)
+def test_mistakes_are_answered_in_one_paragraph(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output and "Traceback" not in result.output
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    result = run("inspect", str(tmp_path))
+    assert result.exit_code == 1 and "config.json" in result.output
+
+
+def test_rules_lists_every_preset() -> None:
+    result = run("rules")
+    assert all(name in result.output for name in lrp_fx.rulesets())
+
+
+def test_pictures_are_scaled_to_the_model(tmp_path: Path) -> None:
+    import matplotlib.image
+
+    matplotlib.image.imsave(tmp_path / "x.png", np.zeros((56, 56, 3)))
+    pixels = loading.read_image(loading.load_model(DIGITS), tmp_path / "x.png")
+    assert pixels.shape == (1, 1, 28, 28) and bool((pixels == -1).all())

@@ -1,0 +1,87 @@
+"""Implementation invariance: the same function, however it is spelled, gives the same relevance.
+
+Each file under ``spellings/`` lists ways to write one function. Every one is put into the same small model with the same
+weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spellings.common import Tokens, build, input_ids
+
+import lrp_fx
+
+FAMILIES = sorted(p.stem for p in (Path(__file__).parent / "spellings").glob("*.py") if p.stem != "common")
+FEWEST = 8
+TOLERANCE = 1e-9
+
+#: (family, spelling) -> why it does not yet agree.
+DISAGREE: dict[tuple[str, str], str] = {}
+
+
+def cases() -> Iterator[Any]:
+    for family in FAMILIES:
+        for spelling in importlib.import_module(f"spellings.{family}").SPELLINGS:
+            reason = DISAGREE.get((family, spelling.__name__))
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            yield pytest.param(family, spelling.__name__, id=f"{family}-{spelling.__name__}", marks=marks)
+
+
+@lru_cache(maxsize=None)
+def model(family: str, name: str) -> Tokens:
+    module = importlib.import_module(f"spellings.{family}")
+    return build(module.host, getattr(module, name))
+
+
+@lru_cache(maxsize=None)
+def explained(family: str, name: str, rules: str) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
+    explainer = lrp_fx.convert(model(family, name), rules=rules, conserve="site")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cancellation in random models
+        return explainer, explainer(input_ids=input_ids(), target=0)
+
+
+def first(family: str) -> str:
+    name: str = importlib.import_module(f"spellings.{family}").SPELLINGS[0].__name__
+    return name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_there_are_enough_spellings(family: str) -> None:
+    names = [s.__name__ for s in importlib.import_module(f"spellings.{family}").SPELLINGS]
+    assert len(set(names)) == len(names) >= FEWEST
+
+
+@pytest.mark.parametrize(("family", "name"), [p.values for p in cases()], ids=[p.id for p in cases()])
+def test_spellings_are_one_function(family: str, name: str) -> None:
+    with torch.no_grad():
+        expected, got = model(family, first(family))(input_ids()), model(family, name)(input_ids())
+    assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rules", ["pa-lrp", "attnlrp", "cp-lrp"])
+@pytest.mark.parametrize(("family", "name"), cases())
+def test_spelling(family: str, name: str, rules: str) -> None:
+    _, expected = explained(family, first(family), rules)
+    explainer, got = explained(family, name, rules)
+    assert explainer.coverage["unexplained"] == {}, explainer.coverage["unexplained"]
+    for part, theirs, ours in (("content", expected.content, got.content), ("position", {"": _position(expected)}, {"": _position(got)})):
+        assert set(ours) == set(theirs)
+        for key, R in theirs.items():
+            scale = float(R.abs().max().clamp_min(1e-300))
+            assert float((ours[key] - R).abs().max()) <= TOLERANCE * scale, f"{part}: {ours[key].tolist()} for {R.tolist()}\n{explainer.rewritten.print_readable()}"
+
+
+def _position(result: lrp_fx.Relevance) -> torch.Tensor:
+    """(B, T): position relevance of all sites, per token, signed."""
+    tokens = result.per_token("signed", content=False)
+    assert isinstance(tokens, torch.Tensor)
+    return tokens
