@@ -8,6 +8,7 @@ ensures   a functional graph without bookkeeping operations, no-op casts, dead c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,14 +40,14 @@ SYNONYMS: dict[str, Any] = {
 }
 
 
-def _rewrite(program: Program, name: str, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
+def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
     module, _ = copy_graph(program)
     for node in list(module.graph.nodes):
         if node.op == "call_function":
             edit(module.graph, node)
     module.graph.eliminate_dead_code()
     module.recompile()
-    return program.evolve(name, module=module)
+    return replace(program, module=module)
 
 
 def remove_bookkeeping(program: Program) -> Program:
@@ -67,7 +68,7 @@ def remove_bookkeeping(program: Program) -> Program:
                 node.replace_all_uses_with(source)
             graph.erase_node(node)
 
-    return _rewrite(program, "remove_bookkeeping", edit)
+    return _rewrite(program, edit)
 
 
 def unify_spellings(program: Program) -> Program:
@@ -79,7 +80,7 @@ def unify_spellings(program: Program) -> Program:
         elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
             node.target = SYNONYMS[op_name(node)]
 
-    return _rewrite(program, "unify_spellings", edit)
+    return _rewrite(program, edit)
 
 
 def promote_precision(program: Program) -> Program:
@@ -100,7 +101,7 @@ def promote_precision(program: Program) -> Program:
                 node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
     _recompute_values(module.graph)
     module.recompile()
-    return program.evolve("promote_precision", module=module)
+    return replace(program, module=module)
 
 
 def share_common_subexpressions(program: Program) -> Program:
@@ -108,7 +109,7 @@ def share_common_subexpressions(program: Program) -> Program:
     module, _ = copy_graph(program)
     deduplicate(module.graph)
     module.recompile()
-    return program.evolve("share_common_subexpressions", module=module)
+    return replace(program, module=module)
 
 
 def deduplicate(graph: fx.Graph) -> None:
@@ -136,11 +137,19 @@ def check_canonical(program: Program) -> None:
             raise LrpError(f"%{node.name} = {node.target} mutates its argument")
 
 
+def check_no_views(program: Program) -> None:
+    """Raise if a view (which needs matching strides) is left."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and op_name(node) in ("aten.view", "aten._unsafe_view"):
+            raise LrpError(f"%{node.name} = {node.target} needs matching strides: make it a reshape first")
+
+
 PASSES = (
-    Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed,), (check_well_formed, check_canonical)),
+    # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
     Pass("unify_spellings", unify_spellings, (check_well_formed,), (check_well_formed,)),
+    Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed, check_no_views), (check_well_formed, check_canonical)),
     Pass("promote_precision", promote_precision, (check_well_formed,), (check_well_formed,)),
-    Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed,), (check_canonical,)),
+    Pass("remove_casts", remove_bookkeeping, (check_well_formed, check_no_views), (check_canonical,)),
     Pass("share_common_subexpressions", share_common_subexpressions, (check_canonical,), (check_well_formed, check_canonical)),
 )
 

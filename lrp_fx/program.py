@@ -98,7 +98,7 @@ class Pass:
     def __call__(self, program: Program) -> Program:
         for check in self.requires:
             check(program)
-        result = self.apply(program)
+        result = self.apply(program).evolve(self.name)
         for check in self.ensures:
             check(result)
         return result

@@ -1,0 +1,130 @@
+"""Passes: each takes a program and returns a new one, states what it requires and ensures, and changes no output."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+from lrp_fx.canonicalize import PASSES, canonicalize, check_canonical
+from lrp_fx.capture import capture
+from lrp_fx.errors import LrpError
+from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, op_name
+from lrp_fx.provenance import find_provenance
+
+from .architectures import BY_NAME
+
+ROLES = {"input_ids": "content", "attention_mask": "mask"}
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "bloom"])
+def captured(request: pytest.FixtureRequest) -> tuple[nn.Module, Program]:
+    model = BY_NAME[request.param].build("eager")
+    return model, capture(model, BY_NAME[request.param].inputs(), ROLES)
+
+
+def run(program: Program) -> Tensor:
+    inputs = BY_NAME["llama"].inputs()
+    with torch.no_grad():
+        return program.module(*[inputs[i.name] for i in program.inputs])[program.outputs.explained]
+
+
+def test_each_pass_keeps_the_output_to_the_bit(captured: tuple[nn.Module, Program]) -> None:
+    model, program = captured
+    with torch.no_grad():
+        expected = model(**BY_NAME["llama"].inputs()).logits
+    assert torch.equal(run(program), expected)
+    for step in PASSES:
+        before = [n.name for n in program.graph.nodes]
+        result = step(program)
+        assert [n.name for n in program.graph.nodes] == before, "the argument is left alone"
+        program = result
+        assert torch.equal(run(program), expected), step.name
+    assert program.history == tuple(s.name for s in PASSES)
+
+
+def test_canonical_programs_are_what_they_promise(captured: tuple[nn.Module, Program]) -> None:
+    _, program = captured
+    with pytest.raises(LrpError, match="should be gone after canonicalisation"):
+        check_canonical(program)
+    canonical = canonicalize(program)
+    check_well_formed(canonical)
+    check_canonical(canonical)
+    calls = [(n.target, n.args, tuple(sorted(n.kwargs.items(), key=str))) for n in canonical.graph.nodes if n.op == "call_function"]
+    assert len(calls) == len({str(c) for c in calls}), "nothing is computed twice"
+    assert not any(op_name(n) == "aten.view" for n in canonical.graph.nodes)
+
+
+def test_a_broken_pass_is_caught(captured: tuple[nn.Module, Program]) -> None:
+    """A pass that leaves a value without its record, or a mutation, breaks its own promise."""
+
+    def forgets(program: Program) -> Program:
+        module, _ = copy_graph(program)
+        node = next(n for n in module.graph.nodes if op_name(n) == "aten.embedding")
+        del node.meta["val"]
+        return dataclasses.replace(program, module=module)
+
+    def mutates(program: Program) -> Program:
+        module, _ = copy_graph(program)
+        node = next(n for n in module.graph.nodes if op_name(n) == "aten.add")
+        node.target = torch.ops.aten.add_.Tensor
+        return dataclasses.replace(program, module=module)
+
+    _, program = captured
+    with pytest.raises(LrpError, match="has no recorded value"):
+        Pass("forgets", forgets, (check_well_formed,), (check_well_formed,))(program)
+    with pytest.raises(LrpError, match="mutates its argument"):
+        Pass("mutates", mutates, ensures=(check_canonical,))(canonicalize(program))
+
+
+def test_provenance_tells_content_from_position(captured: tuple[nn.Module, Program]) -> None:
+    _, program = captured
+    program = canonicalize(program)
+    facts = find_provenance(program)
+    assert "content" in facts.sources[program.explained_node]
+    for node in program.graph.nodes:
+        if op_name(node) in ("aten.cos", "aten.sin"):
+            assert facts.is_position_only(node)
+        if op_name(node) == "aten.softmax":
+            assert "content" in facts.sources[node]
+            assert not facts.is_position_only(node)
+
+
+def test_the_relevance_graph_is_flat_and_needs_no_autograd() -> None:
+    explain = lrp_fx.convert(BY_NAME["llama"].build("sdpa"))
+    inputs = BY_NAME["llama"].inputs()
+    relevance = explain(**inputs)
+    graph = explain.relevance_graph.graph
+    assert {n.op for n in graph.nodes} == {"placeholder", "get_attr", "call_function", "output"}
+    functions = {n.target for n in graph.nodes if n.op == "call_function"}
+    assert all(isinstance(f, torch._ops.OpOverload) or f is operator.getitem or f.__module__ in ("_operator", "math", "torch", "builtins") for f in functions), functions
+    with torch.inference_mode():
+        again = explain(**inputs)
+    assert torch.equal(again.tokens, relevance.tokens)
+    assert not relevance.tokens.requires_grad
+    assert "def forward" in explain.relevance_graph.print_readable(print_output=False)
+
+
+def test_output_is_the_models_own_to_the_bit() -> None:
+    for name in ("bert", "llama", "vit", "t5"):
+        model = BY_NAME[name].build("sdpa")
+        inputs = BY_NAME[name].inputs()
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        got = lrp_fx.convert(model, conserve="off")(**inputs).output
+        assert type(got).__name__ == type(model(**inputs)).__name__
+        assert torch.equal(got.logits, expected), name
+
+
+def test_converted_parameters_are_shared_not_copied() -> None:
+    model = BY_NAME["bert"].build()
+    explain = lrp_fx.convert(model)
+    inputs = BY_NAME["bert"].inputs()
+    before = explain(**inputs).score
+    with torch.no_grad():
+        model.classifier.bias.add_(1.0)
+    assert torch.allclose(explain(**inputs).score, before + 1.0, atol=1e-5)
