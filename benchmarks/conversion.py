@@ -30,7 +30,8 @@ def main(names: list[str]) -> None:
         explain(**inputs, target=target)
         again = time.perf_counter() - start
         nodes, joint = len(explain.graph.graph.nodes), len(explain.relevance_graph.graph.nodes)
-        print(f"{architecture.name:<14}{first:>13.1f}{again:>13.3f}{nodes:>8}{joint:>11}{float(relevance.ledger.error.max()):>14.1e}  {explain.rewritten.program.method}", flush=True)
+        error = float(relevance.ledger.error.max())
+        print(f"{architecture.name:<14}{first:>13.1f}{again:>13.3f}{nodes:>8}{joint:>11}{error:>14.1e}  {explain.rewritten.program.method}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def closing(folder: Path, count: int) -> None:
     errors = torch.cat([r.ledger.error for r in results])
     names = results[0].ledger.shares()
     shares = ", ".join(f"{n} {float(torch.cat([r.ledger.shares()[n] for r in results]).median()):.3f}" for n in names)
-    print(f"{folder.name:<20}{explain.ruleset.name:<10}{len(errors)} examples, captures {explain.statistics.captures}, worst ledger error {float(errors.max()):.1e}, median {float(errors.median()):.1e}   {shares}")
+    found = f"{len(errors)} examples, captures {explain.statistics.captures}, ledger error worst {float(errors.max()):.1e}, median {float(errors.median()):.1e}"
+    print(f"{folder.name:<20}{explain.ruleset.name:<10}{found}   {shares}")
 
 
 def _rebuilt(folder: Path) -> Any:

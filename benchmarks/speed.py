@@ -54,7 +54,8 @@ def main() -> None:
     base = seconds["gradient x input"]
     for name, times in seconds.items():
         ratios = sorted(t / b for t, b in zip(times, base, strict=True))
-        print(f"{name:<28}{statistics.median(times) * 1e3:8.1f} ms   ratio {statistics.median(ratios):.2f}   (quartiles {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f})")
+        spread = f"quartiles {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}"
+        print(f"{name:<28}{statistics.median(times) * 1e3:8.1f} ms   ratio {statistics.median(ratios):.2f}   ({spread})")
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def promote_precision(program: Program) -> Program:
     wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
     for node in module.graph.nodes:
         if node.op == "call_function":
-            node.args = fx.node.map_aggregate(node.args, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)  # type: ignore[assignment]
-            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)  # type: ignore[assignment]
+            node.args = fx.node.map_aggregate(node.args, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)
         elif node.op == "get_attr":
             tensor = getattr(module, str(node.target))
             if tensor.dtype in wider:
@@ -165,7 +165,7 @@ def _is_cast_to_self(node: fx.Node) -> bool:
     if op_name(node) not in ("aten._to_copy", "aten.to", "aten.type_as") or not isinstance(node.args[0], fx.Node):
         return False
     before, after = value_of(node.args[0]), value_of(node)
-    return isinstance(before, torch.Tensor) and before.dtype == after.dtype and before.device == after.device
+    return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
 
 
 def _replace_copy(graph: fx.Graph, node: fx.Node) -> None:
@@ -208,7 +208,7 @@ def _is_random(node: fx.Node) -> bool:
     for i, argument in enumerate(node.target._schema.arguments):
         if argument.name == "dropout_p":
             given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
-            return given != 0.0
+            return bool(given != 0.0)
     return True
 
 

@@ -84,7 +84,7 @@ def verify_capture(model: nn.Module, program: Program, example: dict[str, Any], 
     trials = [example, _vary(program, example, roles)]
     for trial in trials:
         with torch.no_grad(), inference_configuration(model):
-            theirs = pytree.tree_leaves(model(**{**trial}))
+            theirs = pytree.tree_leaves(model(**trial))
             ours = program.module(*[_lookup(trial, i.name) for i in program.inputs])
         for expected, got in zip([t for t in theirs if isinstance(t, torch.Tensor)], [t for t in ours if isinstance(t, torch.Tensor)], strict=False):
             difference = largest_difference(got, expected)
@@ -147,8 +147,9 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
 def _export(model: nn.Module, example: dict[str, Any], *, dynamic: bool) -> torch.export.ExportedProgram:
     shapes = {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in example.items()}
     with torch.no_grad():
-        exported = torch.export.export(model, (), example, strict=False, dynamic_shapes=shapes if dynamic else None)
-        return exported.run_decompositions({})
+        exported: torch.export.ExportedProgram = torch.export.export(model, (), example, strict=False, dynamic_shapes=shapes if dynamic else None)
+        functional: torch.export.ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:

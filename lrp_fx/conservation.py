@@ -100,8 +100,12 @@ class Ledger:
         closed = bool(worst <= TOTAL_TOLERANCE[self.dtype])
         if bad:
             lines = "\n".join(f"  {s}" for s in bad)
-            raise ConservationError(f"{len(bad)} site(s) do not balance, worst first:\n{lines}\n    next: the rule named loses or creates relevance there; check its surrogate with the laws in tests/test_laws.py")
-        if not closed and self.score.numel() > 1 and abs(float(self.score.sum() - self.total.sum())) <= TOTAL_TOLERANCE[self.dtype] * float(self.magnitude.sum()):
+            raise ConservationError(
+                f"{len(bad)} site(s) do not balance, worst first:\n{lines}\n"
+                "    next: the rule named loses or creates relevance there; check its surrogate with the laws in tests/test_laws.py"
+            )
+        batch_gap = abs(float(self.score.sum() - self.total.sum())) / max(float(self.magnitude.sum()), 1e-300)
+        if not closed and self.score.numel() > 1 and batch_gap <= TOTAL_TOLERANCE[self.dtype]:
             raise ConservationError(
                 f"the ledger closes for the batch but not for each example (off by {float(worst):.2e})\n{self}\n"
                 "    why:  examples influence each other in this model or target, or an operation hides which axis is the batch\n"

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
+from lrp_fx.bill import Bill, RelevanceGraph
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import capture, inference_configuration
+from lrp_fx.capture import capture
+from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
 from lrp_fx.conservation import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.errors import InputError, LrpError, TargetError
 from lrp_fx.layout import hint
-from lrp_fx.program import ROLES, Program, op_name, value_of
+from lrp_fx.program import ROLES, Program, value_of
 from lrp_fx.provenance import CONTENT, POSITION, find_provenance
 from lrp_fx.recognize.sites import Site, find_sites
 from lrp_fx.relevance import PositionSite, Relevance
@@ -25,7 +27,7 @@ from lrp_fx.rewrite import Rewritten, rewrite
 from lrp_fx.roles import role_of
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.targets import Target, as_target
-from lrp_fx.transpose import Bill, RelevanceGraph, transpose
+from lrp_fx.transpose import transpose
 
 _CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
@@ -251,7 +253,9 @@ class Explainer:
         sink_values = rest[3 * len(bill.leaves) :][: len(bill.sinks)]
         table = rest[3 * len(bill.leaves) + len(bill.sinks) :]
         content: dict[str, Tensor] = {}
-        position, learned, segment = [], {}, {}
+        position: list[PositionSite] = []
+        learned: dict[str, Tensor] = {}
+        segment: dict[str, Tensor] = {}
         totals: dict[str, Tensor] = {}
         magnitude = sum([m for *_, m in leaf_values] + [s.abs() for s in sink_values], torch.zeros_like(score))
         for leaf, R, total, _ in leaf_values:
@@ -298,54 +302,6 @@ def _ruleset(rules: str | Ruleset) -> Ruleset:
     if rules not in registry.rulesets:
         raise InputError(f"no ruleset {rules!r}; there are {', '.join(registry.rulesets)}")
     return registry.rulesets[rules]
-
-
-def check_mode(model: nn.Module) -> None:
-    """A model in training mode is refused: dropout would make every run another."""
-    training = [n or type(model).__name__ for n, m in model.named_modules() if m.training]
-    if training:
-        raise InputError(f"the model is in training mode ({training[0]} and {len(training) - 1} more modules); call model.eval() first")
-
-
-def check_weights(model: nn.Module) -> None:
-    """Weights that are not finite are refused."""
-    bad = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(p.detach().isfinite().all())]
-    if bad:
-        raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")
-
-
-def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
-    """Empty, non-finite or wholly non-tensor inputs are refused before any work."""
-    tensors = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise InputError("no tensor among the inputs; call the explainer like the model, for example explainer(input_ids=...)")
-    for name, value in tensors.items():
-        if value.numel() == 0:
-            raise InputError(f"{name} is empty (shape {tuple(value.shape)}): there is nothing to explain")
-        if value.is_floating_point() and roles[name] != "mask" and not bool(value.isfinite().all()):
-            raise InputError(f"{name} contains NaN or infinity")
-    if all(r in ("mask", "position", "segment") for r in roles.values()):
-        raise InputError(f"none of the inputs {', '.join(tensors)} is content; name one with convert(model, roles={{...: 'content'}})")
-
-
-def run_model(model: nn.Module, bound: dict[str, Any]) -> None:
-    """Raise `InputError` when the model's own forward refuses the inputs."""
-    try:
-        with torch.no_grad(), inference_configuration(model):
-            model(**bound)
-    except Exception as error:
-        given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
-        raise InputError(f"the model's own forward fails on these inputs ({given}): {type(error).__name__}: {error}") from error
-
-
-def check_types(rewritten: Rewritten) -> None:
-    """Refuse integers where the model computes with floats: nothing could be said of single numbers then."""
-    names = {node: info for info, node in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)}
-    for leaf, kind in rewritten.leaves.items():
-        source = next(iter(leaf.all_input_nodes), None)
-        info = names.get(source) if source is not None else None
-        if kind == CONTENT and info is not None and info.is_index and op_name(leaf) == "aten._to_copy":
-            raise InputError(f"{info.name} has type {info.dtype}, but the model computes with it as floats: pass a float tensor")
 
 
 def _fits(program: Program, bound: dict[str, Any]) -> bool:

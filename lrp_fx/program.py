@@ -105,7 +105,8 @@ class Pass:
 
 
 def output_node(graph: fx.Graph) -> fx.Node:
-    return next(n for n in reversed(graph.nodes) if n.op == "output")
+    node: fx.Node = next(n for n in reversed(graph.nodes) if n.op == "output")
+    return node
 
 
 def value_of(node: fx.Node) -> Any:

@@ -204,7 +204,7 @@ class _Chooser:
         return application is not None and application.kind == "elementwise"
 
     def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
-        op = str(getattr(meaning.op, "_schema").name).replace("::", ".") if meaning.op is not None and hasattr(meaning.op, "_schema") else op_name(node)
+        op = str(meaning.op._schema.name).replace("::", ".") if meaning.op is not None and hasattr(meaning.op, "_schema") else op_name(node)
         wanted = [rules[meaning.kind] for pattern, rules in self.ruleset.sites.items() if meaning.kind in rules and fnmatch(module_path(node), pattern)]
         wanted += [self.ruleset.kinds[meaning.kind]] if meaning.kind in self.ruleset.kinds else []
         for name in wanted:

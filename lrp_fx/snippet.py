@@ -105,7 +105,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
             out_total = sum(per_example(relevance_of(r, c), plan.y_axis, size) for r, c in zip(results, coefficients, strict=True))
             in_total = sum(per_example(relevance_of(x.detach(), c), a, size) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None)
             names.append(plan.rule.remainder)
-            sinks.append(out_total - in_total - sum(sinks))
+            sinks.append(out_total - in_total - sum(sinks))  # type: ignore[arg-type]
         function.sink_names = tuple(names)  # type: ignore[attr-defined]
         totals = _site_totals(plan, call, carriers, c_x, sinks, names, coefficients[0]) if plan.audit else []
         return [*c_x, *sinks, *totals]
@@ -147,7 +147,7 @@ def _site_totals(plan: Plan, call: Call, carriers: list[Tensor], c_x: list[Tenso
         scale = scale + R.abs().sum()
     sunk = torch.zeros((), dtype=torch.float64, device=c_y.device)
     for name, total in zip(names, sinks, strict=True):
-        booked = audited[name] if name in audited else total
+        booked = audited.get(name, total)
         sunk = sunk + booked.to(torch.float64).sum()
         scale = scale + booked.to(torch.float64).abs().sum()
     return [*ins, sunk, scale]
@@ -189,3 +189,18 @@ def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
     new = graph.call_function(torch.ops.aten.scalar_tensor.default, (value.item(),), {"dtype": value.dtype, "device": value.device})
     new.meta["val"] = value
     return new
+
+
+def signature(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), str(value.dtype), str(value.device))
+    if isinstance(value, (list, tuple)):
+        return tuple(signature(v) for v in value)
+    return str(value)
+
+
+def snippet_key(plan: Plan, *values: list[Any]) -> Any:
+    facts = tuple(sorted(plan.facts.items()))
+    statics = (plan.rule.name, id(plan.rule), str(plan.op), plan.carriers, tuple(sorted(plan.factors.items())), plan.masks, facts)
+    places = (tuple(sorted(plan.grow.items())), plan.outputs, plan.y_axis, plan.x_axes, plan.audit, plan.safe, str(plan.spec))
+    return (statics, places, tuple(tuple(signature(v) for v in group) for group in values))

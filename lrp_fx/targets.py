@@ -31,7 +31,10 @@ class Target(Protocol):
 
     def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]: ...
 
-    def score(self, output: Tensor, mask: Tensor | None, **arguments: Tensor) -> Tensor: ...
+    @property
+    def score(self) -> Callable[..., Tensor]:
+        """``score(output, mask, **arguments) -> (B,)`` in plain torch; ``mask`` is (B, T) or None."""
+        ...
 
 
 def rows_at(output: Tensor, mask: Tensor | None, position: Tensor) -> Tensor:
@@ -41,10 +44,7 @@ def rows_at(output: Tensor, mask: Tensor | None, position: Tensor) -> Tensor:
     if output.dim() != 3:
         raise TargetError(f"targets by class and position need an output (B, classes) or (B, T, classes), got {output.dim()} axes; pass a callable")
     steps = torch.arange(output.shape[1], device=output.device)
-    if mask is None:
-        last = output.shape[1] - 1
-    else:
-        last = (steps * (mask != 0)).amax(1)
+    last = steps[-1] if mask is None else (steps * (mask != 0)).amax(1)
     chosen = torch.where(position < 0, last + 1 + position, position)
     keep = (steps.unsqueeze(0) == chosen.unsqueeze(1)).unsqueeze(-1)
     return torch.where(keep, output, torch.zeros((), dtype=output.dtype, device=output.device)).sum(1)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,62 +16,17 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
-from lrp_fx.canonicalize import deduplicate
+from lrp_fx.alignment import aligned_batch, aligned_tokens, same_size
+from lrp_fx.bill import Bill, Leaf, RelevanceGraph, SiteInfo
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
-from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
+from lrp_fx.layout import BatchAxis, Layout, batch_axis, token_axes
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
-from lrp_fx.recognize.dataflow import MATRIX, MOVES
 from lrp_fx.rewrite import Application, Rewritten
-from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, trace, transpose_rule
+from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
+from lrp_fx.tidy import tidy
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used.
-
-    ``owners``: for each token axis, the index input whose tokens it counts (None if it counts something else).
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    module: str
-    source: str
-    token_axes: tuple[int, ...]
-    owners: tuple[str | None, ...]
-    used_by: str
-
-
-@dataclass(frozen=True)
-class SiteInfo:
-    """A balanced site, as the ledger names it."""
-
-    name: str
-    rule: str
-    module: str
-    source: str
-
-
-@dataclass
-class Bill:
-    """What the outputs of a relevance graph are, in order."""
-
-    outputs: int = 0
-    leaves: list[Leaf] = field(default_factory=list)
-    sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
-    sites: list[SiteInfo] = field(default_factory=list)
-    arguments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RelevanceGraph:
-    """A flat graph: ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances..., sink totals, site table)``."""
-
-    module: fx.GraphModule
-    bill: Bill
 
 
 def transpose(rewritten: Rewritten, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
@@ -106,7 +59,7 @@ class _Transposer:
         outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
         self.graph.output((*outputs, score, *leaves, *self.sinks, *self._site_table()))
-        _tidy(self.graph)
+        tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
         return RelevanceGraph(module, self.bill)
@@ -145,7 +98,7 @@ class _Transposer:
             with torch.no_grad():
                 return [node.target(*args, **kwargs)]  # type: ignore[operator]
 
-        key = ("lower", str(node.target), tuple(_signature(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat))
+        key = ("lower", str(node.target), tuple(signature(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat))
         if key not in self.cache:
             self.cache[key] = trace(run, [value_of(flat[i]) for i in positions], self.mode)
         (result,) = inline(self.graph, self.cache[key], [self.env[flat[i]] for i in positions])
@@ -181,7 +134,7 @@ class _Transposer:
                 (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
             if seed is None:
                 raise TargetError("the target does not depend on the model's output")
-            booked = per_example(relevance_of(output, seed, safe=True), batch_axis_of_output, rest[-1] if False else output.shape[0])
+            booked = per_example(relevance_of(output, seed, safe=True), batch_axis_of_output, output.shape[batch_axis_of_output.axis])
             return [score.detach(), seed, score.detach() - booked, (relevance_of(output, seed, safe=True)).to(torch.float64).sum()]
 
         batch_axis_of_output = batch_axis(self.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
@@ -202,7 +155,7 @@ class _Transposer:
         if len(shape) < 3:
             return None
         for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            if info.role == MASK and len(info.shape) == 2 and _same(value_of(node).shape[1], shape[1]):
+            if info.role == MASK and len(info.shape) == 2 and same_size(value_of(node).shape[1], shape[1]):
                 return node
         return None
 
@@ -243,7 +196,7 @@ class _Transposer:
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
-        key = _key(plan, values, results, arguments)
+        key = snippet_key(plan, values, results, arguments)
         if key not in self.cache:
             function = transpose_rule(plan, batch)
             try:
@@ -255,7 +208,8 @@ class _Transposer:
         owners = [self.env[node] if i is None else self._result(node, i) for i in present]
         inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.batch]
         outputs = inline(self.graph, module, inputs, (application.node.name, "internal", 0))
-        self._settle(application, plan, coefficients, Result(outputs[: len(plan.carriers)], outputs[len(plan.carriers) :][: len(sink_names)], outputs[len(plan.carriers) + len(sink_names) :], sink_names))
+        n, m = len(plan.carriers), len(sink_names)
+        self._settle(application, plan, coefficients, Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names))
 
     def _result(self, node: fx.Node, index: int) -> fx.Node:
         for user in node.users:
@@ -300,7 +254,7 @@ class _Transposer:
         x_axes: list[BatchAxis | None] = []
         for position in carriers:
             axis = batch_axis(self.facts.layout.get(flat[position]))
-            if axis is None and y_axis is not None and (found := _aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+            if axis is None and y_axis is not None and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
                 at, rank, present_there = found
                 axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:
@@ -309,7 +263,20 @@ class _Transposer:
         masked = any(isinstance(a, fx.Node) and a in self.facts.sources and MASK in self.facts.sources[a] for a in flat)
         safe = masked or application.kind == "route"
         return Plan(
-            application.rule, application.op, tuple(flat), spec, carriers, dict(application.factors), application.masks, dict(application.facts), grow, tuple(present), y_axis, tuple(x_axes), self.audit, safe
+            rule=application.rule,
+            op=application.op,
+            flat=tuple(flat),
+            spec=spec,
+            carriers=carriers,
+            factors=dict(application.factors),
+            masks=application.masks,
+            facts=dict(application.facts),
+            grow=grow,
+            outputs=tuple(present),
+            y_axis=y_axis,
+            x_axes=tuple(x_axes),
+            audit=self.audit,
+            safe=safe,
         )
 
     def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
@@ -337,7 +304,7 @@ class _Transposer:
         by_token = kind == CONTENT and any(i.is_index for i in self.program.inputs if i.name in names)
         result = self._relevance(node, c, axis, by_token)
         layout = self.facts.layout.get(node)
-        tokens = token_axes(layout) if layout is not None else _aligned_tokens(node, application, self.facts.layout.get(application.node))
+        tokens = token_axes(layout) if layout is not None else aligned_tokens(node, application, self.facts.layout.get(application.node))
         grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
         where = module_path(application.node) or module_path(node)
         owners = tuple(self._owner(value_of(node).shape[t]) for t in tokens)
@@ -354,7 +321,7 @@ class _Transposer:
     def _owner(self, size: Any) -> str | None:
         """The index input whose length is this (symbolic) size."""
         for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            if info.role == CONTENT and info.is_index and len(info.shape) == 2 and _same(value_of(node).shape[1], size):
+            if info.role == CONTENT and info.is_index and len(info.shape) == 2 and same_size(value_of(node).shape[1], size):
                 return info.name
         return None
 
@@ -367,7 +334,7 @@ class _Transposer:
             R = relevance_of(x, c_x, safe=True)
             total = per_example(R, axis, batch)
             kept = R.sum(-1) if by_token and R.dim() > 2 else R
-            if merged:  # a leaf that was broadcast over windows or heads merged with the batch: back to one for each example
+            if merged and axis is not None:  # a leaf that was broadcast over windows or heads merged with the batch: back to one for each example
                 at = axis.axis
                 kept = R.reshape(*R.shape[:at], axis.outer, batch, -1, *R.shape[at + 1 :]).sum([at, at + 2])
             magnitude = per_example(R.abs(), axis, batch)
@@ -398,80 +365,3 @@ class _Transposer:
         return self.graph.call_function(aten.sum.default, (stacked,))
 
 
-def _aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
-    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``."""
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        return None
-    own = y_axis.axis - (y.dim() - x.dim())
-    if own < 0:
-        return y_axis.axis, y.dim(), False
-    if _same(x.shape[own], y.shape[y_axis.axis]):
-        return own, x.dim(), True
-    return (own, x.dim(), False) if x.shape[own] == 1 else None
-
-
-def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
-    """Token axes of a leaf without a layout of its own, read from the value it is broadcast against."""
-    if layout is None or not isinstance(value_of(leaf), Tensor) or op_name(application.node) in MATRIX:
-        return []
-    shift = len(layout) - max(value_of(leaf).dim(), 0)
-    shape = value_of(leaf).shape
-    return [axis - shift for axis in token_axes(layout) if axis - shift >= 0 and hint(shape[axis - shift]) > 1]
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, int) or isinstance(b, int):
-        return isinstance(a, int) and isinstance(b, int) and a == b
-    return bool(a.node.expr == b.node.expr)
-
-
-def _signature(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), str(value.dtype), str(value.device))
-    if isinstance(value, (list, tuple)):
-        return tuple(_signature(v) for v in value)
-    return str(value)
-
-
-def _key(plan: Plan, *values: list[Any]) -> Any:
-    facts = tuple(sorted(plan.facts.items()))
-    statics = (plan.rule.name, id(plan.rule), str(plan.op), plan.carriers, tuple(sorted(plan.factors.items())), plan.masks, facts)
-    places = (tuple(sorted(plan.grow.items())), plan.outputs, plan.y_axis, plan.x_axes, plan.audit, plan.safe, str(plan.spec))
-    return (statics, places, tuple(tuple(_signature(v) for v in group) for group in values))
-
-
-# ------------------------------------------------------------------------------------------------ tidying
-_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
-
-
-def _tidy(graph: fx.Graph) -> None:
-    """Detaches and no-op views go, sizes are read once, equal expressions are computed once."""
-    sizes: dict[str, fx.Node] = {}
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        name, value = op_name(node), value_of(node)
-        if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
-            first = sizes.setdefault(str(value), node)
-            if first is not node:
-                node.replace_all_uses_with(first)
-                graph.erase_node(node)
-        elif name in ("aten.detach", "aten.alias") or (name in MOVES | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
-            kept = node.meta.get("lrp")
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            if kept is not None and kept[1] == "coefficient" and source.meta.get("lrp", ("", ""))[1] != "coefficient":
-                source.meta["lrp"] = kept
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
-        elif name in _PLAIN:
-            node.target = _PLAIN[name]
-    deduplicate(graph)
-
-
-def _is_no_op(node: fx.Node) -> bool:
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or op_name(node) not in ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"):
-        return False
-    before, after = value_of(source), value_of(node)
-    return isinstance(before, Tensor) and isinstance(after, Tensor) and before.dim() == after.dim() and all(str(a) == str(b) for a, b in zip(before.shape, after.shape, strict=True)) and before.dtype == after.dtype

@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from spellings.common import Tokens, build, input_ids
 
 import lrp_fx
+from spellings.common import Tokens, build, input_ids
 
 FAMILIES = sorted(p.stem for p in (Path(__file__).parent / "spellings").glob("*.py") if p.stem != "common")
 FEWEST = 8
@@ -56,13 +56,13 @@ def cases() -> Iterator[Any]:
             yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(family: str, name: str) -> Tokens:
     module = importlib.import_module(f"spellings.{family}")
     return build(module.host, getattr(module, name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def explained(family: str, name: str, rules: str) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
     explainer = lrp_fx.convert(model(family, name), rules=rules, conserve="site")
     with warnings.catch_warnings():

@@ -126,7 +126,7 @@ def exp_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
 
 
 def _from_right(dim: object, node: fx.Node) -> int:
-    rank = node.meta["val"].dim()
+    rank: int = node.meta["val"].dim()
     assert isinstance(dim, int)
     return dim % rank - rank
 

@@ -1,0 +1,51 @@
+"""Tidy: a relevance graph without detours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.canonicalize import deduplicate
+from lrp_fx.program import op_name, value_of
+from lrp_fx.recognize.dataflow import MOVES
+
+aten = torch.ops.aten
+_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
+
+
+def tidy(graph: fx.Graph) -> None:
+    """Detaches and no-op views go, sizes are read once, equal expressions are computed once."""
+    sizes: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name, value = op_name(node), value_of(node)
+        if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
+            first = sizes.setdefault(str(value), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+        elif name in ("aten.detach", "aten.alias") or (name in MOVES | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
+            kept = node.meta.get("lrp")
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if kept is not None and kept[1] == "coefficient" and source.meta.get("lrp", ("", ""))[1] != "coefficient":
+                source.meta["lrp"] = kept
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        elif name in _PLAIN:
+            node.target = _PLAIN[name]
+    deduplicate(graph)
+
+
+def _is_no_op(node: fx.Node) -> bool:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or op_name(node) not in ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"):
+        return False
+    before, after = value_of(source), value_of(node)
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.dim() != after.dim() or before.dtype != after.dtype:
+        return False
+    return all(str(a) == str(b) for a, b in zip(before.shape, after.shape, strict=True))
