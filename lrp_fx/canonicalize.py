@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
 from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
+from lrp_fx.snippet import inline, trace
 
 aten = torch.ops.aten
 
@@ -27,6 +29,8 @@ IDENTITIES = frozenset(
 )
 #: Checks that export leaves behind.
 ASSERTIONS = frozenset("aten._assert_tensor_metadata aten._assert_scalar aten._assert_async aten.sym_constrain_range aten.sym_constrain_range_for_size".split())
+#: Contractions by formula or by axes.
+CONTRACTIONS = frozenset("aten.einsum aten.tensordot aten.inner aten.outer aten.ger aten.bilinear aten.linalg_multi_dot aten.chain_matmul".split())
 #: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
 SYNONYMS: dict[str, Any] = {
     "aten.view": aten.reshape.default,
@@ -81,6 +85,51 @@ def unify_spellings(program: Program) -> Program:
             node.target = SYNONYMS[op_name(node)]
 
     return _rewrite(program, edit)
+
+
+def expand_contractions(program: Program) -> Program:
+    """Write einsum and its kin as the moves and matrix products they are made of: dataflow needs to see inside."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        if op_name(node) in CONTRACTIONS:
+            node.replace_all_uses_with(inline_decomposed(graph, node))
+            graph.erase_node(node)
+
+    return _rewrite(program, edit)
+
+
+def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The kernels that a composite operation calls, inserted before the node."""
+    flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)
+    positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+
+    def run(*values: Any) -> list[Any]:
+        full = list(flat)
+        for i, v in zip(positions, values, strict=True):
+            full[i] = v
+        args, kwargs = pytree.tree_unflatten(full, spec)
+        with torch.no_grad():
+            return [node.target(*args, **kwargs)]  # type: ignore[operator]
+
+    module = trace(run, [value_of(flat[i]) for i in positions], value_of(node).fake_mode)
+    with graph.inserting_before(node):
+        (result,) = inline(graph, module, [flat[i] for i in positions])
+    for new in iter_back(result, stop={flat[i] for i in positions}):
+        new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
+    return result  # type: ignore[no-any-return]
+
+
+def iter_back(node: fx.Node, stop: set[fx.Node]) -> list[fx.Node]:
+    """The node and everything it is computed from, down to ``stop``."""
+    found: list[fx.Node] = []
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current in stop or current in found:
+            continue
+        found.append(current)
+        stack.extend(current.all_input_nodes)
+    return found
 
 
 def promote_precision(program: Program) -> Program:
@@ -145,6 +194,7 @@ def check_no_views(program: Program) -> None:
 
 
 PASSES = (
+    Pass("expand_contractions", expand_contractions, (check_well_formed,), (check_well_formed,)),
     # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
     Pass("unify_spellings", unify_spellings, (check_well_formed,), (check_well_formed,)),
     Pass("remove_bookkeeping", remove_bookkeeping, (check_well_formed, check_no_views), (check_well_formed, check_canonical)),

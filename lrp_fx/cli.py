@@ -22,6 +22,9 @@ from lrp_fx.recognize.sites import Site
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Relevance propagation for transformers whose books close.")
 
 
+INPUT = "input"
+
+
 class Conserve(StrEnum):
     """How closely the books are checked."""
 
@@ -142,7 +145,7 @@ def _wide_console() -> Console:
 
 def _print_sites(console: Console, sites: list[Site]) -> None:
     """One table per kind; places that differ only in numbers (layers) and share everything else are one row."""
-    for kind, members in groupby(sorted(sites, key=lambda s: s.kind), key=lambda s: s.kind):
+    for kind, members in groupby(sorted(sites, key=lambda s: (s.kind != INPUT, s.kind)), key=lambda s: s.kind):
         rows: dict[tuple[str, ...], list[str]] = {}
         for site in members:
             place = ".".join("*" if part.isdecimal() else part for part in site.module.split("."))

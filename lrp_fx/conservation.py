@@ -89,7 +89,15 @@ class Ledger:
         return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
 
     def check(self) -> None:
-        """Raise `ConservationError` unless every site and the whole ledger balance within the type's tolerance."""
+        """Raise `ConservationError` (with this ledger as its ``ledger``) unless every site and the whole balance."""
+        try:
+            self._check()
+        except ConservationError as error:
+            error.ledger = self
+            raise
+
+    def _check(self) -> None:
+        """Raise unless every site and the whole ledger balance within the type's tolerance."""
         if not bool(self.score.isfinite().all()):
             raise ConservationError(f"the score is not finite: {self.score.tolist()}\n    next: look for NaN or infinity in the model's output")
         bad = [s for s in self.worst_sites(10) if not s.error <= SITE_TOLERANCE[self.dtype]]

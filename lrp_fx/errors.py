@@ -25,7 +25,9 @@ class UnsupportedOperatorError(LrpError):
 
 
 class ConservationError(LrpError):
-    """Relevance was lost or created: a ledger or a site does not balance."""
+    """Relevance was lost or created: a ledger or a site does not balance. ``ledger`` is the one that does not."""
+
+    ledger: Any = None
 
 
 class TargetError(LrpError):

@@ -14,6 +14,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.targets import Class, Contrast, Predicted
 
 _TRIAL_TOKENS = 12
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model")
 
 
 def load_model(name: str, dtype: str = "float32") -> nn.Module:
@@ -43,9 +44,11 @@ def load_model(name: str, dtype: str = "float32") -> nn.Module:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer that belongs to a model, or None."""
+    """The tokenizer that belongs to a model, or None (some classes invent a vocabulary where a folder has none)."""
     import transformers
 
+    if Path(name).is_dir() and not any(f for pattern in _TOKENIZER_FILES for f in Path(name).glob(pattern)):
+        return None
     try:
         return transformers.AutoTokenizer.from_pretrained(name)
     except Exception:  # whatever is missing or broken: the command line then asks for --ids

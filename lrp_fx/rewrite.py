@@ -97,10 +97,25 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
     for node in program.graph.nodes:
         if node.op != "output":
             chooser.visit(node)
-    result = Rewritten(program, facts, ruleset, flow, chooser.applications, chooser.leaves)
+    reached = reached_from(program.explained_node, chooser.applications)
+    applications = {n: a for n, a in chooser.applications.items() if n in reached}
+    leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
+    result = Rewritten(program, facts, ruleset, flow, applications, leaves)
     if strict:
         refuse_approximations(result)
     return result
+
+
+def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -> set[fx.Node]:
+    """Nodes that relevance of the explained output can reach; what only feeds frozen coefficients is not among them."""
+    reached, stack = {explained}, [explained]
+    while stack:
+        application = applications.get(stack.pop())
+        for operand in application.operands if application is not None and not application.rule.frozen else ():
+            if operand not in reached:
+                reached.add(operand)
+                stack.append(operand)
+    return reached
 
 
 def refuse_approximations(rewritten: Rewritten) -> None:

@@ -266,7 +266,14 @@ def covers(prefix: str, names: str) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" for name in names.split())
 
 
-def sample(op: Callable[..., Any], *args: Any, carriers: Sequence[int] = (0,), factors: Mapping[int, int] | None = None, facts: Mapping[str, Any] | None = None, **kwargs: Any) -> Call:
+def sample(
+    op: Callable[..., Any],
+    *args: Any,
+    carriers: Sequence[int] = (0,),
+    factors: Mapping[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Call:
     """A call for the laws: positions in ``carriers`` carry relevance."""
     return Call(op, args, kwargs, frozenset(carriers), factors or dict.fromkeys(carriers, 1), facts=facts or {})
 

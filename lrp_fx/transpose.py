@@ -118,7 +118,7 @@ class _Transposer:
     # ------------------------------------------------------------------------------------------------ target
     def _seed(self) -> fx.Node:
         explained = self.program.explained_node
-        if explained not in self.rewritten.flow.graph and explained not in self.rewritten.leaves:
+        if explained not in self.rewritten.applications and explained not in self.rewritten.leaves:
             raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
         mask = self._target_mask(explained)
         names = list(self.arguments)

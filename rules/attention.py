@@ -76,7 +76,8 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     R_s = torch.where(p == 0, torch.zeros_like(s), s * (R_p - p * R_p.sum(-1, keepdim=True)))
     scale = 1.0 / math.sqrt(q.shape[-1])
     parts = q.unsqueeze(-2) * k.unsqueeze(-3) * scale
-    messages = torch.where((p == 0).unsqueeze(-1), torch.zeros_like(parts), parts * (R_s / torch.where(p == 0, torch.ones_like(s), q @ k.transpose(-1, -2) * scale)).unsqueeze(-1) / 2)
+    total = torch.where(p == 0, torch.ones_like(s), parts.sum(-1))
+    messages = torch.where((p == 0).unsqueeze(-1), torch.zeros_like(parts), parts * (R_s / total).unsqueeze(-1) / 2)
     return [messages.sum(-2), messages.sum(-3), R_v]
 
 

@@ -16,7 +16,10 @@ from lrp_fx.rule import Call, Rule, constant_part, covers, freeze, register, sam
 aten = torch.ops.aten
 
 #: Position of the bias argument, and the axis (from the right) along which it runs.
-BIAS = {"linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "conv_transpose3d": (2, 4), "convolution": (2, 0)}
+BIAS = {
+    "linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "convolution": (2, 0),
+    "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "conv_transpose3d": (2, 4),
+}  # fmt: skip
 SUM_OF_PRODUCT = ("addmm", "baddbmm", "addbmm", "addmv")
 
 
@@ -115,9 +118,9 @@ def _matrix(call: Call) -> Tensor:
     origin = constant_part(bare).flatten()
     columns = []
     for k in range(x.numel()):
-        unit = torch.zeros_like(x).flatten()
-        unit[k] = 1
-        columns.append(bare.map(lambda i, a, u=unit.view_as(x): u if i == position else a).run().flatten() - origin)
+        unit = torch.zeros_like(x)
+        unit.view(-1)[k] = 1
+        columns.append(bare.map(lambda i, a, u=unit: u if i == position else a).run().flatten() - origin)
     return torch.stack(columns, 1)
 
 

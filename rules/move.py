@@ -22,9 +22,9 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
         x = flat[position]
         R_x = torch.zeros_like(x).flatten()
         for k in range(x.numel()):
-            marker = torch.zeros_like(x).flatten()
-            marker[k] = 1
-            places = call.map(lambda i, a, m=marker.view_as(x), p=position: m if i == p else (torch.zeros_like(a) if i in call.carriers else a)).run()
+            marker = torch.zeros_like(x)
+            marker.view(-1)[k] = 1
+            places = call.map(lambda i, a, m=marker, p=position: m if i == p else (torch.zeros_like(a) if i in call.carriers else a)).run()
             R_x[k] = (R_y * (places != 0)).sum()
         results.append(R_x.view_as(x))
     return results

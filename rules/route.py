@@ -84,7 +84,11 @@ register(
         kind="route",
         law="y = x[argbest]; the index is frozen",
         cites=("bach2015", "montavon2019"),
-        ops=covers("aten", "amax amin max min topk sort kthvalue median mode max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d cummax cummin"),
+        ops=covers(
+            "aten",
+            "amax amin max min topk sort kthvalue median mode cummax cummin max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool1d "
+            "adaptive_max_pool2d adaptive_max_pool3d",
+        ),
         surrogate=_run,
         reference=_winner_takes_all,
         samples=_reduce_samples,

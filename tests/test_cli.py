@@ -112,6 +112,14 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "config.json" in result.output
 
 
+def test_no_vocabulary_is_invented(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.T5Config(vocab_size=96).save_pretrained(tmp_path)
+    assert loading.load_tokenizer(str(tmp_path)) is None
+    assert loading.load_tokenizer(STORIES) is not None
+
+
 def test_rules_lists_every_preset() -> None:
     result = run("rules")
     assert all(name in result.output for name in lrp_fx.rulesets())

@@ -23,8 +23,10 @@ FAMILIES = sorted(p.stem for p in (Path(__file__).parent / "spellings").glob("*.
 FEWEST = 8
 TOLERANCE = 1e-9
 
-#: (family, spelling) -> why it does not yet agree.
-DISAGREE: dict[tuple[str, str], str] = {
+#: (family, spelling) or (family, spelling, preset) -> why it does not yet agree.
+DISAGREE: dict[tuple[str, ...], str] = {
+    ("rotary", "block_matrix", "pa-lrp"): "aligned_tokens: the batch axes of a matrix product are aligned too",
+    ("silu_gate", "einsum", "cp-lrp"): "einsum is not expanded, so the gate is not seen",
     ("gelu", "ndtr"): "Dataflow.is_pointwise: special_ndtr has no pointwise tag",
     ("layer_norm", "var_mean"): "var_mean is not split into var and mean",
     ("layer_norm", "scale_and_shift"): "mean(x) * rstd(x): a mean is not followed to the values it averages",
@@ -50,9 +52,9 @@ def spellings() -> Iterator[tuple[str, str]]:
 
 def cases() -> Iterator[Any]:
     for family, name in spellings():
-        reason = DISAGREE.get((family, name))
-        marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
+            reason = DISAGREE.get((family, name)) or DISAGREE.get((family, name, rules))
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
             yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
 
 
