@@ -26,11 +26,13 @@ def aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | 
 
 def aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
     """Token axes of a leaf without a layout of its own, read from the value it is broadcast against."""
-    if layout is None or not isinstance(value_of(leaf), Tensor) or op_name(application.node) in MATRIX:
+    name = op_name(application.node)
+    if layout is None or not isinstance(value_of(leaf), Tensor) or (name in MATRIX and name not in ("aten.matmul", "aten.bmm")):
         return []
     shift = len(layout) - max(value_of(leaf).dim(), 0)
     shape = value_of(leaf).shape
-    return [axis - shift for axis in token_axes(layout) if axis - shift >= 0 and hint(shape[axis - shift]) > 1]
+    end = len(shape) - (2 if name in MATRIX else 0)  # the last two axes of a matrix product are not broadcast
+    return [axis - shift for axis in token_axes(layout) if 0 <= axis - shift < end and hint(shape[axis - shift]) > 1]
 
 
 def same_size(a: Any, b: Any) -> bool:

@@ -7,6 +7,7 @@ ensures   a functional graph without bookkeeping operations, no-op casts, dead c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -61,7 +62,7 @@ def remove_bookkeeping(program: Program) -> Program:
         name = op_name(node)
         if name in ASSERTIONS:
             graph.erase_node(node)
-        elif name in IDENTITIES or _is_cast_to_self(node):
+        elif (name in IDENTITIES and not _sets_strides(node)) or _is_cast_to_self(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
@@ -81,6 +82,13 @@ def unify_spellings(program: Program) -> Program:
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if op_name(node) == "aten.copy" and len(node.args) >= 2:  # what ``x[..] = y`` becomes: y in x's shape and type
             _replace_copy(graph, node)
+        elif op_name(node) in ("aten.var_mean", "aten.std_mean"):
+            _split_moments(graph, node)
+        elif op_name(node) == "aten.exp2":
+            with graph.inserting_before(node):
+                exponent = graph.call_function(aten.mul.Tensor, (node.args[0], math.log(2.0)))
+            exponent.meta = dict(node.meta)
+            node.target, node.args = aten.exp.default, (exponent,)
         elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
             node.target = SYNONYMS[op_name(node)]
 
@@ -180,7 +188,7 @@ def check_canonical(program: Program) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        if op_name(node) in IDENTITIES | ASSERTIONS:
+        if op_name(node) in IDENTITIES | ASSERTIONS and not _sets_strides(node):
             raise LrpError(f"%{node.name} = {op_name(node)} should be gone after canonicalisation")
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             raise LrpError(f"%{node.name} = {node.target} mutates its argument")
@@ -211,11 +219,37 @@ def canonicalize(program: Program) -> Program:
     return program
 
 
+def _sets_strides(node: fx.Node) -> bool:
+    """Is the copy made for an operation that looks at strides?"""
+    return any(op_name(user) in ("aten.view_as_complex", "aten.as_strided") for user in node.users)
+
+
 def _is_cast_to_self(node: fx.Node) -> bool:
     if op_name(node) not in ("aten._to_copy", "aten.to", "aten.type_as") or not isinstance(node.args[0], fx.Node):
         return False
     before, after = value_of(node.args[0]), value_of(node)
     return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
+
+
+def _split_moments(graph: fx.Graph, node: fx.Node) -> None:
+    """``var_mean`` as ``var`` and ``mean``: the mean is linear, the variance a statistic."""
+    if op_name(node) == "aten.var_mean":
+        spread: Any = aten.var
+    else:
+        spread = aten.std
+    overload = getattr(spread, node.target._overloadname)  # type: ignore[union-attr]
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    keepdim = bool(node.kwargs.get("keepdim", False))
+    if node.target._overloadname != "correction" or dims is None:  # type: ignore[union-attr]
+        return
+    for user in list(node.users):
+        with graph.inserting_before(user):
+            is_mean = user.args[1] == 1
+            part = graph.call_function(aten.mean.dim, (node.args[0], dims, keepdim)) if is_mean else graph.call_function(overload, node.args, node.kwargs)
+        part.meta = dict(user.meta)
+        user.replace_all_uses_with(part)
+        graph.erase_node(user)
+    graph.erase_node(node)
 
 
 def _replace_copy(graph: fx.Graph, node: fx.Node) -> None:

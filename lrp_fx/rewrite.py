@@ -21,7 +21,7 @@ from lrp_fx.infer import infer
 from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
-from lrp_fx.recognize.products import Meaning, exp_meaning, product_meaning
+from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, product_meaning
 from lrp_fx.rule import Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
@@ -141,6 +141,7 @@ class _Chooser:
         self.leaves: dict[fx.Node, str] = {}
         self.carrying: set[fx.Node] = set()
         self.factors: dict[fx.Node, int] = {}
+        self.chains = chain_roles(program.graph, flow)
 
     def visit(self, node: fx.Node) -> None:
         if not self.flow.carries(node):
@@ -197,19 +198,22 @@ class _Chooser:
     def _product(self, node: fx.Node, operands: list[fx.Node]) -> Meaning:
         name = op_name(node)
         factors = [a for a in (node.args[1:3] if name in ("aten.baddbmm", "aten.addmm", "aten.addcmul") else node.args[:2]) if isinstance(a, fx.Node) and a in operands]
+        free = [a for a in factors if (node, a) not in self.chains.frozen]
+        if len(factors) == 2 and len(free) == 1:
+            return Meaning("elementwise", tuple(free), "the other operand is a pointwise function of a factor of the same chain")
         if len(factors) == 2:
             if op_name(node) in ("aten.mul", "aten.div"):
-                return self._gate(product_meaning(self.flow, node, factors[0], factors[1]))
+                return self._gate(node, product_meaning(self.flow, node, factors[0], factors[1]))
             return Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
         if name == "aten.div" and node.args[1] in operands:
             return Meaning("product", tuple(operands), "relevance is in the denominator")
         return Meaning("linear", tuple(operands), "the other operand is a coefficient")
 
-    def _gate(self, meaning: Meaning) -> Meaning:
+    def _gate(self, node: fx.Node, meaning: Meaning) -> Meaning:
         """A product with exactly one activated branch is a gate: ``up * act(gate)``."""
         if meaning.kind != "product":
             return meaning
-        activated = [a for a in meaning.signals if self._is_activated(a)]
+        activated = [a for a in meaning.signals if (node, a) in self.chains.activated or self._is_activated(a)]
         return replace(meaning, kind="gate", facts={"activated": meaning.signals.index(activated[0])}) if len(activated) == 1 else meaning
 
     def _is_activated(self, node: fx.Node) -> bool:

@@ -61,6 +61,10 @@ class Call:
         """The same call with every flattened argument ``a`` at position ``i`` replaced by ``edit(i, a)``."""
         return self.with_flat([edit(i, a) for i, a in enumerate(self.flat())])
 
+    def put(self, values: Mapping[int, Any]) -> Call:
+        """The same call with other arguments at the given flattened positions."""
+        return self.map(lambda i, a: values.get(i, a))
+
     def run(self) -> Any:
         return self.op(*self.args, **self.kwargs)
 
@@ -244,7 +248,7 @@ class _Share(torch.autograd.Function):
 
 def carry(value: Tensor, through: Tensor) -> Tensor:
     """The value of ``value`` with the transpose of ``through``: pairs an operation's own result with a surrogate."""
-    result: Tensor = _Carry.apply(freeze(value), through)
+    result: Tensor = _Carry.apply(freeze(value), through)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -252,7 +256,7 @@ def share(x: Tensor, weight: float) -> Tensor:
     """``x`` itself, with its coefficient scaled by ``weight``."""
     if weight == 1.0:
         return x
-    result: Tensor = _Share.apply(x, weight)
+    result: Tensor = _Share.apply(x, weight)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -58,7 +58,9 @@ class Result:
 def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
     """``R(x) = x * c(x)`` elementwise; for complex values the two real parts together. ``safe``: 0 * inf counts as 0."""
     if x.is_complex():
-        return (torch.view_as_real(x) * torch.view_as_real(c)).sum(-1)
+        return (torch.view_as_real(x.resolve_conj()) * torch.view_as_real(c.resolve_conj())).sum(-1)
+    if x.dtype in (torch.float16, torch.bfloat16):  # products of halves overflow where their sum would not
+        x, c = x.float(), c.float()
     product = x * c
     return torch.where(c == 0, torch.zeros_like(product), product) if safe else product
 

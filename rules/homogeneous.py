@@ -31,7 +31,7 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     for i in range(x.numel()):
         step = torch.zeros_like(x).flatten()
         step[i] = 1e-5
-        up, down = (call.map(lambda j, a, s=s: a + s.view_as(x) if j == 0 else a).run() for s in (step, -step))
+        up, down = (call.put({0: x + s.view_as(x)}).run() for s in (step, -step))
         R_x[i] = (x.flatten()[i] * (up - down) / 2e-5 / (degree * call.run()) * R_y).sum()
     return [R_x.view_as(x)]
 

@@ -24,7 +24,7 @@ SUM_OF_PRODUCT = ("addmm", "baddbmm", "addbmm", "addmv")
 
 
 def _name(call: Call) -> str:
-    return str(getattr(call.op, "_schema", call.op).name).split("::")[-1]
+    return str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
 
 
 def split_bias(call: Call) -> tuple[Call, Tensor | None]:
@@ -120,7 +120,7 @@ def _matrix(call: Call) -> Tensor:
     for k in range(x.numel()):
         unit = torch.zeros_like(x)
         unit.view(-1)[k] = 1
-        columns.append(bare.map(lambda i, a, u=unit: u if i == position else a).run().flatten() - origin)
+        columns.append(bare.put({position: unit}).run().flatten() - origin)
     return torch.stack(columns, 1)
 
 

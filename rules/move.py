@@ -24,7 +24,7 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
         for k in range(x.numel()):
             marker = torch.zeros_like(x)
             marker.view(-1)[k] = 1
-            places = call.map(lambda i, a, m=marker, p=position: m if i == p else (torch.zeros_like(a) if i in call.carriers else a)).run()
+            places = call.put({i: torch.zeros_like(flat[i]) for i in call.carriers} | {position: marker}).run()
             R_x[k] = (R_y * (places != 0)).sum()
         results.append(R_x.view_as(x))
     return results

@@ -27,7 +27,8 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     y = call.run()
     results = []
     for position in sorted(call.carriers):
-        term = call.map(lambda i, a, p=position: a if i == p or i > 1 else (torch.zeros_like(a) if isinstance(a, Tensor) else 0)).run()
+        other = call.operand(1 - position)
+        term = call.put({1 - position: torch.zeros_like(other) if isinstance(other, Tensor) else 0}).run()
         results.append((term * R_y / y).sum_to_size(call.operand(position).shape))
     return results
 

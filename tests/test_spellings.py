@@ -23,24 +23,6 @@ FAMILIES = sorted(p.stem for p in (Path(__file__).parent / "spellings").glob("*.
 FEWEST = 8
 TOLERANCE = 1e-9
 
-#: (family, spelling) or (family, spelling, preset) -> why it does not yet agree.
-DISAGREE: dict[tuple[str, ...], str] = {
-    ("rotary", "block_matrix", "pa-lrp"): "aligned_tokens: the batch axes of a matrix product are aligned too",
-    ("silu_gate", "einsum", "cp-lrp"): "einsum is not expanded, so the gate is not seen",
-    ("gelu", "ndtr"): "Dataflow.is_pointwise: special_ndtr has no pointwise tag",
-    ("layer_norm", "var_mean"): "var_mean is not split into var and mean",
-    ("layer_norm", "scale_and_shift"): "mean(x) * rstd(x): a mean is not followed to the values it averages",
-    ("rms_norm", "einsum_statistic"): "einsum is not expanded into products and sums",
-    ("rotary", "complex_polar"): "remove_bookkeeping drops the copy that view_as_complex needs",
-    ("silu_gate", "sigmoid_last"): "(u g) sigmoid(g): g and its function are counted as two factors",
-    ("silu_gate", "sigmoid_on_up"): "g (sigmoid(g) u): g and its function are counted as two factors",
-    ("softmax", "one_over_sum"): "as_softmax does not see through a multiplication by one",
-    ("softmax", "sum_without_keepdim"): "as_softmax asks for keepdim",
-    ("softmax", "less_logsumexp"): "the unreached logsumexp is reported as unexplained",
-    ("softmax", "less_logsumexp_unsqueezed"): "the unreached logsumexp is reported as unexplained",
-    ("softmax", "less_log_of_sum"): "exp_meaning does not know log(sum(exp)) as logsumexp",
-    ("softmax", "power_of_two"): "exp2 is not rewritten as exp",
-}
 #: Presets beside the default, where they treat the family differently.
 OTHER_RULES = {"rotary": ("attnlrp",), "silu_gate": ("cp-lrp",), "attention": ("cp-lrp",)}
 
@@ -53,9 +35,7 @@ def spellings() -> Iterator[tuple[str, str]]:
 def cases() -> Iterator[Any]:
     for family, name in spellings():
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
-            reason = DISAGREE.get((family, name)) or DISAGREE.get((family, name, rules))
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
+            yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}")
 
 
 @cache

@@ -10,6 +10,7 @@ import networkx as nx
 import torch
 from torch import fx
 
+from lrp_fx.infer import infer
 from lrp_fx.layout import shape_of
 from lrp_fx.program import Program, is_float, op_name, value_of
 from lrp_fx.provenance import LEAF_KINDS, PARAMETER, Facts
@@ -147,7 +148,8 @@ class Dataflow:
         target = node.target
         pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
         same_shape = all(shape_of(o) == shape_of(node) for o in operands)
-        return same_shape and (pointwise or op_name(node) in ("aten._to_copy", "aten.clone"))
+        special = op_name(node).startswith("aten.special_") and infer(node, operands).kind == "elementwise"  # carry no tag
+        return same_shape and (pointwise or special or op_name(node) in ("aten._to_copy", "aten.clone"))
 
 
 def is_broadcast(value: fx.Node, against: fx.Node) -> bool:

@@ -46,7 +46,7 @@ def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Me
     is_division = op_name(node) == "aten.div"
     refusals = []
     for signal, coefficient in ((a, b),) if is_division else ((a, b), (b, a)):
-        for root in flow.roots(signal):
+        for root in _roots(flow, signal):
             found = _dependence(flow, root, signal, coefficient)
             if isinstance(found, Meaning):
                 return found
@@ -57,6 +57,13 @@ def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Me
     if "dependent" in refusals:
         return Meaning("tangent", (a, b), "operands depend on each other, neither pointwise nor as a normalisation")
     return Meaning("product", (a, b), "independent operands")
+
+
+def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
+    """The values a signal is a copy of; behind a mean or sum, which is linear, those that are averaged."""
+    roots = flow.roots(signal)
+    averaged = roots[-1].args[0] if op_name(roots[-1]) in ("aten.mean", "aten.sum") and not flow.is_leaf(roots[-1]) else None
+    return [*roots, *flow.roots(averaged)] if isinstance(averaged, fx.Node) else roots
 
 
 def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.Node) -> Meaning | str:
@@ -70,7 +77,7 @@ def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.
     path = flow.region(root, signal) or []
     if all(flow.is_pointwise(n) for n in [*region, *path]):
         return Meaning("elementwise", (signal,), "a pointwise function of the signal is its coefficient (identity rule)")
-    if any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(core, signal):
+    if any(op_name(n) in REDUCTIONS for n in region) and (is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))):
         return Meaning("normalise", (signal,), "a broadcast statistic of the signal is its coefficient")
     return "dependent"
 
@@ -91,22 +98,85 @@ def _same_function(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Mea
     return None
 
 
+# ------------------------------------------------------------------------------------------------ chains of products
+@dataclass(frozen=True)
+class ChainRoles:
+    """What the factors of product chains are.
+
+    ``frozen``: (product, operand) pairs in which the operand is a pointwise function of another factor of its chain.
+    ``activated``: (product, operand) pairs in which the operand is that other factor, so that both together are an
+    activated branch.
+    """
+
+    frozen: frozenset[tuple[fx.Node, fx.Node]]
+    activated: frozenset[tuple[fx.Node, fx.Node]]
+
+
+def chain_roles(graph: fx.Graph, flow: Dataflow) -> ChainRoles:
+    """``(u * g) * f(g)`` has two factors, u and ``g f(g)``, in whatever order it is multiplied: f(g) is a coefficient."""
+    frozen: set[tuple[fx.Node, fx.Node]] = set()
+    activated: set[tuple[fx.Node, fx.Node]] = set()
+    for top in graph.nodes:
+        if not _is_link(flow, top) or (len(top.users) == 1 and _is_link(flow, next(iter(top.users)))):
+            continue
+        places = _places(flow, top)
+        factors = [f for _, f in places]
+        if len(factors) < 3:
+            continue
+        sources = {f: _function_of_another(f, factors) for f in factors}
+        frozen |= {(product, f) for product, f in places if sources[f] is not None}
+        activated |= {(product, f) for product, f in places if f in sources.values()}
+    return ChainRoles(frozenset(frozen), frozenset(activated))
+
+
+def _is_link(flow: Dataflow, node: fx.Node) -> bool:
+    return op_name(node) == "aten.mul" and len(flow.operands(node)) == 2
+
+
+def _places(flow: Dataflow, product: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """(product, factor) for every factor of the chain that ends in ``product``; inner links have no other user."""
+    found = []
+    for operand in flow.operands(product):
+        inner = _is_link(flow, operand) and len(operand.users) == 1
+        found += _places(flow, operand) if inner else [(product, operand)]
+    return found
+
+
+def _function_of_another(factor: fx.Node, factors: list[fx.Node]) -> fx.Node | None:
+    """The other factor that ``factor`` is a function of, element by element, through operations of one tensor."""
+    others = {f for f in factors if f is not factor}
+    node = factor
+    for _ in range(12):
+        inputs = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.Tensor)]
+        if len(inputs) != 1 or not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.pointwise not in node.target.tags:
+            return None
+        node = inputs[0]
+        if node in others:
+            return node
+    return None
+
+
 # ------------------------------------------------------------------------------------------------ softmax, decomposed
 def as_softmax(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
     """``exp(z) / sum(exp(z))`` in any spelling: one softmax of z, with shifts constant along the axis taken off."""
     for numerator, statistic in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
-        total = statistic
-        while op_name(total) in ("aten.expand", "aten.expand_as", "aten.reciprocal"):
-            inner = total.args[0]
-            assert isinstance(inner, fx.Node)
+        total, inverted = statistic, op_name(node) == "aten.div"
+        while (inner := _through(flow, total)) is not None:
+            inverted ^= op_name(total) == "aten.reciprocal"
             total = inner
-        is_reciprocal = (op_name(node) == "aten.div") != (op_name(statistic) == "aten.reciprocal")
-        if not is_reciprocal or op_name(numerator) != "aten.exp" or op_name(total) != "aten.sum" or total.args[0] is not numerator:
+        if not inverted or op_name(numerator) != "aten.exp" or op_name(total) != "aten.sum" or total.args[0] is not numerator:
             continue
         dims = total.args[1] if len(total.args) > 1 else None
-        keepdim = len(total.args) > 2 and bool(total.args[2])
-        if isinstance(dims, (list, tuple)) and len(dims) == 1 and keepdim:
-            return _softmax_of(flow, numerator.args[0], _from_right(dims[0], numerator), "exp over its own sum")
+        if isinstance(dims, (list, tuple)) and len(dims) == 1 and same_size_along(statistic, dim := _from_right(dims[0], numerator)):
+            return _softmax_of(flow, numerator.args[0], dim, "exp over its own sum")
+    return None
+
+
+def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:
+    """The operand of an expansion, a reciprocal, a new axis or a multiplication by one."""
+    is_one = op_name(node) == "aten.mul" and any(isinstance(a, (int, float)) and a == 1 for a in node.args[:2])
+    if is_one or op_name(node) in ("aten.expand", "aten.expand_as", "aten.reciprocal", "aten.unsqueeze"):
+        return next((a for a in node.all_input_nodes if flow.carries(a)), None)
     return None
 
 
@@ -122,6 +192,12 @@ def exp_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
         dims = normaliser.args[1]
         if normaliser.args[0] is z.args[0] and isinstance(dims, (list, tuple)) and len(dims) == 1:
             return _softmax_of(flow, z.args[0], _from_right(dims[0], z), "exp of a value less its logsumexp")
+    if op_name(z) == "aten.sub" and isinstance(z.args[1], fx.Node) and op_name(log := flow.core(z.args[1])) == "aten.log":
+        total = log.args[0]
+        if isinstance(total, fx.Node) and op_name(total) == "aten.sum" and len(total.args) > 1:
+            e, dims = total.args[0], total.args[1]
+            if isinstance(e, fx.Node) and op_name(e) == "aten.exp" and e.args[0] is z.args[0] and isinstance(dims, (list, tuple)) and len(dims) == 1:
+                return _softmax_of(flow, z.args[0], _from_right(dims[0], z), "exp of a value less the logarithm of its sum of exponentials")
     return None
 
 
