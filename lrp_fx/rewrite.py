@@ -220,7 +220,7 @@ class _Chooser:
         while (inner := self.flow.coefficient_of(node)) is not None:
             node = inner
         application = self.applications.get(node)
-        return application is not None and application.kind == "elementwise"
+        return application is not None and application.kind == "elementwise" and node not in self.chains.apart
 
     def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
         op = str(meaning.op._schema.name).replace("::", ".") if meaning.op is not None and hasattr(meaning.op, "_schema") else op_name(node)

@@ -105,17 +105,19 @@ class ChainRoles:
 
     ``frozen``: (product, operand) pairs in which the operand is a pointwise function of another factor of its chain.
     ``activated``: (product, operand) pairs in which the operand is that other factor, so that both together are an
-    activated branch.
+    activated branch. ``apart``: products that hold such a function, but not the factor it is a function of.
     """
 
     frozen: frozenset[tuple[fx.Node, fx.Node]]
     activated: frozenset[tuple[fx.Node, fx.Node]]
+    apart: frozenset[fx.Node]
 
 
 def chain_roles(graph: fx.Graph, flow: Dataflow) -> ChainRoles:
     """``(u * g) * f(g)`` has two factors, u and ``g f(g)``, in whatever order it is multiplied: f(g) is a coefficient."""
     frozen: set[tuple[fx.Node, fx.Node]] = set()
     activated: set[tuple[fx.Node, fx.Node]] = set()
+    apart: set[fx.Node] = set()
     for top in graph.nodes:
         if not _is_link(flow, top) or (len(top.users) == 1 and _is_link(flow, next(iter(top.users)))):
             continue
@@ -126,7 +128,8 @@ def chain_roles(graph: fx.Graph, flow: Dataflow) -> ChainRoles:
         sources = {f: _function_of_another(f, factors) for f in factors}
         frozen |= {(product, f) for product, f in places if sources[f] is not None}
         activated |= {(product, f) for product, f in places if f in sources.values()}
-    return ChainRoles(frozenset(frozen), frozenset(activated))
+        apart |= {product for product, f in places if sources[f] is not None and sources[f] not in {g for _, g in _places(flow, product)}}
+    return ChainRoles(frozenset(frozen), frozenset(activated), frozenset(apart))
 
 
 def _is_link(flow: Dataflow, node: fx.Node) -> bool:
