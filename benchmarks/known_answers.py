@@ -20,7 +20,7 @@ import torch
 import lrp_fx
 from benchmarks.scoring import hit_and_mass, load_model, load_sequences
 
-PRESETS = ("gradient", "attnlrp", "cp-lrp", "pa-lrp")
+PRESETS = ("gradient", "attnlrp", "cp-lrp", "pa-lrp", "attnlrp-gamma", "pa-lrp-gamma")
 
 
 def synthetic(folder: Path, count: int) -> None:
@@ -29,9 +29,9 @@ def synthetic(folder: Path, count: int) -> None:
         target = lrp_fx.targets.Class(sequences.labels)
         relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=target)
         shares = ", ".join(f"{k} {float(v.median()):.3f}" for k, v in relevance.ledger.shares().items())
-        print(f"{folder.name:<20}{preset:<10}{'content':<10}" + _row(relevance.per_token(None), sequences) + f"   error {float(relevance.ledger.error.max()):.1e}   {shares}")
+        print(f"{folder.name:<20}{preset:<14}{'content':<10}" + _row(relevance.per_token(None), sequences) + f"   error {float(relevance.ledger.error.max()):.1e}   {shares}")
         for aggregation in ("signed", "positive", "absolute") if relevance.position else ():
-            print(f"{'':<30}{aggregation:<10}" + _row(relevance.per_token(aggregation), sequences))
+            print(f"{'':<34}{aggregation:<10}" + _row(relevance.per_token(aggregation), sequences))
 
 
 def _row(scores: Any, sequences: Any) -> str:

@@ -22,6 +22,7 @@ from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, product_meaning
+from lrp_fx.recognize.residual import residual_meaning
 from lrp_fx.rule import Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
@@ -186,6 +187,8 @@ class _Chooser:
         kinds = self.registry.kinds_of(name)
         if "product" in kinds:
             return self._product(node, operands), "rule"
+        if "residual" in kinds and (residual := residual_meaning(self.flow, node)) is not None and set(residual.signals) <= self.carrying:
+            return residual, "rule"
         if name == "aten.exp" and (softmax := exp_meaning(self.flow, node)) is not None:
             return softmax, "rule"
         if kinds and (kinds[0] != "elementwise" or len(operands) == 1):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "route", "homogeneous", "scan", "stop", "tangent")
+KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "residual", "route", "homogeneous", "scan", "stop", "tangent")
 
 
 @dataclass(frozen=True)

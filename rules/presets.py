@@ -28,6 +28,18 @@ register(
         about="cp-lrp with position as a carrier",
     ),
     Ruleset(
+        "attnlrp-gamma",
+        _TOKENS,
+        kinds={"residual": "residual.gamma"},
+        about="attnlrp with the gamma rule on residual sums (Berend et al. 2026)",
+    ),
+    Ruleset(
+        "pa-lrp-gamma",
+        _TOKENS | {"position"},
+        kinds={"residual": "residual.gamma"},
+        about="pa-lrp with the gamma rule on residual sums; for images, where residual terms cancel",
+    ),
+    Ruleset(
         "gradient",
         _TOKENS,
         kinds=dict.fromkeys(_NONLINEAR, "tangent.gradient"),

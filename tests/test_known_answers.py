@@ -23,6 +23,11 @@ FIGURES = {
         ("pa-lrp", "signed"): (0.878, 0.911),
         ("pa-lrp", "positive"): (0.938, 0.893),
         ("pa-lrp", "absolute"): (0.912, 0.894),
+        ("attnlrp-gamma", None): (0.930, 0.881),
+        ("pa-lrp-gamma", None): (0.940, 0.877),
+        ("pa-lrp-gamma", "signed"): (0.953, 0.883),
+        ("pa-lrp-gamma", "positive"): (0.967, 0.863),
+        ("pa-lrp-gamma", "absolute"): (0.973, 0.865),
     },
     "synth_learned": {
         ("gradient", None): (0.467, 0.568),
@@ -32,13 +37,17 @@ FIGURES = {
         ("pa-lrp", "signed"): (0.858, 0.926),
         ("pa-lrp", "positive"): (0.972, 0.851),
         ("pa-lrp", "absolute"): (0.900, 0.910),
+        ("attnlrp-gamma", None): (0.992, 0.940),
+        ("pa-lrp-gamma", "signed"): (0.978, 0.928),
+        ("pa-lrp-gamma", "positive"): (1.000, 0.872),
+        ("pa-lrp-gamma", "absolute"): (0.992, 0.915),
     },
 }
 COUNT = {"synth_rope": 100, "synth_learned": 60}
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("preset", ["gradient", "attnlrp", "cp-lrp", "pa-lrp"])
+@pytest.mark.parametrize("preset", ["gradient", "attnlrp", "cp-lrp", "pa-lrp", "attnlrp-gamma", "pa-lrp-gamma"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
     model, sequences = load_model(MODELS / name, attention), load_sequences(MODELS / name, COUNT[name])

@@ -482,8 +482,8 @@ NOT_CALLED = {"getitem": "picks one of several results: no operation of PyTorch"
 
 def _listed_cases() -> Iterator[Any]:
     for rule in registry.rules.values():
-        if rule.kind in ("product", "gate") or not rule.exact or rule.ops == ("*",) or rule.name in ("elementwise.product", "normalise.product"):
-            continue  # two carriers that are functions of each other, or of any kind: their own samples say what they are for
+        if rule.kind in ("product", "gate", "residual") or not rule.exact or rule.ops == ("*",) or rule.name in ("elementwise.product", "normalise.product"):
+            continue  # the machine picks their carriers (all terms, or the independent ones): their own samples say which
         for op in rule.ops:
             for k, call in enumerate(LISTED.get(op.removeprefix("aten."), [])):
                 if rule.name == "linear.coefficient" and op == "aten.div" and 0 not in call.carriers:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
 from torch import fx
 
 from lrp_fx.errors import module_path, source_line
 from lrp_fx.layout import token_axes
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import op_name
 from lrp_fx.provenance import CONTENT, LEARNED, POSITION, SEGMENT
 from lrp_fx.rewrite import Application, Rewritten
 
@@ -103,23 +102,12 @@ class _Finder:
                 found.append(_site(GATE, "activated branch" if application.kind == "gate" else "product of two branches", application, (node,)))
             elif op_name(node) == "aten.topk":
                 found.append(_site(ROUTER, "top-k", application, (node,)))
-            elif application.kind == "sum" and len(application.carriers) == 2 and self._is_residual(node):
+            elif application.kind == "residual":
                 found.append(_site(RESIDUAL, "skip connection", application, (node,)))
         return found
 
     def _all_content(self, application: Application) -> bool:
         return all(CONTENT in self.rewritten.facts.sources[o] for o in application.operands)
-
-    def _is_residual(self, node: fx.Node) -> bool:
-        """One operand is computed from the other through a learned map, and both have the result's shape."""
-        a, b = self.applications[node].operands
-        if not self._all_content(self.applications[node]) or value_of(a).shape != value_of(b).shape:
-            return False
-        for skip, branch in ((a, b), (b, a)):
-            if skip in self.flow.graph and branch in self.flow.graph and nx.has_path(self.flow.graph, skip, branch):
-                region = self.flow.region(skip, branch, limit=100_000)
-                return region is not None and self.flow.has_learned_map(region)
-        return False
 
     def leaves(self) -> list[Site]:
         found = []
