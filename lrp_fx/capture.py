@@ -32,7 +32,7 @@ def capture(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], *, 
     Falls back to static shapes (good for the shapes given, re-traced for others) and raises `CaptureError` when
     neither way gives a graph that computes what the model computes.
     """
-    inputs = in_signature_order(model, inputs)
+    inputs = in_signature_order(model, without_repeats(inputs))
     refusals: list[str] = []
     for method in ("dynamic", "static") if dynamic else ("static",):
         example = widen(inputs, roles) if method == "dynamic" else inputs
@@ -57,6 +57,18 @@ def in_signature_order(model: nn.Module, inputs: dict[str, Any]) -> dict[str, An
     """The same arguments in the order of ``forward``'s signature (export demands it)."""
     order = list(inspect.signature(model.forward).parameters)
     return dict(sorted(inputs.items(), key=lambda kv: order.index(kv[0]) if kv[0] in order else len(order)))
+
+
+def without_repeats(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A tensor passed for two arguments is cloned: the tracer would take both for one input for ever."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in inputs.items():
+        repeated = isinstance(value, torch.Tensor) and value.data_ptr() in seen
+        result[name] = value.clone() if repeated else value
+        if isinstance(value, torch.Tensor):
+            seen.add(value.data_ptr())
+    return result
 
 
 def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
@@ -108,18 +120,19 @@ def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _vary(program: Program, example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+    """Other values in every content input (another order of the rows for each), one token less where lengths may change."""
+    nodes = program.input_nodes()
+    lengths = [nodes[i.name].meta["val"].shape[1] for i in program.inputs if i.role == "content" and 2 <= len(i.shape) <= 3 and i.shape[1] > MIN_LENGTH]
+    changing = {str(length) for length in lengths if not isinstance(length, int)}
     result = dict(example)
-    symbolic: dict[str, list[bool]] = {i.name: list(i.dynamic) for i in program.inputs}
-    shorten = any(len(d) > 1 and d[1] for n, d in symbolic.items() if roles.get(n) != "mask" or True)
-    for name, value in example.items():
-        if not isinstance(value, torch.Tensor):
-            continue
+    for turn, (name, node) in enumerate(nodes.items()):
+        value = example[name]
         if roles[name] == "content":
-            value = value.flip(0) if not value.is_floating_point() else value.flip(0) * 0.9
-        dims = symbolic.get(name, [])
-        is_sequence = not value.is_floating_point() and value.dim() == 2
-        if is_sequence and shorten and len(dims) > 1 and dims[1] and value.shape[1] > MIN_LENGTH:
-            value = value[:, :-1]
+            value = value.roll(turn + 1, 0)
+            value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1)
+        for axis, size in enumerate(node.meta["val"].shape):
+            if str(size) in changing:
+                value = value.narrow(axis, 0, value.shape[axis] - 1)
         result[name] = value
     return result
 
@@ -130,16 +143,22 @@ def _lookup(inputs: dict[str, Any], name: str) -> Any:
 
 @contextlib.contextmanager
 def inference_configuration(model: nn.Module) -> Iterator[None]:
-    """Key-value caches off in the model's configurations while it is run, everything restored afterwards."""
+    """Caches off in the model's configurations and torch's fused encoder path off while the model is run, restored afterwards.
+
+    The fused path zeroes padded rows in eager mode only, so that the captured graph would differ from it.
+    """
     changed: list[Any] = []
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    for config in [*configs.values(), *(s for c in configs.values() for s in vars(c).values() if hasattr(s, "use_cache"))]:
+    for config in [*configs.values(), *(s for c in configs.values() for s in getattr(c, "__dict__", {}).values() if hasattr(s, "use_cache"))]:
         if getattr(config, "use_cache", False):
             changed.append(config)
             config.use_cache = False
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for config in changed:
             config.use_cache = True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.bill import Bill, RelevanceGraph
@@ -101,6 +102,10 @@ class Explainer:
         self.ruleset = _ruleset(rules)
         self.conserve, self.strict, self.dynamic, self.compile, self.output = conserve, strict, dynamic, compile, output
         self.roles = dict(roles or {})
+        takes = inspect.signature(model.forward).parameters
+        strange = [n for n in self.roles if n not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())]
+        if strange:
+            raise InputError(f"roles for {', '.join(strange)}, but forward takes {', '.join(takes)}")
         unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
         if unknown:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
@@ -109,10 +114,13 @@ class Explainer:
         self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
         self._snippets: dict[Any, Any] = {}
         self._checked: Any = None
+        self._identity: Any = None
         self._current: _Entry | None = None
         self._current_graph: RelevanceGraph | None = None
-        if example_inputs is not None:
+        if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
+        elif example_inputs is not None:
+            self.trace(*(example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)))
 
     # ------------------------------------------------------------------------------------------------ inspection
     @property
@@ -190,15 +198,25 @@ class Explainer:
         unknown = [n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)]
         if unknown:
             raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
-        bound = {n: v for n, v in bound.items() if v is not None}
+        bound = {n: v for n, v in bound.items() if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)}
+        nested = [n for n, v in bound.items() if not isinstance(v, Tensor) and any(isinstance(t, Tensor) for t in pytree.tree_leaves(v))]
+        if nested:
+            raise InputError(f"{', '.join(nested)}: tensors inside lists or dictionaries cannot be explained yet; pass them as arguments of their own")
         self._check_model()
         check_inputs(bound, {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)})
         return bound
 
     def _check_model(self) -> None:
-        """Check mode and weights, the weights again only after they have changed."""
-        versions = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
+        versions = (identity, tuple(t._version for _, t in tensors if not t.is_inference()))
         check_mode(self.model)
+        if self._identity is not None and identity != self._identity:  # replaced, converted or moved: the graphs hold the old ones
+            for cache in (self._programs, self._graphs, self._snippets):
+                cache.clear()
+            self._current = self._current_graph = None
+        self._identity = identity
         if versions != self._checked:
             check_weights(self.model)
             self._checked = versions
@@ -248,6 +266,9 @@ class Explainer:
 
     def _result(self, entry: _Entry, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], target: Target) -> Relevance:
         outputs, score = flat[: bill.outputs], flat[bill.outputs]
+        batch = next(bound[i.name].shape[0] for i in entry.program.inputs if i.role == CONTENT)
+        if score.shape != (batch,):
+            raise InputError(f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs and of the output must be the batch")
         rest = list(flat[bill.outputs + 1 :])
         leaf_values = [(leaf, *rest[3 * i : 3 * i + 3]) for i, leaf in enumerate(bill.leaves)]
         sink_values = rest[3 * len(bill.leaves) :][: len(bill.sinks)]

@@ -36,8 +36,8 @@ _cache: dict[Any, Inferred] = {}
 
 def infer(node: fx.Node, operands: list[fx.Node]) -> Inferred:
     """Classify ``node`` as a function of its carrying ``operands``; cached by operation, static arguments and shapes."""
-    flat = pytree.tree_leaves((tuple(node.args), dict(node.kwargs)), is_leaf=lambda x: x is None)
-    key = (str(node.target), tuple(_signature(a, a in operands) for a in flat))
+    flat, spec = pytree.tree_flatten((tuple(node.args), dict(node.kwargs)), is_leaf=lambda x: x is None)
+    key = (str(node.target), str(spec), tuple(_signature(a, a in operands) for a in flat))
     if key not in _cache:
         if len(_cache) > 4096:
             _cache.clear()

@@ -25,11 +25,25 @@ Layout = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """Where the examples of a batch are: axis ``axis`` is ``outer * batch * inner`` elements long."""
+    """Where the examples of a batch are: axis ``axis`` is ``outer * batch * inner`` elements long.
+
+    A side that may change from call to call (tokens merged with the batch) is None.
+    """
 
     axis: int
-    outer: int
+    outer: int | None
     inner: int | None
+
+    @property
+    def is_merged(self) -> bool:
+        return (self.outer, self.inner) != (1, 1)
+
+    def split(self, t: torch.Tensor, batch: Any) -> torch.Tensor:
+        """``t`` with the axis as three: outer, batch, inner (the batch is then axis ``axis + 1``)."""
+        if self.outer is None and self.inner is None:
+            raise ValueError("tokens on both sides of a batch axis: its examples cannot be told apart")
+        sizes: tuple[Any, Any, Any] = (-1, batch, self.inner) if self.outer is None else (self.outer, batch, -1)
+        return t.reshape(*t.shape[: self.axis], *sizes, *t.shape[self.axis + 1 :])
 
 
 def batch_axis(layout: Layout | None) -> BatchAxis | None:
@@ -38,8 +52,12 @@ def batch_axis(layout: Layout | None) -> BatchAxis | None:
         kinds = [k for k, _ in axis]
         if BATCH in kinds:
             j = kinds.index(BATCH)
-            return BatchAxis(i, prod(s for _, s in axis[:j]), prod(s for _, s in axis[j + 1 :]))
+            return BatchAxis(i, _fixed_size(axis[:j]), _fixed_size(axis[j + 1 :]))
     return None
+
+
+def _fixed_size(factors: Axis) -> int | None:
+    return prod(s for _, s in factors) if all(k == FEATURE for k, _ in factors) else None
 
 
 def token_axes(layout: Layout | None) -> list[int]:
@@ -193,7 +211,7 @@ def _linear(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> L
 
 
 def _conv(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
-    return (lay[0], single(FEATURE, shape[1]), *(resize(a, s) for a, s in zip(lay[2:], shape[2:], strict=True)))
+    return (lay[0], single(FEATURE, shape[1]), *(single(TOKEN, s) for s in shape[2:]))
 
 
 def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:

@@ -101,7 +101,16 @@ class _Walk:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
             if len(info.shape) == 4 and not info.is_index:
                 kinds[1] = FEATURE  # channels-first images
+            elif len(info.shape) == 3 and not info.is_index:
+                kinds[2] = FEATURE  # sequences of vectors
+            elif info.role != CONTENT and self._counts_tokens_only(node):
+                kinds[0] = TOKEN
             self.layout[node] = tuple(single(k, s) for k, s in zip(kinds, info.shape, strict=True))
+
+    def _counts_tokens_only(self, node: fx.Node) -> bool:
+        """Positions (T,) and masks (T, T) have no batch axis."""
+        sizes = value_of(node).shape
+        return len(sizes) == 1 or (len(sizes) == 2 and str(sizes[0]) == str(sizes[1]))
 
     def _visit_call(self, node: fx.Node) -> None:
         args = [a for a in node.all_input_nodes if a in self.sources]

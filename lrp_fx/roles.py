@@ -5,13 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Parts of argument names, in order of precedence. Overridden by ``convert(model, roles={...})``.
-_WORDS = (("mask", "mask"), ("position", "position"), ("token_type", "segment"), ("segment", "segment"))
+#: Words of argument names, in order of precedence. Overridden by ``convert(model, roles={...})``.
+_WORDS = (
+    ({"mask"}, "mask"),
+    ({"position", "positions", "pos"}, "position"),
+    ({"segment", "segments"}, "segment"),
+)
 
 
 def role_of(name: str, value: Tensor) -> str:
-    """The role that an argument's name and type suggest."""
-    for word, role in _WORDS:
-        if word in name:
+    """The role that an argument's name (by its words) and type suggest."""
+    words = set(name.lower().split("_"))
+    if {"token", "type"} <= words:
+        return "segment"
+    for known, role in _WORDS:
+        if words & known:
             return role
     return "mask" if value.dtype == torch.bool else "content"

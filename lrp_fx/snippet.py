@@ -70,13 +70,12 @@ def per_example(t: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
     t = t.to(torch.float64 if t.dtype == torch.float64 else torch.float32)
     if axis is None:
         return t.sum().reshape(1)
-    if axis.outer == 1 and axis.inner == 1:
+    if not axis.is_merged:
         others = [i for i in range(t.dim()) if i != axis.axis]
         return t.sum(others) if others else t
     if axis.axis == 0 and axis.outer == 1:
         return t.reshape(batch, -1).sum(1)
-    shape = list(t.shape)
-    split = t.reshape(*shape[: axis.axis], axis.outer, batch, -1, *shape[axis.axis + 1 :])
+    split = axis.split(t, batch)
     return split.sum([i for i in range(split.dim()) if i != axis.axis + 1])
 
 

@@ -82,6 +82,8 @@ class _AtPosition:
 
     def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
         """Validated index tensors, shape (B,) each, for an output of the given shape."""
+        if len(shape) == 1 and not self.classes:  # one number per example: a regression
+            return {"position": _column(LAST, shape[0], device, "position")}
         if len(shape) not in (2, 3):
             raise TargetError(f"{self!r} needs an output (B, classes) or (B, T, classes); this one has shape {shape}: pass a callable target")
         columns = {name: _column(index, shape[0], device, name) for name, index in self.classes.items()}

@@ -16,10 +16,10 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
-from lrp_fx.alignment import aligned_batch, aligned_tokens, same_size
+from lrp_fx.alignment import aligned_batch, aligned_tokens, keeps_where_true, same_size
 from lrp_fx.bill import Bill, Leaf, RelevanceGraph, SiteInfo
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
-from lrp_fx.layout import BatchAxis, Layout, batch_axis, token_axes
+from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
 from lrp_fx.rewrite import Application, Rewritten
@@ -98,7 +98,7 @@ class _Transposer:
             with torch.no_grad():
                 return [node.target(*args, **kwargs)]  # type: ignore[operator]
 
-        key = ("lower", str(node.target), tuple(signature(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat))
+        key = ("lower", str(node.target), str(spec), tuple(signature(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat))
         if key not in self.cache:
             self.cache[key] = trace(run, [value_of(flat[i]) for i in positions], self.mode)
         (result,) = inline(self.graph, self.cache[key], [self.env[flat[i]] for i in positions])
@@ -125,12 +125,16 @@ class _Transposer:
 
         def run(output: Tensor, *rest: Any) -> list[Any]:
             mask_value = rest[0] if mask is not None else None
+            if mask_value is not None:  # targets see 1 where a token counts, whatever the model's convention
+                mask_value = mask_value != 0 if self.mask_keeps else mask_value == 0
             arguments = dict(zip(names, rest[1:] if mask is not None else rest, strict=True))
             leaf = output.detach().requires_grad_()
             with torch.enable_grad():
                 score = self.target.score(leaf, mask_value, **arguments)
                 if score.dim() != 1:
                     raise TargetError(f"a target must give one number per example, shape (B,); got shape {tuple(score.shape)}")
+                if hint(score.shape[0]) != hint(self.facts.batch):
+                    raise TargetError(f"the target gives {hint(score.shape[0])} scores for a batch of {hint(self.facts.batch)}: the first axis of every content input must be the batch")
                 (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
             if seed is None:
                 raise TargetError("the target does not depend on the model's output")
@@ -155,7 +159,10 @@ class _Transposer:
         if len(shape) < 3:
             return None
         for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            if info.role == MASK and len(info.shape) == 2 and same_size(value_of(node).shape[1], shape[1]):
+            sizes = value_of(node).shape
+            square = len(info.shape) == 2 and same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0])  # between pairs of tokens
+            if info.role == MASK and info.is_index and len(info.shape) == 2 and not square and same_size(sizes[1], shape[1]):
+                self.mask_keeps = keeps_where_true(node)
                 return node
         return None
 
@@ -328,15 +335,14 @@ class _Transposer:
     def _relevance(self, node: fx.Node, c: fx.Node, axis: BatchAxis | None, by_token: bool) -> list[Any]:
         """[relevance, total and magnitude per example, and for the site table: in, sinks = 0, scale] of a leaf."""
         audit = self.audit
-        merged = axis is not None and self.facts.leaf_kind(node) is not None and (axis.outer, axis.inner) != (1, 1)
+        merged = axis is not None and self.facts.leaf_kind(node) is not None and axis.is_merged
 
         def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
             R = relevance_of(x, c_x, safe=True)
             total = per_example(R, axis, batch)
             kept = R.sum(-1) if by_token and R.dim() > 2 else R
             if merged and axis is not None:  # a leaf that was broadcast over windows or heads merged with the batch: back to one for each example
-                at = axis.axis
-                kept = R.reshape(*R.shape[:at], axis.outer, batch, -1, *R.shape[at + 1 :]).sum([at, at + 2])
+                kept = axis.split(R, batch).sum([axis.axis, axis.axis + 2])
             magnitude = per_example(R.abs(), axis, batch)
             if not audit:
                 return [kept, total, magnitude]
