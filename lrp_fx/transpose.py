@@ -134,7 +134,8 @@ class _Transposer:
                 if score.dim() != 1:
                     raise TargetError(f"a target must give one number per example, shape (B,); got shape {tuple(score.shape)}")
                 if hint(score.shape[0]) != hint(self.facts.batch):
-                    raise TargetError(f"the target gives {hint(score.shape[0])} scores for a batch of {hint(self.facts.batch)}: the first axis of every content input must be the batch")
+                    found = f"{hint(score.shape[0])} scores for a batch of {hint(self.facts.batch)}"
+                    raise TargetError(f"the target gives {found}: the first axis of every content input must be the batch")
                 (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
             if seed is None:
                 raise TargetError("the target does not depend on the model's output")

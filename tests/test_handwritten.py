@@ -195,8 +195,8 @@ def test_what_cannot_be_explained_yet_is_refused_by_name() -> None:
         lrp_fx.convert(Nested().eval())([torch.ones(2, 3), torch.ones(2, 3)])
     with pytest.raises(lrp_fx.InputError, match="roles for idz"):
         lrp_fx.convert(Regression().eval(), roles={"idz": "content"})
+    model: Any = nn.Sequential(nn.Linear(4, 3)).eval()
     with pytest.raises(lrp_fx.LrpError, match="batch"):
-        model: Any = nn.Sequential(nn.Linear(4, 3)).eval()
         lrp_fx.convert(model)(torch.randn(5, 2, 4), target=lambda y: y.sum((0, 2)))
 
 
