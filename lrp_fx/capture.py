@@ -93,8 +93,7 @@ def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
 
 def verify_capture(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> None:
     """Compare capture and model on the example and on a changed one (other values, and another shape if dynamic)."""
-    trials = [example, _vary(program, example, roles)]
-    for trial in trials:
+    for trial in (example, _possible_variation(model, program, example, roles)):
         with torch.no_grad(), inference_configuration(model):
             theirs = pytree.tree_leaves(model(**trial))
             ours = program.module(*[_lookup(trial, i.name) for i in program.inputs])
@@ -119,7 +118,18 @@ def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got[finite] - expected[finite]).abs().max() / scale / torch.finfo(expected.dtype).eps)
 
 
-def _vary(program: Program, example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+def _possible_variation(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+    """A changed example that the model itself accepts: an axis that looks like a length may be one of fixed channels."""
+    shorter = _vary(program, example, roles, shorten=True)
+    try:
+        with torch.no_grad(), inference_configuration(model):
+            model(**shorter)
+    except Exception:
+        return _vary(program, example, roles, shorten=False)
+    return shorter
+
+
+def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, shorten: bool) -> dict[str, Any]:
     """Other values in every content input (another order of the rows for each), one token less where lengths may change."""
     nodes = program.input_nodes()
     lengths = [nodes[i.name].meta["val"].shape[1] for i in program.inputs if i.role == "content" and 2 <= len(i.shape) <= 3 and i.shape[1] > MIN_LENGTH]
@@ -131,7 +141,7 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str]) -> d
             value = value.roll(turn + 1, 0)
             value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1)
         for axis, size in enumerate(node.meta["val"].shape):
-            if str(size) in changing:
+            if shorten and str(size) in changing:
                 value = value.narrow(axis, 0, value.shape[axis] - 1)
         result[name] = value
     return result
