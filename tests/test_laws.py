@@ -224,28 +224,28 @@ def test_a_rule_can_be_tested(rule: Rule) -> None:
 
 @pytest.mark.parametrize("given_value", [False, True], ids=["", "given"])
 @pytest.mark.parametrize("dtype", [F64, F32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("rule", "call"), cases())
+@pytest.mark.parametrize(("rule", "call"), list(cases()))
 def test_value(rule: Rule, call: Call, dtype: torch.dtype, given_value: bool) -> None:
     call = cast(call, dtype)
     check_value(rule, with_value(call) if given_value else call)
 
 
-@pytest.mark.parametrize(("rule", "call"), cases(exempt=_unaudited))
+@pytest.mark.parametrize(("rule", "call"), list(cases(exempt=_unaudited)))
 def test_balance(rule: Rule, call: Call) -> None:
     check_balance(rule, with_value(call))
 
 
-@pytest.mark.parametrize(("rule", "call"), cases())
+@pytest.mark.parametrize(("rule", "call"), list(cases()))
 def test_linearity(rule: Rule, call: Call) -> None:
     check_linearity(rule, call)
 
 
-@pytest.mark.parametrize(("rule", "call"), cases(exempt=_no_published_formula))
+@pytest.mark.parametrize(("rule", "call"), list(cases(exempt=_no_published_formula)))
 def test_reference(rule: Rule, call: Call) -> None:
     check_reference(rule, with_value(call))
 
 
-@pytest.mark.parametrize(("rule", "call"), cases())
+@pytest.mark.parametrize(("rule", "call"), list(cases()))
 def test_only_named_sinks(rule: Rule, call: Call) -> None:
     check_sinks(rule, with_value(call))
 
@@ -496,7 +496,7 @@ def test_every_listed_operation_is_called() -> None:
     assert listed - set(LISTED) - set(NOT_CALLED) == set()
 
 
-@pytest.mark.parametrize(("rule", "call"), _listed_cases())
+@pytest.mark.parametrize(("rule", "call"), list(_listed_cases()))
 def test_listed_operation(rule: Rule, call: Call) -> None:
     """Value, linearity, sinks and balance for every operation a rule names."""
     narrows = any(v.dtype == F32 for v in floating(call.run()))

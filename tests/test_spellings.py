@@ -63,14 +63,14 @@ def test_there_are_enough_spellings(family: str) -> None:
     assert len(set(names)) == len(names) >= FEWEST
 
 
-@pytest.mark.parametrize(("family", "name"), spellings())
+@pytest.mark.parametrize(("family", "name"), list(spellings()))
 def test_spellings_are_one_function(family: str, name: str) -> None:
     with torch.no_grad():
         expected, got = model(family, first(family))(input_ids()), model(family, name)(input_ids())
     assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("family", "name", "rules"), cases())
+@pytest.mark.parametrize(("family", "name", "rules"), list(cases()))
 def test_spelling(family: str, name: str, rules: str) -> None:
     _, expected = explained(family, first(family), rules)
     explainer, got = explained(family, name, rules)
