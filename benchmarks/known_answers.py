@@ -80,6 +80,8 @@ def main(arguments: list[str]) -> None:
         marked = (folder / "eval.npz").exists() and "gt_full" in np.load(folder / "eval.npz", allow_pickle=True)
         if marked and json.loads((folder / "config.json").read_text())["architectures"][0].endswith("ForSequenceClassification"):
             synthetic(folder, options.count)
+        elif not (folder / "eval.npz").exists() and not (folder / "eval.jsonl").exists():
+            print(f"{folder.name:<20}no held-out data beside it")
         elif not marked:
             closing(folder, min(options.count, 15 if (folder / "eval.npz").exists() else 50))
 
