@@ -96,7 +96,7 @@ def verify_capture(model: nn.Module, program: Program, example: dict[str, Any], 
     for trial in (example, _possible_variation(model, program, example, roles)):
         with torch.no_grad(), inference_configuration(model):
             theirs = pytree.tree_leaves(model(**trial))
-            ours = program.module(*[_lookup(trial, i.name) for i in program.inputs])
+            ours = program.module(*[trial[i.name] for i in program.inputs])
         for expected, got in zip([t for t in theirs if isinstance(t, torch.Tensor)], [t for t in ours if isinstance(t, torch.Tensor)], strict=False):
             difference = largest_difference(got, expected)
             if not difference <= CAPTURE_ULPS:
@@ -145,10 +145,6 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
                 value = value.narrow(axis, 0, value.shape[axis] - 1)
         result[name] = value
     return result
-
-
-def _lookup(inputs: dict[str, Any], name: str) -> Any:
-    return inputs[name]
 
 
 @contextlib.contextmanager

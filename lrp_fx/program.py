@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,6 @@ class Program:
     inputs: tuple[Input, ...]
     outputs: Outputs
     method: str
-    constants: dict[str, Any] = field(default_factory=dict)
     history: tuple[str, ...] = ()
 
     @property

@@ -88,7 +88,6 @@ def test_tampering_is_caught_in_a_real_architecture() -> None:
     explainer(**inputs)
     kernels = [n for n in explainer.relevance_graph.graph.nodes if (n.meta.get("lrp") or ("", "", 0))[1] == "coefficient" and n.meta["lrp"][0].startswith("scaled_dot")]
     assert len(kernels) == 6, "q, k, v of two layers"
-    global IDS
     for node in kernels:
         module = explainer.relevance_graph
         with module.graph.inserting_after(node):
