@@ -24,8 +24,8 @@ class Sequences:
 def load_sequences(folder: Path, count: int | None = None) -> Sequences:
     """Read ``eval.npz`` of a synthetic model."""
     with np.load(folder / "eval.npz", allow_pickle=True) as data:
-        arrays = [torch.tensor(data[name][:count]) for name in ("input_ids", "attention_mask", "labels", "gt_full")]
-    return Sequences(*arrays)
+        ids, mask, labels = (torch.tensor(data[name][:count]).long() for name in ("input_ids", "attention_mask", "labels"))
+        return Sequences(ids, mask, labels, torch.tensor(data["gt_full"][:count]))
 
 
 def load_model(folder: Path, attention: str = "eager") -> nn.Module:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from lrp_fx import targets
+from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.conservation import Ledger
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
-from lrp_fx.explainer import Explainer, convert, rulesets
+from lrp_fx.explainer import Explainer, aggregations, convert, rulesets
+from lrp_fx.position import PositionSite
 from lrp_fx.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
 from lrp_fx.verification import Report, verify
@@ -13,18 +15,22 @@ from lrp_fx.verification import Report, verify
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aggregation",
     "CaptureError",
     "ConservationError",
     "Explainer",
     "InputError",
     "Ledger",
     "LrpError",
+    "PositionSite",
     "Relevance",
     "Report",
+    "Rows",
     "Rule",
     "Ruleset",
     "TargetError",
     "UnsupportedOperatorError",
+    "aggregations",
     "convert",
     "register",
     "rulesets",

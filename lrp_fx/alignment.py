@@ -24,8 +24,15 @@ def aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | 
     return (own, x.dim(), False) if x.shape[own] == 1 else None
 
 
-def aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
-    """Token axes of a leaf without a layout of its own, read from the value it is broadcast against."""
+def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, result: Layout | None) -> list[int]:
+    """Axes of a position leaf that run over tokens: those of its own layout, else of the value it is broadcast against."""
+    if application.kind == "attention":  # a bias on the scores: queries by keys
+        rank = value_of(leaf).dim()
+        return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
+    return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
+
+
+def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
     name = op_name(application.node)
     if layout is None or not isinstance(value_of(leaf), Tensor) or (name in MATRIX and name not in ("aten.matmul", "aten.bmm")):
         return []

@@ -11,7 +11,8 @@ from torch import fx
 class Leaf:
     """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used.
 
-    ``owners``: for each token axis, the index input whose tokens it counts (None if it counts something else).
+    ``user``: for position, the node it meets content in. ``owners``: for each token axis, the index input whose tokens
+    it counts (None if it counts something else).
     """
 
     name: str
@@ -21,7 +22,7 @@ class Leaf:
     source: str
     token_axes: tuple[int, ...]
     owners: tuple[str | None, ...]
-    used_by: str
+    user: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,37 @@ class SiteInfo:
     source: str
 
 
+@dataclass(frozen=True)
+class InjectionInfo:
+    """One injection of position (`lrp_fx.recognize.injections`); ``uses``: (leaf, user) names of its leaves.
+
+    ``planes``: for each use the plane of every feature, None where nothing is rotated; ``count``: number of planes.
+    """
+
+    kind: str
+    variant: str
+    layer: int | None
+    module: str
+    source: str
+    rule: str
+    uses: tuple[tuple[str, str], ...]
+    planes: tuple[tuple[int, ...] | None, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class DepthInfo:
+    """One depth of a residual stream, and which leaves, sinks and passing sums (by number) lie above it."""
+
+    stream: int
+    name: str
+    module: str
+    owner: str | None
+    leaves: tuple[int, ...]
+    sinks: tuple[int, ...]
+    passing: tuple[int, ...]
+
+
 @dataclass
 class Bill:
     """What the outputs of a relevance graph are, in order."""
@@ -41,13 +73,20 @@ class Bill:
     outputs: int = 0
     leaves: list[Leaf] = field(default_factory=list)
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
+    depths: list[DepthInfo] = field(default_factory=list)
+    passing: int = 0
     sites: list[SiteInfo] = field(default_factory=list)
     arguments: tuple[str, ...] = ()
+    injections: list[InjectionInfo] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class RelevanceGraph:
-    """A flat graph: ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances..., sink totals, site table)``."""
+    """A flat graph.
+
+    ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances (three each), sink totals, stream
+    relevances, passing sums, site table)``.
+    """
 
     module: fx.GraphModule
     bill: Bill

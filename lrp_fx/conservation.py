@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,11 +44,35 @@ class SiteBalance:
 
 
 @dataclass(frozen=True)
+class DepthBalance:
+    """The books at one depth of a residual stream, (B,) each: ``score = stream + leaves + sinks + passing``.
+
+    ``stream``: relevance of the stream's rows; ``leaves`` and ``sinks``: what was booked above it (nearer the output);
+    ``passing``: what flows past it into something below, as from a decoder into the encoder's result.
+    """
+
+    name: str
+    module: str
+    score: Tensor
+    stream: Tensor
+    leaves: Tensor
+    sinks: Tensor
+    passing: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """Imbalance relative to the absolute parts, (B,)."""
+        total = self.stream + self.leaves + self.sinks + self.passing
+        parts = self.stream.abs() + self.leaves.abs() + self.sinks.abs() + self.passing.abs()
+        return (self.score - total).abs() / torch.maximum(parts, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Where the score went, for every example of the batch.
 
     ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,).
-    ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
+    ``depths``: the books at every depth of the residual streams. ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
     (``conserve="site"`` only). ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
     """
 
@@ -59,6 +83,7 @@ class Ledger:
     sites: list[SiteBalance]
     magnitude: Tensor
     dtype: torch.dtype
+    depths: list[DepthBalance] = field(default_factory=list)
 
     @property
     def total(self) -> Tensor:

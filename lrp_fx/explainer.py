@@ -17,16 +17,18 @@ from lrp_fx.bill import Bill, RelevanceGraph
 from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import capture
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
-from lrp_fx.conservation import CANCELLATION_LIMIT, Ledger, SiteBalance
+from lrp_fx.conservation import CANCELLATION_LIMIT
 from lrp_fx.errors import InputError, LrpError, TargetError
 from lrp_fx.layout import hint
 from lrp_fx.program import ROLES, Program, value_of
-from lrp_fx.provenance import CONTENT, POSITION, find_provenance
+from lrp_fx.provenance import CONTENT, find_provenance
+from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.recognize.sites import Site, find_sites
-from lrp_fx.relevance import PositionSite, Relevance
+from lrp_fx.relevance import Relevance
 from lrp_fx.rewrite import Rewritten, rewrite
 from lrp_fx.roles import role_of
 from lrp_fx.rule import Ruleset, registry
+from lrp_fx.statement import read_statement
 from lrp_fx.targets import Target, as_target
 from lrp_fx.transpose import transpose
 
@@ -48,6 +50,7 @@ class Statistics:
 class _Entry:
     program: Program
     rewritten: Rewritten
+    anatomy: Anatomy
 
 
 def convert(
@@ -138,7 +141,7 @@ class Explainer:
     @property
     def sites(self) -> list[Site]:
         """What was recognised and where: attention, normalisation, positional encodings, gates, residual sums, input roles."""
-        return find_sites(self._entry().rewritten)
+        return find_sites(self._entry().rewritten, self._entry().anatomy)
 
     @property
     def coverage(self) -> dict[str, dict[str, int]]:
@@ -248,14 +251,14 @@ class Explainer:
         facts = find_provenance(program)
         rewritten = rewrite(program, facts, self.ruleset, registry, strict=self.strict)
         check_types(rewritten)
-        return _Entry(program, rewritten)
+        return _Entry(program, rewritten, find_anatomy(rewritten))
 
     def _graph(self, entry: _Entry, target: Target) -> tuple[RelevanceGraph, Any]:
         key = (id(entry), target.signature)
         if key not in self._graphs:
             self.statistics.transposes += 1
             mode = "site" if self.conserve == "site" else "total"
-            graph = transpose(entry.rewritten, target, conserve=mode, cache=self._snippets)
+            graph = transpose(entry.rewritten, entry.anatomy, target, conserve=mode, cache=self._snippets)
             runner = torch.compile(graph.module, dynamic=True) if self.compile else graph.module
             self._graphs[key] = (graph, (entry, target, runner))
             while len(self._graphs) > _CACHED_GRAPHS:
@@ -265,48 +268,33 @@ class Explainer:
         return graph, runner
 
     def _result(self, entry: _Entry, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], target: Target) -> Relevance:
-        outputs, score = flat[: bill.outputs], flat[bill.outputs]
+        score = flat[bill.outputs]
         batch = next(bound[i.name].shape[0] for i in entry.program.inputs if i.role == CONTENT)
         if score.shape != (batch,):
             raise InputError(f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs and of the output must be the batch")
-        rest = list(flat[bill.outputs + 1 :])
-        leaf_values = [(leaf, *rest[3 * i : 3 * i + 3]) for i, leaf in enumerate(bill.leaves)]
-        sink_values = rest[3 * len(bill.leaves) :][: len(bill.sinks)]
-        table = rest[3 * len(bill.leaves) + len(bill.sinks) :]
-        content: dict[str, Tensor] = {}
-        position: list[PositionSite] = []
-        learned: dict[str, Tensor] = {}
-        segment: dict[str, Tensor] = {}
-        totals: dict[str, Tensor] = {}
-        magnitude = sum([m for *_, m in leaf_values] + [s.abs() for s in sink_values], torch.zeros_like(score))
-        for leaf, R, total, _ in leaf_values:
-            totals[leaf.kind] = totals.get(leaf.kind, 0.0) + total
-            if leaf.kind == CONTENT:
-                _add_content(content, leaf.inputs[0] if leaf.inputs else leaf.name, leaf.name, R, bound)
-            elif leaf.kind == POSITION:
-                position.append(PositionSite(leaf.name, leaf.module, leaf.source, R, leaf.token_axes, leaf.owners, leaf.used_by))
-            else:
-                (learned if leaf.kind == "learned" else segment)[leaf.name] = R
-        ledger = self._ledger(bill, score, totals, magnitude, sink_values, table, outputs[entry.program.outputs.explained].dtype)
+        statement = read_statement(bill, flat, bound, entry.program.outputs.explained)
         if self.conserve != "off":
-            ledger.check()
-        if bool((ledger.cancellation > CANCELLATION_LIMIT).any()):
-            warnings.warn(f"the parts of the score cancel ({float(ledger.cancellation.max()):.1f} times the score): read the picture with care", stacklevel=3)
-        inputs = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
-        return Relevance(score, entry.program.outputs.rebuild(outputs), content, position, learned, segment, ledger, inputs, repr(target), self.ruleset.name)
+            statement.ledger.check()
+        if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
+            warnings.warn(f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read the picture with care", stacklevel=3)
+        return Relevance(
+            score=score,
+            output=entry.program.outputs.rebuild(flat[: bill.outputs]),
+            content=statement.content,
+            position=statement.position,
+            learned=statement.learned,
+            segment=statement.segment,
+            ledger=statement.ledger,
+            inputs={n: v for n, v in bound.items() if isinstance(v, Tensor)},
+            target=repr(target),
+            ruleset=self.ruleset.name,
+            streams=statement.streams,
+        )
 
-    def _ledger(self, bill: Bill, score: Tensor, totals: dict[str, Tensor], magnitude: Tensor, sinks: list[Tensor], table: list[Tensor], dtype: torch.dtype) -> Ledger:
-        precise = torch.float64 if score.dtype == torch.float64 else torch.float32
-        by_name: dict[str, Tensor] = {}
-        by_site = []
-        for (name, site), total in zip(bill.sinks, sinks, strict=True):
-            by_name[name] = by_name.get(name, torch.zeros_like(score, dtype=precise)) + total
-            by_site.append((name, site.name, site.module, total))
-        balances = []
-        if table:
-            for info, row in zip(bill.sites, table[0].tolist(), strict=True):
-                balances.append(SiteBalance(info.name, info.rule, info.module, info.source, *row))
-        return Ledger(score.to(precise), totals, by_name, by_site, balances, magnitude, dtype)
+
+def aggregations() -> dict[str, str]:
+    """Names of the ways to sum position relevance per token, and what each does."""
+    return {name: a.law for name, a in registry.aggregations.items()}
 
 
 def rulesets() -> dict[str, str]:
@@ -316,7 +304,7 @@ def rulesets() -> dict[str, str]:
 
 def _ruleset(rules: str | Ruleset) -> Ruleset:
     if isinstance(rules, Ruleset):
-        unknown = [n for n in [*rules.kinds.values(), *(r for s in rules.sites.values() for r in s.values())] if n not in registry.rules]
+        unknown = [n for n in [*rules.kinds.values(), *rules.leaves.values(), *(r for s in rules.sites.values() for r in s.values())] if n not in registry.rules]
         if unknown:
             raise InputError(f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are {', '.join(sorted(registry.rules))}")
         return rules
@@ -354,10 +342,4 @@ def _output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _add_content(content: dict[str, Tensor], name: str, leaf: str, R: Tensor, bound: dict[str, Any]) -> None:
-    fits = name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
-    key = name if fits else f"{name}:{leaf}"
-    content[key] = content[key] + R if key in content else R
-
-
-__all__ = ["Explainer", "LrpError", "Statistics", "convert", "rulesets"]
+__all__ = ["Explainer", "LrpError", "Statistics", "aggregations", "convert", "rulesets"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,66 +10,22 @@ from torch import Tensor
 
 from lrp_fx.conservation import Ledger
 from lrp_fx.errors import InputError
+from lrp_fx.position import CREDITS, KEY, PositionSite, find_aggregation
 
-#: How a position leaf's relevance is summed to one number per token; see `PositionSite.per_token`.
-Aggregation = Callable[[Tensor, tuple[int, ...]], Tensor]
-
-
-def _signed(R: Tensor, others: tuple[int, ...]) -> Tensor:
-    return R.sum(others) if others else R
-
-
-def _positive(R: Tensor, others: tuple[int, ...]) -> Tensor:
-    return _signed(R.clamp(min=0), others)
-
-
-def _absolute(R: Tensor, others: tuple[int, ...]) -> Tensor:
-    return _signed(R, others).abs()
-
-
-AGGREGATIONS: dict[str, Aggregation] = {"signed": _signed, "positive": _positive, "absolute": _absolute}
-
+DEPTHS = ("input", "mean")
 
 @dataclass(frozen=True)
-class PositionSite:
-    """One place where position meets content, and the relevance it received.
+class Stream:
+    """Relevance of one residual stream: ``depth`` (depths, B, T), ``names`` of the values it was read at, ``owner`` input.
 
-    ``relevance``: the leaf's own shape, with the batch first where it has one. ``token_axes``: axes of it that run over
-    tokens: one where position is added to or rotates tokens, two where it is a bias between pairs of tokens (query, key).
-    ``owners``: for each token axis, the input whose tokens it counts, None where it counts something else (patches).
+    ``above``: for each depth, the numbers of the position sites that lie above it.
     """
 
-    name: str
+    depth: Tensor
+    names: tuple[str, ...]
     module: str
-    source: str
-    relevance: Tensor
-    token_axes: tuple[int, ...]
-    owners: tuple[str | None, ...]
-    rule: str
-
-    @property
-    def is_pairwise(self) -> bool:
-        return len(self.token_axes) == 2
-
-    def per_token(self, position: str = "signed", credit: str = "key") -> Tensor | None:
-        """(B, T): this leaf's relevance per token; pairwise leaves are credited to the key's (or ``"query"``'s) token.
-
-        ``signed`` sums, ``positive`` sums positive entries (PA-LRP eq. 11), ``absolute`` takes the absolute value of the
-        sum over features. None when the leaf has no token axis. Only ``signed`` conserves.
-        """
-        if not self.token_axes:
-            return None
-        axis = self.token_axes[self._credited(credit)]
-        others = tuple(i for i in range(1, self.relevance.dim()) if i != axis)
-        return AGGREGATIONS[position](self.relevance, others)
-
-
-    def owner(self, credit: str = "key") -> str | None:
-        """The input to whose tokens this leaf's relevance is credited."""
-        return self.owners[self._credited(credit)] if self.owners else None
-
-    def _credited(self, credit: str) -> int:
-        return -1 if credit == "key" else 0
+    owner: str | None
+    above: tuple[frozenset[int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +34,8 @@ class Relevance:
 
     ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched. ``content``: input name ->
     (B, T) for index inputs, the input's own shape for floating inputs. ``position``: one entry per injection.
-    ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name.
+    ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``: relevance
+    along the residual streams.
     """
 
     score: Tensor
@@ -92,27 +48,66 @@ class Relevance:
     inputs: dict[str, Tensor]
     target: str
     ruleset: str
+    streams: list[Stream] = field(default_factory=list)
 
     @property
     def tokens(self) -> Tensor | dict[str, Tensor]:
         """Content and position credited to tokens, signed: (B, T), or a dict where there are several token inputs."""
         return self.per_token()
 
-    def per_token(self, position: str | None = "signed", *, content: bool = True, credit: str = "key") -> Tensor | dict[str, Tensor]:
-        """Relevance per token: content, plus position aggregated as ``signed``, ``positive``, ``absolute`` or not at all.
+    @property
+    def depth(self) -> Tensor | dict[str, Tensor]:
+        """(blocks + 1, B, T): relevance of the residual stream before each block and after the last.
+
+        Each depth is one account of the same score: with what was booked above it, it closes (``ledger.depths``). A dict
+        by input (or by module, where a stream's rows are no input's tokens) if there are several streams.
+        """
+        if not self.streams:
+            raise InputError("no residual stream was recognised in this model")
+        if len(self.streams) == 1:
+            return self.streams[0].depth
+        names = [s.owner or s.module or "stream" for s in self.streams]
+        return {n if names.count(n) == 1 else f"{n}:{i}": s.depth for i, (n, s) in enumerate(zip(names, self.streams, strict=True))}
+
+    def per_token(self, position: str | None = "signed", *, content: bool = True, credit: str = KEY, depth: str = "input") -> Tensor | dict[str, Tensor]:
+        """Relevance per token: content, plus position aggregated in one of the ways of `lrp_fx.aggregations`, or not at all.
+
+        position: ``signed``, ``positive``, ``absolute``, ``paper-positive``, ``paper-absolute`` (or one of your own), None.
+        credit: to which token of a pair a bias between tokens goes: ``key``, ``query`` or ``both``.
+        depth: ``input`` reads content where it enters; ``mean`` averages over the depths of the residual stream, at each of
+            which position counts that was injected above it.
 
         Returns (B, T), or a dict by input name where several inputs have tokens. Only ``signed`` adds up to the ledger.
         """
-        if position is not None and position not in AGGREGATIONS:
-            raise InputError(f"unknown aggregation {position!r}; there are {', '.join(AGGREGATIONS)} and None")
-        result = {n: (R.clone() if content else torch.zeros_like(R)) for n, R in self.content.items() if R.dim() == 2}
+        if position is not None:
+            find_aggregation(position)
+        if credit not in CREDITS or depth not in DEPTHS:
+            raise InputError(f"credit is one of {', '.join(CREDITS)}, depth one of {', '.join(DEPTHS)}; got {credit!r}, {depth!r}")
+        rows = self._stream_rows() if depth == "mean" else {n: R for n, R in self.content.items() if R.dim() == 2}
+        result = {n: (R.clone() if content else torch.zeros_like(R)) for n, R in rows.items()}
         if not result:
             raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
-        for site in self.position if position is not None else ():
-            share, name = site.per_token(position or "signed", credit), site.owner(credit)
-            if share is not None and name in result:
-                result[name] = result[name] + share.to(result[name].dtype)
+        if position is not None:
+            self._add_position(result, position, credit, depth)
         return next(iter(result.values())) if len(result) == 1 else result
+
+    def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
+        for number, site in enumerate(self.position):
+            share, name = site.per_token(position, credit), site.owner(credit)
+            if share is not None and name in result:
+                counted = self._counted(number, name) if depth == "mean" else 1.0
+                result[name] = result[name] + counted * share.to(result[name].dtype)
+
+    def _stream_rows(self) -> dict[str, Tensor]:
+        rows = {s.owner: s.depth.mean(0) for s in self.streams if s.owner is not None}
+        if not rows:
+            raise InputError("no residual stream of tokens was recognised in this model: depth='mean' has nothing to average over")
+        return rows
+
+    def _counted(self, number: int, name: str) -> float:
+        """The share of a stream's depths above which a position site lies."""
+        stream = next(s for s in self.streams if s.owner == name)
+        return sum(number in above for above in stream.above) / len(stream.above)
 
     def heatmap(self, name: str | None = None) -> Tensor:
         """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for sequences of vectors."""

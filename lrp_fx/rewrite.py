@@ -73,6 +73,7 @@ class Rewritten:
     flow: Dataflow
     applications: dict[fx.Node, Application] = field(default_factory=dict)
     leaves: dict[fx.Node, str] = field(default_factory=dict)
+    leaf_rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def coverage(self) -> dict[str, dict[str, int]]:
         """How many nodes each rule serves, under ``rule``, ``inferred`` and ``unexplained``."""
@@ -101,7 +102,8 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
     reached = reached_from(program.explained_node, chooser.applications)
     applications = {n: a for n, a in chooser.applications.items() if n in reached}
     leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
-    result = Rewritten(program, facts, ruleset, flow, applications, leaves)
+    leaf_rules = {kind: registry.rules[name] for kind, name in ruleset.leaves.items()}
+    result = Rewritten(program, facts, ruleset, flow, applications, leaves, leaf_rules)
     if strict:
         refuse_approximations(result)
     return result

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "residual", "route", "homogeneous", "scan", "stop", "tangent")
+from lrp_fx.aggregation import Aggregation
+
+KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "residual", "route", "homogeneous", "scan", "stop", "tangent", "leaf")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ Surrogate = Callable[[Call], Any]
 class Rule:
     """One relevance rule: frozen data plus pure functions in plain torch.
 
+    A rule of kind ``leaf`` says how relevance is read where it ends: its ``ops`` are kinds of injections, its surrogate
+    gives the *substitute* of the leaf's value (``R = substitute * c``), and the rest is booked in its one sink.
+
     ``law``        the surrogate as a formula.
     ``cites``      keys of docs/bibliography.bib.
     ``ops``        the operations it serves (any overload), or a single ``"*"`` for any of its kind.
@@ -91,6 +96,7 @@ class Rule:
     ``audit``      `Call`, coefficient of the result -> sink name -> tensor whose sum is that sink, computed another way.
     ``reference``  `Call`, relevance of the result -> relevance of each carrier: the published formula, slow and literal.
     ``samples``    calls for the laws.
+    ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
     """
@@ -106,6 +112,7 @@ class Rule:
     audit: Callable[[Call, Tensor], dict[str, Tensor]] | None = None
     reference: Callable[[Call, Tensor], list[Tensor]] | None = None
     samples: Callable[[], list[Call]] = list
+    weights: Callable[[Call], Tensor] | None = None
     exact: bool = True
     frozen: bool = False
 
@@ -126,33 +133,42 @@ class Ruleset:
     ``carriers``  leaf kinds that receive relevance (`lrp_fx.provenance.LEAF_KINDS`).
     ``kinds``     kind -> name of the rule that serves it; a kind not named takes the first registered rule that
                   serves the operation.
+    ``leaves``    kind of injection (`lrp_fx.recognize.injections`) -> name of the leaf rule that reads its relevance.
     ``sites``     module-path patterns (`fnmatch`) -> kind -> rule name, for chosen sites; the first match wins.
     """
 
     name: str
     carriers: frozenset[str]
     kinds: Mapping[str, str] = field(default_factory=dict)
+    leaves: Mapping[str, str] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     about: str = ""
 
 
+Entry = Rule | Ruleset | Aggregation
+
+
 class Registry:
-    """All rules and presets known, filled by importing the files in ``rules/``."""
+    """All rules, presets and aggregations known, filled by importing the files in ``rules/``."""
 
     def __init__(self) -> None:
         self.rules: dict[str, Rule] = {}
         self.rulesets: dict[str, Ruleset] = {}
+        self.aggregations: dict[str, Aggregation] = {}
 
-    def add(self, *entries: Rule | Ruleset) -> None:
+    def add(self, *entries: Entry) -> None:
         for entry in entries:
-            table: dict[str, Any] = self.rules if isinstance(entry, Rule) else self.rulesets
+            table = self._table(entry)
             if entry.name in table:
                 raise ValueError(f"{entry.name} is registered twice")
             table[entry.name] = entry
 
-    def remove(self, name: str) -> None:
-        self.rules.pop(name, None)
-        self.rulesets.pop(name, None)
+    def remove(self, *entries: Entry) -> None:
+        for entry in entries:
+            self._table(entry).pop(entry.name, None)
+
+    def _table(self, entry: Entry) -> dict[str, Any]:
+        return self.rules if isinstance(entry, Rule) else self.rulesets if isinstance(entry, Ruleset) else self.aggregations
 
     def kinds_of(self, op: str) -> list[str]:
         """Kinds under which some rule lists this operation by name, in order of registration."""
@@ -167,20 +183,19 @@ class Registry:
 registry = Registry()
 
 
-def register(*entries: Rule | Ruleset) -> None:
-    """Make rules or rulesets known to `lrp_fx.convert`."""
+def register(*entries: Entry) -> None:
+    """Make rules, rulesets or aggregations known to `lrp_fx.convert`."""
     registry.add(*entries)
 
 
 @contextlib.contextmanager
-def registered(*entries: Rule | Ruleset) -> Iterator[None]:
+def registered(*entries: Entry) -> Iterator[None]:
     """Rules known only inside a ``with`` block (for tests and experiments)."""
     registry.add(*entries)
     try:
         yield
     finally:
-        for entry in entries:
-            registry.remove(entry.name)
+        registry.remove(*entries)
 
 
 # ------------------------------------------------------------------------------------------------ primitives
@@ -280,6 +295,11 @@ def sample(
 ) -> Call:
     """A call for the laws: positions in ``carriers`` carry relevance."""
     return Call(op, args, kwargs, frozenset(carriers), factors or dict.fromkeys(carriers, 1), facts=facts or {})
+
+
+def identity(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The operation that a leaf rule is applied to: the leaf itself, with the attention weights its scores lead to."""
+    return x
 
 
 def constant_part(call: Call) -> Tensor:

@@ -26,6 +26,7 @@ class Plan:
 
     ``grow``  for each carrier without a batch, (axis, rank): the axis of its (left-padded) shape that is broadcast over
               the result's batch axis; it is expanded, so that coefficients stay apart by example.
+    ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair.
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     masks: frozenset[int]
     facts: dict[str, Any]
     grow: dict[int, tuple[int, int]]
+    expand: frozenset[int]
     outputs: tuple[int | None, ...]
     y_axis: BatchAxis | None
     x_axes: tuple[BatchAxis | None, ...]
@@ -125,9 +127,17 @@ def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor) -> tuple[list
             x = x.reshape((1,) * (rank - x.dim()) + tuple(x.shape))
             size = result.shape[axis + result.dim() - rank]
             x = x.expand(*x.shape[:axis], size, *x.shape[axis + 1 :])
+        if position in plan.expand:
+            x = x.expand(_scores_shape(arguments) if plan.rule.kind == "attention" else result.shape)
         flat[position] = x.detach().requires_grad_()
         carriers.append(flat[position])
     return flat, carriers
+
+
+def _scores_shape(arguments: list[Any]) -> tuple[Any, ...]:
+    """(..., queries, keys) of a fused attention's (query, key, value, ...)."""
+    query, key = arguments[:2]
+    return (*query.shape[:-1], key.shape[-2])
 
 
 def _gradients(outs: Sequence[Tensor], leaves: list[Tensor], coefficients: Sequence[Tensor]) -> list[Tensor | None]:
@@ -203,5 +213,5 @@ def signature(value: Any) -> Any:
 def snippet_key(plan: Plan, *values: list[Any]) -> Any:
     facts = tuple(sorted(plan.facts.items()))
     statics = (plan.rule.name, id(plan.rule), str(plan.op), plan.carriers, tuple(sorted(plan.factors.items())), plan.masks, facts)
-    places = (tuple(sorted(plan.grow.items())), plan.outputs, plan.y_axis, plan.x_axes, plan.audit, plan.safe, str(plan.spec))
+    places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, plan.y_axis, plan.x_axes, plan.audit, plan.safe, str(plan.spec))
     return (statics, places, tuple(tuple(signature(v) for v in group) for group in values))

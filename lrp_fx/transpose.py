@@ -16,27 +16,31 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
-from lrp_fx.alignment import aligned_batch, aligned_tokens, keeps_where_true, same_size
-from lrp_fx.bill import Bill, Leaf, RelevanceGraph, SiteInfo
+from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size, token_axes_of
+from lrp_fx.bill import Bill, DepthInfo, InjectionInfo, Leaf, RelevanceGraph, SiteInfo
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
 from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
+from lrp_fx.leaves import Reading, axes_batch_first, reader
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
+from lrp_fx.recognize.anatomy import Anatomy
+from lrp_fx.recognize.injections import Injection, softmax_after
 from lrp_fx.rewrite import Application, Rewritten
+from lrp_fx.rule import Call, Rule
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
 from lrp_fx.tidy import tidy
 
 aten = torch.ops.aten
 
 
-def transpose(rewritten: Rewritten, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
+def transpose(rewritten: Rewritten, anatomy: Anatomy, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
     """Build the relevance graph of a rewritten program for one kind of target."""
-    return _Transposer(rewritten, target, conserve, cache if cache is not None else {}).build()
+    return _Transposer(rewritten, anatomy, target, conserve, cache if cache is not None else {}).build()
 
 
 class _Transposer:
-    def __init__(self, rewritten: Rewritten, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
-        self.rewritten, self.target, self.audit, self.cache = rewritten, target, conserve == "site", cache
+    def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
+        self.rewritten, self.anatomy, self.target, self.audit, self.cache = rewritten, anatomy, target, conserve == "site", cache
         self.program, self.facts = rewritten.program, rewritten.facts
         self.graph = fx.Graph()
         self.env: dict[fx.Node, fx.Node] = {}
@@ -46,6 +50,11 @@ class _Transposer:
         self.marked: set[fx.Node] = set()
         self.bill = Bill()
         self.sinks: list[fx.Node] = []
+        self.sink_nodes: list[fx.Node | None] = []  # where each sink is, None for the target's
+        self.leaf_nodes: list[fx.Node] = []  # for each leaf where it enters: position with its use, others by themselves
+        self.depths = {node: None for stream in anatomy.streams for node in stream.depths}
+        self.streams: dict[fx.Node, fx.Node] = {}  # relevance of the stream at a depth
+        self.passing: list[tuple[fx.Node, list[tuple[int, ...]]]] = []
         self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
 
@@ -58,7 +67,10 @@ class _Transposer:
         flat = output_node(self.program.graph).args[0]
         outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
-        self.graph.output((*outputs, score, *leaves, *self.sinks, *self._site_table()))
+        self.bill.passing = len(self.passing)
+        self.bill.injections = [_injection_info(i) for i in self.anatomy.injections]
+        streams = self._stream_relevances()
+        self.graph.output((*outputs, score, *leaves, *self.sinks, *streams, *(total for total, _ in self.passing), *self._site_table()))
         tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
@@ -151,7 +163,7 @@ class _Transposer:
         if self.audit:
             self.credits[explained].append(total)
         if not self.target.linear:
-            self._book("target", SiteInfo("target", "target", "", repr(self.target)), remainder)
+            self._book("target", SiteInfo("target", "target", "", repr(self.target)), remainder, None)
         return score  # type: ignore[no-any-return]
 
     def _target_mask(self, explained: fx.Node) -> fx.Node | None:
@@ -175,6 +187,7 @@ class _Transposer:
         if node.target is operator.getitem:
             parent, index = node.args
             for c in self.contributions.pop((node, None), []):
+                self._note_passing(node, parent, node, c, batch_axis(self.facts.layout.get(node)))  # type: ignore[arg-type]
                 self.contributions[parent, index].append(c)  # type: ignore[index]
             self.credits[parent].extend(self.credits.pop(node, []))  # type: ignore[index]
             return
@@ -184,6 +197,8 @@ class _Transposer:
         if not present or not application.carriers:
             return
         coefficients = [self._accumulate(self.contributions.pop((node, i))) for i in present]
+        if node in self.depths:
+            self.streams[node] = self._stream_relevance(node, coefficients[0])
         self._transpose(application, present, coefficients)
 
     def _accumulate(self, parts: list[fx.Node]) -> fx.Node:
@@ -237,19 +252,21 @@ class _Transposer:
                 c.meta["lrp"] = (application.node.name, "coefficient", k)
                 self.marked.add(c)
             self.contributions[operand, None].append(c)
+            self._note_passing(application.node, operand, operand, c, plan.x_axes[k])
             if operand in self.rewritten.leaves:
                 self.injections[operand].append((c, application, plan.x_axes[k]))
             if self.audit:
                 self.credits[operand].append(result.totals[k])
         for name, total in zip(result.sink_names, result.sinks, strict=True):
-            self._book(name, info, total)
+            self._book(name, info, total, application.node)
         if self.audit:
             self.bill.sites.append(info)
             self.site_rows.append((info, self.credits.pop(application.node, []), result.totals))
 
-    def _book(self, name: str, info: SiteInfo, total: fx.Node) -> None:
+    def _book(self, name: str, info: SiteInfo, total: fx.Node, at: fx.Node | None) -> None:
         self.bill.sinks.append((name, info))
         self.sinks.append(total)
+        self.sink_nodes.append(at)
 
     def _plan(self, application: Application, present: list[int | None]) -> Plan:
         node = application.node
@@ -259,6 +276,7 @@ class _Transposer:
         y_axis = batch_axis(y_layout)
         carriers = tuple(sorted(application.carriers))
         grow: dict[int, tuple[int, int]] = {}
+        expand: set[int] = set()
         x_axes: list[BatchAxis | None] = []
         for position in carriers:
             axis = batch_axis(self.facts.layout.get(flat[position]))
@@ -268,6 +286,9 @@ class _Transposer:
                 if not present_there:
                     grow[position] = (at, rank)
             x_axes.append(axis)
+            if self._leaf_rule(flat[position], application) is not None:
+                expand.add(position)
+                x_axes[-1] = y_axis
         masked = any(isinstance(a, fx.Node) and a in self.facts.sources and MASK in self.facts.sources[a] for a in flat)
         safe = masked or application.kind == "route"
         return Plan(
@@ -280,6 +301,7 @@ class _Transposer:
             masks=application.masks,
             facts=dict(application.facts),
             grow=grow,
+            expand=frozenset(expand),
             outputs=tuple(present),
             y_axis=y_axis,
             x_axes=tuple(x_axes),
@@ -303,6 +325,8 @@ class _Transposer:
             uses = self.injections.pop(node, [])
             if kind != POSITION and uses:
                 uses = [(self._accumulate([c for c, _, _ in uses]), *uses[0][1:])]
+                if node in self.depths:
+                    self.streams[node] = self._stream_relevance(node, uses[0][0])
             for c, application, axis in uses:
                 outputs += self._leaf(node, kind, c, application, axis)
         return outputs
@@ -310,21 +334,43 @@ class _Transposer:
     def _leaf(self, node: fx.Node, kind: str, c: fx.Node, application: Application, axis: BatchAxis | None) -> list[fx.Node]:
         names = tuple(sorted(self.facts.inputs[node])) if kind == CONTENT else ()
         by_token = kind == CONTENT and any(i.is_index for i in self.program.inputs if i.name in names)
-        result = self._relevance(node, c, axis, by_token)
-        layout = self.facts.layout.get(node)
-        tokens = token_axes(layout) if layout is not None else aligned_tokens(node, application, self.facts.layout.get(application.node))
-        grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
+        rule = self._leaf_rule(node, application)
+        reading = Reading(axis, by_token, kind == POSITION, rule, self.audit)
+        result = self._read(node, c, reading, application)
+        tokens, owners = self._token_axes(node, c, application, rule)
+        if kind == POSITION:  # windows that were merged with the batch are no tokens
+            kept = [(a, o) for a, o in zip(tokens, owners, strict=True) if axis is None or a != axis.axis]
+            tokens, owners = axes_batch_first(tuple(a for a, _ in kept), axis), tuple(o for _, o in kept)
         where = module_path(application.node) or module_path(node)
-        owners = tuple(self._owner(value_of(node).shape[t]) for t in tokens)
-        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tuple(t + grown for t in tokens), owners, application.rule.name))
+        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tokens, owners, application.node.name if kind == POSITION else None))
+        self.leaf_nodes.append(application.node if kind == POSITION else node)
+        if rule is not None:
+            self._book(rule.sinks[0], SiteInfo(node.name, rule.name, where, source_line(application.node)), result[3], application.node)
         if self.audit:
-            info = SiteInfo(node.name, f"leaf: {kind}", module_path(node), source_line(node))
+            info = SiteInfo(node.name, f"leaf: {kind}" if rule is None else rule.name, module_path(node), source_line(node))
             self.bill.sites.append(info)
             credits = self.credits.pop(node, [])
             if kind == POSITION:  # one row for each use: pair it with that use's credit, in the order of injection
                 self.credits[node], credits = credits[1:], credits[:1]
-            self.site_rows.append((info, credits, list(result[3:])))
+            self.site_rows.append((info, credits, list(result[-3:])))
         return result[:3]
+
+    def _leaf_rule(self, node: fx.Node, application: Application) -> Rule | None:
+        """The rule that reads a position leaf's relevance at one use; None where it is simply ``x c``."""
+        if not self.rewritten.leaf_rules or self.rewritten.leaves.get(node) != POSITION:
+            return None
+        injection = self.anatomy.injection_of(node, application)
+        return self.rewritten.leaf_rules.get(injection.kind) if injection is not None else None
+
+    def _token_axes(self, node: fx.Node, c: fx.Node, application: Application, rule: Rule | None) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """Axes of the leaf's relevance that run over tokens, and the input whose tokens each counts."""
+        if rule is not None:  # expanded to the scores: queries by keys
+            rank = value_of(c).dim()
+            sizes, axes = value_of(c).shape, [rank - 2, rank - 1]
+            return tuple(axes), tuple(self._owner(sizes[a]) for a in axes)
+        axes = token_axes_of(node, application, self.facts.layout.get(node), self.facts.layout.get(application.node))
+        grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
+        return tuple(a + grown for a in axes), tuple(self._owner(value_of(node).shape[a]) for a in axes)
 
     def _owner(self, size: Any) -> str | None:
         """The index input whose length is this (symbolic) size."""
@@ -333,26 +379,79 @@ class _Transposer:
                 return info.name
         return None
 
-    def _relevance(self, node: fx.Node, c: fx.Node, axis: BatchAxis | None, by_token: bool) -> list[Any]:
-        """[relevance, total and magnitude per example, and for the site table: in, sinks = 0, scale] of a leaf."""
-        audit = self.audit
-        merged = axis is not None and self.facts.leaf_kind(node) is not None and axis.is_merged
+    def _read(self, node: fx.Node, c: fx.Node, reading: Reading, application: Application) -> list[Any]:
+        inputs = [self.env[node], c, self.batch]
+        values = [value_of(node), value_of(c), value_of(self.batch) if isinstance(self.batch, fx.Node) else 1]
+        if reading.rule is not None:
+            weights = self._attention_weights(application, reading.rule)
+            inputs.append(weights)
+            values.append(value_of(weights))
+        module = trace(reader(reading), values, self.mode)
+        return inline(self.graph, module, inputs, (node.name, "leaf", 0))
 
-        def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
+    def _attention_weights(self, application: Application, rule: Rule) -> fx.Node:
+        """The attention weights that a score bias leads to: the softmax's own, or those of a fused kernel written out."""
+        softmax = softmax_after(self.rewritten, application.node)
+        if softmax is not None:
+            return self.env[softmax]
+        written = application.rule.weights
+        if written is None:
+            raise LrpError(f"{rule.name} needs the attention weights at {application.label()}, and its rule does not say how to write them out")
+        flat = application.flat()
+        positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+        call = Call(application.op, application.args, application.kwargs)
+
+        def run(*values: Any) -> list[Any]:
+            return [written(call.with_flat([values[positions.index(i)] if i in positions else a for i, a in enumerate(flat)]))]
+
+        module = trace(run, [value_of(flat[i]) for i in positions], self.mode)
+        (node,) = inline(self.graph, module, [self.env[flat[i]] for i in positions], (application.node.name, "weights", 0))
+        return node  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------------------------------------------ depths
+    def _stream_relevance(self, node: fx.Node, c: fx.Node) -> fx.Node:
+        """(B, T): relevance of the rows of the residual stream at a depth."""
+        layout = self.facts.layout[node]
+        batch, tokens = batch_axis(layout), token_axes(layout)
+        assert batch is not None
+
+        def run(x: Tensor, c_x: Tensor) -> list[Any]:
             R = relevance_of(x, c_x, safe=True)
-            total = per_example(R, axis, batch)
-            kept = R.sum(-1) if by_token and R.dim() > 2 else R
-            if merged and axis is not None:  # a leaf that was broadcast over windows or heads merged with the batch: back to one for each example
-                kept = axis.split(R, batch).sum([axis.axis, axis.axis + 2])
-            magnitude = per_example(R.abs(), axis, batch)
-            if not audit:
-                return [kept, total, magnitude]
-            precise = R.to(torch.float64)
-            return [kept, total, magnitude, precise.sum(), torch.zeros((), dtype=torch.float64, device=R.device), precise.abs().sum()]
+            rows = R.permute(batch.axis, *tokens, *(a for a in range(R.dim()) if a != batch.axis and a not in tokens))
+            rows = rows.flatten(1 + len(tokens)).sum(-1) if rows.dim() > 1 + len(tokens) else rows
+            return [rows.flatten(1)]
 
+        module = trace(run, [value_of(node), value_of(c)], self.mode)
+        (rows,) = inline(self.graph, module, [self.env[node], c], (node.name, "stream", 0))
+        return rows  # type: ignore[no-any-return]
+
+    def _note_passing(self, user: fx.Node, operand: fx.Node, value: fx.Node, c: fx.Node, axis: BatchAxis | None) -> None:
+        """Sum what flows past a depth of a stream into something below it (position is booked use by use instead)."""
+        if self.rewritten.leaves.get(operand) == POSITION:
+            return
+        depths = [cut.passed(user, operand) for cut in self.anatomy.cuts]
+        if not any(depths):
+            return
         batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
-        module = trace(run, [value_of(node), value_of(c), batch], self.mode)
-        return inline(self.graph, module, [self.env[node], c, self.batch], (node.name, "leaf", 0))
+        module = trace(lambda x, c_x, b: [per_example(relevance_of(x, c_x, safe=True), axis, b)], [value_of(value), value_of(c), batch], self.mode)
+        (total,) = inline(self.graph, module, [self.env[value], c, self.batch], (operand.name, "passing", 0))
+        self.passing.append((total, depths))
+
+    def _stream_relevances(self) -> list[fx.Node]:
+        """Relevance of every stream at every depth that relevance reaches, with what lies above it."""
+        outputs: list[fx.Node] = []
+        for number, cut in enumerate(self.anatomy.cuts):
+            for depth, node in enumerate(cut.stream.depths):
+                if node not in self.streams:
+                    continue
+                outputs.append(self.streams[node])
+                leaves = tuple(i for i, at in enumerate(self.leaf_nodes) if not cut.is_below(at, depth))
+                sinks = tuple(i for i, at in enumerate(self.sink_nodes) if at is None or not cut.is_below(at, depth))
+                passing = tuple(i for i, (_, depths) in enumerate(self.passing) if depth in depths[number])
+                tokens = token_axes(self.facts.layout[node])
+                owner = self._owner(value_of(node).shape[tokens[0]]) if len(tokens) == 1 else None
+                self.bill.depths.append(DepthInfo(number, node.name, module_path(node), owner, leaves, sinks, passing))
+        return outputs
 
     def _site_table(self) -> list[fx.Node]:
         """One tensor (sites, 4): out, in, sinks, scale."""
@@ -372,3 +471,16 @@ class _Transposer:
         return self.graph.call_function(aten.sum.default, (stacked,))
 
 
+def _injection_info(injection: Injection) -> InjectionInfo:
+    labels = injection.planes.labels if injection.planes is not None else {}
+    return InjectionInfo(
+        kind=injection.kind,
+        variant=injection.variant,
+        layer=injection.layer,
+        module=injection.module,
+        source=injection.source,
+        rule=injection.rule,
+        uses=tuple((leaf.name, a.node.name) for leaf, a in injection.uses),
+        planes=tuple(labels.get(a.node) for _, a in injection.uses),
+        count=injection.planes.count if injection.planes is not None else 0,
+    )

@@ -117,6 +117,7 @@ register(
         audit=_audit,
         reference=_reference,
         samples=_samples,
+        weights=lambda call: scores_and_weights(call)[1].nan_to_num(),
     ),
     Rule(
         name="attention.frozen",

@@ -40,6 +40,12 @@ register(
         about="pa-lrp with the gamma rule on residual sums; for images, where residual terms cancel",
     ),
     Ruleset(
+        "pa-lrp-centred",
+        _TOKENS | {"position"},
+        leaves={"bias": "bias.attention_mean"},
+        about="pa-lrp with biases between tokens read against their attention-weighted mean: a constant added to a row changes nothing",
+    ),
+    Ruleset(
         "gradient",
         _TOKENS,
         kinds=dict.fromkeys(_NONLINEAR, "tangent.gradient"),

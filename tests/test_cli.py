@@ -55,7 +55,7 @@ def test_inspect_groups_layers_and_names_sources() -> None:
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
     assert any(row[:1] == ["model.layers.*.self_attn"] and "3" in row and "attention.taylor" in row for row in rows)
-    assert all(word in result.output for word in ("normalisation", "rotation", "input_ids: content", "coverage", "modeling_llama.py:"))
+    assert all(word in result.output for word in ("normalisation", "rotary, half-split", "input_ids: content", "coverage", "modeling_llama.py:"))
 
 
 def test_verify_passes_and_says_what_it_compared() -> None:

@@ -38,7 +38,7 @@ def test_adding_a_rule_as_the_page_says() -> None:
         exec(preset, names)
     finally:
         for name in set(registry.rules) - known:
-            registry.remove(name)
+            del registry.rules[name]
         del sys.modules["following_the_page"]
 
 

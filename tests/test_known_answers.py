@@ -13,7 +13,7 @@ from benchmarks.scoring import hit_and_mass, load_model, load_sequences
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
 #: (hit, mass) by model, preset and aggregation (None: content alone), from an independent implementation.
-#: Rotary ``positive`` and ``absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released code.
+#: Rotary ``paper-positive`` and ``paper-absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released code.
 FIGURES = {
     "synth_rope": {
         ("gradient", None): (0.470, 0.608),
@@ -21,13 +21,13 @@ FIGURES = {
         ("cp-lrp", None): (0.852, 0.907),
         ("pa-lrp", None): (0.868, 0.909),
         ("pa-lrp", "signed"): (0.878, 0.911),
-        ("pa-lrp", "positive"): (0.938, 0.893),
-        ("pa-lrp", "absolute"): (0.912, 0.894),
+        ("pa-lrp", "paper-positive"): (0.938, 0.893),
+        ("pa-lrp", "paper-absolute"): (0.912, 0.894),
         ("attnlrp-gamma", None): (0.930, 0.881),
         ("pa-lrp-gamma", None): (0.940, 0.877),
         ("pa-lrp-gamma", "signed"): (0.953, 0.883),
-        ("pa-lrp-gamma", "positive"): (0.967, 0.863),
-        ("pa-lrp-gamma", "absolute"): (0.973, 0.865),
+        ("pa-lrp-gamma", "paper-positive"): (0.967, 0.863),
+        ("pa-lrp-gamma", "paper-absolute"): (0.973, 0.865),
     },
     "synth_learned": {
         ("gradient", None): (0.467, 0.568),
@@ -35,12 +35,12 @@ FIGURES = {
         ("cp-lrp", None): (0.772, 0.929),
         ("pa-lrp", None): (0.867, 0.934),
         ("pa-lrp", "signed"): (0.858, 0.926),
-        ("pa-lrp", "positive"): (0.972, 0.851),
-        ("pa-lrp", "absolute"): (0.900, 0.910),
+        ("pa-lrp", "paper-positive"): (0.972, 0.851),
+        ("pa-lrp", "paper-absolute"): (0.900, 0.910),
         ("attnlrp-gamma", None): (0.992, 0.940),
         ("pa-lrp-gamma", "signed"): (0.978, 0.928),
-        ("pa-lrp-gamma", "positive"): (1.000, 0.872),
-        ("pa-lrp-gamma", "absolute"): (0.992, 0.915),
+        ("pa-lrp-gamma", "paper-positive"): (1.000, 0.872),
+        ("pa-lrp-gamma", "paper-absolute"): (0.992, 0.915),
     },
 }
 COUNT = {"synth_rope": 100, "synth_learned": 60}
@@ -61,7 +61,7 @@ def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
 
 def test_shares_of_the_rotary_model() -> None:
     """Medians over 100 sequences: content 0.502, position 0.050, softmax 0.456 of the logit."""
-    model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope")
+    model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope", 100)
     ledger = lrp_fx.convert(model)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)).ledger
     medians = {name: float(share.median()) for name, share in ledger.shares().items()}
     assert medians["content"] == pytest.approx(0.502, abs=0.01)

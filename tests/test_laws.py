@@ -27,6 +27,7 @@ from lrp_fx.rule import Call, Rule, Tape, covers, freeze, recording, registry, s
 aten = torch.ops.aten
 F64, F32 = torch.float64, torch.float32
 #: Relative tolerance of one evaluation: a handful of roundings.
+rule_of = registry.rules
 TIGHT = {torch.float64: 1e-13, torch.float32: 2e-6}
 
 #: Kinds whose surrogate may be the operation itself, nonlinear in its carriers, with weighted coefficients: its linear map
@@ -198,8 +199,13 @@ def check_reference(rule: Rule, call: Call, tolerance: float = 1e-9) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ over the registry
+def operation_rules() -> list[Rule]:
+    """Rules of operations; leaf rules, which read relevance where it ends, have laws of their own below."""
+    return [r for r in registry.rules.values() if r.kind != "leaf"]
+
+
 def cases(*, exempt: Callable[[Rule], str | None] = lambda rule: None) -> Iterator[Any]:
-    for rule in registry.rules.values():
+    for rule in operation_rules():
         for k, call in enumerate(rule.samples()):
             reason = exempt(rule)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
@@ -267,8 +273,66 @@ def test_citations_exist() -> None:
 
 def test_operations_exist() -> None:
     """Every operation that a rule lists is one of PyTorch's (or Python's getitem)."""
-    listed = {op for rule in registry.rules.values() for op in rule.ops} - {"*", "getitem"}
+    listed = {op for rule in operation_rules() for op in rule.ops} - {"*", "getitem"}
     assert not [op for op in sorted(listed) if not hasattr(aten, op.removeprefix("aten."))]
+
+
+# ------------------------------------------------------------------------------------------------ leaf rules
+LEAF_CASES = [pytest.param(rule, call, id=rule.name) for rule in registry.rules.values() if rule.kind == "leaf" for call in rule.samples()]
+
+
+def _score_coefficients(p: Tensor) -> Tensor:
+    """Coefficients of scores as a softmax hands them on: ``c = p (g - sum p g)``, whose rows sum to zero."""
+    g = torch.randn(p.shape, generator=torch.Generator().manual_seed(31), dtype=F64)
+    return p * (g - (p * g).sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("rule", "call"), LEAF_CASES)
+def test_leaf_rule_keeps_the_total_of_every_row(rule: Rule, call: Call) -> None:
+    b, p = call.args
+    c = _score_coefficients(p)
+    assert torch.allclose((rule.surrogate(call) * c).sum(-1), (b * c).sum(-1), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rule", "call"), LEAF_CASES)
+def test_leaf_rule_ignores_a_constant_in_a_row(rule: Rule, call: Call) -> None:
+    """The plain reading does not: that is what these rules are for."""
+    b, p = call.args
+    c, shift = _score_coefficients(p), torch.linspace(-3, 5, b.shape[-2], dtype=F64).unsqueeze(-1)
+    moved = rule.surrogate(call.put({0: b + shift}))
+    assert torch.allclose(moved * c, rule.surrogate(call) * c, rtol=1e-12, atol=1e-14)
+    assert ((b + shift) * c - b * c).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("rule", "call"), LEAF_CASES)
+def test_leaf_rule_is_its_published_formula(rule: Rule, call: Call) -> None:
+    b, p = call.args
+    c = _score_coefficients(p)
+    assert rule.reference is not None
+    (expected,) = rule.reference(call, b * c)
+    assert torch.allclose(rule.surrogate(call) * c, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rule", "call"), LEAF_CASES)
+def test_leaf_rule_leaves_masked_pairs_out(rule: Rule, call: Call) -> None:
+    b, p = call.args
+    hidden = torch.zeros_like(b, dtype=torch.bool)
+    hidden[..., -2:] = True
+    q = p.masked_fill(hidden, 0.0)
+    q = q / q.sum(-1, keepdim=True)
+    short = rule.surrogate(call.put({0: b[..., :-2], 1: q[..., :-2]}))
+    for low in (float("-inf"), torch.finfo(F64).min):
+        assert torch.allclose(rule.surrogate(call.put({0: b.masked_fill(hidden, low), 1: q}))[..., :-2], short, rtol=1e-12)
+
+
+def test_covariance_form() -> None:
+    """Against the attention-weighted mean, relevance is the covariance of bias and coefficient, key by key."""
+    rule = rule_of["bias.attention_mean"]
+    for call in rule.samples():
+        b, p = call.args
+        g = torch.randn(p.shape, generator=torch.Generator().manual_seed(33), dtype=F64)
+        b_mean, g_mean = (p * b).sum(-1, keepdim=True), (p * g).sum(-1, keepdim=True)
+        assert torch.allclose(rule.surrogate(call) * (p * (g - g_mean)), p * (b - b_mean) * (g - g_mean), rtol=1e-12, atol=1e-15)
 
 
 # ------------------------------------------------------------------------------------------------ every listed operation
@@ -481,7 +545,7 @@ NOT_CALLED = {"getitem": "picks one of several results: no operation of PyTorch"
 
 
 def _listed_cases() -> Iterator[Any]:
-    for rule in registry.rules.values():
+    for rule in operation_rules():
         if rule.kind in ("product", "gate", "residual") or not rule.exact or rule.ops == ("*",) or rule.name in ("elementwise.product", "normalise.product"):
             continue  # the machine picks their carriers (all terms, or the independent ones): their own samples say which
         for op in rule.ops:
@@ -492,7 +556,7 @@ def _listed_cases() -> Iterator[Any]:
 
 
 def test_every_listed_operation_is_called() -> None:
-    listed = {op.removeprefix("aten.") for rule in registry.rules.values() for op in rule.ops} - {"*"}
+    listed = {op.removeprefix("aten.") for rule in operation_rules() for op in rule.ops} - {"*"}
     assert listed - set(LISTED) - set(NOT_CALLED) == set()
 
 
@@ -560,7 +624,7 @@ def check_finite(rule: Rule, call: Call) -> None:
 
 
 ELEMENTWISE = "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos asinh atan hardtanh hardsigmoid softshrink hardshrink abs sinc".split()
-rule_of = registry.rules
+
 
 
 @given(st.data(), st.sampled_from(ELEMENTWISE), dtypes, st.lists(sizes, max_size=3))

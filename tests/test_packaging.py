@@ -58,7 +58,7 @@ def test_rule_files_import_only_torch_and_the_vocabulary(path: Path) -> None:
     ours = {name for name in imported if name.split(".")[0] == "lrp_fx"}
     others = {name.split(".")[0] for name in imported} - {"lrp_fx", "torch", "__future__"} - set(sys.stdlib_module_names)
     assert not others
-    assert all(name == "lrp_fx.rule" or name.startswith("lrp_fx.rules.") for name in ours)
+    assert all(name in ("lrp_fx.rule", "lrp_fx.aggregation") or name.startswith("lrp_fx.rules.") for name in ours)
 
 
 def test_every_folder_with_code_is_packaged() -> None:

@@ -5,14 +5,14 @@ Names are for reading; what relevance does was decided by the rules before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from lrp_fx.errors import module_path, source_line
-from lrp_fx.layout import token_axes
 from lrp_fx.program import op_name
-from lrp_fx.provenance import CONTENT, LEARNED, POSITION, SEGMENT
+from lrp_fx.provenance import CONTENT, LEARNED, SEGMENT
+from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.rewrite import Application, Rewritten
 
 ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL = "attention", "normalisation", "position", "gate", "router", "residual"
@@ -23,7 +23,8 @@ class Site:
     """A recognised place in the model.
 
     ``kind``: attention, normalisation, position, gate, router, residual, input, learned or segment. ``variant``: how it
-    is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its graph nodes.
+    is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its graph nodes. ``layer``:
+    the block it belongs to, None outside all blocks.
     """
 
     kind: str
@@ -32,23 +33,25 @@ class Site:
     source: str
     rule: str
     nodes: tuple[str, ...]
+    layer: int | None = None
 
     def __str__(self) -> str:
         return f"{self.kind:<14}{self.variant:<30}{self.module or 'model':<40}{self.rule:<28}{self.source}"
 
 
-def find_sites(rewritten: Rewritten) -> list[Site]:
+def find_sites(rewritten: Rewritten, anatomy: Anatomy) -> list[Site]:
     """All named sites in graph order."""
-    finder = _Finder(rewritten)
+    finder = _Finder(rewritten, anatomy)
     order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
     sites = [*finder.attention(), *finder.simple(), *finder.leaves()]
     inputs = [Site("input", f"{i.name}: {i.role}", "", "", "", (n.name,)) for i, n in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)]
+    sites = [replace(s, layer=_layer(s, anatomy)) for s in sites]
     return inputs + sorted(sites, key=lambda s: min((order[n] for n in s.nodes if n in order), default=0))
 
 
 class _Finder:
-    def __init__(self, rewritten: Rewritten) -> None:
-        self.rewritten = rewritten
+    def __init__(self, rewritten: Rewritten, anatomy: Anatomy) -> None:
+        self.rewritten, self.anatomy = rewritten, anatomy
         self.applications = rewritten.applications
         self.flow = rewritten.flow
 
@@ -110,23 +113,24 @@ class _Finder:
         return all(CONTENT in self.rewritten.facts.sources[o] for o in application.operands)
 
     def leaves(self) -> list[Site]:
+        """Injections of position, learned tokens, segment embeddings."""
         found = []
+        for injection in self.anatomy.injections:
+            user = injection.uses[0][1]
+            nodes = tuple(n.name for use in injection.uses for n in (use[0], use[1].node))
+            rule = self.rewritten.leaf_rules.get(injection.kind, user.rule)
+            found.append(Site(POSITIONAL, f"{injection.kind}, {injection.variant}", injection.module, injection.source, rule.name, nodes, injection.layer))
         for node, kind in self.rewritten.leaves.items():
             users = [a for a in self.applications.values() if node in a.operands]
-            if kind == POSITION:
-                found += [_site(POSITIONAL, self._variant(node, user), user, (node, user.node)) for user in users]
-            elif kind in (LEARNED, SEGMENT) and users:
+            if kind in (LEARNED, SEGMENT) and users:
                 found.append(_site(kind, "token" if kind == LEARNED else "embedding", users[0], (node,)))
         return found
-
-    def _variant(self, leaf: fx.Node, user: Application) -> str:
-        layout = self.rewritten.facts.layout.get(user.node)
-        if user.kind == "product":
-            return "rotation" if op_name(user.node) == "aten.mul" else "table in a matrix product"
-        if user.kind == "attention" or (layout is not None and len(token_axes(layout)) >= 2 and len(layout) >= 3):
-            return "bias between pairs"
-        return "added to tokens" if user.kind == "sum" else f"in {user.kind}"
 
 
 def _site(kind: str, variant: str, application: Application, nodes: tuple[fx.Node, ...]) -> Site:
     return Site(kind, variant, module_path(application.node), source_line(application.node), application.rule.name, tuple(n.name for n in nodes))
+
+
+def _layer(site: Site, anatomy: Anatomy) -> int | None:
+    by_name = {n.name: layer for n, layer in anatomy.layers.items()}
+    return max((by_name[n] for n in site.nodes if n in by_name), default=None)

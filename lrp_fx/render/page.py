@@ -160,11 +160,11 @@ def _sites(sites: list[SiteRow]) -> str:
     if not sites:
         return ""
     rows = "".join(map(_site, sites))
-    heads = '<tr><th>where position enters</th><th>runs over</th><th>rule</th><th class="n">leaves</th><th class="n">relevance</th><th>source</th></tr>'
+    heads = '<tr><th>where position enters</th><th>how</th><th>rule</th><th class="n">vectors</th><th class="n">relevance</th><th>source</th></tr>'
     return f"<h3>Position sites</h3>\n<table>{heads}{rows}</table>"
 
 
 def _site(site: SiteRow) -> str:
     source = f'<code title="{escape(site.source, quote=True)}">{escape(site.source.split(": ")[0])}</code>'
-    numbers = f'<td class="n">{site.leaves}</td><td class="n">{site.total:+.4g}</td>'
+    numbers = f'<td class="n">{site.count}</td><td class="n">{site.total:+.4g}</td>'
     return f"<tr><td>{escape(site.module or 'model')}</td><td>{site.shape}</td><td>{escape(site.rule)}</td>{numbers}<td>{source}</td></tr>"

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_fx.relevance import PositionSite, Relevance
+from lrp_fx.position import PositionSite
+from lrp_fx.relevance import Relevance
 from lrp_fx.roles import role_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,13 +61,13 @@ class Series:
 
 @dataclass(frozen=True)
 class SiteRow:
-    """Position relevance of the leaves used at one place: their number and their sum."""
+    """Position relevance of the injections at one place: what they are, how many, and their sum."""
 
     module: str
     source: str
     shape: str
     rule: str
-    leaves: int
+    count: int
     total: float
 
 
@@ -245,16 +246,16 @@ def _grid_shape(cells: int, size: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _sites(relevance: Relevance, b: int) -> list[SiteRow]:
-    """Leaves used at one source line of one module count as one site (sine and cosine, queries and keys)."""
+    """Injections of one kind in one module count as one site (queries and keys)."""
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for site in relevance.position:
-        total = float(site.relevance[min(b, site.relevance.shape[0] - 1)].sum()) if site.relevance.dim() else float(site.relevance)
-        groups.setdefault((site.module, site.source, _shape(site), site.rule), []).append(total)
-    return [SiteRow(*place, len(totals), sum(totals)) for place, totals in reversed(groups.items())]
+        groups.setdefault((site.module, site.source, _form(site), site.rule), []).append(float(site.total[b]))
+    return [SiteRow(*place, len(totals), sum(totals)) for place, totals in groups.items()]
 
 
-def _shape(site: PositionSite) -> str:
-    return "pairs of tokens" if site.is_pairwise else "per token" if site.token_axes else "whole input"
+def _form(site: PositionSite) -> str:
+    reach = "pairs of tokens" if site.is_pairwise else "per token" if site.token_axes else "whole input"
+    return f"{site.kind}, {site.variant} ({reach})"
 
 
 def _bookings(relevance: Relevance, b: int) -> Bookings:

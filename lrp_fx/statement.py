@@ -1,0 +1,136 @@
+"""Statement: the outputs of a relevance graph, read by its bill into leaves, injections, streams and the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.bill import Bill, InjectionInfo, Leaf
+from lrp_fx.conservation import DepthBalance, Ledger, SiteBalance
+from lrp_fx.position import PositionSite
+from lrp_fx.provenance import CONTENT, LEARNED, POSITION
+from lrp_fx.relevance import Stream
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one run booked where."""
+
+    content: dict[str, Tensor]
+    position: list[PositionSite]
+    learned: dict[str, Tensor]
+    segment: dict[str, Tensor]
+    streams: list[Stream]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The outputs by role: ``leaves`` as (relevance, total, magnitude), the others in the bill's order."""
+
+    score: Tensor
+    leaves: list[tuple[Leaf, Tensor, Tensor, Tensor]]
+    sinks: list[Tensor]
+    depths: list[Tensor]
+    passing: list[Tensor]
+    table: Tensor | None
+
+
+def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], explained: int) -> Statement:
+    """Read the flat outputs of a relevance graph; ``bound``: the inputs, ``explained``: number of the explained output."""
+    values = _values(bill, flat)
+    content: dict[str, Tensor] = {}
+    learned: dict[str, Tensor] = {}
+    segment: dict[str, Tensor] = {}
+    for leaf, R, _, _ in values.leaves:
+        if leaf.kind == CONTENT:
+            _add_content(content, leaf, R, bound)
+        elif leaf.kind != POSITION:
+            (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
+    used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
+    position = [_position(i, used, values.score) for i in bill.injections if any(u in used for u in i.uses)]
+    ledger = _ledger(bill, values, flat[explained].dtype)
+    return Statement(content, position, learned, segment, _streams(bill, values, position), ledger)
+
+
+def _values(bill: Bill, flat: tuple[Any, ...]) -> _Values:
+    rest = list(flat[bill.outputs + 1 :])
+
+    def take(count: int) -> list[Tensor]:
+        taken, rest[:] = rest[:count], rest[count:]
+        return taken
+
+    leaves = [(leaf, *take(3)) for leaf in bill.leaves]
+    sinks, depths, passing = take(len(bill.sinks)), take(len(bill.depths)), take(bill.passing)
+    return _Values(flat[bill.outputs], leaves, sinks, depths, passing, rest[0] if rest else None)  # type: ignore[arg-type]
+
+
+def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:
+    name = leaf.inputs[0] if leaf.inputs else leaf.name
+    fits = name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
+    key = name if fits else f"{name}:{leaf.name}"
+    content[key] = content[key] + R if key in content else R
+
+
+def _position(info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf, Tensor]], score: Tensor) -> PositionSite:
+    uses = [(use, planes) for use, planes in zip(info.uses, info.planes, strict=True) if use in used]
+    leaves = [used[use][0] for use, _ in uses]
+    parts = {f"{leaf.name}:{leaf.user}": used[use][1] for leaf, (use, _) in zip(leaves, uses, strict=True)}
+    return PositionSite(
+        name=info.uses[0][1],
+        kind=info.kind,
+        variant=info.variant,
+        layer=info.layer,
+        module=info.module,
+        source=info.source,
+        rule=info.rule,
+        parts=parts,
+        token_axes=leaves[0].token_axes,
+        owners=leaves[0].owners,
+        planes=tuple(planes for _, planes in uses),
+        score=score,
+    )
+
+
+def _streams(bill: Bill, values: _Values, position: list[PositionSite]) -> list[Stream]:
+    """Stack the depths of each stream."""
+    result = []
+    for number in dict.fromkeys(d.stream for d in bill.depths):
+        found = [(d, R) for d, R in zip(bill.depths, values.depths, strict=True) if d.stream == number]
+        rows = torch.stack([R for _, R in found])
+        above = []
+        for depth, _ in found:
+            names = {f"{bill.leaves[i].name}:{bill.leaves[i].user}" for i in depth.leaves}
+            above.append(frozenset(i for i, site in enumerate(position) if names & set(site.parts)))
+        result.append(Stream(rows, tuple(d.name for d, _ in found), found[-1][0].module, found[0][0].owner, tuple(above)))
+    return result
+
+
+def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
+    score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
+    leaves: dict[str, Tensor] = {}
+    for leaf, _, total, _ in values.leaves:
+        leaves[leaf.kind] = leaves.get(leaf.kind, 0.0) + total
+    sinks: dict[str, Tensor] = {}
+    by_site = []
+    for (name, site), total in zip(bill.sinks, values.sinks, strict=True):
+        sinks[name] = sinks.get(name, torch.zeros_like(score)) + total
+        by_site.append((name, site.name, site.module, total))
+    magnitude = sum([m for *_, m in values.leaves] + [s.abs() for s in values.sinks], torch.zeros_like(values.score))
+    rows = values.table.tolist() if values.table is not None else []
+    balances = [SiteBalance(info.name, info.rule, info.module, info.source, *row) for info, row in zip(bill.sites, rows, strict=True)] if rows else []
+    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, _depths(bill, values, score))
+
+
+def _depths(bill: Bill, values: _Values, score: Tensor) -> list[DepthBalance]:
+    def total(numbers: tuple[int, ...], of: list[Tensor]) -> Tensor:
+        return sum((of[i].to(score.dtype) for i in numbers), torch.zeros_like(score))
+
+    totals = [t for _, _, t, _ in values.leaves]
+    return [
+        DepthBalance(d.name, d.module, score, R.to(score.dtype).sum(1), total(d.leaves, totals), total(d.sinks, values.sinks), total(d.passing, values.passing))
+        for d, R in zip(bill.depths, values.depths, strict=True)
+    ]
