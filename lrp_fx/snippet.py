@@ -105,8 +105,8 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
                 names.append(name)
                 sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), plan.y_axis, size))
         if plan.rule.remainder is not None:
-            out_total = sum(per_example(relevance_of(r, c), plan.y_axis, size) for r, c in zip(results, coefficients, strict=True))
-            in_total = sum(per_example(relevance_of(x.detach(), c), a, size) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None)
+            out_total = sum(per_example(relevance_of(r, c, safe=plan.safe), plan.y_axis, size) for r, c in zip(results, coefficients, strict=True))
+            in_total = sum(per_example(relevance_of(x.detach(), c, safe=plan.safe), a, size) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None)
             names.append(plan.rule.remainder)
             sinks.append(out_total - in_total - sum(sinks))  # type: ignore[arg-type]
         function.sink_names = tuple(names)  # type: ignore[attr-defined]

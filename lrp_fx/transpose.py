@@ -290,7 +290,7 @@ class _Transposer:
                 expand.add(position)
                 x_axes[-1] = y_axis
         masked = any(isinstance(a, fx.Node) and a in self.facts.sources and MASK in self.facts.sources[a] for a in flat)
-        safe = masked or application.kind == "route"
+        safe = masked or application.kind == "route" or (application.kind == "attention" and 3 in carriers)  # a bias may be minus infinity
         return Plan(
             rule=application.rule,
             op=application.op,

@@ -79,7 +79,7 @@ def _rotations(rewritten: Rewritten, uses: list[Use]) -> list[list[Use]]:
     groups: list[list[Use]] = []
     marks: list[set[fx.Node]] = []
     for use in products:
-        mark = {_content_of(use), *_sums_after(use[1].node)}
+        mark = {_content_of(use), *_sums_after(rewritten, use[1].node)}
         touching = [i for i, known in enumerate(marks) if known & mark]
         for i in reversed(touching[1:]):
             groups[touching[0]] += groups.pop(i)
@@ -109,22 +109,24 @@ def _content_of(use: Use) -> fx.Node:
     return node
 
 
-def _sums_after(product: fx.Node) -> set[fx.Node]:
-    """Sums that the product is a term of, behind signs and casts."""
+def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:
+    """Sums that the product is a term of, behind signs, casts and scales."""
     found: set[fx.Node] = set()
     stack = [product]
     while stack:
         for user in stack.pop().users:
+            application = rewritten.applications.get(user)
             if op_name(user) in ("aten.add", "aten.sub"):
                 found.add(user)
-            elif op_name(user) in ("aten.neg", "aten._to_copy"):
+            elif op_name(user) in ("aten.neg", "aten._to_copy") or (application is not None and application.kind == "linear" and op_name(user) in ("aten.mul", "aten.div")):
                 stack.append(user)
     return found
 
 
 def _rotation(rewritten: Rewritten, group: list[Use], layers: dict[fx.Node, int]) -> Injection:
     is_complex = value_of(group[0][0]).is_complex()
-    joined = [[u for u in group if s in _sums_after(u[1].node)] for s in {s for u in group for s in _sums_after(u[1].node)}]
+    sums = {id(u): _sums_after(rewritten, u[1].node) for u in group}
+    joined = [[u for u in group if s in sums[id(u)]] for s in dict.fromkeys(s for found in sums.values() for s in found)]
     terms = [[(u[1].node, _content_of(u)) for u in sum_] for sum_ in joined]
     planes = None if is_complex else find_planes(rewritten.program, [u[1].node for u in group], terms)
     variant = "complex" if is_complex else planes.pairing if planes is not None else "planes unknown"

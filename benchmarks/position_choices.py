@@ -1,0 +1,128 @@
+"""Choices about position that no output fixes: ``python -m benchmarks.position_choices FOLDER [--write PAGE]``.
+
+FOLDER holds ``synth_t5``, ``synth_alibi`` and ``synth_rope`` (as ``examples/models`` does). Biases between tokens are
+read as they stand or against a reference, and credited to keys, queries or both; a rotary score is split between content
+and position in four ways; keys are read as they stand or centred. Every choice is compared, sequence by sequence, with the
+plain one: hit and mass on all causal tokens, and without the question, which attends and so gains from any credit to queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import lrp_fx
+from benchmarks.metrics.paired import compare
+from benchmarks.reference_decoder import SPLITS, explain
+from benchmarks.scoring import Sequences, hits_and_masses, load_model, load_sequences
+from lrp_fx.rule import registry
+
+REFERENCES = {"as it stands": {}, "row mean": {"bias": "bias.row_mean"}, "attention mean": {"bias": "bias.attention_mean"}}
+COLUMNS = ("hit", "mass", "hit without question", "mass without question")
+#: A method's scores: label -> (B, T).
+Methods = dict[str, Tensor]
+
+
+def without_question(sequences: Sequences) -> Sequences:
+    """The sequences with their last token, the question, taken off."""
+    last = sequences.mask.sum(1) - 1
+    mask, causal = sequences.mask.clone(), sequences.causal.clone()
+    rows = torch.arange(len(mask))
+    mask[rows, last], causal[rows, last] = 0, False
+    return dataclasses.replace(sequences, mask=mask, causal=causal)
+
+
+def biases(folder: Path, sequences: Sequences) -> Methods:
+    """Reference by credit, with the position relevance signed."""
+    model = load_model(folder)
+    found: Methods = {}
+    for name, leaves in REFERENCES.items():
+        rules = dataclasses.replace(registry.rulesets["pa-lrp"], name=name, leaves=leaves)
+        relevance = lrp_fx.convert(model, rules=rules)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        found.setdefault("content alone", _tokens(relevance.per_token(None)))
+        for credit in ("key", "query", "both"):
+            found[f"{name}, {credit}"] = _tokens(relevance.per_token(credit=credit))
+    return found
+
+
+def _tokens(found: Tensor | dict[str, Tensor]) -> Tensor:
+    assert isinstance(found, Tensor)
+    return found
+
+
+AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda R: R.sum(-1), "positive": lambda R: R.clamp(min=0).sum(-1)}
+
+
+def rotations(folder: Path, sequences: Sequences) -> Methods:
+    """The four splits of a rotary score, content alone and with position."""
+    model = load_model(folder).requires_grad_(False)
+    found: Methods = {}
+    for split in SPLITS:
+        explained = explain(model, sequences, split)
+        found[f"{split}: content alone"] = explained.content
+        for credit in ("key", "query") if split == "scores" else ("key",) if split != "none" else ():
+            for name, aggregate in AGGREGATES.items():
+                label = f"{split}: {name}" + (f", {credit}" if split == "scores" else "")
+                found[label] = explained.content + explained.position(aggregate, credit=credit, centred=split == "scores")
+    return found
+
+
+def keys(folder: Path, sequences: Sequences) -> Methods:
+    """Keys as they stand or against their attention-weighted mean, no position."""
+    explained = explain(load_model(folder).requires_grad_(False), sequences, "none")
+    return {"keys as they stand": explained.content, "keys centred": explained.content + explained.centred_keys()}
+
+
+def table(title: str, methods: Methods, plain: str, sequences: Sequences) -> tuple[Table, list[str]]:
+    """For the terminal and as markdown: mean hit and mass of each method, p of the paired test against ``plain``."""
+    views = (sequences, without_question(sequences))
+    values = {label: [v for view in views for v in hits_and_masses(scores, view)] for label, scores in methods.items()}
+    shown = Table("choice", *COLUMNS, title=title, title_justify="left")
+    lines = [f"| choice | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
+    for label, columns in values.items():
+        cells = [f"{float(v.mean()):.3f}" + _p(v, base) for v, base in zip(columns, values[plain], strict=True)]
+        shown.add_row(label, *cells)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return shown, lines
+
+
+def _p(values: Tensor, base: Tensor) -> str:
+    return "" if bool((values == base).all()) else f" (p {compare(values, base).p:.1g})"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--write", type=Path, help="markdown file for the tables")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    console = Console(width=150)
+    page: list[str] = []
+    parts: list[tuple[str, str, Callable[[Path, Sequences], Methods], str]] = [
+        ("Biases between tokens: bucketed (T5)", "synth_t5", biases, "as it stands, key"),
+        ("Biases between tokens: linear (ALiBi, written as a function of the key's position)", "synth_alibi", biases, "as it stands, key"),
+        ("Rotary scores", "synth_rope", rotations, "half: signed"),
+        ("Content scores", "synth_rope", keys, "keys as they stand"),
+    ]
+    for title, model, methods, plain in parts:
+        sequences = load_sequences(options.folder / model, options.count)
+        heading = f"{title}, {model}, {len(sequences.ids)} sequences; p against “{plain}”"
+        shown, lines = table(heading, methods(options.folder / model, sequences), plain, sequences)
+        console.print(shown)
+        page += [f"### {heading}", "", *lines, ""]
+    if options.write:
+        options.write.write_text("\n".join(page))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
