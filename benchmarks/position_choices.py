@@ -1,8 +1,8 @@
 """Choices about position that no output fixes: ``python -m benchmarks.position_choices FOLDER [--write PAGE]``.
 
-FOLDER holds ``synth_t5``, ``synth_alibi`` and ``synth_rope`` (as ``examples/models`` does). Biases between tokens are
-read as they stand or against a reference, and credited to keys, queries or both; a rotary score is split between content
-and position in four ways; keys are read as they stand or centred. Every choice is compared, sequence by sequence, with the
+FOLDER holds the four ``synth_*`` models (as ``examples/models`` does). Biases between tokens are read as they stand or
+against a reference, and credited to keys, queries or both; a rotary score is split between content and position in four
+ways; keys are read as they stand or centred; relevance is read at every depth. Every choice is compared, sequence by sequence, with the
 plain one: hit and mass on all causal tokens, and without the question, which attends and so gains from any credit to queries.
 """
 
@@ -82,6 +82,19 @@ def keys(folder: Path, sequences: Sequences) -> Methods:
     return {"keys as they stand": explained.content, "keys centred": explained.content + explained.centred_keys()}
 
 
+def depths(rules: str) -> Callable[[Path, Sequences], Methods]:
+    """Relevance of the residual stream at every depth by itself, and their mean, content alone."""
+
+    def methods(folder: Path, sequences: Sequences) -> Methods:
+        explain_with = lrp_fx.convert(load_model(folder), rules=rules)
+        relevance = explain_with(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        rows = _tokens(relevance.depth)
+        names = ["before the first block", *(f"after block {i + 1}" for i in range(len(rows) - 1))]
+        return {"input": _tokens(relevance.per_token(None)), **dict(zip(names, rows, strict=True)), "mean over depths": rows.mean(0)}
+
+    return methods
+
+
 def table(title: str, methods: Methods, plain: str, sequences: Sequences) -> tuple[Table, list[str]]:
     """For the terminal and as markdown: mean hit and mass of each method, p of the paired test against ``plain``."""
     views = (sequences, without_question(sequences))
@@ -99,6 +112,20 @@ def _p(values: Tensor, base: Tensor) -> str:
     return "" if bool((values == base).all()) else f" (p {compare(values, base).p:.1g})"
 
 
+PAGE = """# Choices about position that no output fixes, measured
+
+Written by
+
+    python -m benchmarks.position_choices examples/models --write docs/position_choices.md
+
+What the choices are and what follows from the figures is in `docs/position.md`. **hit** and **mass** as in
+`docs/known_answers.md`; **without question**: with the last token taken off the sequence and off its causal tokens. In these
+tasks the last token asks the question, reads the answer, and is always causal: whatever credits queries, or reads
+relevance late in the model, credits it. p: paired Wilcoxon signed-rank test over the sequences, not corrected for the number
+of comparisons.
+"""
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -107,13 +134,15 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     console = Console(width=150)
-    page: list[str] = []
+    page = [PAGE]
     parts: list[tuple[str, str, Callable[[Path, Sequences], Methods], str]] = [
         ("Biases between tokens: bucketed (T5)", "synth_t5", biases, "as it stands, key"),
         ("Biases between tokens: linear (ALiBi, written as a function of the key's position)", "synth_alibi", biases, "as it stands, key"),
         ("Rotary scores", "synth_rope", rotations, "half: signed"),
         ("Content scores", "synth_rope", keys, "keys as they stand"),
     ]
+    for rules in ("attnlrp", "attnlrp-gamma"):
+        parts += [(f"Depth, {rules}", model, depths(rules), "input") for model in ("synth_rope", "synth_learned", "synth_t5", "synth_alibi")]
     for title, model, methods, plain in parts:
         sequences = load_sequences(options.folder / model, options.count)
         heading = f"{title}, {model}, {len(sequences.ids)} sequences; p against “{plain}”"

@@ -50,7 +50,7 @@ def hits_and_masses(scores: Tensor, sequences: Sequences) -> tuple[Tensor, Tenso
         score, causal = score[1:length], causal[1:length]
         hits.append(causal[score.topk(int(causal.sum())).indices].double().mean())
         positive = score.clamp(min=0)
-        masses.append(positive[causal].sum() / positive.sum())
+        masses.append(positive[causal].sum() / positive.sum().clamp_min(torch.finfo(torch.float64).tiny))
     return torch.stack(hits), torch.stack(masses)
 
 

@@ -1,4 +1,7 @@
-"""Trained models whose causal tokens are known: published figures, reached within 0.01."""
+"""Trained models whose causal tokens are known: published figures, reached within 0.01.
+
+Rotary ``paper-positive`` and ``paper-absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released code.
+"""
 
 from __future__ import annotations
 
@@ -8,55 +11,23 @@ import pytest
 import torch
 
 import lrp_fx
+from benchmarks.published import PUBLISHED, TOLERANCE
 from benchmarks.scoring import hit_and_mass, load_model, load_sequences
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
-#: (hit, mass) by model, preset and aggregation (None: content alone), from an independent implementation.
-#: Rotary ``paper-positive`` and ``paper-absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released code.
-FIGURES = {
-    "synth_rope": {
-        ("gradient", None): (0.470, 0.608),
-        ("attnlrp", None): (0.868, 0.910),
-        ("cp-lrp", None): (0.852, 0.907),
-        ("pa-lrp", None): (0.868, 0.909),
-        ("pa-lrp", "signed"): (0.878, 0.911),
-        ("pa-lrp", "paper-positive"): (0.938, 0.893),
-        ("pa-lrp", "paper-absolute"): (0.912, 0.894),
-        ("attnlrp-gamma", None): (0.930, 0.881),
-        ("pa-lrp-gamma", None): (0.940, 0.877),
-        ("pa-lrp-gamma", "signed"): (0.953, 0.883),
-        ("pa-lrp-gamma", "paper-positive"): (0.967, 0.863),
-        ("pa-lrp-gamma", "paper-absolute"): (0.973, 0.865),
-    },
-    "synth_learned": {
-        ("gradient", None): (0.467, 0.568),
-        ("attnlrp", None): (0.867, 0.934),
-        ("cp-lrp", None): (0.772, 0.929),
-        ("pa-lrp", None): (0.867, 0.934),
-        ("pa-lrp", "signed"): (0.858, 0.926),
-        ("pa-lrp", "paper-positive"): (0.972, 0.851),
-        ("pa-lrp", "paper-absolute"): (0.900, 0.910),
-        ("attnlrp-gamma", None): (0.992, 0.940),
-        ("pa-lrp-gamma", "signed"): (0.978, 0.928),
-        ("pa-lrp-gamma", "paper-positive"): (1.000, 0.872),
-        ("pa-lrp-gamma", "paper-absolute"): (0.992, 0.915),
-    },
-}
-COUNT = {"synth_rope": 100, "synth_learned": 60}
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("preset", ["gradient", "attnlrp", "cp-lrp", "pa-lrp", "attnlrp-gamma", "pa-lrp-gamma"])
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", ["synth_rope", "synth_learned", "synth_t5"])
 def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
-    model, sequences = load_model(MODELS / name, attention), load_sequences(MODELS / name, COUNT[name])
-    assert len(sequences.ids) == COUNT[name]
+    published = PUBLISHED[name]
+    model, sequences = load_model(MODELS / name, attention), load_sequences(MODELS / name, published.count)
+    assert len(sequences.ids) == published.count
     relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
     assert relevance.ledger.error.max() <= 1e-5
-    for (rules, aggregation), expected in FIGURES[name].items():
+    for (rules, aggregation), expected in published.figures.items():
         if rules == preset:
-            assert hit_and_mass(relevance.per_token(aggregation), sequences) == pytest.approx(expected, abs=0.01), aggregation
+            assert hit_and_mass(relevance.per_token(aggregation), sequences) == pytest.approx(expected, abs=TOLERANCE), aggregation
 
 
 def test_shares_of_the_rotary_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,16 @@ IDS = {"input_ids": torch.tensor([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 SPELLINGS = ("position of the key", "distance", "a constant of its own in every row")
 
 
-def _per_token(spelling: str, rule: str | None, *, fused: bool = False, credit: str = "key") -> Tensor:
+@functools.cache
+def _explain(spelling: str, rule: str | None, fused: bool) -> lrp_fx.Relevance:
     rules = dataclasses.replace(registry.rulesets["pa-lrp"], name=str(rule), leaves={"bias": rule} if rule else {})
     relevance = lrp_fx.convert(Attention(spelling, fused).double().eval(), rules=rules, conserve="site")(**IDS, target=1)
     assert relevance.ledger.error.max() <= 1e-10
-    found = relevance.per_token(content=False, credit=credit)
+    return relevance
+
+
+def _per_token(spelling: str, rule: str | None, *, fused: bool = False, credit: str = "key") -> Tensor:
+    found = _explain(spelling, rule, fused).per_token(content=False, credit=credit)
     assert isinstance(found, Tensor)
     return found
 
