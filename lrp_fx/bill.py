@@ -36,10 +36,19 @@ class SiteInfo:
 
 
 @dataclass(frozen=True)
+class PairsInfo:
+    """Scores that are an injection's own, read pair by pair: the node, and the inputs whose tokens query and key axes count."""
+
+    name: str
+    owners: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
 class InjectionInfo:
     """One injection of position (`lrp_fx.recognize.injections`); ``uses``: (leaf, user) names of its leaves.
 
     ``planes``: for each use the plane of every feature, None where nothing is rotated; ``count``: number of planes.
+    ``pairs``: where its relevance is read pair by pair as well, None elsewhere.
     """
 
     kind: str
@@ -51,6 +60,7 @@ class InjectionInfo:
     uses: tuple[tuple[str, str], ...]
     planes: tuple[tuple[int, ...] | None, ...]
     count: int
+    pairs: PairsInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Bill:
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
     depths: list[DepthInfo] = field(default_factory=list)
     passing: int = 0
+    pairs: list[str] = field(default_factory=list)
     sites: list[SiteInfo] = field(default_factory=list)
     arguments: tuple[str, ...] = ()
     injections: list[InjectionInfo] = field(default_factory=list)
@@ -85,7 +96,7 @@ class RelevanceGraph:
     """A flat graph.
 
     ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances (three each), sink totals, stream
-    relevances, passing sums, site table)``.
+    relevances, passing sums, pairwise relevances, site table)``.
     """
 
     module: fx.GraphModule

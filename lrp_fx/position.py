@@ -27,7 +27,8 @@ class PositionSite:
     ``layer``      the block it belongs to, counted from 0 along its residual stream; None before the first.
     ``module``, ``source``, ``rule``  where it is and what serves it.
     ``parts``      leaf name -> its raw relevance, batch first: sine and cosine of a rotation are two parts.
-    ``token_axes`` axes of each part that run over tokens: none, one, or two where it is pairwise (query, key).
+    ``paired``     where rows of a table stand for distances: the same relevance by pair, (B, ..., queries, keys).
+    ``token_axes`` axes of each part (or of ``paired``) that run over tokens: none, one, or two where it is pairwise.
     ``owners``     for each token axis, the input whose tokens it counts, None where it counts something else (patches).
     ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
     ``score``      (B,): what was explained.
@@ -45,6 +46,7 @@ class PositionSite:
     owners: tuple[str | None, ...]
     planes: tuple[tuple[int, ...] | None, ...]
     score: Tensor
+    paired: Tensor | None = None
 
     @property
     def is_pairwise(self) -> bool:
@@ -70,8 +72,14 @@ class PositionSite:
         """(B, queries, keys) where position enters between pairs of tokens (summed over heads), else None."""
         if not self.is_pairwise:
             return None
-        others = [a for a in range(1, self.relevance.dim()) if a not in self.token_axes]
-        return self.relevance.sum(others) if others else self.relevance
+        R = self._by_token
+        others = [a for a in range(1, R.dim()) if a not in self.token_axes]
+        return R.sum(others) if others else R
+
+    @property
+    def _by_token(self) -> Tensor:
+        """The relevance in the form that ``token_axes`` speaks of."""
+        return self.relevance if self.paired is None else self.paired
 
     def per_token(self, position: str = "signed", credit: str = KEY) -> Tensor | None:
         """(B, T): relevance per token, None without a token axis.
@@ -85,7 +93,8 @@ class PositionSite:
         if not self.token_axes:
             return None
         if credit == BOTH and self.is_pairwise:
-            if self.owners[0] != self.owners[1] or self.relevance.shape[self.token_axes[0]] != self.relevance.shape[self.token_axes[1]]:
+            queries, keys = (self._by_token.shape[a] for a in self.token_axes)
+            if self.owners[0] != self.owners[1] or queries != keys:
                 raise InputError(f"{self.name} relates tokens of two sequences: credit the key or the query")
             return (self._per_token(aggregation, 0) + self._per_token(aggregation, -1)) / 2
         return self._per_token(aggregation, 0 if credit == QUERY else -1)
@@ -94,7 +103,8 @@ class PositionSite:
         def rows(R: Tensor) -> Tensor:
             return R.movedim(self.token_axes[which], 1).flatten(2) if R.dim() > 2 else R.movedim(self.token_axes[which], 1).unsqueeze(-1)
 
-        return aggregation.per_token(Rows(rows(self.relevance), tuple(rows(R) for R in self.parts.values())))
+        parts = tuple(self.parts.values()) if self.paired is None else (self.paired,)
+        return aggregation.per_token(Rows(rows(self._by_token), tuple(rows(R) for R in parts)))
 
     def owner(self, credit: str = KEY) -> str | None:
         """The input to whose tokens this site's relevance is credited."""

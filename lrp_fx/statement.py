@@ -36,6 +36,7 @@ class _Values:
     sinks: list[Tensor]
     depths: list[Tensor]
     passing: list[Tensor]
+    pairs: dict[str, Tensor]
     table: Tensor | None
 
 
@@ -51,7 +52,7 @@ def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], exp
         elif leaf.kind != POSITION:
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
-    position = [_position(i, used, values.score) for i in bill.injections if any(u in used for u in i.uses)]
+    position = [_position(i, used, values) for i in bill.injections if any(u in used for u in i.uses)]
     ledger = _ledger(bill, values, flat[explained].dtype)
     return Statement(content, position, learned, segment, _streams(bill, values, position), ledger)
 
@@ -65,7 +66,8 @@ def _values(bill: Bill, flat: tuple[Any, ...]) -> _Values:
 
     leaves = [(leaf, *take(3)) for leaf in bill.leaves]
     sinks, depths, passing = take(len(bill.sinks)), take(len(bill.depths)), take(bill.passing)
-    return _Values(flat[bill.outputs], leaves, sinks, depths, passing, rest[0] if rest else None)  # type: ignore[arg-type]
+    pairs = dict(zip(bill.pairs, take(len(bill.pairs)), strict=True))
+    return _Values(flat[bill.outputs], leaves, sinks, depths, passing, pairs, rest[0] if rest else None)  # type: ignore[arg-type]
 
 
 def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:
@@ -75,10 +77,11 @@ def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[
     content[key] = content[key] + R if key in content else R
 
 
-def _position(info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf, Tensor]], score: Tensor) -> PositionSite:
+def _position(info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf, Tensor]], values: _Values) -> PositionSite:
     uses = [(use, planes) for use, planes in zip(info.uses, info.planes, strict=True) if use in used]
     leaves = [used[use][0] for use, _ in uses]
     parts = {f"{leaf.name}:{leaf.user}": used[use][1] for leaf, (use, _) in zip(leaves, uses, strict=True)}
+    paired = values.pairs[info.pairs.name] if info.pairs is not None else None
     return PositionSite(
         name=info.uses[0][1],
         kind=info.kind,
@@ -88,10 +91,11 @@ def _position(info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf
         source=info.source,
         rule=info.rule,
         parts=parts,
-        token_axes=leaves[0].token_axes,
-        owners=leaves[0].owners,
+        token_axes=leaves[0].token_axes if paired is None else (paired.dim() - 2, paired.dim() - 1),
+        owners=leaves[0].owners if info.pairs is None else info.pairs.owners,
         planes=tuple(planes for _, planes in uses),
-        score=score,
+        score=values.score,
+        paired=paired,
     )
 
 

@@ -17,10 +17,10 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
 from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size, token_axes_of
-from lrp_fx.bill import Bill, DepthInfo, InjectionInfo, Leaf, RelevanceGraph, SiteInfo
+from lrp_fx.bill import Bill, DepthInfo, InjectionInfo, Leaf, PairsInfo, RelevanceGraph, SiteInfo
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
 from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
-from lrp_fx.leaves import Reading, axes_batch_first, reader
+from lrp_fx.leaves import Reading, axes_batch_first, batch_first, reader
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
@@ -54,6 +54,8 @@ class _Transposer:
         self.leaf_nodes: list[fx.Node] = []  # for each leaf where it enters: position with its use, others by themselves
         self.depths = {node: None for stream in anatomy.streams for node in stream.depths}
         self.streams: dict[fx.Node, fx.Node] = {}  # relevance of the stream at a depth
+        self.shares = {i.pairs[0]: i.pairs[1] for i in anatomy.injections if i.pairs is not None}
+        self.pairs: dict[fx.Node, fx.Node] = {}  # relevance of a table's rows, pair by pair
         self.passing: list[tuple[fx.Node, list[tuple[int, ...]]]] = []
         self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
@@ -68,9 +70,10 @@ class _Transposer:
         outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
         self.bill.passing = len(self.passing)
-        self.bill.injections = [_injection_info(i) for i in self.anatomy.injections]
+        self.bill.pairs = [n.name for n in self.pairs]
+        self.bill.injections = [_injection_info(i, self._pairs_info(i)) for i in self.anatomy.injections]
         streams = self._stream_relevances()
-        self.graph.output((*outputs, score, *leaves, *self.sinks, *streams, *(total for total, _ in self.passing), *self._site_table()))
+        self.graph.output((*outputs, score, *leaves, *self.sinks, *streams, *(total for total, _ in self.passing), *self.pairs.values(), *self._site_table()))
         tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
@@ -199,6 +202,8 @@ class _Transposer:
         coefficients = [self._accumulate(self.contributions.pop((node, i))) for i in present]
         if node in self.depths:
             self.streams[node] = self._stream_relevance(node, coefficients[0])
+        if node in self.shares:
+            self.pairs[node] = self._pair_relevance(node, coefficients[0])
         self._transpose(application, present, coefficients)
 
     def _accumulate(self, parts: list[fx.Node]) -> fx.Node:
@@ -408,6 +413,20 @@ class _Transposer:
         (node,) = inline(self.graph, module, [self.env[flat[i]] for i in positions], (application.node.name, "weights", 0))
         return node  # type: ignore[no-any-return]
 
+    def _pair_relevance(self, node: fx.Node, c: fx.Node) -> fx.Node:
+        """(B, ..., queries, keys): the share of a term of the scores that is position's."""
+        axis, share = batch_axis(self.facts.layout.get(node)), self.shares[node]
+        values = [value_of(node), value_of(c), value_of(self.batch) if isinstance(self.batch, fx.Node) else 1]
+        module = trace(lambda x, c_x, batch: [batch_first(relevance_of(x, c_x, safe=True) * share, axis, batch)], values, self.mode)
+        (pairs,) = inline(self.graph, module, [self.env[node], c, self.batch], (node.name, "pairs", 0))
+        return pairs  # type: ignore[no-any-return]
+
+    def _pairs_info(self, injection: Injection) -> PairsInfo | None:
+        if injection.pairs is None or injection.pairs[0] not in self.pairs:
+            return None
+        sizes = value_of(injection.pairs[0]).shape[-2:]
+        return PairsInfo(injection.pairs[0].name, tuple(self._owner(s) for s in sizes))
+
     # ------------------------------------------------------------------------------------------------ depths
     def _stream_relevance(self, node: fx.Node, c: fx.Node) -> fx.Node:
         """(B, T): relevance of the rows of the residual stream at a depth."""
@@ -471,7 +490,7 @@ class _Transposer:
         return self.graph.call_function(aten.sum.default, (stacked,))
 
 
-def _injection_info(injection: Injection) -> InjectionInfo:
+def _injection_info(injection: Injection, pairs: PairsInfo | None) -> InjectionInfo:
     labels = injection.planes.labels if injection.planes is not None else {}
     return InjectionInfo(
         kind=injection.kind,
@@ -483,4 +502,5 @@ def _injection_info(injection: Injection) -> InjectionInfo:
         uses=tuple((leaf.name, a.node.name) for leaf, a in injection.uses),
         planes=tuple(labels.get(a.node) for _, a in injection.uses),
         count=injection.planes.count if injection.planes is not None else 0,
+        pairs=pairs,
     )

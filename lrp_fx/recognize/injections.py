@@ -31,7 +31,8 @@ class Injection:
 
     ``kind``: absolute (added to tokens), rotary, scale (of tokens), bias (between pairs), disentangled (rows of a table
     in a matrix product) or other. ``uses``: the leaves, each with the application it enters. ``planes``: the rotation
-    planes of each use, None where features are not rotated.
+    planes of each use, None where features are not rotated. ``pairs``: for rows of a table, the scores (..., queries, keys)
+    that the product becomes, and the share of their relevance that is the table's.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Injection:
     layer: int | None
     uses: tuple[tuple[fx.Node, Application], ...]
     planes: Planes | None = None
+    pairs: tuple[fx.Node, float] | None = None
 
     @property
     def name(self) -> str:
@@ -139,7 +141,24 @@ def _single(rewritten: Rewritten, use: Use, layers: dict[fx.Node, int]) -> Injec
     kind = _kind(rewritten, application)
     describe = {ABSOLUTE: _absolute_variant, BIAS: _bias_variant, DISENTANGLED: _table_variant, SCALE: lambda *_: "temperature"}
     variant = describe[kind](rewritten, leaf) if kind in describe else f"in {application.kind}"
-    return Injection(kind, variant, layers.get(application.node), (use,))
+    pairs = _pairs(rewritten, leaf, application) if kind == DISENTANGLED else None
+    return Injection(kind, variant, layers.get(application.node), (use,), pairs=pairs)
+
+
+def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tuple[fx.Node, float] | None:
+    """The term of the scores that a product with table rows becomes, picked by distance or shifted into place."""
+    node = application.node
+    while True:
+        users = [u for u in node.users if u in rewritten.applications]
+        follows = rewritten.applications[users[0]] if len(users) == 1 else None
+        moves = follows is not None and (follows.kind in ("move", "route") or (follows.kind == "linear" and op_name(users[0]) in ("aten.mul", "aten.div")))
+        if not moves:
+            break
+        node = users[0]
+    if follows is None or follows.kind not in ("sum", "softmax") or value_of(node).dim() < 3 or not becomes_scores(rewritten, node):
+        return None
+    flat, counts = application.flat(), application.factors
+    return node, sum(n for i, n in counts.items() if flat[i] is leaf) / sum(counts.values())
 
 
 def _kind(rewritten: Rewritten, application: Application) -> str:
