@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from lrp_fx.recognize.windows import Windows
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -48,7 +50,7 @@ class InjectionInfo:
     """One injection of position (`lrp_fx.recognize.injections`); ``uses``: (leaf, user) names of its leaves.
 
     ``planes``: for each use the plane of every feature, None where nothing is rotated; ``count``: number of planes.
-    ``pairs``: where its relevance is read pair by pair as well, None elsewhere.
+    ``pairs``: where its relevance is read pair by pair as well, None elsewhere. ``windows``: the tokens of each window.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class InjectionInfo:
     planes: tuple[tuple[int, ...] | None, ...]
     count: int
     pairs: PairsInfo | None = None
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)

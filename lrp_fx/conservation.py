@@ -60,11 +60,19 @@ class DepthBalance:
     passing: Tensor
 
     @property
+    def total(self) -> Tensor:
+        """Everything that the score went to at this depth, (B,)."""
+        return self.stream + self.leaves + self.sinks + self.passing
+
+    @property
+    def parts(self) -> Tensor:
+        """Sum of the absolute parts, (B,)."""
+        return self.stream.abs() + self.leaves.abs() + self.sinks.abs() + self.passing.abs()
+
+    @property
     def error(self) -> Tensor:
         """Imbalance relative to the absolute parts, (B,)."""
-        total = self.stream + self.leaves + self.sinks + self.passing
-        parts = self.stream.abs() + self.leaves.abs() + self.sinks.abs() + self.passing.abs()
-        return (self.score - total).abs() / torch.maximum(parts, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
+        return (self.score - self.total).abs() / torch.maximum(self.parts, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -144,11 +152,24 @@ class Ledger:
                 "    why:  examples influence each other in this model or target, or an operation hides which axis is the batch\n"
                 "    next: explain one example at a time, or choose a target that reads each example's own output"
             )
+        if closed and self.sites:
+            self._check_depths()
         if not closed:
             raise ConservationError(
                 f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed {TOTAL_TOLERANCE[self.dtype]:.0e} in {self.dtype})\n{self}\n"
                 '    next: convert(model, conserve="site") names the site where relevance is lost'
             )
+
+    def _check_depths(self) -> None:
+        """Raise unless the books close at every depth of the residual streams."""
+        for depth in self.depths:
+            gap = (depth.score - depth.total).abs() / torch.maximum(self.magnitude, depth.parts).clamp_min(torch.finfo(self.score.dtype).tiny)
+            if not bool((gap <= TOTAL_TOLERANCE[self.dtype]).all()):
+                raise ConservationError(
+                    f"the books do not close at depth %{depth.name} ({depth.module or 'model'}): off by {float(gap.max()):.2e}\n"
+                    "    why:  relevance passed the residual stream here without being counted\n"
+                    "    next: the sites balance and the whole ledger closes, so this is a fault of lrp_fx: please report it with the model's code"
+                )
 
     def __str__(self) -> str:
         rows = [f"  {'score':<22}{_numbers(self.score)}"]

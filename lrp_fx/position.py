@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.errors import InputError
+from lrp_fx.recognize.windows import Windows
 from lrp_fx.rule import registry
 
 KEY, QUERY, BOTH = "key", "query", "both"
@@ -28,6 +29,7 @@ class PositionSite:
     ``module``, ``source``, ``rule``  where it is and what serves it.
     ``parts``      leaf name -> its raw relevance, batch first: sine and cosine of a rotation are two parts.
     ``paired``     where rows of a table stand for distances: the same relevance by pair, (B, ..., queries, keys).
+    ``windows``    where attention runs inside windows (the axis after the batch): the token in each slot of each window.
     ``token_axes`` axes of each part (or of ``paired``) that run over tokens: none, one, or two where it is pairwise.
     ``owners``     for each token axis, the input whose tokens it counts, None where it counts something else (patches).
     ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
@@ -47,6 +49,7 @@ class PositionSite:
     planes: tuple[tuple[int, ...] | None, ...]
     score: Tensor
     paired: Tensor | None = None
+    windows: Windows | None = None
 
     @property
     def is_pairwise(self) -> bool:
@@ -69,11 +72,13 @@ class PositionSite:
 
     @property
     def pairs(self) -> Tensor | None:
-        """(B, queries, keys) where position enters between pairs of tokens (summed over heads), else None."""
+        """(B, queries, keys) where position enters between pairs of tokens, summed over heads; (B, windows, queries, keys)
+        where attention runs inside windows; else None."""
         if not self.is_pairwise:
             return None
         R = self._by_token
-        others = [a for a in range(1, R.dim()) if a not in self.token_axes]
+        first = 1 if self.windows is None else 2
+        others = [a for a in range(first, R.dim()) if a not in self.token_axes]
         return R.sum(others) if others else R
 
     @property
@@ -103,8 +108,20 @@ class PositionSite:
         def rows(R: Tensor) -> Tensor:
             return R.movedim(self.token_axes[which], 1).flatten(2) if R.dim() > 2 else R.movedim(self.token_axes[which], 1).unsqueeze(-1)
 
+        if self.windows is not None:
+            return self._over_windows(aggregation, self.windows, self.token_axes[which])
         parts = tuple(self.parts.values()) if self.paired is None else (self.paired,)
         return aggregation.per_token(Rows(rows(self._by_token), tuple(rows(R) for R in parts)))
+
+    def _over_windows(self, aggregation: Aggregation, windows: Windows, axis: int) -> Tensor:
+        """(B, T): slots of all windows put back where their tokens stand; padding falls away."""
+
+        def rows(R: Tensor) -> Tensor:
+            return R.movedim(axis, 2).flatten(3).flatten(1, 2)
+
+        found = aggregation.per_token(Rows(rows(self.relevance), tuple(rows(R) for R in self.parts.values())))
+        place = torch.tensor(windows.tokens, device=found.device).flatten()
+        return found.new_zeros(len(found), windows.count).index_add(1, place[place >= 0], found[:, place >= 0])
 
     def owner(self, credit: str = KEY) -> str | None:
         """The input to whose tokens this site's relevance is credited."""

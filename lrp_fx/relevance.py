@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lrp_fx.conservation import Ledger
 from lrp_fx.errors import InputError
+from lrp_fx.patches import pool, position_map
 from lrp_fx.position import CREDITS, KEY, PositionSite, find_aggregation
 
 DEPTHS = ("input", "mean")
@@ -109,13 +110,39 @@ class Relevance:
         stream = next(s for s in self.streams if s.owner == name)
         return sum(number in above for above in stream.above) / len(stream.above)
 
-    def heatmap(self, name: str | None = None) -> Tensor:
-        """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for sequences of vectors."""
+    def heatmap(self, name: str | None = None, *, position: str | None = None, credit: str = KEY) -> Tensor:
+        """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for sequences of vectors.
+
+        position: for images, add the position relevance of each patch, aggregated so and spread evenly over its pixels.
+        """
+        R = self._floating(name)
+        heat = R.sum(1) if R.dim() == 4 else R.sum(-1) if R.dim() == 3 else R
+        if position is None:
+            return heat
+        added, _ = self._position_map(R, position, credit)
+        return heat + added.to(heat.dtype)
+
+    def patches(self, name: str | None = None, *, position: str | None = "signed", content: bool = True, credit: str = KEY) -> Tensor:
+        """(B, rows, columns): relevance of every patch of an image, its pixels' content and its position.
+
+        What the class token and its position received is in ``learned`` and ``position``, and in no patch.
+        """
+        R = self._floating(name)
+        added, grid = self._position_map(R, position or "signed", credit)
+        found = pool(R.sum(1), grid) if content else torch.zeros_like(pool(R.sum(1), grid))
+        return found if position is None else found + pool(added, grid).to(found.dtype)
+
+    def _floating(self, name: str | None) -> Tensor:
         floats = {n: R for n, R in self.content.items() if R.dim() > 2 or (n in self.inputs and self.inputs[n].is_floating_point())}
         if not floats or (name is not None and name not in floats):
             raise InputError(f"no floating input {name or ''} to draw; inputs are {', '.join(self.content)}")
-        R = floats[name] if name is not None else next(iter(floats.values()))
-        return R.sum(1) if R.dim() == 4 else R.sum(-1) if R.dim() == 3 else R
+        return floats[name] if name is not None else next(iter(floats.values()))
+
+    def _position_map(self, R: Tensor, position: str, credit: str) -> tuple[Tensor, tuple[int, int]]:
+        added, grid = position_map(self.position, R.shape[-2:], position, credit) if R.dim() == 4 else (None, None)
+        if added is None or grid is None:
+            raise InputError("no position relevance runs over patches of this input; see .position for what there is")
+        return added, grid
 
     def show(self, tokenizer: Any = None) -> None:
         """Print the token heatmap, with content and position parts, and the ledger to the terminal."""

@@ -96,6 +96,7 @@ def _position(info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf
         planes=tuple(planes for _, planes in uses),
         score=values.score,
         paired=paired,
+        windows=info.windows,
     )
 
 

@@ -503,4 +503,5 @@ def _injection_info(injection: Injection, pairs: PairsInfo | None) -> InjectionI
         planes=tuple(labels.get(a.node) for _, a in injection.uses),
         count=injection.planes.count if injection.planes is not None else 0,
         pairs=pairs,
+        windows=injection.windows,
     )

@@ -30,4 +30,4 @@ def find_anatomy(rewritten: Rewritten) -> Anatomy:
     """Streams, blocks and injections of a rewritten program."""
     streams = find_streams(rewritten)
     layers = layers_of(rewritten, streams)
-    return Anatomy(streams, find_cuts(rewritten, streams), layers, find_injections(rewritten, layers))
+    return Anatomy(streams, find_cuts(rewritten, streams), layers, find_injections(rewritten, streams, layers))

@@ -18,6 +18,8 @@ from lrp_fx.program import is_float, op_name, value_of
 from lrp_fx.provenance import CONTENT, PARAMETER, POSITION
 from lrp_fx.recognize.dataflow import MATRIX
 from lrp_fx.recognize.planes import Planes, find_planes
+from lrp_fx.recognize.streams import Stream
+from lrp_fx.recognize.windows import Windows, find_windows
 from lrp_fx.rewrite import Application, Rewritten
 
 ABSOLUTE, ROTARY, SCALE, BIAS, DISENTANGLED = "absolute", "rotary", "scale", "bias", "disentangled"
@@ -32,7 +34,8 @@ class Injection:
     ``kind``: absolute (added to tokens), rotary, scale (of tokens), bias (between pairs), disentangled (rows of a table
     in a matrix product) or other. ``uses``: the leaves, each with the application it enters. ``planes``: the rotation
     planes of each use, None where features are not rotated. ``pairs``: for rows of a table, the scores (..., queries, keys)
-    that the product becomes, and the share of their relevance that is the table's.
+    that the product becomes, and the share of their relevance that is the table's. ``windows``: the tokens of each window,
+    where attention runs inside windows.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class Injection:
     uses: tuple[tuple[fx.Node, Application], ...]
     planes: Planes | None = None
     pairs: tuple[fx.Node, float] | None = None
+    windows: Windows | None = None
 
     @property
     def name(self) -> str:
@@ -59,14 +63,14 @@ class Injection:
         return self.uses[0][1].rule.name
 
 
-def find_injections(rewritten: Rewritten, layers: dict[fx.Node, int]) -> list[Injection]:
+def find_injections(rewritten: Rewritten, streams: list[Stream], layers: dict[fx.Node, int]) -> list[Injection]:
     """All injections of a program, in graph order."""
     positions = {n for n, kind in rewritten.leaves.items() if kind == POSITION}
     uses = [(leaf, a) for a in rewritten.applications.values() for leaf in dict.fromkeys(a.operands) if leaf in positions]
     rotations = _rotations(rewritten, uses)
     grouped = {id(use) for group in rotations for use in group}
     result = [_rotation(rewritten, group, layers) for group in rotations]
-    result += [_single(rewritten, use, layers) for use in uses if id(use) not in grouped]
+    result += [_single(rewritten, use, streams, layers) for use in uses if id(use) not in grouped]
     order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
     return sorted(result, key=lambda i: order[i.name])
 
@@ -136,13 +140,14 @@ def _rotation(rewritten: Rewritten, group: list[Use], layers: dict[fx.Node, int]
 
 
 # ------------------------------------------------------------------------------------------------ the others
-def _single(rewritten: Rewritten, use: Use, layers: dict[fx.Node, int]) -> Injection:
+def _single(rewritten: Rewritten, use: Use, streams: list[Stream], layers: dict[fx.Node, int]) -> Injection:
     leaf, application = use
     kind = _kind(rewritten, application)
     describe = {ABSOLUTE: _absolute_variant, BIAS: _bias_variant, DISENTANGLED: _table_variant, SCALE: lambda *_: "temperature"}
     variant = describe[kind](rewritten, leaf) if kind in describe else f"in {application.kind}"
     pairs = _pairs(rewritten, leaf, application) if kind == DISENTANGLED else None
-    return Injection(kind, variant, layers.get(application.node), (use,), pairs=pairs)
+    windows = find_windows(rewritten, streams, leaf, application) if kind == BIAS else None
+    return Injection(kind, variant, layers.get(application.node), (use,), pairs=pairs, windows=windows)
 
 
 def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tuple[fx.Node, float] | None:

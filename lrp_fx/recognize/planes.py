@@ -8,7 +8,7 @@ four products: the question is the same.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from lrp_fx.layout import hint, shape_of
 from lrp_fx.program import Program, op_name, value_of
 from lrp_fx.recognize.dataflow import MOVES
 
-_ROUTES = MOVES | frozenset(
+ROUTES = MOVES | frozenset(
     "aten.slice aten.select aten.split aten.split_with_sizes aten.chunk aten.unbind aten.cat aten.stack aten.neg aten.index aten.index_select aten.flip aten.roll".split()
 )
 
@@ -86,7 +86,7 @@ def _routed_from(node: fx.Node) -> list[fx.Node]:
     chain = [node]
     while True:
         top = chain[-1]
-        if op_name(top) not in _ROUTES and top.target is not operator.getitem:
+        if op_name(top) not in ROUTES and top.target is not operator.getitem:
             return chain
         sources = _tensor_inputs(top)
         if len(set(sources)) == 1:
@@ -124,18 +124,23 @@ def _elements(program: Program, root: fx.Node, content: fx.Node) -> tuple[int, .
 
 def _evaluate(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     """The value of a node computed from ``known`` at the traced sizes (indices and constants are the program's own)."""
-    if node in known:
-        return known[node]
+    if node not in known:
+        known[node] = carry_out(program, node, known, lambda n: _evaluate(program, n, known))
+    return known[node]
+
+
+def carry_out(program: Program, node: fx.Node, known: dict[fx.Node, Any], evaluate: Callable[[fx.Node], Any]) -> Any:
+    """The value of one node at the traced sizes, its arguments as ``evaluate`` gives them."""
     value = value_of(node)
     if node.op == "get_attr":
-        known[node] = getattr(program.module, str(node.target))
-    elif not isinstance(value, (Tensor, list, tuple)):
-        known[node] = hint(value)
-    elif node.op == "placeholder":
+        return getattr(program.module, str(node.target))
+    if not isinstance(value, (Tensor, list, tuple)):
+        return hint(value)
+    if node.op == "placeholder":
         raise RuntimeError("depends on an input")
-    else:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: _evaluate(program, n, known))
-        if op_name(node) == "aten._to_copy":
-            kwargs = {}
-        known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]
+
+    def argument(n: fx.Node) -> Any:
+        return evaluate(n) if n in known or isinstance(value_of(n), (Tensor, list, tuple)) else hint(value_of(n))
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
+    return node.target(*args, **({} if op_name(node) == "aten._to_copy" else kwargs))  # type: ignore[operator]

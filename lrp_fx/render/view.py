@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_fx.patches import patch_grid, pool, position_map
 from lrp_fx.position import PositionSite
 from lrp_fx.relevance import Relevance
 from lrp_fx.roles import role_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-#: Leading entries of a patch sequence that are no patches (class tokens, registers), at most.
-_MAX_PREFIX = 8
 #: Share of values inside the colour scale of images: single extreme pixels must not fade the rest.
 _QUANTILE = 0.995
 
@@ -222,27 +221,13 @@ def _rgb(picture: Array) -> Array:
 
 
 def _patch_grid(relevance: Relevance, size: tuple[int, ...], b: int) -> tuple[Array | None, int]:
-    """Position relevance by patch, where position runs over a grid of the image's proportions after a few leading tokens."""
-    for prefix in range(_MAX_PREFIX + 1):
-        total = None
-        for site in relevance.position:
-            share = site.per_token()
-            shape = None if share is None else _grid_shape(share.shape[1] - prefix, size)
-            if share is not None and shape is not None:
-                cells = _array(share[min(b, share.shape[0] - 1)])[prefix:].reshape(shape)
-                total = cells if total is None or total.shape != cells.shape else total + cells
-        if total is not None:
-            return total, prefix
-    return None, 0
-
-
-def _grid_shape(cells: int, size: tuple[int, ...]) -> tuple[int, int] | None:
-    """Rows and columns of ``cells`` equal square patches that tile a picture of ``size``."""
-    height, width = size
-    for rows in range(2, height + 1):
-        if height % rows == 0 and width % (height // rows) == 0 and rows * (width // (height // rows)) == cells:
-            return rows, width // (height // rows)
-    return None
+    """Position relevance by patch, where position runs over a grid of patches; and how many leading tokens are no patches."""
+    pixels, grid = position_map(relevance.position, size, "signed")
+    if pixels is None or grid is None:
+        return None, 0
+    found = (patch_grid(R.shape[1], size) for site in relevance.position if (R := site.per_token()) is not None)
+    prefix = next(f[0] for f in found if f is not None and f[1:] == grid)
+    return _array(pool(pixels, grid)[min(b, len(pixels) - 1)]), prefix
 
 
 def _sites(relevance: Relevance, b: int) -> list[SiteRow]:
