@@ -36,7 +36,7 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
         R, sunk = _relevance(reading.rule, x, c, weights)
         total = per_example(R, reading.axis, batch)
         magnitude = per_example(R.abs(), reading.axis, batch)
-        kept = R.sum(-1) if reading.by_token and R.dim() > 2 else batch_first(R, reading.axis, batch) if reading.rows else _unmerged(R, reading.axis, batch)
+        kept = batch_first(R, reading.axis, batch) if reading.rows else _unmerged(R.sum(-1) if reading.by_token and R.dim() > 2 else R, reading.axis, batch)
         results = [kept, total, magnitude]
         if sunk is not None:
             results.append(per_example(sunk, reading.axis, batch))
@@ -80,5 +80,7 @@ def axes_batch_first(axes: tuple[int, ...], axis: BatchAxis | None) -> tuple[int
 
 
 def _unmerged(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
-    """Summed over windows or heads that were merged with the batch."""
-    return axis.split(R, batch).sum([axis.axis, axis.axis + 2]) if axis is not None and axis.is_merged else R
+    """Summed over windows or heads that were merged with the batch; the batch first where tokens stood before it."""
+    if axis is None or axis.axis >= R.dim():
+        return R
+    return axis.split(R, batch).sum([axis.axis, axis.axis + 2]) if axis.is_merged else R.movedim(axis.axis, 0)
