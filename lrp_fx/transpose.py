@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
-from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size, token_axes_of
-from lrp_fx.bill import Bill, DepthInfo, InjectionInfo, Leaf, PairsInfo, RelevanceGraph, SiteInfo
+from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size
+from lrp_fx.bill import Bill, InjectionInfo, PairsInfo, RelevanceGraph, SiteInfo
+from lrp_fx.canvas import Canvas
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
-from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint, token_axes
-from lrp_fx.leaves import Reading, axes_batch_first, batch_first, reader
+from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint
+from lrp_fx.leaf_books import Arrival, LeafBooks, Read
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
-from lrp_fx.recognize.injections import Injection, softmax_after
+from lrp_fx.recognize.injections import Injection
 from lrp_fx.rewrite import Application, Rewritten
-from lrp_fx.rule import Call, Rule
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
+from lrp_fx.stream_books import StreamBooks
 from lrp_fx.tidy import tidy
 
 aten = torch.ops.aten
@@ -42,23 +44,17 @@ class _Transposer:
     def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
         self.rewritten, self.anatomy, self.target, self.audit, self.cache = rewritten, anatomy, target, conserve == "site", cache
         self.program, self.facts = rewritten.program, rewritten.facts
-        self.graph = fx.Graph()
-        self.env: dict[fx.Node, fx.Node] = {}
+        self.canvas = Canvas(rewritten)
+        self.graph, self.env, self.mode = self.canvas.graph, self.canvas.env, self.canvas.mode
+        self.leaves, self.streams = LeafBooks(self.canvas, anatomy, self.audit), StreamBooks(self.canvas, anatomy)
         self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
-        self.injections: dict[fx.Node, list[tuple[fx.Node, Application, BatchAxis | None]]] = defaultdict(list)
         self.credits: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # consumer-side site totals
         self.marked: set[fx.Node] = set()
         self.bill = Bill()
         self.sinks: list[fx.Node] = []
         self.sink_nodes: list[fx.Node | None] = []  # where each sink is, None for the target's
         self.leaf_nodes: list[fx.Node] = []  # for each leaf where it enters: position with its use, others by themselves
-        self.depths = {node: None for stream in anatomy.streams for node in stream.depths}
-        self.streams: dict[fx.Node, fx.Node] = {}  # relevance of the stream at a depth
-        self.shares = {i.pairs[0]: i.pairs[1] for i in anatomy.injections if i.pairs is not None}
-        self.pairs: dict[fx.Node, fx.Node] = {}  # relevance of a table's rows, pair by pair
-        self.passing: list[tuple[fx.Node, list[tuple[int, ...]]]] = []
         self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
-        self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
 
     def build(self) -> RelevanceGraph:
         self._copy_forward()
@@ -69,11 +65,13 @@ class _Transposer:
         flat = output_node(self.program.graph).args[0]
         outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
-        self.bill.passing = len(self.passing)
-        self.bill.pairs = [n.name for n in self.pairs]
-        self.bill.injections = [_injection_info(i, self._pairs_info(i)) for i in self.anatomy.injections]
-        streams = self._stream_relevances()
-        self.graph.output((*outputs, score, *leaves, *self.sinks, *streams, *(total for total, _ in self.passing), *self.pairs.values(), *self._site_table()))
+        depths = self.streams.infos(self.leaf_nodes, self.sink_nodes)
+        self.bill.depths = [info for info, _ in depths]
+        self.bill.passing = len(self.streams.passing)
+        self.bill.pairs = [n.name for n in self.streams.pairs]
+        self.bill.injections = [_injection_info(i, self.streams.pairs_info(i)) for i in self.anatomy.injections]
+        passing = [total for total, _ in self.streams.passing]
+        self.graph.output((*outputs, score, *leaves, *self.sinks, *(rows for _, rows in depths), *passing, *self.streams.pairs.values(), *self._site_table()))
         tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
@@ -90,10 +88,9 @@ class _Transposer:
             last = node
             self.env[node] = self._copy(node)
         batch_owner = next((n for i, n in zip(self.program.inputs, self.program.input_nodes().values(), strict=True) if i.role == CONTENT), None)
-        self.batch: Any = 1
         if batch_owner is not None:
-            self.batch = self.graph.call_function(aten.sym_size.int, (self.env[batch_owner], 0))
-            self.batch.meta["val"] = value_of(batch_owner).shape[0]
+            self.canvas.batch = self.graph.call_function(aten.sym_size.int, (self.env[batch_owner], 0))
+            self.canvas.batch.meta["val"] = value_of(batch_owner).shape[0]
 
     def _copy(self, node: fx.Node) -> fx.Node:
         if op_name(node) == "aten.scaled_dot_product_attention":
@@ -190,7 +187,7 @@ class _Transposer:
         if node.target is operator.getitem:
             parent, index = node.args
             for c in self.contributions.pop((node, None), []):
-                self._note_passing(node, parent, node, c, batch_axis(self.facts.layout.get(node)))  # type: ignore[arg-type]
+                self.streams.note_passing(node, parent, node, c, batch_axis(self.facts.layout.get(node)))  # type: ignore[arg-type]
                 self.contributions[parent, index].append(c)  # type: ignore[index]
             self.credits[parent].extend(self.credits.pop(node, []))  # type: ignore[index]
             return
@@ -200,10 +197,7 @@ class _Transposer:
         if not present or not application.carriers:
             return
         coefficients = [self._accumulate(self.contributions.pop((node, i))) for i in present]
-        if node in self.depths:
-            self.streams[node] = self._stream_relevance(node, coefficients[0])
-        if node in self.shares:
-            self.pairs[node] = self._pair_relevance(node, coefficients[0])
+        self.streams.note(node, coefficients[0])
         self._transpose(application, present, coefficients)
 
     def _accumulate(self, parts: list[fx.Node]) -> fx.Node:
@@ -223,7 +217,7 @@ class _Transposer:
         values = [value_of(c) for c in coefficients]
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
-        batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
+        batch = value_of(self.canvas.batch) if isinstance(self.canvas.batch, fx.Node) else 1
         key = snippet_key(plan, values, results, arguments)
         if key not in self.cache:
             function = transpose_rule(plan, batch)
@@ -234,7 +228,7 @@ class _Transposer:
             self.cache[key] = (module, function.sink_names)  # type: ignore[attr-defined]
         module, sink_names = self.cache[key]
         owners = [self.env[node] if i is None else self._result(node, i) for i in present]
-        inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.batch]
+        inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.canvas.batch]
         outputs = inline(self.graph, module, inputs, (application.node.name, "internal", 0))
         n, m = len(plan.carriers), len(sink_names)
         self._settle(application, plan, coefficients, Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names))
@@ -257,9 +251,8 @@ class _Transposer:
                 c.meta["lrp"] = (application.node.name, "coefficient", k)
                 self.marked.add(c)
             self.contributions[operand, None].append(c)
-            self._note_passing(application.node, operand, operand, c, plan.x_axes[k])
-            if operand in self.rewritten.leaves:
-                self.injections[operand].append((c, application, plan.x_axes[k]))
+            self.streams.note_passing(application.node, operand, operand, c, plan.x_axes[k])
+            self.leaves.note(operand, Arrival(c, application, plan.x_axes[k]))
             if self.audit:
                 self.credits[operand].append(result.totals[k])
         for name, total in zip(result.sink_names, result.sinks, strict=True):
@@ -291,7 +284,7 @@ class _Transposer:
                 if not present_there:
                     grow[position] = (at, rank)
             x_axes.append(axis)
-            if self._leaf_rule(flat[position], application) is not None:
+            if self.leaves.rule_of(flat[position], application) is not None:
                 expand.add(position)
                 x_axes[-1] = y_axis
         masked = any(isinstance(a, fx.Node) and a in self.facts.sources and MASK in self.facts.sources[a] for a in flat)
@@ -327,150 +320,28 @@ class _Transposer:
         """[relevance, total, magnitude] of every leaf; a position leaf counts once for each use."""
         outputs: list[fx.Node] = []
         for node, kind in self.rewritten.leaves.items():
-            uses = self.injections.pop(node, [])
-            if kind != POSITION and uses:
-                uses = [(self._accumulate([c for c, _, _ in uses]), *uses[0][1:])]
-                if node in self.depths:
-                    self.streams[node] = self._stream_relevance(node, uses[0][0])
-            for c, application, axis in uses:
-                outputs += self._leaf(node, kind, c, application, axis)
+            arrivals = self.leaves.arrivals.pop(node, [])
+            if kind != POSITION and arrivals:
+                arrivals = [replace(arrivals[0], c=self._accumulate([a.c for a in arrivals]))]
+                self.streams.note(node, arrivals[0].c)
+            for arrival in arrivals:
+                read = self.leaves.read(node, kind, arrival)
+                self.bill.leaves.append(read.leaf)
+                self.leaf_nodes.append(read.at)
+                if read.rule is not None:
+                    self._book(read.rule.sinks[0], SiteInfo(node.name, read.rule.name, read.leaf.module, read.leaf.source), read.values[3], read.at)
+                if self.audit:
+                    self._audit_leaf(node, read)
+                outputs += read.values[:3]
         return outputs
 
-    def _leaf(self, node: fx.Node, kind: str, c: fx.Node, application: Application, axis: BatchAxis | None) -> list[fx.Node]:
-        names = tuple(sorted(self.facts.inputs[node])) if kind == CONTENT else ()
-        by_token = kind == CONTENT and any(i.is_index for i in self.program.inputs if i.name in names)
-        rule = self._leaf_rule(node, application)
-        reading = Reading(axis, by_token, kind == POSITION, rule, self.audit)
-        result = self._read(node, c, reading, application)
-        tokens, owners = self._token_axes(node, c, application, rule)
-        if kind == POSITION:  # windows that were merged with the batch are no tokens
-            kept = [(a, o) for a, o in zip(tokens, owners, strict=True) if axis is None or a != axis.axis]
-            tokens, owners = axes_batch_first(tuple(a for a, _ in kept), axis), tuple(o for _, o in kept)
-        where = module_path(application.node) or module_path(node)
-        self.bill.leaves.append(Leaf(node.name, kind, names, where, source_line(application.node), tokens, owners, application.node.name if kind == POSITION else None))
-        self.leaf_nodes.append(application.node if kind == POSITION else node)
-        if rule is not None:
-            self._book(rule.sinks[0], SiteInfo(node.name, rule.name, where, source_line(application.node)), result[3], application.node)
-        if self.audit:
-            info = SiteInfo(node.name, f"leaf: {kind}" if rule is None else rule.name, module_path(node), source_line(node))
-            self.bill.sites.append(info)
-            credits = self.credits.pop(node, [])
-            if kind == POSITION:  # one row for each use: pair it with that use's credit, in the order of injection
-                self.credits[node], credits = credits[1:], credits[:1]
-            self.site_rows.append((info, credits, list(result[-3:])))
-        return result[:3]
-
-    def _leaf_rule(self, node: fx.Node, application: Application) -> Rule | None:
-        """The rule that reads a position leaf's relevance at one use; None where it is simply ``x c``."""
-        if not self.rewritten.leaf_rules or self.rewritten.leaves.get(node) != POSITION:
-            return None
-        injection = self.anatomy.injection_of(node, application)
-        return self.rewritten.leaf_rules.get(injection.kind) if injection is not None else None
-
-    def _token_axes(self, node: fx.Node, c: fx.Node, application: Application, rule: Rule | None) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
-        """Axes of the leaf's relevance that run over tokens, and the input whose tokens each counts."""
-        if rule is not None:  # expanded to the scores: queries by keys
-            rank = value_of(c).dim()
-            sizes, axes = value_of(c).shape, [rank - 2, rank - 1]
-            return tuple(axes), tuple(self._owner(sizes[a]) for a in axes)
-        axes = token_axes_of(node, application, self.facts.layout.get(node), self.facts.layout.get(application.node))
-        grown = value_of(c).dim() - value_of(node).dim()  # axes that growing over the batch put in front
-        return tuple(a + grown for a in axes), tuple(self._owner(value_of(node).shape[a]) for a in axes)
-
-    def _owner(self, size: Any) -> str | None:
-        """The index input whose length is this (symbolic) size."""
-        for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            if info.role == CONTENT and info.is_index and len(info.shape) == 2 and same_size(value_of(node).shape[1], size):
-                return info.name
-        return None
-
-    def _read(self, node: fx.Node, c: fx.Node, reading: Reading, application: Application) -> list[Any]:
-        inputs = [self.env[node], c, self.batch]
-        values = [value_of(node), value_of(c), value_of(self.batch) if isinstance(self.batch, fx.Node) else 1]
-        if reading.rule is not None:
-            weights = self._attention_weights(application, reading.rule)
-            inputs.append(weights)
-            values.append(value_of(weights))
-        module = trace(reader(reading), values, self.mode)
-        return inline(self.graph, module, inputs, (node.name, "leaf", 0))
-
-    def _attention_weights(self, application: Application, rule: Rule) -> fx.Node:
-        """The attention weights that a score bias leads to: the softmax's own, or those of a fused kernel written out."""
-        softmax = softmax_after(self.rewritten, application.node)
-        if softmax is not None:
-            return self.env[softmax]
-        written = application.rule.weights
-        if written is None:
-            raise LrpError(f"{rule.name} needs the attention weights at {application.label()}, and its rule does not say how to write them out")
-        flat = application.flat()
-        positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
-        call = Call(application.op, application.args, application.kwargs)
-
-        def run(*values: Any) -> list[Any]:
-            return [written(call.with_flat([values[positions.index(i)] if i in positions else a for i, a in enumerate(flat)]))]
-
-        module = trace(run, [value_of(flat[i]) for i in positions], self.mode)
-        (node,) = inline(self.graph, module, [self.env[flat[i]] for i in positions], (application.node.name, "weights", 0))
-        return node  # type: ignore[no-any-return]
-
-    def _pair_relevance(self, node: fx.Node, c: fx.Node) -> fx.Node:
-        """(B, ..., queries, keys): the share of a term of the scores that is position's."""
-        axis, share = batch_axis(self.facts.layout.get(node)), self.shares[node]
-        values = [value_of(node), value_of(c), value_of(self.batch) if isinstance(self.batch, fx.Node) else 1]
-        module = trace(lambda x, c_x, batch: [batch_first(relevance_of(x, c_x, safe=True) * share, axis, batch)], values, self.mode)
-        (pairs,) = inline(self.graph, module, [self.env[node], c, self.batch], (node.name, "pairs", 0))
-        return pairs  # type: ignore[no-any-return]
-
-    def _pairs_info(self, injection: Injection) -> PairsInfo | None:
-        if injection.pairs is None or injection.pairs[0] not in self.pairs:
-            return None
-        sizes = value_of(injection.pairs[0]).shape[-2:]
-        return PairsInfo(injection.pairs[0].name, tuple(self._owner(s) for s in sizes))
-
-    # ------------------------------------------------------------------------------------------------ depths
-    def _stream_relevance(self, node: fx.Node, c: fx.Node) -> fx.Node:
-        """(B, T): relevance of the rows of the residual stream at a depth."""
-        layout = self.facts.layout[node]
-        batch, tokens = batch_axis(layout), token_axes(layout)
-        assert batch is not None
-
-        def run(x: Tensor, c_x: Tensor) -> list[Any]:
-            R = relevance_of(x, c_x, safe=True)
-            rows = R.permute(batch.axis, *tokens, *(a for a in range(R.dim()) if a != batch.axis and a not in tokens))
-            rows = rows.flatten(1 + len(tokens)).sum(-1) if rows.dim() > 1 + len(tokens) else rows
-            return [rows.flatten(1)]
-
-        module = trace(run, [value_of(node), value_of(c)], self.mode)
-        (rows,) = inline(self.graph, module, [self.env[node], c], (node.name, "stream", 0))
-        return rows  # type: ignore[no-any-return]
-
-    def _note_passing(self, user: fx.Node, operand: fx.Node, value: fx.Node, c: fx.Node, axis: BatchAxis | None) -> None:
-        """Sum what flows past a depth of a stream into something below it (position is booked use by use instead)."""
-        if self.rewritten.leaves.get(operand) == POSITION:
-            return
-        depths = [cut.passed(user, operand) for cut in self.anatomy.cuts]
-        if not any(depths):
-            return
-        batch = value_of(self.batch) if isinstance(self.batch, fx.Node) else 1
-        module = trace(lambda x, c_x, b: [per_example(relevance_of(x, c_x, safe=True), axis, b)], [value_of(value), value_of(c), batch], self.mode)
-        (total,) = inline(self.graph, module, [self.env[value], c, self.batch], (operand.name, "passing", 0))
-        self.passing.append((total, depths))
-
-    def _stream_relevances(self) -> list[fx.Node]:
-        """Relevance of every stream at every depth that relevance reaches, with what lies above it."""
-        outputs: list[fx.Node] = []
-        for number, cut in enumerate(self.anatomy.cuts):
-            for depth, node in enumerate(cut.stream.depths):
-                if node not in self.streams:
-                    continue
-                outputs.append(self.streams[node])
-                leaves = tuple(i for i, at in enumerate(self.leaf_nodes) if not cut.is_below(at, depth))
-                sinks = tuple(i for i, at in enumerate(self.sink_nodes) if at is None or not cut.is_below(at, depth))
-                passing = tuple(i for i, (_, depths) in enumerate(self.passing) if depth in depths[number])
-                tokens = token_axes(self.facts.layout[node])
-                owner = self._owner(value_of(node).shape[tokens[0]]) if len(tokens) == 1 else None
-                self.bill.depths.append(DepthInfo(number, node.name, module_path(node), owner, leaves, sinks, passing))
-        return outputs
+    def _audit_leaf(self, node: fx.Node, read: Read) -> None:
+        info = SiteInfo(node.name, f"leaf: {read.leaf.kind}" if read.rule is None else read.rule.name, module_path(node), source_line(node))
+        self.bill.sites.append(info)
+        credits = self.credits.pop(node, [])
+        if read.leaf.kind == POSITION:  # one row for each use: pair it with that use's credit, in the order of arrival
+            self.credits[node], credits = credits[1:], credits[:1]
+        self.site_rows.append((info, credits, read.values[-3:]))
 
     def _site_table(self) -> list[fx.Node]:
         """One tensor (sites, 4): out, in, sinks, scale."""
