@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import lrp_fx
 from benchmarks.reference_decoder import explain
 from benchmarks.scoring import load_model, load_sequences
-from lrp_fx.rule import registry
+from lrp_fx.errors import InputError
+from lrp_fx.rule import registered, registry
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 CENTRED = ("bias.attention_mean", "bias.row_mean")
@@ -181,3 +182,43 @@ def test_without_position_the_books_do_not_close(name: str) -> None:
     assert ledger.error.max() <= 1e-10
     print(f"{name}: without position the books miss {float(missing.median()):.1%} of the score (median), {float(missing.max()):.1%} at most")
     assert float(missing.median()) >= MISSED[name]
+
+
+# ------------------------------------------------------------------------------------------------ what the user gets
+def test_a_site_says_what_it_is_and_what_it_got() -> None:
+    relevance = _explain("distance", None, False)
+    (site,) = relevance.position
+    assert (site.kind, site.variant, site.layer, site.is_pairwise) == ("bias", "fixed", None, True)
+    assert "test_position_rules.py" in site.source
+    assert site.relevance.shape == (2, 2, 7, 7)
+    pairs = site.pairs
+    assert pairs is not None and pairs.shape == (2, 7, 7)
+    assert torch.allclose(pairs.sum((1, 2)), site.total)
+    assert torch.allclose(site.share, relevance.ledger.shares()["position"])
+    by = {credit: site.per_token(credit=credit) for credit in ("key", "query", "both")}
+    assert torch.allclose(by["key"], pairs.sum(1)) and torch.allclose(by["query"], pairs.sum(2))
+    assert torch.allclose(by["both"], (by["key"] + by["query"]) / 2)
+    with pytest.raises(InputError, match="credit"):
+        site.per_token(credit="value")
+    with pytest.raises(InputError, match="unknown aggregation"):
+        relevance.per_token("loudest")
+    with pytest.raises(InputError, match="depth"):
+        relevance.per_token(depth="middle")
+
+
+def test_an_aggregation_of_ones_own() -> None:
+    largest = lrp_fx.Aggregation("largest", "the largest entry", ("bakish2025",), lambda rows: rows.joint.amax(-1))
+    relevance = _explain("distance", None, False)
+    with registered(largest):
+        assert "largest" in lrp_fx.aggregations()
+        found = relevance.per_token("largest", content=False)
+    assert torch.allclose(found, relevance.position[0].relevance.amax((1, 2)))
+    assert "largest" not in lrp_fx.aggregations()
+
+
+def test_the_same_sites_before_any_run() -> None:
+    explainer = lrp_fx.convert(load_model(MODELS / "synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
+    before = [(s.module, s.variant, s.source, s.layer) for s in explainer.sites if s.kind == "position"]
+    after = [(p.module, f"{p.kind}, {p.variant}", p.source, p.layer) for p in explainer(input_ids=torch.arange(3, 12).repeat(2, 1)).position]
+    assert before == after
+    assert [layer for *_, layer in before] == [0, 0, 1, 1, 2, 2]
