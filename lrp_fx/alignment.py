@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lrp_fx.layout import BatchAxis, Layout, hint, token_axes
 from lrp_fx.program import op_name, value_of
+from lrp_fx.provenance import is_very_low
 from lrp_fx.recognize.dataflow import MATRIX
 from lrp_fx.rewrite import Application
 
@@ -29,17 +30,32 @@ def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, r
     if application.kind == "attention":  # a bias on the scores: queries by keys
         rank = value_of(leaf).dim()
         return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
+    if op_name(application.node) in ("aten.matmul", "aten.bmm", "aten.mm"):  # rows of a table stand for distances
+        return []
     return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
 
 
 def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
     name = op_name(application.node)
-    if layout is None or not isinstance(value_of(leaf), Tensor) or (name in MATRIX and name not in ("aten.matmul", "aten.bmm")):
+    if layout is None or not isinstance(value_of(leaf), Tensor) or name in MATRIX:
         return []
     shift = len(layout) - max(value_of(leaf).dim(), 0)
     shape = value_of(leaf).shape
-    end = len(shape) - (2 if name in MATRIX else 0)  # the last two axes of a matrix product are not broadcast
-    return [axis - shift for axis in token_axes(layout) if 0 <= axis - shift < end and hint(shape[axis - shift]) > 1]
+    return [axis - shift for axis in token_axes(layout) if 0 <= axis - shift < len(shape) and hint(shape[axis - shift]) > 1]
+
+
+def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
+    """The size of a leaf's axis as what it is broadcast against counts it.
+
+    A table cut to length may say its size in a roundabout way (``64 - max(0, 64 - T)`` rows); the scores it is added to
+    have ``T`` keys.
+    """
+    size, from_right = value_of(leaf).shape[axis], value_of(leaf).dim() - axis
+    if isinstance(size, int) or size.node.expr.is_Symbol or op_name(application.node) in MATRIX:
+        return size
+    values = [value_of(n) for n in (application.node, *application.operands)]
+    against = [v.shape[-from_right] for v in values if isinstance(v, Tensor) and v.dim() >= from_right]
+    return next((s for s in against if not isinstance(s, int) and s.node.expr.is_Symbol and hint(s) == hint(size)), size)
 
 
 def same_size(a: Any, b: Any) -> bool:
@@ -85,10 +101,3 @@ PLAIN_MOVES = frozenset(
     "aten.reshape aten.view aten.expand aten.unsqueeze aten.squeeze aten._to_copy aten.slice aten.index aten.clone aten.__and__ aten.bitwise_and aten.logical_and "
     "aten.permute aten.transpose".split()
 )
-
-
-def is_very_low(value: object) -> bool:
-    """Is it minus infinity, or as low as masks are filled with?"""
-    if isinstance(value, fx.Node):
-        return any(is_very_low(a) for a in value.args)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= -1e4

@@ -84,6 +84,8 @@ def unify_spellings(program: Program) -> Program:
             _replace_copy(graph, node)
         elif op_name(node) in ("aten.var_mean", "aten.std_mean"):
             _split_moments(graph, node)
+        elif op_name(node) == "aten.glu":
+            _split_gate(graph, node)
         elif op_name(node) == "aten.exp2":
             with graph.inserting_before(node):
                 exponent = graph.call_function(aten.mul.Tensor, (node.args[0], math.log(2.0)))
@@ -250,6 +252,30 @@ def _split_moments(graph: fx.Graph, node: fx.Node) -> None:
         user.replace_all_uses_with(part)
         graph.erase_node(user)
     graph.erase_node(node)
+
+
+def _split_gate(graph: fx.Graph, node: fx.Node) -> None:
+    """``glu`` as what it computes, ``a * sigmoid(b)`` of the halves a and b."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1))  # type: ignore[arg-type]
+    size = value_of(x).shape[dim]
+    if not isinstance(size, int):
+        return
+    with graph.inserting_before(node):
+        up = _call(graph, node, aten.slice.Tensor, x, dim, 0, size // 2)
+        gate = _call(graph, node, aten.sigmoid.default, _call(graph, node, aten.slice.Tensor, x, dim, size // 2, size))
+        product = _call(graph, node, aten.mul.Tensor, up, gate)
+    node.replace_all_uses_with(product)
+    graph.erase_node(node)
+
+
+def _call(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's code."""
+    new = graph.call_function(target, args)
+    with value_of(like).fake_mode, enable_python_dispatcher():
+        new.meta = {**like.meta, "val": target(*(value_of(a) if isinstance(a, fx.Node) else a for a in args))}
+    return new
 
 
 def _replace_copy(graph: fx.Graph, node: fx.Node) -> None:

@@ -133,6 +133,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     x = operands[0]
     name = op_name(node).split(".")[-1]
     rule = _RULES.get(name)
+    layout: Layout | None
     try:
         layout = rule(node, known[x], shape, known) if rule is not None and node.args and node.args[0] is x else None
     except (IndexError, TypeError, ValueError):
@@ -143,6 +144,8 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
         layouts = [known[a] for a in operands]
         same = [lay for lay in layouts if _sizes(lay) == shape]
         layout = broadcast(layouts, shape) if _broadcasts(layouts, shape) else (same[0] if same else None)
+    if layout is not None and isinstance(value_of(node), (list, tuple)) and name in SPLITS:
+        return layout  # that of the whole: each part is resized where it is taken out
     return layout if layout is not None and _sizes(layout) == shape else None
 
 
@@ -267,6 +270,9 @@ def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> La
     new = tuple(single(kind, s) for s in shape[used[0] : used[0] + rank])
     return (*lay[: used[0]], *new, *lay[used[0] + 1 :])
 
+
+#: Operations that give several parts of one value.
+SPLITS = frozenset("split split_with_sizes chunk unbind tensor_split".split())
 
 _RULES: dict[str, Any] = {
     **dict.fromkeys("reshape squeeze flatten unflatten view_as_real view_as_complex".split(), _reshape),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.alignment import token_axes_of
+from lrp_fx.alignment import counted_size, token_axes_of
 from lrp_fx.bill import Leaf
 from lrp_fx.canvas import Canvas
 from lrp_fx.errors import LrpError, module_path, source_line
@@ -82,7 +82,7 @@ class LeafBooks:
             axes, sizes = [rank - 2, rank - 1], value_of(arrival.c).shape[-2:]
         else:
             own = token_axes_of(node, application, canvas.facts.layout.get(node), canvas.facts.layout.get(application.node))
-            sizes = [value_of(node).shape[a] for a in own]
+            sizes = [counted_size(node, application, a) for a in own]
             axes = [a + rank - value_of(node).dim() for a in own]  # growing over the batch put axes in front
         pairs = [(a, canvas.owner(s)) for a, s in zip(axes, sizes, strict=True)]
         if kind != POSITION:

@@ -27,6 +27,8 @@ LOOKUPS = frozenset("aten.embedding aten.index aten.index_select aten.gather ate
 JOINS = frozenset("aten.cat aten.stack aten.where aten.masked_fill aten.masked_scatter aten.index_put aten.scatter aten.slice_scatter aten.select_scatter".split())
 MEETS = frozenset("aten.add aten.sub aten.rsub aten.mul aten.div aten.addcmul".split())
 CONTRACTIONS = frozenset("aten.matmul aten.bmm aten.mm".split())
+SUMS = frozenset("aten.add aten.sub aten.rsub".split())
+UNCHANGED = frozenset("aten.reshape aten.transpose aten.permute aten.t aten.expand aten.unsqueeze aten.squeeze aten._to_copy".split())
 SEE_THROUGH = frozenset("aten.reshape aten.mul aten.div aten.add aten.transpose aten.permute aten.expand aten.unsqueeze aten.squeeze".split())
 
 
@@ -131,8 +133,8 @@ class _Walk:
         tensors = [a for a in tensor_args(node) if a in self.sources]
         if name in COUNTERS:
             return frozenset({POSITION})
-        if name in FILLS:
-            return frozenset({CONSTANT})
+        if name in FILLS or name == "aten.full":
+            return frozenset({MASK if any(is_very_low(a) for a in node.args[1:]) else CONSTANT})
         value = value_of(node)
         if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
             return frozenset({MASK}) if tensors else frozenset({CONSTANT})
@@ -183,17 +185,51 @@ class _Walk:
         if name not in JOINS | MEETS | CONTRACTIONS or not any(CONTENT in self.sources[a] and is_float(a) for a in args):
             return []
         met: list[tuple[fx.Node, str]] = []
-        fixed = [a for a in tensor_args(node) if a in self.sources and is_float(a) and self.sources[a] <= {PARAMETER, CONSTANT}]
+        fixed = [a for a in tensor_args(node) if a in self.sources and is_float(a) and self.sources[a] <= {PARAMETER, CONSTANT, MASK} and self.sources[a] != {MASK}]
         for candidate in fixed:
-            if name in CONTRACTIONS:
-                if PARAMETER in self.sources[candidate] and self._gathered_by_position(node):
-                    met.append((candidate, POSITION))
-            elif name in JOINS:
-                if PARAMETER in self.sources[candidate]:
-                    met.append((candidate, LEARNED))
-            elif candidate not in self.uniform and self._varies_along_tokens(candidate, node, args):
-                met.append((candidate, POSITION))
+            kind = self._kind_met(name, candidate, node, args)
+            if kind is not None:
+                met.append((candidate, kind))
         return met
+
+    def _kind_met(self, name: str, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
+        """What a fixed value is where it meets content: a learned token, a table of positions, or (None) neither."""
+        learned, masked = PARAMETER in self.sources[candidate], MASK in self.sources[candidate]
+        if masked:  # a parameter switched on at some tokens stands for them
+            return LEARNED if learned and name in SUMS and self._varies_along_tokens(candidate, node, args) else None
+        if name in CONTRACTIONS:
+            rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
+            return POSITION if rows else None
+        if name in JOINS:
+            if name == "aten.cat" and not self._joins_tokens(node, args) and candidate not in self.uniform and self._varies_along_tokens(candidate, node, args):
+                return POSITION  # features beside features, another row for each token
+            return LEARNED if learned else None
+        return POSITION if candidate not in self.uniform and self._varies_along_tokens(candidate, node, args) else None
+
+    def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
+        """Does a concatenation put tokens behind tokens (not features beside features)?"""
+        rank = len(shape_of(node))
+        dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % rank  # type: ignore[arg-type]
+        known = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
+        return not known or any(dim in token_axes(layout) for layout in known)
+
+    def _is_cut_to_length(self, candidate: fx.Node, node: fx.Node) -> bool:
+        """Is an operand of a matrix product a table cut to the length of the input, its rows mapped or not?
+
+        Then its rows stand for places or distances. (A matrix that mixes tokens is cut where it is summed over: no table.)
+        """
+        summed = value_of(candidate).shape[-1 if candidate is node.args[0] else -2]
+        if not isinstance(summed, int):
+            return False
+        current = candidate
+        for _ in range(12):
+            name = op_name(current)
+            if name == "aten.slice" and any(isinstance(a, fx.Node) for a in current.args[2:4]):
+                return True
+            if name not in UNCHANGED | {"aten.linear", "aten.matmul", "aten.mm", "aten.slice"} or not isinstance(current.args[0], fx.Node):
+                return False
+            current = current.args[0]
+        return False
 
     def _gathered_by_position(self, node: fx.Node) -> bool:
         """Is an axis of the product later picked by relative positions? Then the other operand is a table of positions."""
@@ -225,6 +261,8 @@ class _Walk:
         return found
 
     def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+        while op_name(candidate) in ("aten.expand", "aten.expand_as") and isinstance(candidate.args[0], fx.Node):
+            candidate = candidate.args[0]  # copies do not vary
         shape, rank = shape_of(candidate), len(shape_of(node))
         content = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
         for layout in content:
@@ -238,9 +276,9 @@ class _Walk:
         if CONTENT not in self.sources[node] and not any(a in self.layout for a in tensor_args(node)):
             return None
         if op_name(node) == "aten.embedding":
-            index = node.args[1]
-            inner = self.layout.get(index) if isinstance(index, fx.Node) else None
-            return (*inner, single(FEATURE, shape_of(node)[-1])) if inner is not None else None
+            return self._looked_up(node, 0, node.args[1])
+        if op_name(node) == "aten.index_select" and node.args[0] not in self.layout:
+            return self._looked_up(node, int(node.args[1]), node.args[2])  # type: ignore[arg-type]
         if op_name(node) in ("aten.index", "aten.gather", "aten.index_select") and CONTENT in self.sources[node] and is_float(node):
             found = propagate(node, self.layout)
             return found if found is not None else self._fallback(node)
@@ -250,8 +288,25 @@ class _Walk:
             found = stronger if stronger is not None and _has_batch(stronger) else found
         return found if found is not None else self._fallback(node)
 
+    def _looked_up(self, node: fx.Node, dim: int, index: Any) -> Layout | None:
+        """Rows of a table laid out as their indices are."""
+        inner = self.layout.get(index)
+        if inner is None:
+            return None
+        shape = shape_of(node)
+        dim = dim % (len(shape) - len(inner) + 1)
+        after = dim + len(inner)
+        return (*(single(FEATURE, s) for s in shape[:dim]), *inner, *(single(FEATURE, s) for s in shape[after:]))
+
     def _fallback(self, node: fx.Node) -> Layout | None:
         return from_symbols(node, self.batch)
+
+
+def is_very_low(value: object) -> bool:
+    """Is it minus infinity, or as low as masks are filled with?"""
+    if isinstance(value, fx.Node):
+        return any(is_very_low(a) for a in value.args)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= -1e4
 
 
 def _has_batch(layout: Layout) -> bool:

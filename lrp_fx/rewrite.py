@@ -21,7 +21,7 @@ from lrp_fx.infer import infer
 from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
-from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, product_meaning
+from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
 from lrp_fx.recognize.residual import residual_meaning
 from lrp_fx.rule import Registry, Rule, Ruleset
 
@@ -225,6 +225,8 @@ class _Chooser:
                 return Meaning("linear", tuple(again), "position factors of one product are one: the first has taken their half")
             if name in ("aten.mul", "aten.div"):
                 return self._gate(node, product_meaning(self.flow, node, factors[0], factors[1]))
+            if name in ("aten.matmul", "aten.bmm", "aten.mm"):
+                return matrix_meaning(self.facts, node, factors[0], factors[1])
             return Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
         if name == "aten.div" and node.args[1] in operands:
             return Meaning("product", tuple(operands), "relevance is in the denominator")

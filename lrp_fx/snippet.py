@@ -25,7 +25,7 @@ class Plan:
     """What is to be transposed: a rule on an operation, with abstract values for its flattened arguments.
 
     ``grow``  for each carrier without a batch, (axis, rank): the axis of its (left-padded) shape that is broadcast over
-              the result's batch axis; it is expanded, so that coefficients stay apart by example.
+              the result's batch axis; it is expanded, so that coefficients stay apart by example. An axis in front of the result's: the batch.
     ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair.
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
     """
@@ -90,7 +90,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
 
     def function(*values: Any) -> list[Any]:
         coefficients, results, arguments, size = values[:n_out], values[n_out : 2 * n_out], list(values[2 * n_out : -1]), values[-1]
-        flat, carriers = _with_leaves(plan, arguments, results[0])
+        flat, carriers = _with_leaves(plan, arguments, results[0], size)
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
         call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts, value)
@@ -116,7 +116,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
     return function
 
 
-def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor) -> tuple[list[Any], list[Tensor]]:
+def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor, batch: Any) -> tuple[list[Any], list[Tensor]]:
     """Arguments with the carriers as fresh leaves of differentiation, expanded over the batch where they lack it."""
     carriers = []
     flat = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
@@ -125,8 +125,8 @@ def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor) -> tuple[list
         if position in plan.grow:
             axis, rank = plan.grow[position]
             x = x.reshape((1,) * (rank - x.dim()) + tuple(x.shape))
-            size = result.shape[axis + result.dim() - rank]
-            x = x.expand(*x.shape[:axis], size, *x.shape[axis + 1 :])
+            along = axis + result.dim() - rank
+            x = x.expand(*x.shape[:axis], result.shape[along] if along >= 0 else batch, *x.shape[axis + 1 :])
         if position in plan.expand:
             x = x.expand(_scores_shape(arguments) if plan.rule.kind == "attention" else result.shape)
         flat[position] = x.detach().requires_grad_()

@@ -27,6 +27,7 @@ from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.recognize.injections import Injection
+from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite import Application, Rewritten
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
 from lrp_fx.stream_books import StreamBooks
@@ -278,7 +279,9 @@ class _Transposer:
         x_axes: list[BatchAxis | None] = []
         for position in carriers:
             axis = batch_axis(self.facts.layout.get(flat[position]))
-            if axis is None and y_axis is not None and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+            if axis is None and application.op is rows_by_example:  # a copy of the table for each example, in front
+                axis, grow[position] = BatchAxis(0, 1, 1), (0, value_of(node).dim() + 1)
+            elif axis is None and y_axis is not None and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
                 at, rank, present_there = found
                 axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from lrp_fx.errors import module_path, source_line
-from lrp_fx.layout import hint
+from lrp_fx.layout import hint, shape_of
 from lrp_fx.program import is_float, op_name, value_of
 from lrp_fx.provenance import CONTENT, PARAMETER, POSITION
 from lrp_fx.recognize.dataflow import MATRIX
@@ -160,8 +160,9 @@ def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tup
         if not moves:
             break
         node = users[0]
-    if follows is None or follows.kind not in ("sum", "softmax") or value_of(node).dim() < 3 or not becomes_scores(rewritten, node):
-        return None
+    softmax = softmax_after(rewritten, node)
+    if follows is None or follows.kind not in ("sum", "softmax") or softmax is None or shape_of(node)[-2:] != shape_of(softmax)[-2:]:
+        return None  # a term for rows or columns of patches is broadcast: none of its axes counts all keys
     flat, counts = application.flat(), application.factors
     return node, sum(n for i, n in counts.items() if flat[i] is leaf) / sum(counts.values())
 
@@ -174,7 +175,7 @@ def _kind(rewritten: Rewritten, application: Application) -> str:
         return SCALE
     if application.kind == "attention" or becomes_scores(rewritten, node):
         return BIAS
-    return ABSOLUTE if application.kind in ("sum", "residual") else "other"
+    return ABSOLUTE if application.kind in ("sum", "residual", "route") else "other"
 
 
 def _is_term(application: Application) -> bool:
@@ -243,4 +244,6 @@ def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
 
 def _table_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     above = _ancestors(leaf)
-    return "sinusoidal table" if any(op_name(n) in ("aten.sin", "aten.cos") for n in above) else "learned table"
+    buffers = [n for n in above if n.op == "get_attr" and is_float(n) and n.meta.get("origin") != PARAMETER]
+    fixed = [t for n in buffers if (t := getattr(rewritten.program.module, str(n.target))).dim() > 1]
+    return "sinusoidal table" if any(op_name(n) in ("aten.sin", "aten.cos") for n in above) or any(map(_is_sinusoidal, fixed)) else "learned table"

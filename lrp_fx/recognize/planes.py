@@ -101,7 +101,7 @@ def _routed_from(node: fx.Node) -> list[fx.Node]:
 
 def _common_root(contents: Sequence[fx.Node]) -> fx.Node | None:
     chains = [_routed_from(c) for c in contents]
-    return next((n for n in chains[0] if all(n in c for c in chains)), None)
+    return next((n for n in chains[0] if isinstance(value_of(n), Tensor) and all(n in c for c in chains)), None)
 
 
 def _tensor_inputs(node: fx.Node) -> list[fx.Node]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from lrp_fx.program import op_name
+from lrp_fx.layout import batch_axis
+from lrp_fx.program import op_name, value_of
+from lrp_fx.provenance import Facts
 from lrp_fx.recognize.dataflow import MATRIX, REDUCTIONS, Dataflow, is_broadcast, same_size_along
 
 aten = torch.ops.aten
@@ -57,6 +60,38 @@ def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Me
     if "dependent" in refusals:
         return Meaning("tangent", (a, b), "operands depend on each other, neither pointwise nor as a normalisation")
     return Meaning("product", (a, b), "independent operands")
+
+
+# ------------------------------------------------------------------------------------------------ matrix products
+def matrix_meaning(facts: Facts, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning:
+    """A matrix product of two operands that carry relevance.
+
+    Rows of a table often meet examples that are merged with heads into the rows of one matrix. The table's relevance is
+    then contracted over examples, unless each is given a copy of it.
+    """
+    why = "matrix product of two operands that carry relevance"
+    for x, table, columns in ((a, b, False), (b, a, True)):
+        axis = batch_axis(facts.layout.get(x))
+        if axis is None or (axis.outer is None and axis.inner is None) or facts.leaf_kind(table) is None or batch_axis(facts.layout.get(table)) is not None:
+            continue
+        if axis.axis == value_of(x).dim() - (1 if columns else 2):
+            return Meaning("product", (a, b), why, op=rows_by_example, args=(x, table, axis.outer, axis.inner, columns))
+    return Meaning("product", (a, b), why)
+
+
+def rows_by_example(x: Tensor, table: Tensor, outer: int | None, inner: int | None, columns: bool) -> Tensor:
+    """``x @ table``, or ``table @ x`` where examples are merged into the columns of x.
+
+    A table with one axis more than x has a copy for each example in front; the rows of x are ``outer * examples * inner``.
+    """
+    if columns:
+        return rows_by_example(x.mT, table.mT, outer, inner, False).mT
+    if table.dim() <= x.dim():
+        return x @ table
+    sizes: tuple[Any, Any, Any] = (-1, table.shape[0], inner) if outer is None else (outer, table.shape[0], -1)
+    rows = x.reshape(*x.shape[:-2], *sizes, x.shape[-1]).movedim(-3, 0)
+    y = rows.flatten(-3, -2) @ table
+    return y.reshape(*y.shape[:-2], rows.shape[-3], rows.shape[-2], y.shape[-1]).movedim(0, -3).flatten(-4, -2)
 
 
 def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:

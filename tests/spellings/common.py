@@ -109,6 +109,23 @@ class Rotated(Attending):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
+class RelativeRows(Attending):
+    """Queries meet a row of a table for each distance, the spelling gives their part of the scores; no other position."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.rows = nn.Parameter(torch.randn(2 * LENGTH + 1, WIDTH // HEADS))
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        x: Tensor = self.table(input_ids)
+        return x
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        place = torch.arange(q.shape[2])
+        row = place[:, None] - place[None, :] + LENGTH
+        return torch.softmax(q @ k.mT + self.spelling(q, self.rows, row), -1) @ v
+
+
 def build(host: type[Tokens], spelling: Spelling) -> Tokens:
     """The model with the same weights for every spelling, in float64."""
     torch.manual_seed(0)

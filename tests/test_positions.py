@@ -1,0 +1,102 @@
+"""Every way to inject position that is known of: found, described, laid out by token, and in books that close."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lrp_fx
+
+from .positions import KINDS, Kind, Small, distance
+
+TOLERANCE = 1e-10
+
+
+def cases() -> list[Any]:
+    found = []
+    for kind in KINDS:
+        marks = [pytest.mark.slow] if kind.slow else []
+        if kind.fails:
+            marks.append(pytest.mark.xfail(reason=kind.fails, raises=lrp_fx.CaptureError, strict=True))
+        found.append(pytest.param(kind, marks=marks, id=f"{kind.name}-{kind.architecture}"))
+    return found
+
+
+@pytest.mark.parametrize("kind", cases())
+def test_position_is_found_and_accounted_for(kind: Kind) -> None:
+    explainer, relevance = explain(kind)
+    assert {(site.kind, site.variant) for site in relevance.position} == kind.expected
+    assert len(relevance.learned) == kind.learned
+    assert explainer.coverage["unexplained"] == {}
+    check_books(relevance)
+    check_rows(relevance)
+    if not kind.learned and not any(value.is_floating_point() for value in kind.inputs().values()):
+        assert all(site.owner() is not None for site in relevance.position), "what a text's tokens received is credited to them"
+
+
+def explain(kind: Kind) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
+    model = kind.build().double()
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in kind.inputs().items()}
+    explainer = lrp_fx.convert(model, conserve="site", **kind.options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cancellation in random models
+        return explainer, explainer(**inputs, target=kind.target)
+
+
+def check_books(relevance: lrp_fx.Relevance) -> None:
+    """Every example closes, at every depth, and what the sites say is what the ledger says."""
+    ledger = relevance.ledger
+    assert float(ledger.error.max()) <= TOLERANCE
+    assert all(float(depth.error.max()) <= TOLERANCE for depth in ledger.depths)
+    total = sum((site.total for site in relevance.position), torch.zeros_like(ledger.score))
+    booked = ledger.leaves.get("position", torch.zeros_like(ledger.score))
+    assert torch.allclose(total, booked, rtol=0, atol=TOLERANCE * float(ledger.magnitude.max()))
+
+
+def check_rows(relevance: lrp_fx.Relevance) -> None:
+    """Position that counts the tokens of a text is laid out as that text is."""
+    for site in relevance.position:
+        assert len(site.owners) == len(site.token_axes)
+        for credit in ("key", "query"):
+            owner = site.owner(credit)
+            if owner is not None:
+                rows = site.per_token(credit=credit)
+                assert rows is not None
+                assert rows.shape == relevance.inputs[owner].shape
+                assert torch.allclose(rows.sum(1), site.total, rtol=0, atol=TOLERANCE * float(relevance.ledger.magnitude.max()))
+
+
+def windowed(folded: bool) -> Any:
+    """A bias by distance and a mask of distant pairs, the mask added to the bias or to the scores."""
+
+    def scores(model: Any, q: Tensor, k: Tensor) -> Tensor:
+        bias = -0.3 * distance(q).abs()
+        mask = torch.zeros_like(bias).masked_fill(distance(q).abs() > 4, -100.0)
+        products = q @ k.transpose(-1, -2)
+        return products + (bias + mask) if folded else (products + bias) + mask
+
+    return scores
+
+
+def test_a_mask_folded_into_a_bias_is_no_position() -> None:
+    """Pairs without weight have no coefficient: whatever is added to hide them, relevance is that of the bias."""
+    apart, folded = (explain(Kind("", "", lambda f=f: Small(scores=windowed(f)), "bias", "fixed"))[1] for f in (False, True))
+    assert [(site.kind, site.token_axes, site.owners) for site in folded.position] == [(site.kind, site.token_axes, site.owners) for site in apart.position]
+    for credit in ("key", "query"):
+        assert torch.allclose(folded.per_token(content=False, credit=credit), apart.per_token(content=False, credit=credit), rtol=1e-9, atol=1e-14)
+    assert torch.allclose(folded.content["input_ids"], apart.content["input_ids"], rtol=1e-9, atol=1e-14)
+
+
+def test_rows_of_a_table_know_their_example() -> None:
+    """One product for each query, with all examples in its rows: a text is explained as it is by itself."""
+    kind = next(kind for kind in KINDS if kind.name == "disentangled, a row per pair, by hand")
+    explainer, together = explain(kind)
+    for b, ids in enumerate(kind.inputs()["input_ids"]):
+        alone = explainer(input_ids=ids[None])
+        for here, there in zip(together.position, alone.position, strict=True):
+            assert torch.allclose(here.relevance[b], there.relevance[0], rtol=1e-9, atol=1e-14)
+            assert torch.allclose(here.pairs[b], there.pairs[0], rtol=1e-9, atol=1e-14)
