@@ -82,9 +82,9 @@ def main(arguments: list[str]) -> None:
             found = row(kind)
             table.add_row(*found.cells)
             lines.append(f"| {' | '.join(found.cells)} |")
+            if options.write:  # after each row: a long run that is stopped has not been for nothing
+                options.write.write_text(PAGE + "\n".join(lines) + "\n")
     Console(width=190).print(table)
-    if options.write:
-        options.write.write_text(PAGE + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
