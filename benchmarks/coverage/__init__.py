@@ -1,0 +1,1 @@
+"""Coverage: every model type of transformers' auto classes, tiny and random, converted and checked (``python -m benchmarks.coverage``)."""

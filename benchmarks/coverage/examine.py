@@ -1,0 +1,163 @@
+"""Examine one model type: build it, convert it, explain two inputs in float64, balance every site, pad."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import lrp_fx
+from benchmarks import zoo
+from benchmarks.coverage.padding import padding
+from benchmarks.coverage.row import Row
+from lrp_fx.capture import inference_configuration
+
+#: Closure demanded of the ledger and of every site.
+CLOSED = {torch.float64: 1e-9, torch.float32: 1e-4}
+#: Forward difference allowed, relative to the largest output: models force float32 in places, which a float64 program computes in float64.
+SAME = 1e-4
+_POSITIONS = re.compile(r"rotary|rope|inv_freq|position|pos_emb|wpe|alibi|relative|rel_pos|sinus", re.IGNORECASE)
+Save = Callable[[Row], None]
+
+
+def examine(task: str, model_type: str, save: Save) -> Row:
+    """The row of one model type; ``save`` is called with what is known before each stage that may not return."""
+    row = Row(model_type, task)
+    start = time.perf_counter()
+    warnings.simplefilter("ignore")
+    try:
+        _examine(row, save)
+    except Exception as error:
+        row.reason = row.reason or phrase(error)
+    row.seconds = round(time.perf_counter() - start, 1)
+    return row
+
+
+def _examine(row: Row, save: Save) -> None:
+    model = zoo.build_model(row.task, row.model_type)
+    row.head, row.stage = type(model).__name__, "no forward"
+    row.parameters = sum(p.numel() for p in model.parameters())
+    row.expected = expects_positions(model)
+    save(row)
+    inputs = zoo.make_inputs(row.task, model)[0]
+    model, inputs = in_float64(model, inputs, row)
+    row.stage = "not captured"
+    save(row)
+    explainer = lrp_fx.convert(model, conserve="site")
+    explainer.conserve = "off"  # the graph balances every site; what it finds is read below, not raised
+    relevance = _first(explainer, inputs, row)
+    row.stage = "not explained"
+    save(row)
+    _describe(explainer, row)
+    reports = [_check(model, inputs, relevance)]
+    for seed in (1,):
+        other = vary(inputs, seed)
+        reports.append(_check(model, other, explainer(**other)))
+    row.forward, row.ledger, row.site = (max(values) for values in zip(*reports, strict=True))
+    limit = CLOSED[torch.float64 if row.dtype == "float64" else torch.float32]
+    faults = [f"{what} {value:.0e}" for what, value, allowed in (("forward off by", row.forward, SAME), ("ledger off by", row.ledger, limit), ("a site off by", row.site, limit)) if not value <= allowed]
+    row.stage, row.reason = ("open", ", ".join(faults)) if faults else ("closed", "")
+    save(row)
+    try:
+        row.padding = padding(model, explainer, inputs)
+    except Exception as error:
+        row.padding = f"failed: {phrase(error)}"
+
+
+def _first(explainer: lrp_fx.Explainer, inputs: dict[str, Any], row: Row) -> lrp_fx.Relevance:
+    try:
+        return explainer(**inputs)
+    except lrp_fx.CaptureError as error:
+        row.reason = phrase(error, deepest=True)
+        raise
+    except Exception as error:
+        row.stage = "not converted" if explainer.statistics.runs == 0 else "not explained"
+        row.reason = phrase(error)
+        raise
+
+
+def _describe(explainer: lrp_fx.Explainer, row: Row) -> None:
+    program, coverage = explainer.rewritten.program, explainer.coverage
+    row.method, row.nodes = program.method, len(program.graph.nodes)
+    row.relevance_nodes = len(explainer.relevance_graph.graph.nodes)
+    row.shares = tuple(sum(coverage[how].values()) for how in ("rule", "inferred", "unexplained"))  # type: ignore[assignment]
+    row.approximated = dict(Counter(str(a.node.target) for a in explainer.rewritten.applications.values() if not a.rule.exact))
+    row.positions = sorted({s.variant for s in explainer.sites if s.kind == "position"})
+
+
+def _check(model: nn.Module, inputs: dict[str, Any], relevance: lrp_fx.Relevance) -> tuple[float, float, float]:
+    """(forward difference, ledger error, worst site error)."""
+    with torch.no_grad(), inference_configuration(model):
+        expected = [t for t in pytree.tree_leaves(model(**inputs)) if isinstance(t, Tensor) and t.is_floating_point()]
+    got = [t for t in pytree.tree_leaves(relevance.output) if isinstance(t, Tensor) and t.is_floating_point()]
+    forward = max((difference(g, e) for g, e in zip(got, expected, strict=False)), default=float("inf"))
+    ledger = relevance.ledger
+    finite = all(bool(t.isfinite().all()) for t in (*relevance.content.values(), *ledger.leaves.values(), *ledger.sinks.values()))
+    return forward, float(ledger.error.max()) if finite else float("inf"), max((s.error if s.error == s.error else float("inf") for s in ledger.sites), default=0.0)
+
+
+def difference(got: Tensor, expected: Tensor) -> float:
+    """Largest difference relative to the largest expected value."""
+    if got.shape != expected.shape or not torch.equal(got.isfinite(), expected.isfinite()):
+        return float("inf")
+    kept = expected.isfinite()
+    return float((got[kept] - expected[kept]).abs().max() / expected[kept].abs().max().clamp_min(1e-30)) if bool(kept.any()) else 0.0
+
+
+def expects_positions(model: nn.Module) -> bool:
+    names = [*(type(m).__name__ for m in model.modules()), *(n for n, _ in model.named_parameters()), *(n for n, _ in model.named_buffers())]
+    return any(_POSITIONS.search(n) for n in names)
+
+
+def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.Module, dict[str, Any]]:
+    """Model and inputs in float64, or as they were where the model itself cannot compute in float64."""
+    wide = pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, inputs)
+    try:
+        with torch.no_grad(), inference_configuration(model.double()):
+            model(**wide)
+        return model, wide
+    except Exception as error:
+        row.dtype = "float32"
+        row.reason = f"the model itself fails in float64: {phrase(error)}"
+        model.float()
+        with torch.no_grad(), inference_configuration(model):
+            model(**inputs)
+        row.reason = ""
+        return model, inputs
+
+
+def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Other words (placeholders of images and sound stay where they are) and other pixels, sounds, series."""
+    generator = torch.Generator().manual_seed(100 + seed)
+
+    def change(name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(change(name, v) for v in value)
+        if not isinstance(value, Tensor) or "mask" in name or "position" in name:
+            return value
+        if value.is_floating_point():
+            return value + 0.3 * torch.randn(value.shape, generator=generator).to(value)
+        drawn = torch.randint(6, 90, value.shape, generator=generator)
+        return torch.where((value >= 6) & (value < 90), drawn, value) if name.endswith("input_ids") else value
+
+    return {n: change(n, v) for n, v in inputs.items()}
+
+
+def phrase(error: Exception, *, deepest: bool = False) -> str:
+    """The error in one line: its type, its first telling line, and where it happened if it is nobody's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if deepest and len(lines) > 1:
+        lines = lines[1:]
+    text = lines[0] if lines else ""
+    if not isinstance(error, lrp_fx.LrpError):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {text} ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+    return text[:400]

@@ -1,0 +1,65 @@
+"""Padding: where the model's own answer does not change with padding, relevance must not either, and padding gets nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+CUT = 3
+SAME = 1e-8
+
+
+def padding(model: nn.Module, explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
+    """What padding on either side changes: ``right ok, left ok``; ``the model cares`` where its own answer changes; ``-`` without text."""
+    tensors = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
+    if not {"input_ids", "attention_mask"} <= set(tensors) or any(v.is_floating_point() for v in tensors.values()):
+        return "-"
+    ids = inputs["input_ids"]
+    if tuple(ids.shape) != tuple(inputs["attention_mask"].shape) or ids.dim() != 2 or ids.shape[0] < 2 or ids.shape[1] <= 2 * CUT:
+        return "-"
+    if any(tuple(v.shape[:2]) != tuple(ids.shape) for n, v in tensors.items() if not n.startswith("decoder")):
+        return "-"
+    alone = explainer(**{n: _alone(n, v, ids.shape) for n, v in inputs.items()})
+    return ", ".join(f"{side} {_compare(explainer, alone, inputs, side)}" for side in ("right", "left"))
+
+
+def _alone(name: str, value: Any, shape: torch.Size) -> Any:
+    """The second example without its last tokens."""
+    if not isinstance(value, Tensor):
+        return value
+    return value[1:2] if name.startswith("decoder") or value.shape[:2] != shape else value[1:2, : shape[1] - CUT]
+
+
+def _padded(name: str, value: Any, shape: torch.Size, side: str) -> Any:
+    """Both examples, the second one padded to the length of the first."""
+    if not isinstance(value, Tensor) or name.startswith("decoder") or value.shape[:2] != shape:
+        return value
+    value = value.clone()
+    kept = value[1, : shape[1] - CUT].clone()
+    value[1] = 0
+    value[1, slice(0, shape[1] - CUT) if side == "right" else slice(CUT, None)] = kept
+    return value
+
+
+def _compare(explainer: lrp_fx.Explainer, alone: lrp_fx.Relevance, inputs: dict[str, Any], side: str) -> str:
+    shape = inputs["input_ids"].shape
+    together = explainer(**{n: _padded(n, v, shape, side) for n, v in inputs.items()})
+    if not torch.allclose(together.score[1], alone.score[0], rtol=SAME, atol=0.0):
+        return "the model cares"
+    there = slice(0, shape[1] - CUT) if side == "right" else slice(CUT, None)
+    ours, theirs = (_tokens(r) for r in (together, alone))
+    outside = ours[1].clone()
+    outside[there] = 0
+    if bool((outside != 0).any()):
+        return f"padding gets {float(outside.abs().max()):.0e}"
+    off = float((ours[1, there] - theirs[0]).abs().max() / alone.ledger.magnitude.max())
+    return "ok" if off <= SAME else f"off by {off:.0e}"
+
+
+def _tokens(relevance: lrp_fx.Relevance) -> Tensor:
+    tokens = relevance.per_token()
+    return tokens if isinstance(tokens, Tensor) else tokens["input_ids"]

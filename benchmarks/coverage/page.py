@@ -1,0 +1,57 @@
+"""The page: one row for each model type, and the summary line."""
+
+from __future__ import annotations
+
+from benchmarks.coverage.row import Row
+
+HEADINGS = ("model type", "head", "capture", "nodes", "exact / inferred / approximated", "position", "padding", "ledger error", "worst site", "s", "what is short")
+
+PAGE = """# Coverage: every model type of transformers
+
+A tiny model with random weights of every model type in transformers' auto classes (torch {torch}, transformers {transformers}), converted with
+`pa-lrp`, explained in float64 on two inputs, every site balanced. Written by
+
+    python -m benchmarks.coverage --write docs/coverage.md
+
+{summary}
+
+*capture*: `dynamic` (any batch and length), `static` (captured again for other sizes) or `concrete` (traced again for every
+call: the model decides by its inputs' values). *approximated*: operations on the relevance path that got the tangent, booked in the sink
+`unexplained`; the last column names them. *position*: kinds of position sites found. *padding*: is relevance of a padded example that of the example
+alone, and of padding exactly zero? (`the model cares`: its own answer changes with padding; `-`: no plain text input with a mask.)
+
+"""
+
+
+def summary(rows: list[Row]) -> str:
+    """What the sweep came to, in one line."""
+    runs = [r for r in rows if r.runs]
+    count = {name: sum(getattr(r, name) for r in rows) for name in ("captured", "closed", "explained")}
+    methods = ", ".join(f"{sum(r.method == m for r in runs)} {m}" for m in ("dynamic", "static", "concrete"))
+    nodes = [sum(r.shares[i] for r in rows) for i in range(3)]
+    without = sum(r.expected and r.captured and not r.positions for r in rows)
+    padded = [r for r in rows if "ok" in r.padding or "off" in r.padding or "gets" in r.padding or "failed" in r.padding]
+    good = sum("off" not in r.padding and "gets" not in r.padding and "failed" not in r.padding for r in padded)
+    return (
+        f"**{len(rows)} model types, {len(runs)} run forward here: {count['captured']} captured ({methods}), {count['closed']} with a closed ledger and every site "
+        f"balanced, {count['explained']} of these with nothing approximated.** Nodes on relevance paths: {nodes[0]} by listed rules, {nodes[1]} inferred, {nodes[2]} approximated. "
+        f"Padded equals unpadded in {good} of the {len(padded)} types whose own answer does not change; {without} types with something named after positions have no position site."
+    )
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Markdown lines, in alphabetical order."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    return lines + [f"| {' | '.join(cells(r))} |" for r in sorted(rows, key=lambda r: r.model_type)]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    shares = " / ".join(map(str, row.shares)) if row.captured else ""
+    short = [row.stage] if not row.closed else []
+    short += [row.reason] if row.reason else []
+    short += [f"approximated: {', '.join(f'{n} x {op}' for op, n in row.approximated.items())}"] if row.approximated else []
+    short += ["in float32: the model itself does not run in float64"] if row.dtype == "float32" and row.runs else []
+    position = "; ".join(row.positions) or ("none found" if row.expected and row.captured else "-")
+    numbers = [f"{row.ledger:.0e}" if row.ledger == row.ledger else "", f"{row.site:.0e}" if row.site == row.site else ""]
+    text = ". ".join(short).replace("|", "\\|")
+    return (row.model_type, row.head, row.method, str(row.nodes or ""), shares, position, row.padding, *numbers, f"{row.seconds:.0f}", text)

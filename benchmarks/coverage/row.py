@@ -1,0 +1,68 @@
+"""What is known of one model type: the row that the sweep stores and the page shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+#: How far a model type came, worst first.
+STAGES = ("not built", "no forward", "not captured", "not converted", "not explained", "open", "closed")
+
+
+@dataclass
+class Row:
+    """One model type. ``stage``: how far it came (`STAGES`); ``reason``: why no farther, or what is short, in one phrase.
+
+    ``shares``: relevance-path nodes served by a listed rule, by inference, and only approximated. ``approximated``: the
+    operations of the latter. ``positions``: kinds of position sites found; ``expected``: does the model have modules,
+    parameters or buffers that are named after positions (a label for this page only)? ``padding``: what padding changed.
+    ``forward``: largest difference to the model's own output, relative to its largest value. ``ledger``, ``site``: worst
+    error of the ledger and of a site over two inputs. ``dtype``: float64 where the model itself runs in it.
+    """
+
+    model_type: str
+    task: str
+    head: str = ""
+    stage: str = "not built"
+    reason: str = ""
+    dtype: str = "float64"
+    method: str = ""
+    parameters: int = 0
+    nodes: int = 0
+    relevance_nodes: int = 0
+    shares: tuple[int, int, int] = (0, 0, 0)
+    approximated: dict[str, int] = field(default_factory=dict)
+    positions: list[str] = field(default_factory=list)
+    expected: bool = False
+    padding: str = "-"
+    forward: float = float("nan")
+    ledger: float = float("nan")
+    site: float = float("nan")
+    seconds: float = 0.0
+    revision: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Row:
+        known = {f.name for f in fields(Row)}
+        return Row(**{k: tuple(v) if k == "shares" else v for k, v in values.items() if k in known})
+
+    @property
+    def runs(self) -> bool:
+        """Does the model itself run forward?"""
+        return self.stage not in ("not built", "no forward")
+
+    @property
+    def captured(self) -> bool:
+        return self.runs and self.stage != "not captured"
+
+    @property
+    def closed(self) -> bool:
+        return self.stage == "closed"
+
+    @property
+    def explained(self) -> bool:
+        """Is no node of the relevance path only approximated?"""
+        return self.closed and self.shares[2] == 0
