@@ -1,7 +1,11 @@
 """Capture: any PyTorch model becomes one flat graph of ATen operations.
 
+A ladder of three rungs: export with symbolic batch and length; export of these very shapes; a record of this very call.
+A capture that is not exact on other values, another mask or another shape falls to the next rung.
+
 requires  a model in eval mode and inputs it runs on
-ensures   outputs equal the model's on the traced values and on other values and shapes; the model is as it was
+ensures   outputs equal the model's on the traced values and, but for the record of one call, on other values, another
+          mask and other shapes; the model is as it was
 """
 
 from __future__ import annotations
@@ -9,48 +13,67 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.export.graph_signature import InputKind, OutputKind
+from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from lrp_fx.concrete import record
 from lrp_fx.errors import CaptureError
-from lrp_fx.program import Input, Outputs, Program, check_well_formed, output_node
+from lrp_fx.exporting import export
+from lrp_fx.program import Program, check_well_formed, value_of
 
+#: The rungs: good for any size, for these sizes, for this call.
+DYNAMIC, STATIC, CONCRETE = "dynamic", "static", "concrete"
+METHODS = (DYNAMIC, STATIC, CONCRETE)
 #: Smallest traced sizes: an axis of size 1 would be specialised as "always 1" (broadcast).
 MIN_BATCH, MIN_LENGTH = 2, 4
 #: Agreement demanded between model and capture, in units in the last place of the largest output.
 CAPTURE_ULPS = 1024.0
 
 
-def capture(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], *, dynamic: bool = True) -> Program:
-    """Capture ``model(**inputs)`` with symbolic batch and sequence sizes where the model allows it.
+def capture(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], *, methods: Sequence[str] = METHODS) -> Program:
+    """Capture ``model(**inputs)`` by the first of the methods that gives a graph which computes what the model computes.
 
-    Falls back to static shapes (good for the shapes given, re-traced for others) and raises `CaptureError` when
-    neither way gives a graph that computes what the model computes.
+    Raises `CaptureError` with the refusal of each.
     """
     inputs = in_signature_order(model, without_repeats(inputs))
     refusals: list[str] = []
-    for method in ("dynamic", "static") if dynamic else ("static",):
-        example = widen(inputs, roles) if method == "dynamic" else inputs
+    for method in methods:
         try:
-            with inference_configuration(model), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                exported = _export(model, example, dynamic=method == "dynamic")
-            program = _to_program(exported, example, roles, method)
-            verify_capture(model, program, example, roles)
-            check_well_formed(program)
-            return program
+            return _captured(model, inputs, roles, method)
         except Exception as error:
-            refusals.append(f"{method} export: {type(error).__name__}: {_first_line(error)}")
+            refusals.append(f"{method}: {type(error).__name__}: {_first_line(error)}")
     raise CaptureError(
         f"{type(model).__name__} could not be captured as a graph.\n"
         + "\n".join(f"    {r}" for r in refusals)
         + "\n    next: see docs/how_it_works.md (capture); a forward without data-dependent Python control flow captures"
     )
+
+
+def _captured(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], method: str) -> Program:
+    example = widen(inputs, roles) if method == DYNAMIC else inputs
+    with inference_configuration(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if method == CONCRETE:
+            program = export(record(model, example), {n: v for n, v in example.items() if isinstance(v, Tensor)}, roles, method)
+        else:
+            program = export(model, example, roles, method)
+    check_sizes(program)
+    verify_capture(model, program, example, roles)
+    check_well_formed(program)
+    return program
+
+
+def check_sizes(program: Program) -> None:
+    """Raise if a size depends on values: rules could not even ask whether two shapes agree."""
+    for node in program.graph.nodes:
+        for value in pytree.tree_leaves(value_of(node)):
+            if isinstance(value, Tensor) and any(isinstance(s, torch.SymInt) and free_unbacked_symbols(s) for s in value.shape):
+                raise CaptureError(f"%{node.name} = {node.target}: its size depends on the values of the inputs")
 
 
 def in_signature_order(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -64,9 +87,9 @@ def without_repeats(inputs: dict[str, Any]) -> dict[str, Any]:
     seen: set[int] = set()
     result = {}
     for name, value in inputs.items():
-        repeated = isinstance(value, torch.Tensor) and value.data_ptr() in seen
+        repeated = isinstance(value, Tensor) and value.data_ptr() in seen
         result[name] = value.clone() if repeated else value
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             seen.add(value.data_ptr())
     return result
 
@@ -76,7 +99,7 @@ def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
 
     Rows and tokens are repeated, never invented, so that every value stays in the model's domain.
     """
-    tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+    tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
     result = dict(inputs)
     if tensors and all(t.dim() and t.shape[0] == 1 for t in tensors.values()):
         for name in tensors:
@@ -92,18 +115,47 @@ def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
 
 
 def verify_capture(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> None:
-    """Compare capture and model on the example and on a changed one (other values, and another shape if dynamic)."""
-    for trial in (example, _possible_variation(model, program, example, roles)):
+    """Compare capture and model on the example and, unless it holds for this call only, on changed ones.
+
+    Other values, another shape if sizes may change, another mask.
+    """
+    trials = {"the same inputs": example}
+    if program.method != CONCRETE:
+        trials["other inputs"] = _possible_variation(model, program, example, roles)
+        hidden = _hide_a_token(example, roles)
+        if hidden is not None and _accepts(model, hidden):
+            trials["another mask"] = hidden
+    for name, trial in trials.items():
         with torch.no_grad(), inference_configuration(model):
             theirs = pytree.tree_leaves(model(**trial))
             ours = program.module(*[trial[i.name] for i in program.inputs])
-        for expected, got in zip([t for t in theirs if isinstance(t, torch.Tensor)], [t for t in ours if isinstance(t, torch.Tensor)], strict=False):
+        for expected, got in zip([t for t in theirs if isinstance(t, Tensor)], [t for t in ours if isinstance(t, Tensor)], strict=False):
             difference = largest_difference(got, expected)
             if not difference <= CAPTURE_ULPS:
-                raise CaptureError(f"the captured graph differs from the model by {difference:.0f} units in the last place on other inputs")
+                raise CaptureError(f"the captured graph differs from the model by {difference:.0f} units in the last place on {name}")
 
 
-def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+def _hide_a_token(example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any] | None:
+    """The example with the last token of its first row masked, where it has a mask that hides nothing yet."""
+    for name, value in example.items():
+        if isinstance(value, Tensor) and roles[name] == "mask" and value.dim() == 2 and value.shape[1] > 1 and not value.is_floating_point() and bool((value == 1).all()):
+            other = value.clone()
+            other[0, -1] = 0
+            return {**example, name: other}
+    return None
+
+
+def _accepts(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Does the model itself run on these inputs?"""
+    try:
+        with torch.no_grad(), inference_configuration(model):
+            model(**inputs)
+    except Exception:
+        return False
+    return True
+
+
+def largest_difference(got: Tensor, expected: Tensor) -> float:
     """Largest difference in units in the last place of the largest expected value (infinite if shapes differ)."""
     if got.shape != expected.shape:
         return float("inf")
@@ -119,21 +171,26 @@ def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _possible_variation(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
-    """A changed example that the model itself accepts: an axis that looks like a length may be one of fixed channels."""
+    """A changed example that the model itself accepts: an axis that looks like a length may be one of fixed channels.
+
+    One that it accepts only at its own sizes is varied in values alone.
+    """
     shorter = _vary(program, example, roles, shorten=True)
-    try:
-        with torch.no_grad(), inference_configuration(model):
-            model(**shorter)
-    except Exception:
-        return _vary(program, example, roles, shorten=False)
-    return shorter
+    if _accepts(model, shorter):
+        return shorter
+    longer = _vary(program, example, roles, shorten=False)
+    if _accepts(model, longer) or program.method != DYNAMIC:
+        return longer
+    return {n: v.roll(1, 0) * 0.9 if isinstance(v, Tensor) and v.is_floating_point() and roles[n] == "content" else v for n, v in example.items()}
 
 
 def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, shorten: bool) -> dict[str, Any]:
-    """Other values in every content input (another order of the rows for each), one token less where lengths may change."""
+    """Other values in every content input (another order of the rows for each), one example more, one token less where sizes may change."""
     nodes = program.input_nodes()
     lengths = [nodes[i.name].meta["val"].shape[1] for i in program.inputs if i.role == "content" and 2 <= len(i.shape) <= 3 and i.shape[1] > MIN_LENGTH]
     changing = {str(length) for length in lengths if not isinstance(length, int)}
+    owner = program.batch_owner
+    batch = owner[0].shape[0] if owner is not None and not isinstance(value_of(owner[1]).shape[0], int) else None
     result = dict(example)
     for turn, (name, node) in enumerate(nodes.items()):
         value = example[name]
@@ -141,7 +198,9 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
             value = value.roll(turn + 1, 0)
             value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1)
         for axis, size in enumerate(node.meta["val"].shape):
-            if shorten and str(size) in changing:
+            if axis == 0 and value.shape[0] == batch and not isinstance(size, int):
+                value = torch.cat([value, value.narrow(axis, 0, 1)], axis)
+            elif shorten and str(size) in changing:
                 value = value.narrow(axis, 0, value.shape[axis] - 1)
         result[name] = value
     return result
@@ -167,93 +226,6 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for config in changed:
             config.use_cache = True
-
-
-def _export(model: nn.Module, example: dict[str, Any], *, dynamic: bool) -> torch.export.ExportedProgram:
-    shapes = {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in example.items()}
-    with torch.no_grad():
-        exported: torch.export.ExportedProgram = torch.export.export(model, (), example, strict=False, dynamic_shapes=shapes if dynamic else None)
-        functional: torch.export.ExportedProgram = exported.run_decompositions({})
-        return functional
-
-
-def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
-    """Axes that may change: all of them, but for images and videos the batch alone (their size is tied to tables)."""
-    axes = range(value.dim()) if value.dim() < 4 or not value.is_floating_point() else range(1)
-    return dict.fromkeys(axes, torch.export.Dim.AUTO)
-
-
-def _to_program(exported: torch.export.ExportedProgram, example: dict[str, Any], roles: dict[str, str], method: str) -> Program:
-    graph = fx.Graph()
-    holder = nn.Module()
-    env: dict[fx.Node, fx.Node] = {}
-    specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
-    state: dict[str, torch.Tensor] = {**dict(exported.state_dict), **dict(exported.constants)}
-    names = [str(path[-1].key) if hasattr(path[-1], "key") else str(path[-1]) for path, _ in pytree.tree_flatten_with_path(example)[0]]
-    user = iter(names)
-    inputs: list[Input] = []
-    for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            env[node] = _placeholder(node, specs[node.name], state, graph, holder, inputs, user, roles)
-        elif node.op == "output":
-            kept = [s.arg for s in exported.graph_signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
-            by_name = {n.name: env[n] for n in env}
-            graph.output(tuple(by_name[a.name] if hasattr(a, "name") and a.name in by_name else getattr(a, "value", None) for a in kept))
-        else:
-            env[node] = graph.node_copy(node, lambda n: env[n])
-    module = fx.GraphModule(holder, graph)
-    module.graph.eliminate_dead_code()
-    for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
-        module.graph.erase_node(placeholder)
-    module.recompile()
-    return Program(module, tuple(inputs), _outputs(exported, module.graph), method)
-
-
-def _placeholder(node: fx.Node, spec: Any, state: dict[str, Any], graph: fx.Graph, holder: nn.Module, inputs: list[Input], user: Iterator[str], roles: dict[str, str]) -> fx.Node:
-    if spec.kind == InputKind.USER_INPUT:
-        name = next(user)
-        new = graph.placeholder(node.name)
-        new.meta.update(node.meta)
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):  # a plain Python argument: export has baked it in
-            new.meta["constant_input"] = True
-            return new
-        dynamic = tuple(not isinstance(s, int) for s in value.shape)
-        shape = tuple(int(s) if isinstance(s, int) else int(s.node.hint) for s in value.shape)
-        inputs.append(Input(name, roles[name], value.dtype, shape, dynamic))
-        return new
-    attribute = "_".join(spec.target.split("."))
-    if not hasattr(holder, attribute):
-        tensor = state[spec.target]
-        if isinstance(tensor, nn.Parameter):
-            holder.register_parameter(attribute, tensor)
-        else:
-            holder.register_buffer(attribute, tensor)
-    new = graph.get_attr(attribute)
-    new.meta.update(node.meta)
-    new.meta["origin"] = "parameter" if spec.kind == InputKind.PARAMETER else "constant"
-    new.meta["parameter_path"] = spec.target
-    return new
-
-
-def _outputs(exported: torch.export.ExportedProgram, graph: fx.Graph) -> Outputs:
-    spec = exported.call_spec.out_spec
-    flat = output_node(graph).args[0]
-    assert isinstance(flat, (tuple, list)) and spec is not None
-    paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(len(flat))), spec))[0]
-    names = [".".join(_key(k) for k in path) or "output" for path, _ in paths]
-    floating = [i for i, n in enumerate(flat) if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].is_floating_point()]
-    if not floating:
-        raise CaptureError("the model returns no floating-point tensor, so there is nothing to explain")
-    logits = [i for i in floating if names[i].split(".")[-1] == "logits"]
-    return Outputs(tuple(names), spec, (logits or floating)[0])
-
-
-def _key(entry: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
+from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.bill import Bill, RelevanceGraph
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import capture
+from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, capture
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
 from lrp_fx.conservation import CANCELLATION_LIMIT
 from lrp_fx.errors import InputError, LrpError, TargetError
 from lrp_fx.layout import hint
 from lrp_fx.program import ROLES, Program, value_of
-from lrp_fx.provenance import CONTENT, find_provenance
+from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.recognize.sites import Site, find_sites
 from lrp_fx.relevance import Relevance
@@ -48,9 +48,27 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Entry:
+    """A compiled program; ``inputs``: the values it is good for, where it is the record of one call."""
+
     program: Program
     rewritten: Rewritten
     anatomy: Anatomy
+    inputs: dict[str, Tensor] | None = None
+
+    def fits(self, bound: dict[str, Any]) -> bool:
+        """Is the program right for these inputs (of the types and ranks it was captured with)?"""
+        if self.inputs is not None:
+            return all(torch.equal(value, bound[name]) for name, value in self.inputs.items())
+        shapes = ((info, bound[info.name].shape) for info in self.program.inputs)
+        return all(d or s == t for info, shape in shapes for d, s, t in zip(info.dynamic, shape, info.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call: its tensors by name, and the model that is called with them by these names."""
+
+    bound: dict[str, Any]
+    model: nn.Module
 
 
 def convert(
@@ -106,7 +124,7 @@ class Explainer:
         self.conserve, self.strict, self.dynamic, self.compile, self.output = conserve, strict, dynamic, compile, output
         self.roles = dict(roles or {})
         takes = inspect.signature(model.forward).parameters
-        strange = [n for n in self.roles if n not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())]
+        strange = [n for n in self.roles if n.split(".")[0] not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())]
         if strange:
             raise InputError(f"roles for {', '.join(strange)}, but forward takes {', '.join(takes)}")
         unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
@@ -114,6 +132,7 @@ class Explainer:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
         self.statistics = Statistics()
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
+        self._methods: dict[Any, str] = {}  # the method that captured inputs of these types before
         self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
         self._snippets: dict[Any, Any] = {}
         self._checked: Any = None
@@ -162,8 +181,7 @@ class Explainer:
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
         target = as_target(inputs.pop("target", None))
-        bound = self._bind(args, inputs)
-        entry = self._program(bound)
+        entry = self._program(self._bind(args, inputs))
         self._graph(entry, target)
         return self
 
@@ -176,8 +194,8 @@ class Explainer:
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
         goal = as_target(target)
-        bound = self._bind(args, inputs)
-        entry = self._program(bound)
+        call = self._bind(args, inputs)
+        bound, entry = call.bound, self._program(call)
         tensors = [bound[i.name] for i in entry.program.inputs]
         arguments = goal.arguments(_output_shape(entry.program, bound), tensors[0].device) if goal.example_arguments() else {}
         relevance_graph, runner = self._graph(entry, goal)
@@ -186,11 +204,11 @@ class Explainer:
             with torch.no_grad():
                 flat = runner(*tensors, *arguments.values())
         except (RuntimeError, IndexError):
-            run_model(self.model, bound)  # is it the input that the model itself refuses?
+            run_model(call.model, bound)  # is it the input that the model itself refuses?
             raise
         return self._result(entry, relevance_graph.bill, flat, bound, goal)
 
-    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> _Call:
         parameters = inspect.signature(self.model.forward).parameters
         names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if len(args) > len(names):
@@ -202,12 +220,11 @@ class Explainer:
         if unknown:
             raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
         bound = {n: v for n, v in bound.items() if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)}
-        nested = [n for n, v in bound.items() if not isinstance(v, Tensor) and any(isinstance(t, Tensor) for t in pytree.tree_leaves(v))]
-        if nested:
-            raise InputError(f"{', '.join(nested)}: tensors inside lists or dictionaries cannot be explained yet; pass them as arguments of their own")
         self._check_model()
+        model = Flattened(self.model, bound) if is_nested(bound) else self.model
+        bound = flatten(bound)
         check_inputs(bound, {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)})
-        return bound
+        return _Call(bound, model)
 
     def _check_model(self) -> None:
         """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
@@ -216,7 +233,7 @@ class Explainer:
         versions = (identity, tuple(t._version for _, t in tensors if not t.is_inference()))
         check_mode(self.model)
         if self._identity is not None and identity != self._identity:  # replaced, converted or moved: the graphs hold the old ones
-            for cache in (self._programs, self._graphs, self._snippets):
+            for cache in (self._programs, self._graphs, self._snippets, self._methods):
                 cache.clear()
             self._current = self._current_graph = None
         self._identity = identity
@@ -227,31 +244,44 @@ class Explainer:
     def _role(self, name: str, value: Tensor) -> str:
         return self.roles.get(name) or role_of(name, value)
 
-    def _program(self, bound: dict[str, Any]) -> _Entry:
-        key = tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(bound.items()))
+    def _program(self, call: _Call) -> _Entry:
+        key = tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(call.bound.items()))
         for stored, entry in self._programs.items():
-            if stored[0] == key and _fits(entry.program, bound):
+            if stored[0] == key and entry.fits(call.bound):
                 self._programs.move_to_end(stored)
                 self._current = entry
                 return entry
-        entry = self._capture(bound)
+        entry = self._capture(call, key)
         self._programs[key, len(self._programs), self.statistics.captures] = entry
         while len(self._programs) > _CACHED_PROGRAMS:
             self._programs.popitem(last=False)
         self._current = entry
         return entry
 
-    def _capture(self, bound: dict[str, Any]) -> _Entry:
+    def _capture(self, call: _Call, key: Any) -> _Entry:
         self.statistics.captures += 1
+        bound = call.bound
         roles = {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)}
-        run_model(self.model, bound)
-        program = canonicalize(capture(self.model, bound, roles, dynamic=self.dynamic))
+        run_model(call.model, bound)
+        methods = METHODS[METHODS.index(self._methods.get(key, METHODS[0])) :]
+        program = canonicalize(capture(call.model, bound, roles, methods=[m for m in methods if self.dynamic or m != DYNAMIC]))
+        self._announce(program.method, key)
         if self.output is not None:
             program = _choose_output(program, self.output)
         facts = find_provenance(program)
         rewritten = rewrite(program, facts, self.ruleset, registry, strict=self.strict)
         check_types(rewritten)
-        return _Entry(program, rewritten, find_anatomy(rewritten))
+        held = {n: v.clone() for n, v in bound.items() if isinstance(v, Tensor)} if program.method == CONCRETE else None
+        return _Entry(program, rewritten, find_anatomy(rewritten), held)
+
+    def _announce(self, method: str, key: Any) -> None:
+        """Remember the method; say so, once, when every call has to be traced anew."""
+        if method == CONCRETE and self._methods.get(key) != CONCRETE:
+            warnings.warn(
+                f"{type(self.model).__name__} decides by the values of its inputs: it is traced for this very call (method 'concrete') and again for every other",
+                stacklevel=5,
+            )
+        self._methods[key] = method
 
     def _graph(self, entry: _Entry, target: Target) -> tuple[RelevanceGraph, Any]:
         key = (id(entry), target.signature)
@@ -269,7 +299,8 @@ class Explainer:
 
     def _result(self, entry: _Entry, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], target: Target) -> Relevance:
         score = flat[bill.outputs]
-        batch = next(bound[i.name].shape[0] for i in entry.program.inputs if i.role == CONTENT)
+        owner = entry.program.batch_owner
+        batch = bound[owner[0].name].shape[0] if owner is not None else 1
         if score.shape != (batch,):
             raise InputError(f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs and of the output must be the batch")
         statement = read_statement(bill, flat, bound, entry.program.outputs.explained)
@@ -311,14 +342,6 @@ def _ruleset(rules: str | Ruleset) -> Ruleset:
     if rules not in registry.rulesets:
         raise InputError(f"no ruleset {rules!r}; there are {', '.join(registry.rulesets)}")
     return registry.rulesets[rules]
-
-
-def _fits(program: Program, bound: dict[str, Any]) -> bool:
-    for info in program.inputs:
-        shape = bound[info.name].shape
-        if any(not d and s != t for d, s, t in zip(info.dynamic, shape, info.shape, strict=True)):
-            return False
-    return True
 
 
 def _choose_output(program: Program, name: str) -> Program:

@@ -72,6 +72,17 @@ class Program:
         assert isinstance(node, fx.Node)
         return node
 
+    @property
+    def batch_owner(self) -> tuple[Input, fx.Node] | None:
+        """The content input whose first axis is the batch: that of the explained output, if one has it.
+
+        (Packed patches of images are content too, but their first axis counts patches.)
+        """
+        content = [(i, n) for i, n in zip(self.inputs, self.input_nodes().values(), strict=True) if i.role == "content" and i.shape]
+        explained = value_of(self.explained_node)
+        rows = str(explained.shape[0]) if isinstance(explained, torch.Tensor) and explained.dim() else ""
+        return next((c for c in content if str(value_of(c[1]).shape[0]) == rows), content[0] if content else None)
+
     def input_nodes(self) -> dict[str, fx.Node]:
         """Placeholder of each input, by argument name."""
         nodes = [n for n in self.graph.nodes if n.op == "placeholder"]

@@ -78,10 +78,8 @@ class _Walk:
         self.batch = self._batch_size()
 
     def _batch_size(self) -> Any:
-        for node, info in self.by_node.items():
-            if info.role == CONTENT and info.shape:
-                return value_of(node).shape[0]
-        return 1
+        owner = self.program.batch_owner
+        return value_of(owner[1]).shape[0] if owner is not None else 1
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -101,6 +99,8 @@ class _Walk:
         self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
         if info.shape:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
+            if info.role == CONTENT and str(value_of(node).shape[0]) != str(self.batch):
+                kinds[0] = TOKEN  # packed: patches of all images in one row
             if len(info.shape) == 4 and not info.is_index:
                 kinds[1] = FEATURE  # channels-first images
             elif len(info.shape) == 3 and not info.is_index:

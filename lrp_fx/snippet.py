@@ -105,10 +105,12 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
                 names.append(name)
                 sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), plan.y_axis, size))
         if plan.rule.remainder is not None:
-            out_total = sum(per_example(relevance_of(r, c, safe=plan.safe), plan.y_axis, size) for r, c in zip(results, coefficients, strict=True))
-            in_total = sum(per_example(relevance_of(x.detach(), c, safe=plan.safe), a, size) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None)
+            reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None]
+            known = plan.y_axis is not None and all(a is not None for *_, a in reached)  # else totals only: sums of unlike shapes would count twice
+            out_total = sum(per_example(relevance_of(r, c, safe=plan.safe), plan.y_axis if known else None, size) for r, c in zip(results, coefficients, strict=True))
+            in_total = sum(per_example(relevance_of(x, c, safe=plan.safe), a if known else None, size) for x, c, a in reached)
             names.append(plan.rule.remainder)
-            sinks.append(out_total - in_total - sum(sinks))  # type: ignore[arg-type]
+            sinks.append(out_total - in_total - sum(s if known else s.sum().reshape(1) for s in sinks))  # type: ignore[arg-type]
         function.sink_names = tuple(names)  # type: ignore[attr-defined]
         totals = _site_totals(plan, call, carriers, c_x, sinks, names, coefficients[0]) if plan.audit else []
         return [*c_x, *sinks, *totals]

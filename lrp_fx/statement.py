@@ -118,21 +118,26 @@ def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
     score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
     leaves: dict[str, Tensor] = {}
     for leaf, _, total, _ in values.leaves:
-        leaves[leaf.kind] = leaves.get(leaf.kind, 0.0) + total
+        leaves[leaf.kind] = leaves.get(leaf.kind, 0.0) + _each(total, score)
     sinks: dict[str, Tensor] = {}
     by_site = []
     for (name, site), total in zip(bill.sinks, values.sinks, strict=True):
-        sinks[name] = sinks.get(name, torch.zeros_like(score)) + total
+        sinks[name] = sinks.get(name, torch.zeros_like(score)) + _each(total, score)
         by_site.append((name, site.name, site.module, total))
-    magnitude = sum([m for *_, m in values.leaves] + [s.abs() for s in values.sinks], torch.zeros_like(values.score))
+    magnitude = sum([_each(m, score) for *_, m in values.leaves] + [_each(s.abs(), score) for s in values.sinks], torch.zeros_like(values.score))
     rows = values.table.tolist() if values.table is not None else []
     balances = [SiteBalance(info.name, info.rule, info.module, info.source, *row) for info, row in zip(bill.sites, rows, strict=True)] if rows else []
     return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, _depths(bill, values, score))
 
 
+def _each(total: Tensor, score: Tensor) -> Tensor:
+    """A total by example; where an operation hid which axis is the batch, an equal part of it for each (the ledger shows it does not close)."""
+    return total if total.shape == score.shape else total.sum() / score.numel()
+
+
 def _depths(bill: Bill, values: _Values, score: Tensor) -> list[DepthBalance]:
     def total(numbers: tuple[int, ...], of: list[Tensor]) -> Tensor:
-        return sum((of[i].to(score.dtype) for i in numbers), torch.zeros_like(score))
+        return sum((_each(of[i].to(score.dtype), score) for i in numbers), torch.zeros_like(score))
 
     totals = [t for _, _, t, _ in values.leaves]
     return [

@@ -88,10 +88,10 @@ class _Transposer:
                 self._add_target_arguments()
             last = node
             self.env[node] = self._copy(node)
-        batch_owner = next((n for i, n in zip(self.program.inputs, self.program.input_nodes().values(), strict=True) if i.role == CONTENT), None)
-        if batch_owner is not None:
-            self.canvas.batch = self.graph.call_function(aten.sym_size.int, (self.env[batch_owner], 0))
-            self.canvas.batch.meta["val"] = value_of(batch_owner).shape[0]
+        owner = self.program.batch_owner
+        if owner is not None:
+            self.canvas.batch = self.graph.call_function(aten.sym_size.int, (self.env[owner[1]], 0))
+            self.canvas.batch.meta["val"] = value_of(owner[1]).shape[0]
 
     def _copy(self, node: fx.Node) -> fx.Node:
         if op_name(node) == "aten.scaled_dot_product_attention":
@@ -122,7 +122,8 @@ class _Transposer:
         self.arguments: dict[str, fx.Node] = {}
         for name, example in self.target.example_arguments().items():
             placeholder = self.graph.placeholder(f"target_{name}")
-            batch = next((value_of(n).shape[0] for i, n in zip(self.program.inputs, self.program.input_nodes().values(), strict=True) if i.role == CONTENT), 1)
+            owner = self.program.batch_owner
+            batch = value_of(owner[1]).shape[0] if owner is not None else 1
             with self.mode:
                 placeholder.meta["val"] = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
             self.arguments[name] = placeholder
