@@ -18,6 +18,8 @@ from torch import fx
 from lrp_fx.program import op_name, value_of
 
 BATCH, TOKEN, FEATURE, UNKNOWN = "batch", "token", "feature", "unknown"
+#: Rows of all examples in an order that only the run knows (see `lrp_fx.owners`).
+OWNED = "owned"
 Factor = tuple[str, int]
 Axis = tuple[Factor, ...]
 Layout = tuple[Axis, ...]
@@ -44,6 +46,13 @@ class BatchAxis:
             raise ValueError("tokens on both sides of a batch axis: its examples cannot be told apart")
         sizes: tuple[Any, Any, Any] = (-1, batch, self.inner) if self.outer is None else (self.outer, batch, -1)
         return t.reshape(*t.shape[: self.axis], *sizes, *t.shape[self.axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Where no axis is the batch, but the owner of each row is known: it is the ``slot``-th owner that a snippet is given."""
+
+    slot: int
 
 
 def batch_axis(layout: Layout | None) -> BatchAxis | None:
@@ -80,27 +89,40 @@ def single(kind: str, size: int) -> Axis:
 
 
 def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
-    """The layout after a reshape: row-major order keeps the sequence of factors, only their grouping changes."""
+    """The layout after a reshape: row-major order keeps the sequence of factors, only their grouping changes.
+
+    Where sizes do not divide (windows skewed against each other) what comes after is unknown; None if that hides the batch.
+    """
     factors = [f for axis in layout for f in axis if f[1] != 1]
     result: list[Axis] = []
     for size in shape:
-        group: list[Factor] = []
-        need = size
-        while need != 1:
-            if not factors:
-                return None
-            kind, have = factors.pop(0)
-            if need % have == 0:
-                group.append((kind, have))
-                need //= have
-            elif have % need == 0:
-                group.append((kind, need))
-                factors.insert(0, (kind, have // need))
-                need = 1
-            else:
-                return None
-        result.append(tuple(group))
+        group = _take(factors, size)
+        if group is None:
+            hidden = any(k in (BATCH, OWNED) for k, _ in factors)
+            return None if hidden or not result else (*result, *(single(UNKNOWN, s) for s in shape[len(result) :]))
+        result.append(group)
     return tuple(result)
+
+
+def _take(factors: list[Factor], size: int) -> Axis | None:
+    """The factors that make up an axis of this size, taken from the front; None (and nothing taken) if they do not divide."""
+    group: list[Factor] = []
+    rest = list(factors)
+    while size != 1:
+        if not rest:
+            return None
+        kind, have = rest.pop(0)
+        if size % have == 0:
+            group.append((kind, have))
+            size //= have
+        elif have % size == 0:
+            group.append((kind, size))
+            rest.insert(0, (kind, have // size))
+            size = 1
+        else:
+            return None
+    factors[:] = rest
+    return tuple(group)
 
 
 def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
@@ -135,7 +157,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     rule = _RULES.get(name)
     layout: Layout | None
     try:
-        layout = rule(node, known[x], shape, known) if rule is not None and node.args and node.args[0] is x else None
+        layout = rule(node, known[x], shape, known) if rule is not None and node.args and (node.args[0] is x or rule in (_matmul, _scattered)) else None
     except (IndexError, TypeError, ValueError):
         layout = None
     if layout is None and name in ("cat", "stack"):
@@ -144,9 +166,35 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
         layouts = [known[a] for a in operands]
         same = [lay for lay in layouts if _sizes(lay) == shape]
         layout = broadcast(layouts, shape) if _broadcasts(layouts, shape) else (same[0] if same else None)
-    if layout is not None and isinstance(value_of(node), (list, tuple)) and name in SPLITS:
-        return layout  # that of the whole: each part is resized where it is taken out
+    if isinstance(value_of(node), (list, tuple)) and (name in SELECTIONS or (layout is not None and name in SPLITS)):
+        return _sorted(node, known[x])  # that of the whole: each part is resized where it is taken out
+    if name == "argsort":
+        layout = _sorted(node, known[x])
+    if layout is None:
+        layout = _rows_kept([known[a] for a in operands], shape)
     return layout if layout is not None and _sizes(layout) == shape else None
+
+
+def _sorted(node: fx.Node, lay: Layout) -> Layout:
+    """Rows that are sorted or selected along the axis of the batch are in no fixed order any more."""
+    if op_name(node).split(".")[-1] not in SELECTIONS | {"argsort"}:
+        return lay
+    place = {"topk": 2, "kthvalue": 2}.get(op_name(node).split(".")[-1], 1)
+    dim = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
+    axis = int(dim) % len(lay) if isinstance(dim, int) and lay else None
+    return tuple(single(OWNED, prod(s for _, s in a)) if i == axis and any(k in (BATCH, OWNED) for k, _ in a) else a for i, a in enumerate(lay))
+
+
+def _rows_kept(layouts: Sequence[Layout], shape: tuple[int, ...]) -> Layout | None:
+    """Layout after an operation that nothing is known of, on rows in no fixed order: those that are as many as before are still there.
+
+    (A guess from sizes would call them a batch in its usual order.)
+    """
+    for lay in layouts:
+        owned = [i for i, axis in enumerate(lay) if any(k == OWNED for k, _ in axis)]
+        if owned and len(lay) == len(shape) and all(_sizes(lay)[i] == shape[i] for i in owned):
+            return tuple(axis if i in owned else single(UNKNOWN, size) for i, (axis, size) in enumerate(zip(lay, shape, strict=True)))
+    return None
 
 
 def _args(node: fx.Node) -> list[fx.Node]:
@@ -221,6 +269,8 @@ def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.N
     other = node.args[1]
     right = known.get(other) if isinstance(other, fx.Node) else None
     rank = len(shape)
+    if lay is right and node.args[0] not in known:  # a matrix of weights from the left
+        return (*lay[:-2], single(FEATURE, shape[-2]), lay[-1]) if len(lay) == rank > 1 else None
     last = right[-1] if right is not None and len(right) > 1 else single(FEATURE, shape[-1])
     batch = broadcast([a[:-2] for a in (lay, right) if a is not None], shape[:-2]) if rank > 2 else ()
     return (*batch, lay[-2], last) if len(lay) > 1 else None
@@ -262,7 +312,10 @@ def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> La
     indices = node.args[1]
     assert isinstance(indices, (list, tuple))
     used = [i for i, index in enumerate(indices) if index is not None]
-    if len(used) != 1 or any(k == BATCH for k, _ in lay[used[0]]):
+    if any(k in (BATCH, OWNED) for i in used for k, _ in lay[i]):
+        rows = used == list(range(used[0], used[0] + len(used))) and all(isinstance(indices[i], fx.Node) and len(shape_of(indices[i])) == 1 for i in used)  # type: ignore[arg-type]
+        return (*lay[: used[0]], single(OWNED, shape[used[0]]), *lay[used[-1] + 1 :]) if rows else None
+    if len(used) != 1:
         return None
     rank = len(shape_of(indices[used[0]]))  # type: ignore[arg-type]
     kinds = {k for k, _ in lay[used[0]]} or {UNKNOWN}
@@ -271,6 +324,30 @@ def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> La
     return (*lay[: used[0]], *new, *lay[used[0] + 1 :])
 
 
+def _as_strided(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    """Axes walked through as in the source keep their layout; windows over tokens are tokens."""
+    source, strides = _sizes(lay), [hint(s) for s in value_of(node.args[0]).stride()]  # type: ignore[arg-type]
+    kept = {(size, stride): axis for size, stride, axis in zip(source, strides, lay, strict=True)}
+    same_step = {stride: axis for stride, axis in zip(strides, lay, strict=True) if {k for k, _ in axis} <= {TOKEN}}
+    asked = [hint(s) for s in node.args[2]]  # type: ignore[union-attr]
+    return tuple(kept.get((n, s)) or (single(TOKEN, n) if s in same_step else single(UNKNOWN, n)) for n, s in zip(shape, asked, strict=True))
+
+
+def _scattered(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
+    """What is written into says what the axes are; where it does not (fresh zeros), what is written."""
+    name = op_name(node).split(".")[-1]
+    into, written = (known.get(a) if isinstance(a, fx.Node) else None for a in (node.args[0], node.args[3 if name.startswith("scatter") and len(node.args) > 3 else 1]))
+    if written is not None and name == "select_scatter":
+        dim = int(node.args[2]) % len(shape)  # type: ignore[arg-type]
+        written = (*written[:dim], (), *written[dim:])
+    both = [lay for lay in (into, written) if lay is not None and len(lay) == len(shape)]
+    if not both:
+        return None
+    return tuple(next((resize(a, s) for a in axes if any(k != UNKNOWN for k, _ in a)), single(UNKNOWN, s)) for axes, s in zip(zip(*both, strict=True), shape, strict=True))
+
+
+#: Operations that give values and where they were found.
+SELECTIONS = frozenset("topk sort max min kthvalue mode median".split())
 #: Operations that give several parts of one value.
 SPLITS = frozenset("split split_with_sizes chunk unbind tensor_split".split())
 
@@ -290,6 +367,8 @@ _RULES: dict[str, Any] = {
     "linear": _linear,
     "scaled_dot_product_attention": _attention,
     "getitem": _getitem,
+    **dict.fromkeys("slice_scatter select_scatter scatter scatter_reduce".split(), _scattered),
+    "as_strided": _as_strided,
     "index": _index,
     "cat": None,
     "stack": None,

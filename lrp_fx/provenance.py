@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lrp_fx.layout import BATCH, FEATURE, TOKEN, Axis, Layout, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
+from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, Axis, Layout, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
 from lrp_fx.program import Program, is_float, op_name, tensor_args, value_of
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
@@ -279,11 +279,13 @@ class _Walk:
             return self._looked_up(node, 0, node.args[1])
         if op_name(node) == "aten.index_select" and node.args[0] not in self.layout:
             return self._looked_up(node, int(node.args[1]), node.args[2])  # type: ignore[arg-type]
+        if op_name(node) == "aten.index" and node.args[0] not in self.layout and (rows := _row_lookup(node)) is not None:
+            return self._looked_up(node, 0, rows)
         if op_name(node) in ("aten.index", "aten.gather", "aten.index_select") and CONTENT in self.sources[node] and is_float(node):
             found = propagate(node, self.layout)
             return found if found is not None else self._fallback(node)
         found = propagate(node, self.layout)
-        if found is not None and not any(k == BATCH for axis in found for k, _ in axis):
+        if found is not None and not any(k in (BATCH, OWNED) for axis in found for k, _ in axis):
             stronger = from_symbols(node, self.batch)
             found = stronger if stronger is not None and _has_batch(stronger) else found
         return found if found is not None else self._fallback(node)
@@ -300,6 +302,12 @@ class _Walk:
 
     def _fallback(self, node: fx.Node) -> Layout | None:
         return from_symbols(node, self.batch)
+
+
+def _row_lookup(node: fx.Node) -> fx.Node | None:
+    """The index of ``table[index]``."""
+    indices = node.args[1]
+    return indices[0] if isinstance(indices, (list, tuple)) and len(indices) == 1 and isinstance(indices[0], fx.Node) else None
 
 
 def is_very_low(value: object) -> bool:

@@ -16,7 +16,8 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from lrp_fx.layout import BatchAxis
+from lrp_fx.layout import BatchAxis, Owned
+from lrp_fx.owners import total_by_owner
 from lrp_fx.rule import Call, Rule, Tape, recording
 
 
@@ -41,8 +42,8 @@ class Plan:
     grow: dict[int, tuple[int, int]]
     expand: frozenset[int]
     outputs: tuple[int | None, ...]
-    y_axis: BatchAxis | None
-    x_axes: tuple[BatchAxis | None, ...]
+    y_axis: BatchAxis | Owned | None
+    x_axes: tuple[BatchAxis | Owned | None, ...]
     audit: bool
     safe: bool
 
@@ -67,11 +68,16 @@ def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
     return torch.where(c == 0, torch.zeros_like(product), product) if safe else product
 
 
-def per_example(t: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
-    """Sum over everything but the batch, shape (B,); without a known batch axis the total, shape (1,)."""
+def per_example(t: Tensor, axis: BatchAxis | Tensor | None, batch: Any) -> Tensor:
+    """Sum over everything but the batch, shape (B,); without a known batch axis the total, shape (1,).
+
+    ``axis`` may be the owner of each row (`lrp_fx.owners`).
+    """
     t = t.to(torch.float64 if t.dtype == torch.float64 else torch.float32)
     if axis is None:
         return t.sum().reshape(1)
+    if isinstance(axis, Tensor):
+        return total_by_owner(t, axis, batch)
     if not axis.is_merged:
         others = [i for i in range(t.dim()) if i != axis.axis]
         return t.sum(others) if others else t
@@ -82,14 +88,16 @@ def per_example(t: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
 
 
 def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
-    """The function to trace: ``(coefficients..., result, arguments...) -> [c(x)..., sink totals..., site totals...]``.
+    """The function to trace: ``(coefficients..., results..., arguments..., owners..., batch) -> [c(x)..., sink totals..., site totals...]``.
 
     The names of the sinks are left in ``function.sink_names`` by the first run.
     """
     n_out = len(plan.outputs)
 
     def function(*values: Any) -> list[Any]:
-        coefficients, results, arguments, size = values[:n_out], values[n_out : 2 * n_out], list(values[2 * n_out : -1]), values[-1]
+        coefficients, results, size = values[:n_out], values[n_out : 2 * n_out], values[-1]
+        arguments, owners = list(values[2 * n_out : 2 * n_out + len(plan.flat)]), values[2 * n_out + len(plan.flat) : -1]
+        y_axis, *x_axes = (owners[a.slot] if isinstance(a, Owned) else a for a in (plan.y_axis, *plan.x_axes))
         flat, carriers = _with_leaves(plan, arguments, results[0], size)
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
@@ -103,11 +111,11 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         for (name, b), c in zip(tape.sinks, c_sinks, strict=True):
             if c is not None:
                 names.append(name)
-                sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), plan.y_axis, size))
+                sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), y_axis, size))
         if plan.rule.remainder is not None:
-            reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, plan.x_axes, strict=True) if c is not None]
-            known = plan.y_axis is not None and all(a is not None for *_, a in reached)  # else totals only: sums of unlike shapes would count twice
-            out_total = sum(per_example(relevance_of(r, c, safe=plan.safe), plan.y_axis if known else None, size) for r, c in zip(results, coefficients, strict=True))
+            reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, x_axes, strict=True) if c is not None]
+            known = y_axis is not None and all(a is not None for *_, a in reached)  # else totals only: sums of unlike shapes would count twice
+            out_total = sum(per_example(relevance_of(r, c, safe=plan.safe), y_axis if known else None, size) for r, c in zip(results, coefficients, strict=True))
             in_total = sum(per_example(relevance_of(x, c, safe=plan.safe), a if known else None, size) for x, c, a in reached)
             names.append(plan.rule.remainder)
             sinks.append(out_total - in_total - sum(s if known else s.sum().reshape(1) for s in sinks))  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size
 from lrp_fx.bill import Bill, InjectionInfo, PairsInfo, RelevanceGraph, SiteInfo
 from lrp_fx.canvas import Canvas
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
-from lrp_fx.layout import BatchAxis, Layout, batch_axis, hint
+from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
+from lrp_fx.owners import Owners, owned_axes
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import CONTENT, MASK, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
@@ -48,6 +49,7 @@ class _Transposer:
         self.canvas = Canvas(rewritten)
         self.graph, self.env, self.mode = self.canvas.graph, self.canvas.env, self.canvas.mode
         self.leaves, self.streams = LeafBooks(self.canvas, anatomy, self.audit), StreamBooks(self.canvas, anatomy)
+        self.owners = Owners(self.facts, self.env, self.canvas.draw)
         self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
         self.credits: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # consumer-side site totals
         self.marked: set[fx.Node] = set()
@@ -214,23 +216,25 @@ class _Transposer:
 
     def _transpose(self, application: Application, present: list[int | None], coefficients: list[fx.Node]) -> None:
         node = application.node
-        plan = self._plan(application, present)
+        row_owners: list[fx.Node] = []
+        plan = self._plan(application, present, row_owners)
         flat = application.flat()
         values = [value_of(c) for c in coefficients]
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         batch = value_of(self.canvas.batch) if isinstance(self.canvas.batch, fx.Node) else 1
-        key = snippet_key(plan, values, results, arguments)
+        rows = [value_of(o) for o in row_owners]
+        key = snippet_key(plan, values, results, arguments, rows)
         if key not in self.cache:
             function = transpose_rule(plan, batch)
             try:
-                module = trace(function, [*values, *results, *arguments, batch], self.mode)
+                module = trace(function, [*values, *results, *arguments, *rows, batch], self.mode)
             except Exception as error:
                 raise LrpError(f"the rule {application.rule.name} could not be transposed at {application.label()}: {type(error).__name__}: {error}") from error
             self.cache[key] = (module, function.sink_names)  # type: ignore[attr-defined]
         module, sink_names = self.cache[key]
         owners = [self.env[node] if i is None else self._result(node, i) for i in present]
-        inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), self.canvas.batch]
+        inputs = [*coefficients, *owners, *(self.env[a] if isinstance(a, fx.Node) else a for a in flat), *row_owners, self.canvas.batch]
         outputs = inline(self.graph, module, inputs, (application.node.name, "internal", 0))
         n, m = len(plan.carriers), len(sink_names)
         self._settle(application, plan, coefficients, Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names))
@@ -253,8 +257,10 @@ class _Transposer:
                 c.meta["lrp"] = (application.node.name, "coefficient", k)
                 self.marked.add(c)
             self.contributions[operand, None].append(c)
-            self.streams.note_passing(application.node, operand, operand, c, plan.x_axes[k])
-            self.leaves.note(operand, Arrival(c, application, plan.x_axes[k]))
+            place = plan.x_axes[k]
+            axis = place if isinstance(place, BatchAxis) else None
+            self.streams.note_passing(application.node, operand, operand, c, axis)
+            self.leaves.note(operand, Arrival(c, application, axis))
             if self.audit:
                 self.credits[operand].append(result.totals[k])
         for name, total in zip(result.sink_names, result.sinks, strict=True):
@@ -268,26 +274,28 @@ class _Transposer:
         self.sinks.append(total)
         self.sink_nodes.append(at)
 
-    def _plan(self, application: Application, present: list[int | None]) -> Plan:
+    def _plan(self, application: Application, present: list[int | None], owners: list[fx.Node]) -> Plan:
+        """What is to be transposed; owners of rows that it needs are appended to ``owners``."""
         node = application.node
         flat = application.flat()
         _, spec = pytree.tree_flatten((application.args, dict(application.kwargs)), is_leaf=lambda x: x is None)
         y_layout = self._layout_of_result(node, present[0])
         y_axis = batch_axis(y_layout)
+        y_place = y_axis or self._owned(node, owners)
         carriers = tuple(sorted(application.carriers))
         grow: dict[int, tuple[int, int]] = {}
         expand: set[int] = set()
-        x_axes: list[BatchAxis | None] = []
+        x_axes: list[BatchAxis | Owned | None] = []
         for position in carriers:
-            axis = batch_axis(self.facts.layout.get(flat[position]))
+            axis: BatchAxis | Owned | None = batch_axis(self.facts.layout.get(flat[position]))
             if axis is None and application.op is rows_by_example:  # a copy of the table for each example, in front
                 axis, grow[position] = BatchAxis(0, 1, 1), (0, value_of(node).dim() + 1)
-            elif axis is None and y_axis is not None and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+            elif axis is None and y_axis is not None and not owned_axes(self.facts.layout.get(flat[position])) and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
                 at, rank, present_there = found
                 axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:
                     grow[position] = (at, rank)
-            x_axes.append(axis)
+            x_axes.append(axis or self._owned(flat[position], owners))
             if self.leaves.rule_of(flat[position], application) is not None:
                 expand.add(position)
                 x_axes[-1] = y_axis
@@ -305,11 +313,19 @@ class _Transposer:
             grow=grow,
             expand=frozenset(expand),
             outputs=tuple(present),
-            y_axis=y_axis,
+            y_axis=y_place,
             x_axes=tuple(x_axes),
             audit=self.audit,
             safe=safe,
         )
+
+    def _owned(self, node: fx.Node, owners: list[fx.Node]) -> Owned | None:
+        """The owner of each row of a value, where rows are in no fixed order."""
+        owner = self.owners.of(node, self.canvas.batch)
+        if owner is None:
+            return None
+        owners.append(owner)
+        return Owned(len(owners) - 1)
 
     def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
         if index is None:

@@ -1,0 +1,151 @@
+"""Owners: to which example each row of a value belongs, where rows are put in an order that only the run knows.
+
+A router sends tokens to experts: the rows of all examples are sorted by expert, computed, and put back. No axis is the
+batch then, but the owner of each row can be followed through the very indexing that moves the rows.
+
+The owner of a value is a tensor of example numbers that broadcasts against it: the size of the value along axes of kind
+`lrp_fx.layout.OWNED`, 1 along the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.layout import OWNED, BatchAxis, Layout, batch_axis, hint, shape_of
+from lrp_fx.program import op_name, value_of
+from lrp_fx.provenance import Facts
+
+Draw = Callable[[Callable[..., list[Any]], Sequence[Any], tuple[str, str, int]], list[fx.Node]]
+_SAME_MOVES = frozenset("aten.unsqueeze aten.squeeze aten.transpose aten.permute aten.t".split())
+_REDUCTIONS = frozenset("aten.sum aten.mean aten.amax aten.amin".split())
+
+
+def owned_axes(layout: Layout | None) -> list[int]:
+    """Axes along which rows belong to examples in no fixed order."""
+    return [i for i, axis in enumerate(layout or ()) if any(kind == OWNED for kind, _ in axis)]
+
+
+class Owners:
+    """Draws the owners of values into a relevance graph, each once."""
+
+    def __init__(self, facts: Facts, env: dict[fx.Node, fx.Node], draw: Draw) -> None:
+        self.facts, self.env, self.draw = facts, env, draw
+        self.known: dict[fx.Node, fx.Node | None] = {}
+
+    def of(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """The owner of a value with owned axes; None where it cannot be followed."""
+        if not owned_axes(self.facts.layout.get(node)):
+            return None
+        if node not in self.known:
+            self.known[node] = self._find(node, batch)
+        return self.known[node]
+
+    def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        name = op_name(node)
+        if name in ("aten.index", "aten.index_select"):
+            return self._indexed(node, batch)
+        source = next((a for a in node.all_input_nodes if owned_axes(self.facts.layout.get(a))), None)
+        if source is None or (above := self.of(source, batch)) is None:
+            return None
+        run = self._move(node, source, name)
+        return self._drawn(run, [above, *self._sizes(node)], node) if run is not None else None
+
+    def _sizes(self, node: fx.Node) -> list[Any]:
+        """The value itself: its sizes are needed."""
+        return [self.env[node]] if isinstance(value_of(node), Tensor) else []
+
+    def _drawn(self, run: Callable[..., list[Any]], nodes: list[Any], node: fx.Node) -> fx.Node:
+        return self.draw(run, nodes, (node.name, "owner", 0))[0]
+
+    def _indexed(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows picked by an index: their owners are picked by the same index."""
+        x, indices = _row_indices(node)
+        if not indices:
+            return None
+        layout = self.facts.layout.get(x)
+        place, above, first = batch_axis(layout), self.of(x, batch), min(indices)
+        behind = len(shape_of(x)) - first - len(indices)  # axes after those that are indexed
+        if above is not None:
+            axis = next(a for a in owned_axes(layout) if a in indices)
+            return self._drawn(lambda o, i: [_at(o, axis, i, first, behind)], [above, self.env[indices[axis]]], node)
+        if place is None or place.axis not in indices:
+            return None
+        return self._drawn(lambda v, i, b: [_at(_counted(v, place, b), place.axis, i, first, behind)], [self.env[x], self.env[indices[place.axis]], batch], node)
+
+    def _move(self, node: fx.Node, source: fx.Node, name: str) -> Callable[..., list[Any]] | None:
+        """How the owner of ``source`` becomes that of ``node``, which is computed from it."""
+        if name == "aten.reshape":
+            return _reshaped(shape_of(source), owned_axes(self.facts.layout.get(source)), owned_axes(self.facts.layout.get(node)))
+        if name in _SAME_MOVES:
+            return lambda o, y: [node.target(o, *node.args[1:])]  # type: ignore[operator]
+        if name in _REDUCTIONS and len(node.args) > 1 and isinstance(node.args[1], (list, tuple)):
+            dims, keep = list(node.args[1]), len(shape_of(node)) == len(shape_of(source))
+            return lambda o, y: [_first_along(o, dims, keep)]
+        if not isinstance(value_of(node), Tensor):  # parts of one value: the owner is that of the whole
+            return lambda o: [o.clone()]
+        return _aligned(owned_axes(self.facts.layout.get(node)), len(shape_of(node)))
+
+
+def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
+    """(value, axis -> one-dimensional index) of an indexing along neighbouring axes."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    if op_name(node) == "aten.index_select":
+        return x, {int(node.args[1]): node.args[2]}  # type: ignore[dict-item,arg-type]
+    indices = node.args[1]
+    assert isinstance(indices, (list, tuple))
+    used = {i: index for i, index in enumerate(indices) if index is not None}
+    plain = all(isinstance(index, fx.Node) and len(shape_of(index)) == 1 for index in used.values())
+    return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}  # type: ignore[arg-type]
+
+
+def _at(owner: Tensor, axis: int, index: Tensor, before: int, behind: int) -> Tensor:
+    """Owners along one axis picked by an index, as one axis between those before and behind."""
+    picked = owner.movedim(axis, 0).reshape(owner.shape[axis], -1)[:, 0].index_select(0, index)
+    return picked.reshape([1] * before + [-1] + [1] * behind)
+
+
+def _counted(value: Tensor, place: BatchAxis, batch: Any) -> Tensor:
+    """Owners along an axis that holds the batch in its usual order."""
+    size = value.shape[place.axis]
+    numbers = torch.arange(size, device=value.device)
+    inner: Any = place.inner if place.inner is not None else size // (batch * (place.outer or 1))
+    return (numbers // inner % batch).reshape([-1 if a == place.axis else 1 for a in range(value.dim())])
+
+
+def _first_along(owner: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Reduced rows belong to whom the first of them did (rows of one example are summed, or this was no reduction of rows)."""
+    dims = sorted((d % owner.dim() for d in dims), reverse=True)
+    for d in dims:
+        owner = owner.narrow(d, 0, 1)
+    for d in dims if not keep else ():
+        owner = owner.squeeze(d)
+    return owner
+
+
+def _reshaped(before: tuple[int, ...], owned: list[int], after: list[int]) -> Callable[..., list[Any]] | None:
+    """Leading rows taken apart or put together; the axes behind them hold no owners."""
+    if owned != list(range(len(owned))) or after != list(range(len(after))):
+        return None
+    return lambda o, y: [o.reshape(*y.shape[: len(after)], *[1] * (y.dim() - len(after)))]
+
+
+def _aligned(owned: list[int], rank: int) -> Callable[..., list[Any]]:
+    """Elementwise and row by row: aligned from the right, as operands are."""
+
+    def run(o: Tensor, y: Tensor) -> list[Any]:
+        o = o.reshape((1,) * (rank - o.dim()) + tuple(o.shape)) if o.dim() <= rank else o
+        return [o.clone()]
+
+    return run
+
+
+def total_by_owner(t: Tensor, owner: Tensor, batch: Any) -> Tensor:
+    """Sum of a value for each example, (B,)."""
+    others = [a for a in range(t.dim()) if hint(owner.shape[a]) == 1]
+    rows = t.sum(others, keepdim=True) if others else t
+    return rows.new_zeros(batch).index_add(0, owner.expand(rows.shape).flatten(), rows.flatten())
