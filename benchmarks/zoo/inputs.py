@@ -86,7 +86,7 @@ def _images(model: nn.Module, params: Any) -> Iterator[Candidate]:
 def _series(model: nn.Module, params: Any) -> Iterator[Candidate]:
     length = find_setting(model.config, "context_length") or 64
     if "past_values" in params:
-        yield {"past_values": list(draw(B, length))}
         yield {"past_values": draw(B, length)}
+        yield {"past_values": list(draw(B, length))}
         yield {"past_values": [draw(length) for _ in range(B)], "freq": [0] * B}
         yield {"past_values": draw(B, length, 1)}
