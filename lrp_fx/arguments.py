@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,12 +40,16 @@ class Flattened(nn.Module):
         super().__init__()
         self.model = model
         self.template = dict(arguments)
-        self.names = {name.replace(".", _DOT): name for name in flatten(arguments)}
+        self.names = {traceable_name(name): name for name, value in flatten(arguments).items() if isinstance(value, Tensor)}
         self.train(model.training)
 
-    def forward(self, **values: Any) -> Any:
-        flat = {self.names.get(name, name): value for name, value in values.items()}
-        return self.model(**{argument: _rebuild(argument, tree, flat) for argument, tree in self.template.items()})
+        def forward(**values: Any) -> Any:
+            flat = {self.names.get(name, name): value for name, value in values.items()}
+            return self.model(**{argument: _rebuild(argument, tree, flat) for argument, tree in self.template.items()})
+
+        # The tracer reads the names from the signature.
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in self.names])  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 def traceable_name(name: str) -> str:
@@ -57,7 +62,7 @@ def _children(tree: Any) -> list[tuple[str, Any]] | None:
     if isinstance(tree, Mapping):
         return [(str(k), v) for k, v in tree.items()]
     if isinstance(tree, (list, tuple)):
-        return [(str(i), v) for i, v in enumerate(tree)]
+        return list(zip(getattr(tree, "_fields", map(str, range(len(tree)))), tree, strict=True))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return [(f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree)]
     return None

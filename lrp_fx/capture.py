@@ -58,10 +58,7 @@ def _captured(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], m
     example = widen(inputs, roles) if method == DYNAMIC else inputs
     with inference_configuration(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if method == CONCRETE:
-            program = export(record(model, example), {n: v for n, v in example.items() if isinstance(v, Tensor)}, roles, method)
-        else:
-            program = export(model, example, roles, method)
+        program = export(record(model, example) if method == CONCRETE else model, example, roles, method)
     check_sizes(program)
     verify_capture(model, program, example, roles)
     check_well_formed(program)

@@ -23,6 +23,8 @@ from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from lrp_fx.arguments import traceable_name
+
 aten = torch.ops.aten
 #: Composite operations whose result's size depends on values (the tags mark only what they are made of).
 _SIZED_BY_VALUES = frozenset({"aten.where.default", "aten.nonzero_numpy.default", "aten.argwhere.default", "aten.repeat_interleave.self_Tensor", "aten.repeat_interleave.Tensor"})
@@ -35,7 +37,7 @@ class Recorded(nn.Module):
 
     def __init__(self, graph_module: fx.GraphModule, names: Sequence[str], spec: pytree.TreeSpec) -> None:
         super().__init__()
-        self.recorded, self.names, self.spec = graph_module, tuple(names), spec
+        self.recorded, self.names, self.spec = graph_module, tuple(map(traceable_name, names)), spec
         self.eval()
 
     def forward(self, **inputs: Any) -> Any:

@@ -6,6 +6,7 @@ ensures   one flat functional graph; parameters under their own names, each inpu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,13 +23,23 @@ from lrp_fx.program import Input, Outputs, Program, output_node
 
 def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str) -> Program:
     """The model as a program; ``dynamic``: with symbolic batch and sequence sizes."""
+    if isinstance(model, (Flattened, Recorded)):  # which hold the plain values themselves
+        example = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
     values = {traceable_name(n): v for n, v in example.items()}
-    shapes = {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()}
+    shapes = _by_parameter(model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()})
     with torch.no_grad():
         exported: torch.export.ExportedProgram = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None)
         if isinstance(model, Recorded):
             exported._guards_code = []  # type: ignore[misc]  # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
         return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+
+
+def _by_parameter(model: nn.Module, shapes: dict[str, Any]) -> dict[str, Any]:
+    """What ``**kwargs`` takes stands under its name, as export wants it."""
+    parameters = inspect.signature(model.forward).parameters
+    rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+    named = {n: s for n, s in shapes.items() if n in parameters and n != rest}
+    return named if len(named) == len(shapes) or rest is None else {**named, rest: {n: s for n, s in shapes.items() if n not in named}}
 
 
 def _prefix(model: nn.Module) -> str:
