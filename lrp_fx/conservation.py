@@ -20,9 +20,19 @@ SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-
 CANCELLATION_LIMIT = 10.0
 
 
+def rounding_floor(dtype: torch.dtype) -> float:
+    """The share of all relevance below which a site's imbalance is measured against the whole.
+
+    What passes a site may itself be rounding, left over where larger coefficients cancel (a router of which one expert
+    is chosen has a weight of 1 and no gradient): sixteen units in the last place of the whole are nobody's loss.
+    """
+    return min(16 * torch.finfo(dtype).eps / SITE_TOLERANCE[dtype], 1e-2)
+
+
 @dataclass(frozen=True)
 class SiteBalance:
-    """The books of one site, summed over the batch: ``outgoing = incoming + sinks``; ``scale`` is the sum of absolutes."""
+    """The books of one site, summed over the batch: ``outgoing = incoming + sinks``; ``scale`` is the sum of absolutes
+    (or the `rounding_floor` of the whole, if that is more)."""
 
     name: str
     rule: str

@@ -6,7 +6,10 @@ ensures   one flat functional graph; parameters under their own names, each inpu
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +30,23 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
         example = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
     values = {traceable_name(n): v for n, v in example.items()}
     shapes = _by_parameter(model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()})
-    with torch.no_grad():
+    with torch.no_grad(), _quietly():
         exported: torch.export.ExportedProgram = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None)
         if isinstance(model, Recorded):
             exported._guards_code = []  # type: ignore[misc]  # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
         return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Torch prints the whole graph when an export fails; the next rung of the ladder is no news to the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _by_parameter(model: nn.Module, shapes: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.bill import Bill, InjectionInfo, Leaf
-from lrp_fx.conservation import DepthBalance, Ledger, SiteBalance
+from lrp_fx.conservation import DepthBalance, Ledger, SiteBalance, rounding_floor
 from lrp_fx.position import PositionSite
 from lrp_fx.provenance import CONTENT, LEARNED, POSITION
 from lrp_fx.relevance import Stream
@@ -126,7 +126,8 @@ def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
         by_site.append((name, site.name, site.module, total))
     magnitude = sum([_each(m, score) for *_, m in values.leaves] + [_each(s.abs(), score) for s in values.sinks], torch.zeros_like(values.score))
     rows = values.table.tolist() if values.table is not None else []
-    balances = [SiteBalance(info.name, info.rule, info.module, info.source, *row) for info, row in zip(bill.sites, rows, strict=True)] if rows else []
+    floor = rounding_floor(dtype) * float(magnitude.sum()) if rows else 0.0
+    balances = [SiteBalance(info.name, info.rule, info.module, info.source, *row[:3], max(row[3], floor)) for info, row in zip(bill.sites, rows, strict=True)] if rows else []
     return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, _depths(bill, values, score))
 
 
