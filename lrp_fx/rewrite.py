@@ -16,13 +16,14 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from lrp_fx.errors import Problem, UnsupportedOperatorError, describe, module_path, source_line
+from lrp_fx.errors import module_path, source_line
 from lrp_fx.infer import infer
 from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
 from lrp_fx.recognize.residual import residual_meaning
+from lrp_fx.refuse import refuse_approximations, refuse_underivable
 from lrp_fx.rule import Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
@@ -104,8 +105,9 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
     leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
     leaf_rules = {kind: registry.rules[name] for kind, name in ruleset.leaves.items()}
     result = Rewritten(program, facts, ruleset, flow, applications, leaves, leaf_rules)
+    refuse_underivable(applications.values())
     if strict:
-        refuse_approximations(result)
+        refuse_approximations(applications.values())
     return result
 
 
@@ -119,22 +121,6 @@ def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -
                 reached.add(operand)
                 stack.append(operand)
     return reached
-
-
-def refuse_approximations(rewritten: Rewritten) -> None:
-    """Raise `UnsupportedOperatorError` with every node whose rule is not exact."""
-    problems = [
-        Problem(
-            describe(a.node),
-            f"{module_path(a.node) or 'model'}, {source_line(a.node)}",
-            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
-            "add a rule in a file under rules/ (docs/adding_a_rule.md), or convert with strict=False and read the sink",
-        )
-        for a in rewritten.applications.values()
-        if not a.rule.exact
-    ]
-    if problems:
-        raise UnsupportedOperatorError(f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems)))
 
 
 class _Chooser:

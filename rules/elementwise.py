@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,26 +56,71 @@ def _value_and_slope_at_zero(call: Call, name: str, x: Tensor, y: Tensor) -> tup
     if name in SLOPE:
         return OFFSET.get(name, 0.0), SLOPE[name]
     (position,) = call.carriers
-    alone = not any(isinstance(a, Tensor) for i, a in enumerate(call.flat()) if i != position)
+    if call.facts.get("derivative") is False:
+        return _by_differences(call, y)
+    alone = name.isidentifier() and not any(isinstance(a, Tensor) for i, a in enumerate(call.flat()) if i != position)
     zero = torch.zeros(() if alone else y.shape, dtype=x.dtype, device=x.device, requires_grad=True)
     at_zero = call.map(lambda i, a: zero if i == position else a).run()
     (slope,) = torch.autograd.grad(at_zero.sum(), zero, allow_unused=True) if at_zero.requires_grad else (None,)
     return at_zero.detach(), slope if slope is not None else 0.0
 
 
+def _name(call: Call) -> str:
+    """The operation's name; that of a custom operator keeps its namespace."""
+    return str(call.op._schema.name).removeprefix("aten::")  # type: ignore[attr-defined]
+
+
+def _value(call: Call) -> Any:
+    return call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+
+
+def _by_differences(call: Call, y: Tensor) -> tuple[Tensor, Tensor]:
+    """f(0) and f'(0) of an operation without a derivative, by central differences."""
+    (position,) = call.carriers
+    h = 2.0 ** round(math.log2(torch.finfo(y.dtype).eps) / 3)
+    below, at, above = (call.put({position: torch.full_like(y, s * h)}).map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run() for s in (-1.0, 0.0, 1.0))
+    return at, (above - below) / (2 * h)
+
+
+def _each_result(call: Call, x: Tensor, ys: Any) -> Any:
+    """Several results, each a function of the operand's own element."""
+
+    def only(k: int) -> Call:
+        return replace(call, op=_Picked(call.op, k), value=ys[k].detach())
+
+    return type(ys)(_along(x, y, *_value_and_slope_at_zero(only(k), _name(call), x, y)) if y.is_floating_point() else y for k, y in enumerate(ys))
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """One result of an operation that has several."""
+
+    op: Callable[..., Any]
+    index: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.op(*args, **kwargs)[self.index]
+
+
 def identity(call: Call) -> Any:
     """``x * freeze((f(x) - f(0)) / x) + sink(f(0))``."""
     (x,) = call.operands()
-    name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
+    name = _name(call)
     if name in CLOSED_FORM:
         return x * freeze(CLOSED_FORM[name](call, precise(x.detach())).to(x.dtype))
-    y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
-    at_zero, slope = _value_and_slope_at_zero(call, name, x, y)
+    y = _value(call)
+    if not isinstance(y, Tensor):
+        return _each_result(call, x, y)
+    return _along(x, y, *_value_and_slope_at_zero(call, name, x, y))
+
+
+def _along(x: Tensor, y: Tensor, at_zero: Tensor | float, slope: Tensor | float) -> Tensor:
     # Where f(0) = 0 nothing cancels, and the ratio is as good as f down to the smallest x.
     tiny = torch.as_tensor(at_zero, device=x.device) != 0
-    near = (x.detach() == 0) | (tiny & (x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5))
+    slope = torch.as_tensor(slope, dtype=y.dtype, device=y.device)
+    near = (x.detach() == 0) | (tiny & slope.isfinite() & (x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5))
     rise = (y - at_zero) / torch.where(near, torch.ones_like(x.detach()), x.detach())
-    ratio = freeze(torch.where(near, torch.as_tensor(slope, dtype=y.dtype, device=y.device), rise))
+    ratio = freeze(torch.where(near, torch.where(slope.isfinite(), slope, torch.zeros_like(slope)), rise))  # x f'(x) -> 0 where f is steep at 0
     linear = x * ratio
     if isinstance(at_zero, float) and at_zero == 0.0:
         return linear
@@ -86,11 +132,15 @@ def power(call: Call) -> Any:
 
     ``a ** x`` and ``x ** 0`` are not: they are 1 at zero, and the identity rule serves them.
     """
-    (x,) = call.operands()
     exponent = call.arg(1, "exponent", 1.0)
     if 1 in call.carriers or (not isinstance(exponent, Tensor) and exponent == 0):
         return identity(call)
-    y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    return _by_value(call)
+
+
+def _by_value(call: Call) -> Any:
+    (x,) = call.operands()
+    y = _value(call)
     still = x.detach() == 0
     ratio = torch.where(still, torch.zeros_like(y), y / torch.where(still, torch.ones_like(x.detach()), x.detach()))
     return carry(y, x * freeze(ratio))  # negative powers have no value at zero: it stays the operation's own
@@ -101,7 +151,7 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     (x,) = call.operands()
     (position,) = call.carriers
     y = call.run()
-    zero = call.map(lambda i, a: torch.zeros_like(a) if i == position else a).run()
+    zero = torch.zeros_like(y) if call.facts.get("power") else call.map(lambda i, a: torch.zeros_like(a) if i == position else a).run()
     return [torch.where(x == 0, torch.zeros_like(x), (y - zero) / torch.where(y == 0, torch.ones_like(y), y) * R_y)]
 
 
@@ -122,12 +172,17 @@ def _samples() -> list[Call]:
 
 def _power_samples() -> list[Call]:
     x = _points()
+    return [sample(aten.pow.Tensor_Scalar, x, 2), sample(aten.pow.Tensor_Scalar, x, 3), sample(aten.pow.Tensor_Scalar, x.abs(), -0.5)]
+
+
+def _inferred_samples() -> list[Call]:
+    x, degree = _points(), {"power": True}
     return [
-        sample(aten.pow.Tensor_Scalar, x, 2),
-        sample(aten.pow.Tensor_Scalar, x, 3),
+        *_samples(),
+        sample(aten.logit.default, x.sigmoid(), 1e-6),
         sample(aten.sqrt.default, x.abs()),
-        sample(aten.rsqrt.default, x.abs()),
-        sample(aten.reciprocal.default, x),
+        sample(aten.rsqrt.default, x.abs(), facts=degree),
+        sample(aten.reciprocal.default, x, facts=degree),
         sample(aten.square.default, x),
     ]
 
@@ -145,14 +200,12 @@ register(
         cites=("achtibat2024", "bach2015"),
         ops=covers(
             "aten",
-            "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos tan sinh cosh "
-            "asinh atan asin atanh hardtanh hardsigmoid softshrink hardshrink threshold expm1 exp exp2 log1p clamp clamp_min clamp_max maximum minimum "
-            "abs sign sgn round floor ceil trunc nan_to_num prelu _prelu_kernel sinc",
+            "clamp clamp_min clamp_max hardtanh threshold nan_to_num",  # looks linear where no draw reaches the bounds
         ),
         surrogate=identity,
         sinks=("offset",),
         reference=_reference,
-        samples=_samples,
+        samples=lambda: [call for call in _samples() if _name(call) in ("hardtanh", "clamp")],
     ),
     Rule(
         name="elementwise.inferred",
@@ -160,10 +213,10 @@ register(
         law="y = x * frozen((f(x) - f(0)) / x) + sink(f(0)), for an operation found to act on each element alone",
         cites=("achtibat2024",),
         ops=("*",),
-        surrogate=identity,
+        surrogate=lambda call: _by_value(call) if call.facts.get("power") else identity(call),
         sinks=("offset",),
         reference=_reference,
-        samples=lambda: [sample(aten.logit.default, _points().sigmoid(), 1e-6)],
+        samples=_inferred_samples,
     ),
     Rule(
         name="elementwise.product",
@@ -180,7 +233,7 @@ register(
         kind="elementwise",
         law="y = x * frozen(f(x) / x) for f homogeneous: Euler's theorem, coefficients divided by the degree",
         cites=("bach2015",),
-        ops=covers("aten", "pow sqrt rsqrt reciprocal square"),
+        ops=covers("aten", "pow"),
         surrogate=power,
         sinks=("offset",),
         reference=_power_reference,

@@ -1,4 +1,4 @@
-"""Positively homogeneous reductions: Euler's theorem divides the coefficients by the degree."""
+"""Positively homogeneous operations: Euler's theorem divides the coefficients by the degree."""
 
 from __future__ import annotations
 
@@ -7,59 +7,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, register, sample, share
+from lrp_fx.rule import Call, Rule, register, sample, share
 
 aten = torch.ops.aten
-#: Degree of homogeneity of each operation.
-DEGREE = {"linalg_vector_norm": 1.0, "norm": 1.0, "frobenius_norm": 1.0, "var": 2.0, "std": 1.0}
+
+
+class _LimitAtZero(torch.autograd.Function):
+    """``x``; where it is zero a coefficient without a finite value is zero: roots are steep there, but ``x f'(x)`` vanishes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.where((x == 0) & ~grads[0].isfinite(), torch.zeros_like(grads[0]), grads[0])
 
 
 def _euler(call: Call) -> Any:
-    weight = 1.0 / (len(call.carriers) * _degree(call))
-    return call.map(lambda i, a: share(a, weight) if i in call.carriers else a).run()
+    """Each result with the coefficients of its carriers scaled by ``1 / (n k)``; degrees may differ from result to result."""
+    rows = [tuple(1.0 / (len(call.carriers) * k) for k in row) for row in call.facts["degrees"]]
+    runs = {row: _shared(call, row) for row in dict.fromkeys(rows)}
+    if len(runs) == 1:
+        return runs[rows[0]]
+    queue = iter(rows)
+    first = runs[rows[0]]
+    return type(first)(runs[next(queue)][i] if y.is_floating_point() or y.is_complex() else y for i, y in enumerate(first))
 
 
-def _degree(call: Call) -> float:
-    return float(call.facts["degree"]) if "degree" in call.facts else DEGREE[str(call.op._schema.name).split("::")[-1]]  # type: ignore[attr-defined]
+def _shared(call: Call, weights: tuple[float, ...]) -> Any:
+    of = dict(zip(sorted(call.carriers), weights, strict=True))
+    return call.map(lambda i, a: _LimitAtZero.apply(share(a, of[i])) if i in of else a).run()  # type: ignore[no-untyped-call]
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    """R(x) = x df/dx / (k f) R(y), with the derivative by central differences."""
-    (x,) = call.operands()
-    degree = _degree(call)
-    R_x = torch.zeros_like(x).flatten()
-    for i in range(x.numel()):
-        step = torch.zeros_like(x).flatten()
-        step[i] = 1e-5
-        up, down = (call.put({0: x + s.view_as(x)}).run() for s in (step, -step))
-        R_x[i] = (x.flatten()[i] * (up - down) / 2e-5 / (degree * call.run()) * R_y).sum()
-    return [R_x.view_as(x)]
+    """R(x_i) = x_i df/dx_i / (n k_i f) R(y), with the derivative by central differences."""
+    results = []
+    for position, degree in zip(sorted(call.carriers), call.facts["degrees"][0], strict=True):
+        x = call.operand(position)
+        R_x = torch.zeros_like(x).flatten()
+        for i in range(x.numel()):
+            step = torch.zeros_like(x).flatten()
+            step[i] = 1e-5
+            up, down = (call.put({position: x + s.view_as(x)}).run() for s in (step, -step))
+            R_x[i] = (x.flatten()[i] * (up - down) / 2e-5 / (len(call.carriers) * degree * call.run()) * R_y).sum()
+        results.append(R_x.view_as(x))
+    return results
 
 
 def _samples() -> list[Call]:
     x = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.25, 1.0]], dtype=torch.float64)
-    return [sample(aten.linalg_vector_norm.default, x, 2, [1], True), sample(aten.var.correction, x, [1], keepdim=True), sample(aten.std.correction, x, [1])]
+    one = {"degrees": ((1.0,),)}
+    return [
+        sample(aten.linalg_vector_norm.default, x, 2, [1], True, facts=one),
+        sample(aten.var.correction, x, [1], keepdim=True, facts={"degrees": ((2.0,),)}),
+        sample(aten.std.correction, x, [1], facts=one),
+        sample(aten.prod.dim_int, x[:1], 1, facts={"degrees": ((3.0,),)}),
+        sample(aten.hypot.default, x, x.flip(1), carriers=(0, 1), facts={"degrees": ((0.5, 0.5),)}),
+    ]
 
 
 register(
     Rule(
-        name="homogeneous.euler",
-        kind="homogeneous",
-        law="f(t x) = t^k f(x), so x . f'(x) = k f(x); c(x) = (1/k) f'(x)^T c(y)",
-        cites=("bach2015",),
-        ops=covers("aten", "linalg_vector_norm norm frobenius_norm var std"),
-        surrogate=_euler,
-        reference=_reference,
-        samples=_samples,
-    ),
-    Rule(
         name="homogeneous.inferred",
         kind="homogeneous",
-        law="f(t x) = t^k f(x) with k found by measurement; c(x) = f'(x)^T c(y) / (n k) for n carriers",
+        law="f(.., t x_i, ..) = t^k_i f with k_i found by measurement; c(x_i) = f'_i(x)^T c(y) / (n k_i) for n carriers",
         cites=("bach2015",),
         ops=("*",),
         surrogate=_euler,
         reference=_reference,
-        samples=lambda: [sample(aten.prod.dim_int, torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), 1, facts={"degree": 3.0})],
+        samples=_samples,
     ),
 )

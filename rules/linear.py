@@ -5,6 +5,7 @@ LRP-epsilon and LRP-gamma are served as alternatives (`linear.epsilon`, `linear.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -57,8 +58,19 @@ def _affine(call: Call) -> Any:
     y = call.run()
     if not call.facts.get("affine", True):
         return y
-    constant = freeze(constant_part(call))
+    return _each(_absorb, y, constant_part(call))
+
+
+def _absorb(y: Tensor, constant: Tensor) -> Tensor:
+    constant = freeze(constant)
     return y - constant + sink("bias", constant, constant)
+
+
+def _each(rule: Callable[..., Tensor], *results: Any) -> Any:
+    """A rule for one floating result, applied to each of an operation's results."""
+    if isinstance(results[0], Tensor):
+        return rule(*results) if results[0].is_floating_point() or results[0].is_complex() else results[0]
+    return type(results[0])(_each(rule, *parts) for parts in zip(*results, strict=True))
 
 
 def _stabilised(z: Tensor, epsilon: float) -> Tensor:
@@ -175,11 +187,19 @@ def _coefficient_samples() -> list[Call]:
     return [
         sample(aten.mul.Tensor, x, w),
         sample(aten.div.Tensor, x, 3.0),
-        sample(aten.neg.default, x),
-        sample(aten.mean.dim, x, [1], True),
-        sample(aten.sum.dim_IntList, x, [2]),
         sample(aten.matmul.default, x, torch.randn(4, 2, generator=g, dtype=torch.float64)),
-        sample(aten.cumsum.default, x, 1),
+    ]
+
+
+def _inferred_samples() -> list[Call]:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plain = {"affine": False}
+    return [
+        sample(aten.lerp.Scalar, torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64), 0.25, facts={"affine": True}),
+        sample(aten.neg.default, x, facts=plain),
+        sample(aten.mean.dim, x, [1], True, facts=plain),
+        sample(aten.sum.dim_IntList, x, [2], facts=plain),
+        sample(aten.cumsum.default, x, 1, facts=plain),
     ]
 
 
@@ -202,13 +222,7 @@ register(
         kind="linear",
         law="y = A x with A free of relevance; c(x) = A^T c(y)",
         cites=("bach2015",),
-        ops=covers(
-            "aten",
-            "mul div matmul mm bmm mv dot neg mean sum cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-            "adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d _upsample_bilinear2d_aa "
-            "grid_sampler grid_sampler_2d diff fft_fft fft_fft2 fft_fftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 _fft_r2c _fft_c2r _fft_c2c "
-            "_conj trace col2im outer",
-        ),
+        ops=covers("aten", "mul div matmul mm bmm mv dot outer"),
         surrogate=lambda call: call.run(),
         reference=_reference_zero,
         samples=_coefficient_samples,
@@ -216,13 +230,13 @@ register(
     Rule(
         name="linear.affine",
         kind="linear",
-        law="y = A x + sink(f(0)) for an operation found to be affine",
+        law="y = A x + sink(f(0)) for an operation found to be linear or affine, in all its carriers jointly",
         cites=("bach2015",),
         ops=("*",),
         surrogate=_affine,
         sinks=("bias",),
         reference=_reference_zero,
-        samples=lambda: [sample(aten.lerp.Scalar, torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64), 0.25)],
+        samples=_inferred_samples,
     ),
     Rule(
         name="linear.epsilon",

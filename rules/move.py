@@ -47,19 +47,21 @@ register(
     Rule(
         name="move.plain",
         kind="move",
-        law="y = M x with M a matrix of zeros and ones; c(x) = M^T c(y)",
+        law="y = M x with M a matrix of zeros and ones (and a rounding, where the type changes); c(x) = M^T c(y)",
         cites=("bach2015",),
-        ops=covers(
-            "aten",
-            "reshape permute transpose t expand expand_as unsqueeze squeeze slice select split split_with_sizes chunk unbind tensor_split "
-            "_to_copy to roll flip repeat repeat_interleave tile unfold im2col pixel_shuffle pixel_unshuffle movedim swapaxes narrow diagonal "
-            "tril triu view_as_real view_as_complex real imag flatten unflatten reflection_pad1d reflection_pad2d replication_pad1d "
-            "replication_pad2d as_strided channel_shuffle ravel diag_embed unsafe_split unsafe_chunk index_select gather index embedding "
-            "take_along_dim view_as squeeze_copy slice_copy _reshape_alias unfold_copy rot90 swapdims",
-        )
-        + ("getitem",),
+        ops=covers("aten", "_to_copy to index gather index_select embedding take_along_dim") + ("getitem",),
+        surrogate=_surrogate,
+        reference=_reference,
+        samples=lambda: [call for call in _samples() if "index_select" in str(call.op)],
+    ),
+    Rule(
+        name="move.inferred",
+        kind="move",
+        law="y = M x with M a matrix of zeros and ones, for a view (by its schema) or an operation found to place values unchanged",
+        cites=("bach2015",),
+        ops=("*",),
         surrogate=_surrogate,
         reference=_reference,
         samples=_samples,
-    )
+    ),
 )

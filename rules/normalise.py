@@ -63,6 +63,18 @@ def _product(call: Call) -> Any:
     return call.run()
 
 
+def _multiple(call: Call) -> Any:
+    """``y = s x`` with one number ``s`` along the axes of the statistic, read off by least squares: no element is divided by."""
+    x, axes = precise(call.operands()[0]), list(call.facts["axes"])
+    fixed = freeze(x)
+    y = precise((call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()).detach())
+    size = fixed.abs().amax(axes, keepdim=True)
+    unit = fixed / torch.where(size == 0, torch.ones_like(size), size)  # the square of 1e30 is no float32
+    energy = (unit * unit).sum(axes, keepdim=True) * size
+    scale = torch.where(size == 0, torch.zeros_like(size), (unit * y).sum(axes, keepdim=True) / torch.where(size == 0, torch.ones_like(energy), energy))
+    return (x * freeze(scale)).to(call.operands()[0].dtype)
+
+
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """LN-rule (Ali et al. 2022, eq. 12): with frozen sigma, R_i = sum_j x_i (d_ij - 1/N) w_j / (sigma y_j) R_j, y_j without bias' share."""
     (x,) = call.operands()
@@ -151,6 +163,16 @@ register(
         sinks=("bias",),
         reference=_statistics_reference,
         samples=_other_samples,
+    ),
+    Rule(
+        name="normalise.inferred",
+        kind="normalise",
+        law="y = x * frozen(s), for an operation found to multiply its operand by one number along some axes",
+        cites=("ali2022",),
+        ops=("*",),
+        surrogate=_multiple,
+        reference=lambda call, R_y: [R_y],
+        samples=lambda: [sample(aten.renorm.default, torch.tensor([[3.0, -2.0], [0.5, 4.0]], dtype=torch.float64), 2, 0, 1.0, facts={"axes": (-1,)})],
     ),
     Rule(
         name="normalise.product",

@@ -108,6 +108,16 @@ register(
         samples=_samples,
     ),
     Rule(
+        name="product.inferred",
+        kind="product",
+        law="the same, for an operation found to be linear in each of its carriers apart (and in none together)",
+        cites=("achtibat2024", "you2025"),
+        ops=("*",),
+        surrogate=_uniform,
+        reference=_reference,
+        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3, 4), _draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})],
+    ),
+    Rule(
         name="gate.uniform",
         kind="gate",
         law="y = up * act(gate): a product of two factors like any other",

@@ -82,13 +82,9 @@ register(
     Rule(
         name="route.winner",
         kind="route",
-        law="y = x[argbest]; the index is frozen",
+        law="y = x[choice], for an operation found to choose among its values (max, top-k, sort, pooling); the choice is frozen",
         cites=("bach2015", "montavon2019"),
-        ops=covers(
-            "aten",
-            "amax amin max min topk sort kthvalue median mode cummax cummin max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool1d "
-            "adaptive_max_pool2d adaptive_max_pool3d",
-        ),
+        ops=("*",),
         surrogate=_run,
         reference=_winner_takes_all,
         samples=_reduce_samples,
