@@ -77,7 +77,7 @@ def _first(explainer: lrp_fx.Explainer, inputs: dict[str, Any], row: Row) -> lrp
     try:
         return explainer(**inputs)
     except lrp_fx.CaptureError as error:
-        row.reason = phrase(error, deepest=True)
+        row.reason = phrase(error, last=True)
         raise
     except Exception as error:
         row.stage = "not converted" if explainer.statistics.runs == 0 else "not explained"
@@ -162,11 +162,11 @@ def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:
     return {n: change(n, v) for n, v in inputs.items()}
 
 
-def phrase(error: Exception, *, deepest: bool = False) -> str:
-    """The error in one line: its type, its first telling line, and where it happened if it is nobody's message."""
+def phrase(error: Exception, *, last: bool = False) -> str:
+    """The error in one line: its first telling line (of a capture's refusals the last rung's), and where it happened if it is nobody's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if deepest and len(lines) > 1:
-        lines = lines[1:]
+    if last:
+        lines = [line for line in lines if line.startswith(("dynamic:", "static:", "concrete:"))][-1:] or lines
     text = lines[0] if lines else ""
     if not isinstance(error, lrp_fx.LrpError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
