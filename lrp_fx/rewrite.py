@@ -22,7 +22,9 @@ from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
+from lrp_fx.recognize.recurrence import vanishes
 from lrp_fx.recognize.residual import residual_meaning
+from lrp_fx.recognize.scan import Scan, find_scans
 from lrp_fx.refuse import refuse_approximations, refuse_underivable
 from lrp_fx.rule import Registry, Rule, Ruleset
 
@@ -75,6 +77,7 @@ class Rewritten:
     applications: dict[fx.Node, Application] = field(default_factory=dict)
     leaves: dict[fx.Node, str] = field(default_factory=dict)
     leaf_rules: Mapping[str, Rule] = field(default_factory=dict)
+    scans: tuple[Scan, ...] = ()
 
     def coverage(self) -> dict[str, dict[str, int]]:
         """How many nodes each rule serves, under ``rule``, ``inferred`` and ``unexplained``."""
@@ -104,7 +107,7 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
     applications = {n: a for n, a in chooser.applications.items() if n in reached}
     leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
     leaf_rules = {kind: registry.rules[name] for kind, name in ruleset.leaves.items()}
-    result = Rewritten(program, facts, ruleset, flow, applications, leaves, leaf_rules)
+    result = Rewritten(program, facts, ruleset, flow, applications, leaves, leaf_rules, chooser.scans)
     refuse_underivable(applications.values())
     if strict:
         refuse_approximations(applications.values())
@@ -132,6 +135,8 @@ class _Chooser:
         self.factors: dict[fx.Node, int] = {}
         self.turned: set[fx.Node] = set()  # content that a position factor has multiplied already
         self.chains = chain_roles(program.graph, flow)
+        self.scans = tuple(find_scans(program.graph, flow, self.chains))
+        self.coefficients = {product: found for scan in self.scans for product, found in scan.products.items()}
 
     def visit(self, node: fx.Node) -> None:
         if not self.flow.carries(node):
@@ -171,7 +176,8 @@ class _Chooser:
         op = meaning.op if meaning.op is not None else node.target
         args, kwargs = (meaning.args, {}) if meaning.args is not None else (node.args, node.kwargs)
         flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
-        carriers = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in meaning.signals and a in self.carrying)
+        spared = meaning.facts[rule.spares] if rule.spares is not None else ()
+        carriers = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in meaning.signals and a in self.carrying and i not in spared)  # type: ignore[operator]
         factors = {i: self.factors.get(flat[i], 1) for i in carriers}
         masks = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and is_float(a) and self._only_masks(a))
         return Application(node, rule, meaning.kind, op, tuple(args), dict(kwargs), carriers, factors, masks, meaning.facts, meaning.why, how)
@@ -198,6 +204,8 @@ class _Chooser:
         return Meaning(inferred.kind, tuple(operands), inferred.why, facts=inferred.facts), "inferred"
 
     def _product(self, node: fx.Node, operands: list[fx.Node]) -> Meaning:
+        if (scan := self._scan(node, operands)) is not None:
+            return scan
         name = op_name(node)
         factors = [a for a in (node.args[1:3] if name in ("aten.baddbmm", "aten.addmm", "aten.addcmul") else node.args[:2]) if isinstance(a, fx.Node) and a in operands]
         free = [a for a in factors if (node, a) not in self.chains.frozen]
@@ -217,6 +225,16 @@ class _Chooser:
         if name == "aten.div" and node.args[1] in operands:
             return Meaning("product", tuple(operands), "relevance is in the denominator")
         return Meaning("linear", tuple(operands), "the other operand is a coefficient")
+
+    def _scan(self, node: fx.Node, operands: list[fx.Node]) -> Meaning | None:
+        """A product of a scan in which both value and coefficient carry, or of a value with the zeros that a loop starts from."""
+        if vanishes(node):
+            return Meaning("stop", tuple(operands), "a multiple of zero")
+        found = self.coefficients.get(node, ())
+        if not found or any(c not in operands for c in found) or len(operands) == len(found):
+            return None
+        positions = tuple(i for i, a in enumerate(pytree.tree_leaves((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)) if a in found)
+        return Meaning("scan", tuple(operands), "value and coefficient of a recurrence", facts={"coefficients": positions})
 
     def _gate(self, node: fx.Node, meaning: Meaning) -> Meaning:
         """A product with exactly one activated branch is a gate: ``up * act(gate)``."""
@@ -246,7 +264,9 @@ class _Chooser:
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
         counts = list(application.factors.values())
-        if application.kind in ("product", "gate") and not application.rule.remainder:
+        if application.kind == "scan" and application.rule.spares is not None:
+            return counts[0] if len(counts) == 1 and op_name(application.node) in ("aten.mul", "aten.div") else 1
+        if application.kind in ("product", "gate", "scan") and not application.rule.remainder:
             positions = [i for i in application.carriers if not (len(application.args) == 3 and i == 0 and op_name(application.node) in ("aten.baddbmm", "aten.addmm"))]
             return sum(application.factors[i] for i in positions) if 0 not in application.carriers or len(positions) == len(application.carriers) else 1
         if application.kind in _TRANSPARENT_KINDS and len(counts) == 1 and not _mixes(application):

@@ -99,6 +99,7 @@ class Rule:
     ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
+    ``spares``     name of the fact that lists positions of operands to which the rule gives nothing, if there are any.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Rule:
     weights: Callable[[Call], Tensor] | None = None
     exact: bool = True
     frozen: bool = False
+    spares: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

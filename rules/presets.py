@@ -5,7 +5,7 @@ from __future__ import annotations
 from lrp_fx.rule import Ruleset, register
 
 _TOKENS = frozenset({"content", "learned", "segment"})
-_NONLINEAR = ("elementwise", "normalise", "softmax", "attention", "product", "gate", "homogeneous")
+_NONLINEAR = ("elementwise", "normalise", "softmax", "attention", "product", "gate", "scan", "homogeneous")
 _FROZEN = {"softmax": "softmax.frozen", "attention": "attention.frozen", "gate": "gate.frozen"}
 
 register(

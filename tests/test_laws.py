@@ -32,7 +32,7 @@ TIGHT = {torch.float64: 1e-13, torch.float32: 2e-6}
 
 #: Kinds whose surrogate may be the operation itself, nonlinear in its carriers, with weighted coefficients: its linear map
 #: is the tangent at the current activations. All others must be linear as written.
-TANGENT_KINDS = frozenset({"product", "gate", "attention", "homogeneous", "route", "tangent"})
+TANGENT_KINDS = frozenset({"product", "gate", "scan", "attention", "homogeneous", "route", "tangent"})
 
 
 # ------------------------------------------------------------------------------------------------ applying a rule
