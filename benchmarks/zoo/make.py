@@ -57,8 +57,7 @@ def make_inputs(task, model, max_tries=40):
             kw = next(cand, None)
             if kw is None:
                 break
-        if not any(p.kind is p.VAR_KEYWORD for p in params.values()):
-            kw = {k: v for k, v in kw.items() if k in params}
+        kw = {k: v for k, v in kw.items() if k in params}  # what **kwargs would swallow unread is no input
         for flag in ("use_cache",):
             if flag in params:
                 kw[flag] = False
