@@ -1,7 +1,8 @@
 """Owners: to which example each row of a value belongs, where rows are put in an order that only the run knows.
 
 A router sends tokens to experts: the rows of all examples are sorted by expert, computed, and put back. No axis is the
-batch then, but the owner of each row can be followed through the very indexing that moves the rows.
+batch then, but the owner of each row can be followed through the very indexing that moves the rows. (The same serves
+models that loop over their batch: a value in the loop has one owner.)
 
 The owner of a value is a tensor of example numbers that broadcasts against it: the size of the value along axes of kind
 `lrp_fx.layout.OWNED`, 1 along the others.
@@ -38,11 +39,16 @@ class Owners:
 
     def of(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """The owner of a value with owned axes; None where it cannot be followed."""
-        if not owned_axes(self.facts.layout.get(node)):
+        example = self.facts.example.get(node)
+        if not owned_axes(self.facts.layout.get(node)) and (example is None or not isinstance(value_of(node), Tensor)):
             return None
         if node not in self.known:
-            self.known[node] = self._find(node, batch)
+            self.known[node] = self._find(node, batch) if example is None else self._single(node, example)
         return self.known[node]
+
+    def _single(self, node: fx.Node, example: int) -> fx.Node:
+        """A value that belongs to one example as a whole."""
+        return self._drawn(lambda v: [torch.full((1,) * v.dim(), example, device=v.device)], [self.env[node]], node)
 
     def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
         name = op_name(node)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, Axis, Layout, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
+from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, UNKNOWN, Axis, Layout, batch_axis, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
 from lrp_fx.program import Program, is_float, op_name, tensor_args, value_of
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
@@ -37,13 +37,15 @@ class Facts:
     """What is known of each node.
 
     ``sources[n]`` is a subset of the seven source kinds; ``inputs[n]`` names the arguments it depends on as content;
-    ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size.
+    ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size. ``example[n]``: the
+    one example that a value belongs to, where a model loops over its batch.
     """
 
     sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
     inputs: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
     layout: dict[fx.Node, Layout] = field(default_factory=dict)
     batch: Any = 1
+    example: dict[fx.Node, int] = field(default_factory=dict)
 
     def is_position_only(self, node: fx.Node) -> bool:
         """Depends on positions and on no content (a frozen statistic of content is never position)."""
@@ -64,7 +66,7 @@ def find_provenance(program: Program) -> Facts:
     for node in program.graph.nodes:
         if node.op != "output":
             walk.visit(node)
-    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch)
+    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example)
 
 
 class _Walk:
@@ -75,6 +77,7 @@ class _Walk:
         self.inputs: dict[fx.Node, frozenset[str]] = {}
         self.layout: dict[fx.Node, Layout] = {}
         self.uniform: set[fx.Node] = set()
+        self.example: dict[fx.Node, int] = {}
         self.batch = self._batch_size()
 
     def _batch_size(self) -> Any:
@@ -124,6 +127,9 @@ class _Walk:
             self.inputs[node] = frozenset()
         if self._is_uniform(node):
             self.uniform.add(node)
+        example = self._example(node)
+        if example is not None:
+            self.example[node] = example
         layout = self._layout(node)
         if layout is not None:
             self.layout[node] = layout
@@ -272,7 +278,38 @@ class _Walk:
                     return True
         return False
 
+    def _example(self, node: fx.Node) -> int | None:
+        """The example that a value belongs to: taken out of the batch by number, and not put together with others since."""
+        if CONTENT not in self.sources[node]:
+            return None
+        source = node.args[0]
+        taken = source.args[0] if op_name(node).endswith("getitem") and isinstance(source, fx.Node) and op_name(source) == "aten.unbind" else source
+        if op_name(node) == "aten.select" or taken is not source:
+            dim = (node.args[1] if taken is source else source.args[1] if len(source.args) > 1 else 0) if isinstance(source, fx.Node) else None  # type: ignore[union-attr]
+            number = node.args[2] if taken is source else node.args[1]
+            axis = batch_axis(self.layout.get(taken)) if isinstance(taken, fx.Node) else None
+            if axis is not None and not axis.is_merged and isinstance(dim, int) and isinstance(number, int) and dim % value_of(taken).dim() == axis.axis:  # type: ignore[arg-type]
+                return number % hint(self.batch)
+        content = [a for a in tensor_args(node) if a in self.sources and CONTENT in self.sources[a] and is_float(a)]
+        found = {self.example.get(a) for a in content}
+        return found.pop() if len(found) == 1 else None
+
+    def _gathered(self, node: fx.Node) -> Layout | None:
+        """The layout of all examples put together again, in their order."""
+        parts = node.args[0]
+        if op_name(node) not in ("aten.stack", "aten.cat") or not isinstance(parts, (list, tuple)):
+            return None
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        shape = shape_of(node)
+        if dim != 0 or [self.example.get(p) for p in parts] != list(range(hint(self.batch))):  # type: ignore[arg-type]
+            return None
+        inner = self.layout.get(parts[0]) or tuple(single(UNKNOWN, s) for s in shape_of(parts[0]))  # type: ignore[arg-type]
+        examples = single(BATCH, len(parts))
+        return (examples, *inner) if op_name(node) == "aten.stack" else (examples + inner[0], *inner[1:]) if shape[0] == len(parts) * shape_of(parts[0])[0] else None  # type: ignore[arg-type]
+
     def _layout(self, node: fx.Node) -> Layout | None:
+        if (together := self._gathered(node)) is not None:
+            return together
         if CONTENT not in self.sources[node] and not any(a in self.layout for a in tensor_args(node)):
             return None
         if op_name(node) == "aten.embedding":

@@ -105,6 +105,7 @@ def _streams(bill: Bill, values: _Values, position: list[PositionSite]) -> list[
     result = []
     for number in dict.fromkeys(d.stream for d in bill.depths):
         found = [(d, R) for d, R in zip(bill.depths, values.depths, strict=True) if d.stream == number]
+        found = [(d, R) for d, R in found if R.shape == found[0][1].shape]  # a stream that pools its tokens has rows for them up to there
         rows = torch.stack([R for _, R in found])
         above = []
         for depth, _ in found:

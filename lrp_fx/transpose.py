@@ -224,7 +224,7 @@ class _Transposer:
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         batch = value_of(self.canvas.batch) if isinstance(self.canvas.batch, fx.Node) else 1
         rows = [value_of(o) for o in row_owners]
-        key = snippet_key(plan, values, results, arguments, rows)
+        key = snippet_key(plan, values, results, arguments, rows, [batch])
         if key not in self.cache:
             function = transpose_rule(plan, batch)
             try:
@@ -290,7 +290,7 @@ class _Transposer:
             axis: BatchAxis | Owned | None = batch_axis(self.facts.layout.get(flat[position]))
             if axis is None and application.op is rows_by_example:  # a copy of the table for each example, in front
                 axis, grow[position] = BatchAxis(0, 1, 1), (0, value_of(node).dim() + 1)
-            elif axis is None and y_axis is not None and not owned_axes(self.facts.layout.get(flat[position])) and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+            elif axis is None and y_axis is not None and not self._has_owner(flat[position]) and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
                 at, rank, present_there = found
                 axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:
@@ -318,6 +318,10 @@ class _Transposer:
             audit=self.audit,
             safe=safe,
         )
+
+    def _has_owner(self, node: fx.Node) -> bool:
+        """Does a value without a batch axis belong to examples all the same (so that it is no constant of all of them)?"""
+        return bool(owned_axes(self.facts.layout.get(node))) or node in self.facts.example
 
     def _owned(self, node: fx.Node, owners: list[fx.Node]) -> Owned | None:
         """The owner of each row of a value, where rows are in no fixed order."""

@@ -138,7 +138,7 @@ class OneImageAtATime(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.head = nn.Linear(4, F, bias=False), nn.Linear(F, 3, bias=False)
+        self.patch, self.head = nn.Linear(4, F), nn.Linear(F, 3)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return torch.cat([self.head(self.patch(image).relu().mean(0, keepdim=True)) for image in pixel_values])

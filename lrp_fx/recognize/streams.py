@@ -83,7 +83,7 @@ def _carried_on(flow: Dataflow, node: fx.Node, terms: list[fx.Node], is_sum: set
         if op_name(term) in MATRIX or flow.is_leaf(term):
             continue
         for operand in flow.operands(term):
-            if operand not in seen and (value_of(operand).shape == shape or op_name(term) in MOVES):
+            if operand not in seen and (getattr(value_of(operand), "shape", None) == shape or op_name(term) in MOVES):
                 seen.add(operand)
                 stack.append(operand)
     return max(found, key=order.__getitem__) if found else min(terms, key=order.__getitem__)
