@@ -7,7 +7,6 @@ ensures   a functional graph without bookkeeping operations, no-op casts, dead c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.errors import LrpError
 from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
 from lrp_fx.snippet import inline, trace
+from lrp_fx.spelling import SPELLED_OUT
 
 aten = torch.ops.aten
 
@@ -80,17 +80,8 @@ def unify_spellings(program: Program) -> Program:
     """Replace synonyms by one name each."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
-        if op_name(node) == "aten.copy" and len(node.args) >= 2:  # what ``x[..] = y`` becomes: y in x's shape and type
-            _replace_copy(graph, node)
-        elif op_name(node) in ("aten.var_mean", "aten.std_mean"):
-            _split_moments(graph, node)
-        elif op_name(node) == "aten.glu":
-            _split_gate(graph, node)
-        elif op_name(node) == "aten.exp2":
-            with graph.inserting_before(node):
-                exponent = graph.call_function(aten.mul.Tensor, (node.args[0], math.log(2.0)))
-            exponent.meta = dict(node.meta)
-            node.target, node.args = aten.exp.default, (exponent,)
+        if op_name(node) in SPELLED_OUT:
+            SPELLED_OUT[op_name(node)](graph, node)
         elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
             node.target = SYNONYMS[op_name(node)]
 
@@ -231,68 +222,6 @@ def _is_cast_to_self(node: fx.Node) -> bool:
         return False
     before, after = value_of(node.args[0]), value_of(node)
     return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
-
-
-def _split_moments(graph: fx.Graph, node: fx.Node) -> None:
-    """``var_mean`` as ``var`` and ``mean``: the mean is linear, the variance a statistic."""
-    if op_name(node) == "aten.var_mean":
-        spread: Any = aten.var
-    else:
-        spread = aten.std
-    overload = getattr(spread, node.target._overloadname)  # type: ignore[union-attr]
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keepdim = bool(node.kwargs.get("keepdim", False))
-    if node.target._overloadname != "correction" or dims is None:  # type: ignore[union-attr]
-        return
-    for user in list(node.users):
-        with graph.inserting_before(user):
-            is_mean = user.args[1] == 1
-            part = graph.call_function(aten.mean.dim, (node.args[0], dims, keepdim)) if is_mean else graph.call_function(overload, node.args, node.kwargs)
-        part.meta = dict(user.meta)
-        user.replace_all_uses_with(part)
-        graph.erase_node(user)
-    graph.erase_node(node)
-
-
-def _split_gate(graph: fx.Graph, node: fx.Node) -> None:
-    """``glu`` as what it computes, ``a * sigmoid(b)`` of the halves a and b."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
-    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1))  # type: ignore[arg-type]
-    size = value_of(x).shape[dim]
-    if not isinstance(size, int):
-        return
-    with graph.inserting_before(node):
-        up = _call(graph, node, aten.slice.Tensor, x, dim, 0, size // 2)
-        gate = _call(graph, node, aten.sigmoid.default, _call(graph, node, aten.slice.Tensor, x, dim, size // 2, size))
-        product = _call(graph, node, aten.mul.Tensor, up, gate)
-    node.replace_all_uses_with(product)
-    graph.erase_node(node)
-
-
-def _call(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
-    """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's code."""
-    new = graph.call_function(target, args)
-    with value_of(like).fake_mode, enable_python_dispatcher():
-        new.meta = {**like.meta, "val": target(*(value_of(a) if isinstance(a, fx.Node) else a for a in args))}
-    return new
-
-
-def _replace_copy(graph: fx.Graph, node: fx.Node) -> None:
-    destination, source = node.args[0], node.args[1]
-    assert isinstance(destination, fx.Node) and isinstance(source, fx.Node)
-    shape, dtype = value_of(node).shape, value_of(node).dtype
-    with graph.inserting_before(node):
-        if value_of(source).dtype != dtype:
-            cast = graph.call_function(aten._to_copy.default, (source,), {"dtype": dtype})
-            cast.meta = {**node.meta, "val": value_of(source).to(dtype)}
-            source = cast
-        if tuple(value_of(source).shape) != tuple(shape):
-            grown = graph.call_function(aten.expand_as.default, (source, destination))
-            grown.meta = {**node.meta, "val": value_of(source).expand(shape)}
-            source = grown
-    node.replace_all_uses_with(source)
-    graph.erase_node(node)
 
 
 def _recompute_values(graph: fx.Graph) -> None:

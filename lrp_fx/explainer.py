@@ -15,7 +15,7 @@ import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.bill import Bill, RelevanceGraph
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, capture
+from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
 from lrp_fx.conservation import CANCELLATION_LIMIT
 from lrp_fx.errors import InputError, LrpError, TargetError
@@ -69,6 +69,11 @@ class _Call:
 
     bound: dict[str, Any]
     model: nn.Module
+
+    @property
+    def key(self) -> Any:
+        """What a program is captured for: names, types and ranks of tensors, and the plain values."""
+        return tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(self.bound.items()))
 
 
 def convert(
@@ -181,8 +186,7 @@ class Explainer:
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
         target = as_target(inputs.pop("target", None))
-        entry = self._program(self._bind(args, inputs))
-        self._graph(entry, target)
+        self._compiled(self._bind(args, inputs), target)
         return self
 
     def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance:
@@ -195,10 +199,10 @@ class Explainer:
         """
         goal = as_target(target)
         call = self._bind(args, inputs)
-        bound, entry = call.bound, self._program(call)
+        entry, relevance_graph, runner = self._compiled(call, goal)
+        bound = call.bound
         tensors = [bound[i.name] for i in entry.program.inputs]
         arguments = goal.arguments(_output_shape(entry.program, bound), tensors[0].device) if goal.example_arguments() else {}
-        relevance_graph, runner = self._graph(entry, goal)
         self.statistics.runs += 1
         try:
             with torch.no_grad():
@@ -244,8 +248,23 @@ class Explainer:
     def _role(self, name: str, value: Tensor) -> str:
         return self.roles.get(name) or role_of(name, value)
 
+    def _compiled(self, call: _Call, target: Target) -> tuple[_Entry, RelevanceGraph, Any]:
+        """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
+        entry = self._program(call)
+        try:
+            return (entry, *self._graph(entry, target))
+        except (TargetError, InputError):
+            raise
+        except Exception:
+            if entry.program.method != DYNAMIC:
+                raise
+            self._programs = OrderedDict((k, e) for k, e in self._programs.items() if e is not entry)
+            self._methods[call.key] = STATIC
+            entry = self._program(call)
+            return (entry, *self._graph(entry, target))
+
     def _program(self, call: _Call) -> _Entry:
-        key = tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(call.bound.items()))
+        key = call.key
         for stored, entry in self._programs.items():
             if stored[0] == key and entry.fits(call.bound):
                 self._programs.move_to_end(stored)

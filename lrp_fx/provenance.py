@@ -102,7 +102,7 @@ class _Walk:
         self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
         if info.shape:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
-            if info.role == CONTENT and str(value_of(node).shape[0]) != str(self.batch):
+            if info.role == CONTENT and info.shape[0] != hint(self.batch):
                 kinds[0] = TOKEN  # packed: patches of all images in one row
             if len(info.shape) == 4 and not info.is_index:
                 kinds[1] = FEATURE  # channels-first images
