@@ -21,8 +21,9 @@ from torch import fx
 from lrp_fx.program import op_name
 from lrp_fx.recognize.axes import Axes, feature_parts, is_batch, is_contraction, is_token, operand_axes, sizes, whole
 from lrp_fx.recognize.dataflow import MOVES, Dataflow
+from lrp_fx.recognize.multilinear import LEARNED_MAPS, Multilinear, is_pointwise, vanishes
 from lrp_fx.recognize.products import ChainRoles
-from lrp_fx.recognize.recurrence import LEARNED_MAPS, NEAR, Multilinear, Region, find_anchors, find_regions, is_pointwise, selection_of, vanishes
+from lrp_fx.recognize.recurrence import NEAR, Region, find_anchors, find_regions, selection_of
 
 CUMULATIVE = frozenset("aten.cumsum aten.cumprod aten.logcumsumexp".split())
 #: Positive whatever they are given: a weight, not a signal.
@@ -91,7 +92,7 @@ class _Reader:
         """From where results leave the region back: which axes of each value are axes of a result, and features there."""
         inside = self.region.nodes
         for node in reversed(self.nodes):
-            if node in self.region.after and (not node.users or any(u not in inside for u in node.users)):
+            if node in self.region.after and any(u not in inside and (u.op == "output" or self.linear.is_content(u)) for u in node.users):
                 self.surviving[node] |= whole(node)
                 self.features[node] |= self._feature_axes(node)
             for operand in self.linear.operands(node):

@@ -15,14 +15,14 @@ from lrp_fx.provenance import CONTENT, LEARNED, SEGMENT
 from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.rewrite import Application, Rewritten
 
-ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL = "attention", "normalisation", "position", "gate", "router", "residual"
+ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN = "attention", "normalisation", "position", "gate", "router", "residual", "scan"
 
 
 @dataclass(frozen=True)
 class Site:
     """A recognised place in the model.
 
-    ``kind``: attention, normalisation, position, gate, router, residual, input, learned or segment. ``variant``: how it
+    ``kind``: attention, normalisation, position, gate, router, residual, scan, input, learned or segment. ``variant``: how it
     is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its graph nodes. ``layer``:
     the block it belongs to, None outside all blocks.
     """
@@ -43,7 +43,7 @@ def find_sites(rewritten: Rewritten, anatomy: Anatomy) -> list[Site]:
     """All named sites in graph order."""
     finder = _Finder(rewritten, anatomy)
     order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
-    sites = [*finder.attention(), *finder.simple(), *finder.leaves()]
+    sites = [*finder.attention(), *finder.scans(), *finder.simple(), *finder.leaves()]
     inputs = [Site("input", f"{i.name}: {i.role}", "", "", "", (n.name,)) for i, n in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)]
     sites = [replace(s, layer=_layer(s, anatomy)) for s in sites]
     return inputs + sorted(sites, key=lambda s: min((order[n] for n in s.nodes if n in order), default=0))
@@ -94,6 +94,15 @@ class _Finder:
                 if application.kind in ("move", "sum", "route", "elementwise", "normalise") or op_name(following) in ("aten.mul", "aten.div"):
                     queue.append(following)
         return None
+
+    def scans(self) -> list[Site]:
+        """Recurrences, each with all its products that are on a relevance path."""
+        found = []
+        for scan in self.rewritten.scans:
+            nodes = tuple(p for p in scan.products if p in self.applications)
+            if nodes:
+                found.append(_site(SCAN, scan.form, self.applications[nodes[0]], nodes))
+        return found
 
     def simple(self) -> list[Site]:
         """Sites that are one operation."""
