@@ -76,6 +76,8 @@ class _Reader:
         self.features: dict[fx.Node, Axes] = {n: frozenset() for n in self.nodes}
         self.frozen: dict[fx.Node, fx.Node] = {}
         self._alone: dict[fx.Node, bool] = {}
+        self._stems: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._decays: frozenset[fx.Node] | None = None
         self._follow_axes()
 
     # ------------------------------------------------------------------------------------------------ is it one?
@@ -189,15 +191,19 @@ class _Reader:
     def _is_cumulated(self, factor: fx.Node) -> bool:
         return any(op_name(n) in CUMULATIVE for n in self._stem(factor)) and any(op_name(n) == "aten.exp" or op_name(n) == "aten.cumprod" for n in self._stem(factor))
 
-    def _decay_stem(self) -> set[fx.Node]:
-        """What the decays found so far are functions of, element by element."""
-        loops = self.region.after & self.region.before
-        decays = [c for p, c in self.frozen.items() if p in loops and c not in self.region.after]
-        decays += [f for p in self.products for f in self.linear.factors(p) if self._is_cumulated(f)]
-        return set().union(*(self._stem(d) for d in decays)) if decays else set()
+    def _decay_stem(self) -> frozenset[fx.Node]:
+        """What the decays are functions of, element by element (asked once they are decided)."""
+        if self._decays is None:
+            loops = self.region.after & self.region.before
+            decays = [c for p, c in self.frozen.items() if p in loops and c not in self.region.after]
+            decays += [f for p in self.products for f in self.linear.factors(p) if self._is_cumulated(f)]
+            self._decays = frozenset().union(*(self._stem(d) for d in decays))
+        return self._decays
 
-    def _stem(self, node: fx.Node) -> set[fx.Node]:
+    def _stem(self, node: fx.Node) -> frozenset[fx.Node]:
         """The node and what it is a function of, element by element, up to learned maps and choices of features."""
+        if node in self._stems:
+            return self._stems[node]
         found, stack = {node}, [node]
         while stack and len(found) < NEAR:
             current = stack.pop()
@@ -207,7 +213,8 @@ class _Reader:
                 if self.linear.is_content(operand) and operand not in found:
                     found.add(operand)
                     stack.append(operand)
-        return found
+        self._stems[node] = frozenset(found)
+        return self._stems[node]
 
     def _takes_time(self, node: fx.Node) -> bool:
         """Does the node take some tokens (not some features) of its operand, or is it the operation whose parts are taken?"""
