@@ -157,7 +157,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     rule = _RULES.get(name)
     layout: Layout | None
     try:
-        layout = rule(node, known[x], shape, known) if rule is not None and node.args and (node.args[0] is x or rule in (_matmul, _scattered)) else None
+        layout = rule(node, known[x], shape, known) if rule is not None and node.args and (node.args[0] is x or rule in (_matmul, _scattered, _added_product)) else None
     except (IndexError, TypeError, ValueError):
         layout = None
     if layout is None and name in ("cat", "stack"):
@@ -276,6 +276,14 @@ def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.N
     return (*batch, lay[-2], last) if len(lay) > 1 else None
 
 
+def _added_product(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
+    """``term + left @ right``."""
+    left, right = (known.get(a) if isinstance(a, fx.Node) else None for a in node.args[1:3])
+    if left is None or len(left) != len(shape):
+        return None
+    return (*left[:-1], right[-1] if right is not None and len(right) == len(shape) else single(FEATURE, shape[-1]))
+
+
 def _attention(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
     return (*lay[:-1], single(FEATURE, shape[-1]))
 
@@ -358,6 +366,7 @@ _RULES: dict[str, Any] = {
     **dict.fromkeys("mean sum amax amin max min prod any all logsumexp linalg_vector_norm norm var std argmax argmin".split(), _reduce),
     **dict.fromkeys("conv1d conv2d conv3d convolution avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d".split(), _conv),
     **dict.fromkeys("matmul mm bmm".split(), _matmul),
+    **dict.fromkeys("baddbmm addmm".split(), _added_product),
     "permute": _permute,
     "transpose": _transpose,
     "t": _t,

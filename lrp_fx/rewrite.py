@@ -21,8 +21,10 @@ from lrp_fx.infer import infer
 from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
-from lrp_fx.recognize.multilinear import vanishes
+from lrp_fx.recognize.dependence import joint_meaning
+from lrp_fx.recognize.functions import function_meaning
 from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
+from lrp_fx.recognize.multilinear import vanishes
 from lrp_fx.recognize.residual import residual_meaning
 from lrp_fx.recognize.scan import Scan, find_scans
 from lrp_fx.refuse import refuse_approximations, refuse_underivable
@@ -30,6 +32,11 @@ from lrp_fx.rule import Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
+
+#: Linear operations whose first operand is a term.
+_ADDS = frozenset("aten.addmm aten.baddbmm aten.addbmm aten.addmv".split())
+#: Kinds of a product in which one operand is the signal, the other its coefficient.
+ONE_FACTOR = ("elementwise", "normalise")
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,8 @@ class _Chooser:
         flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
         spared = meaning.facts[rule.spares] if rule.spares is not None else ()
         carriers = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in meaning.signals and a in self.carrying and i not in spared)  # type: ignore[operator]
+        if meaning.kind in ONE_FACTOR and meaning.op is None:  # x * x: one of the two is the coefficient
+            carriers = frozenset(i for i in carriers if flat[i] not in flat[:i])
         factors = {i: self.factors.get(flat[i], 1) for i in carriers}
         masks = frozenset(i for i, a in enumerate(flat) if isinstance(a, fx.Node) and is_float(a) and self._only_masks(a))
         return Application(node, rule, meaning.kind, op, tuple(args), dict(kwargs), carriers, factors, masks, meaning.facts, meaning.why, how)
@@ -190,6 +199,8 @@ class _Chooser:
         """The structural role of a node, and whether a rule lists its operation or it had to be inferred."""
         name = op_name(node)
         kinds = self.registry.kinds_of(name)
+        if (written := function_meaning(self.flow, node)) is not None and set(written.signals) <= self.carrying:
+            return written, "rule"
         if "product" in kinds:
             return self._product(node, operands), "rule"
         if "residual" in kinds and (residual := residual_meaning(self.flow, node)) is not None and set(residual.signals) <= self.carrying:
@@ -218,10 +229,13 @@ class _Chooser:
             if name == "aten.mul" and again == factors[1:] and self.facts.is_position_only(factors[0]):
                 return Meaning("linear", tuple(again), "position factors of one product are one: the first has taken their half")
             if name in ("aten.mul", "aten.div"):
-                return self._gate(node, product_meaning(self.flow, node, factors[0], factors[1]))
+                alone = product_meaning(self.flow, node, factors[0], factors[1])
+                return self._gate(node, joint_meaning(self.flow, self._served, node, factors[0], factors[1], alone))
             if name in ("aten.matmul", "aten.bmm", "aten.mm"):
-                return matrix_meaning(self.facts, node, factors[0], factors[1])
-            return Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
+                return joint_meaning(self.flow, self._served, node, factors[0], factors[1], matrix_meaning(self.facts, node, factors[0], factors[1]))
+            with_term = Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
+            joint = joint_meaning(self.flow, self._served, node, factors[0], factors[1], with_term)
+            return replace(joint, signals=tuple(operands)) if joint.kind in ("product", "tangent") else joint
         if name == "aten.div" and node.args[1] in operands:
             return Meaning("product", tuple(operands), "relevance is in the denominator")
         return Meaning("linear", tuple(operands), "the other operand is a coefficient")
@@ -236,9 +250,14 @@ class _Chooser:
         positions = tuple(i for i, a in enumerate(pytree.tree_leaves((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)) if a in found)
         return Meaning("scan", tuple(operands), "value and coefficient of a recurrence", facts={"coefficients": positions})
 
+    def _served(self, node: fx.Node) -> tuple[str, list[fx.Node]] | None:
+        """Kind of a node's rule, and the operands its relevance goes to."""
+        application = self.applications.get(node)
+        return None if application is None else (application.kind, [] if application.rule.frozen else application.operands)
+
     def _gate(self, node: fx.Node, meaning: Meaning) -> Meaning:
         """A product with exactly one activated branch is a gate: ``up * act(gate)``."""
-        if meaning.kind != "product":
+        if meaning.kind != "product" or op_name(node) != "aten.mul":
             return meaning
         activated = [a for a in meaning.signals if (node, a) in self.chains.activated or self._is_activated(a)]
         return replace(meaning, kind="gate", facts={"activated": meaning.signals.index(activated[0])}) if len(activated) == 1 else meaning
@@ -275,5 +294,12 @@ class _Chooser:
 
 
 def _mixes(application: Application) -> bool:
-    """Does a linear operation mix elements (a weight matrix, a sum), which ends a product chain?"""
-    return application.kind == "linear" and op_name(application.node) not in ("aten.mul", "aten.div", "aten.neg")
+    """Does a linear operation add what has no factor (a bias), which ends a product chain? Sums of chains are chains."""
+    if application.kind != "linear" or op_name(application.node) in ("aten.mul", "aten.div", "aten.neg"):
+        return False
+    return bool(application.facts.get("affine")) or op_name(application.node) in _ADDS or _has_bias(application)
+
+
+def _has_bias(application: Application) -> bool:
+    parameters = getattr(getattr(application.node.target, "_schema", None), "arguments", ())
+    return any(p.name == "bias" and i < len(application.args) and application.args[i] is not None for i, p in enumerate(parameters))

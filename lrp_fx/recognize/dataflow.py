@@ -34,6 +34,7 @@ class Dataflow:
     def __init__(self, program: Program, facts: Facts, carriers: frozenset[str]) -> None:
         self.facts = facts
         self.carriers = carriers
+        self.order = {n: i for i, n in enumerate(program.graph.nodes)}
         graph = nx.DiGraph()
         graph.add_node(_ROOT)
         for node in program.graph.nodes:
@@ -47,6 +48,7 @@ class Dataflow:
         self.graph = graph
         idom = nx.immediate_dominators(graph, _ROOT)
         tree = nx.DiGraph((parent, child) for child, parent in idom.items() if parent is not None and child != parent)
+        self._above: dict[object, object] = {child: parent for child, parent in idom.items() if parent is not None}
         self._enter: dict[object, int] = {}
         self._leave: dict[object, int] = {}
         for clock, (_, node, label) in enumerate(nx.dfs_labeled_edges(tree, _ROOT) if tree else ()):
@@ -73,6 +75,29 @@ class Dataflow:
         if a not in self._enter or b not in self._enter:
             return False
         return self._enter[a] < self._enter[b] and self._leave[b] < self._leave[a]
+
+    def common(self, a: fx.Node, b: fx.Node) -> fx.Node | None:
+        """The nearest value that all paths to ``a`` and all paths to ``b`` pass; None where they have no such value."""
+        current: object = a
+        while isinstance(current, fx.Node) and not self.dominates(current, b):
+            current = self._above.get(current)
+        return current if isinstance(current, fx.Node) else None
+
+    def passes_learned_map(self, top: fx.Node, bottom: fx.Node) -> bool:
+        """Is there a learned map on a path from ``top`` to ``bottom``? (Searched from below, where one is near.)"""
+        queue, seen = [bottom], {top}
+        for node in queue:
+            if node not in seen:
+                seen.add(node)
+                if self.has_learned_map([node]):
+                    return True
+                queue.extend(self.operands(node))
+        return False
+
+    def follows_elements(self, top: fx.Node, bottom: fx.Node) -> bool:
+        """Does element i of ``bottom`` depend on element i of ``top`` only (counted through, axes of one element aside)?"""
+        region = self.region(top, bottom)
+        return region is not None and all(self.is_pointwise(n) or keeps_order(n) for n in region)
 
     def region(self, top: fx.Node, bottom: fx.Node, limit: int = 400) -> list[fx.Node] | None:
         """Carrying nodes on the paths from ``top`` (excluded) to ``bottom`` (included); None if there are too many."""
@@ -135,12 +160,27 @@ class Dataflow:
 
     def has_learned_map(self, region: list[fx.Node]) -> bool:
         """Does a parameter mix features inside the region? Then its result is a new feature, not a statistic."""
-        for node in region:
-            if op_name(node) in MATRIX:
-                others = [a for a in node.all_input_nodes if a in self.facts.sources and not self.carries(a)]
-                if any(PARAMETER in self.facts.sources[a] for a in others):
-                    return True
-        return False
+        return any(self._maps(node) for node in region)
+
+    def _maps(self, node: fx.Node) -> bool:
+        """Is it a matrix product with a learned matrix, or a sum over an axis along which a parameter has weighted its terms?"""
+        if op_name(node) in MATRIX:
+            return any(self._is_learned(a) for a in node.all_input_nodes)
+        if op_name(node) not in ("aten.sum", "aten.mean") or not self.operands(node):
+            return False
+        terms, dims = node.args[0], node.args[1] if len(node.args) > 1 else None
+        while isinstance(terms, fx.Node) and op_name(terms) == "aten._to_copy":
+            terms = terms.args[0]
+        if not isinstance(terms, fx.Node) or op_name(terms) != "aten.mul":
+            return False
+        rank = len(shape_of(terms))
+        summed = [int(d) % rank - rank for d in dims] if isinstance(dims, (list, tuple)) and dims else range(-rank, 0)  # type: ignore[call-overload]
+        weights = [shape_of(a) for a in terms.all_input_nodes if self._is_learned(a)]
+        return any(len(w) >= -d and w[d] > 1 for w in weights for d in summed)
+
+    def _is_learned(self, node: fx.Node) -> bool:
+        """Is it made from parameters, and from nothing that carries?"""
+        return node in self.facts.sources and not self.carries(node) and PARAMETER in self.facts.sources[node]
 
     def is_pointwise(self, node: fx.Node) -> bool:
         """Does each element of the result depend on the same element of the carrying operands only?"""
@@ -150,6 +190,24 @@ class Dataflow:
         same_shape = all(shape_of(o) == shape_of(node) for o in operands)
         special = op_name(node).startswith("aten.special_") and infer(node, operands).kind == "elementwise"  # carry no tag
         return same_shape and (pointwise or special or op_name(node) in ("aten._to_copy", "aten.clone"))
+
+
+def keeps_order(node: fx.Node) -> bool:
+    """Is the node a view that leaves the elements in their order (a reshape, or axes of one element moved)?"""
+    name, x = op_name(node), node.args[0] if node.args else None
+    if name in ("aten.reshape", "aten.unsqueeze", "aten.squeeze", "aten.flatten", "aten.unflatten"):
+        return True
+    if name not in ("aten.permute", "aten.transpose") or not isinstance(x, fx.Node):
+        return False
+    sizes = shape_of(x)
+    order = list(range(len(sizes)))
+    if name == "aten.permute":
+        order = [int(d) % len(sizes) for d in node.args[1]]  # type: ignore[union-attr, arg-type]
+    else:
+        i, j = (int(d) % len(sizes) for d in node.args[1:3])  # type: ignore[arg-type]
+        order[i], order[j] = order[j], order[i]
+    kept = [d for d in order if sizes[d] != 1]
+    return kept == sorted(kept)
 
 
 def is_broadcast(value: fx.Node, against: fx.Node) -> bool:

@@ -54,6 +54,9 @@ def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Me
             if isinstance(found, Meaning):
                 return found
             refusals.append(found)
+        for factor in _factors(flow, signal):
+            if any(isinstance(m := _dependence(flow, root, factor, coefficient), Meaning) and m.kind == "normalise" for root in _roots(flow, factor)):
+                return Meaning("normalise", (signal,), "a broadcast statistic of one factor of the signal is its coefficient")
     joint = _same_function(flow, node, a, b)
     if joint is not None:
         return joint
@@ -99,6 +102,11 @@ def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
     roots = flow.roots(signal)
     averaged = roots[-1].args[0] if op_name(roots[-1]) in ("aten.mean", "aten.sum") and not flow.is_leaf(roots[-1]) else None
     return [*roots, *flow.roots(averaged)] if isinstance(averaged, fx.Node) else roots
+
+
+def _factors(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
+    """The factors of a product of two carrying operands, none for other values."""
+    return flow.operands(signal) if op_name(signal) == "aten.mul" and not flow.is_leaf(signal) and len(flow.operands(signal)) == 2 else []
 
 
 def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.Node) -> Meaning | str:

@@ -63,6 +63,8 @@ def find_anchors(graph: fx.Graph, linear: Multilinear) -> Anchors:
 
 def _note(node: fx.Node, product: fx.Node, over_tokens: bool, linear: Multilinear, anchors: Anchors) -> None:
     """Enter a contraction: of content with content, or (over tokens) of content with a constant."""
+    if _becomes_scores(node, linear):
+        return
     if over_tokens and not any(_comes_from_softmax(f, linear) for f in linear.factors(product)):
         (anchors.mixing if linear.is_product(product) else anchors.running).append(node)
     elif not over_tokens and linear.is_product(product):
@@ -80,6 +82,21 @@ def _summed_product(node: fx.Node, linear: Multilinear) -> tuple[fx.Node, frozen
         return None
     both = frozenset(part[0] for part in axes if all(operand_axes(current, f, frozenset({part})) for f in linear.factors(current)))
     return (current, both) if both else None
+
+
+def _becomes_scores(node: fx.Node, linear: Multilinear) -> bool:
+    """Does a contraction go into a softmax over tokens, as a term of its scores?"""
+    queue, seen = deque([node]), {node}
+    while queue and len(seen) < NEAR:
+        for user in queue.popleft().users:
+            if user in seen or not linear.is_content(user):
+                continue
+            seen.add(user)
+            if linear.is_softmax_over_tokens(user):
+                return True
+            if linear.passes(user) and not is_contraction(user) and not linear.is_product(user) and op_name(user) not in LEARNED_MAPS:
+                queue.append(user)
+    return False
 
 
 def _comes_from_softmax(node: fx.Node, linear: Multilinear) -> bool:

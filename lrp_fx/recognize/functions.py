@@ -1,0 +1,77 @@
+"""Functions written out: ``1 / (1 + exp(-x))`` is a sigmoid, ``log(1 + exp(x))`` a softplus.
+
+A value that depends on each element of one other value alone, through numbers only, is a function of one variable. It is
+evaluated on a few points and compared with the functions that have a name: no sequence of operations is matched. Values
+are not recomputed: the function found only says how relevance passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.program import is_float, op_name
+from lrp_fx.recognize.dataflow import Dataflow
+from lrp_fx.recognize.products import Meaning
+
+aten = torch.ops.aten
+
+#: What a written-out function can end in.
+_ENDS = frozenset("aten.reciprocal aten.div aten.mul aten.add aten.sub aten.rsub aten.neg aten.log aten.log1p aten.pow".split())
+#: What it must hold: without one of these it is a polynomial, and its operations have their rules.
+_CURVED = frozenset("aten.exp aten.expm1 aten.tanh aten.sigmoid aten.log aten.log1p aten.softplus".split())
+_LONGEST = 16
+_NAMED: dict[str, Any] = {"sigmoid": aten.sigmoid.default, "tanh": aten.tanh.default, "softplus": aten.softplus.default, "log_sigmoid": aten.log_sigmoid.default}
+
+
+def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
+    """The named function of one variable that a node ends, None if it ends none."""
+    if op_name(node) not in _ENDS:
+        return None
+    for source, region in _variables(flow, node):
+        if not any(op_name(n) in _CURVED for n in region):
+            continue
+        points = torch.linspace(-5.0, 5.3, 24, dtype=torch.float64)
+        values = _evaluate(region, source, node, points)
+        for name, function in _NAMED.items() if values is not None else ():
+            if torch.allclose(values, function(points), rtol=1e-9, atol=1e-12):
+                return Meaning("elementwise", (source,), f"{name} of %{source.name}, written out", function, (source,))
+    return None
+
+
+def _variables(flow: Dataflow, node: fx.Node) -> list[tuple[fx.Node, list[fx.Node]]]:
+    """Values that the node is a function of, element by element, each with the operations in between (in reverse order)."""
+    order = flow.order if _is_step(flow, node) else {}
+    region: list[fx.Node] = []
+    frontier = {node}
+    found = []
+    while order and len(region) < _LONGEST:
+        last = max(frontier, key=order.__getitem__)
+        if len(frontier) == 1 and region:
+            found.append((last, list(region)))
+        if not _is_step(flow, last):
+            break
+        frontier.remove(last)
+        region.append(last)
+        frontier.update(flow.operands(last))
+    return found
+
+
+def _is_step(flow: Dataflow, node: fx.Node) -> bool:
+    """Pointwise, of carrying values and numbers only?"""
+    others = [a for a in node.all_input_nodes if not flow.carries(a)]
+    return not flow.is_leaf(node) and bool(flow.operands(node)) and not others and flow.is_pointwise(node) and is_float(node)
+
+
+def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: Tensor) -> Tensor | None:
+    values = {source: points}
+    for node in reversed(region):
+        if op_name(node) in ("aten._to_copy", "aten.clone"):
+            values[node] = values[node.args[0]]  # type: ignore[index]
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    value = values[result]
+    return value if bool(value.isfinite().all()) else None
