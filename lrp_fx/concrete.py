@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.arguments import traceable_name
 
 aten = torch.ops.aten
+_ENTER, _EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 #: Composite operations whose result's size depends on values (the tags mark only what they are made of).
 _SIZED_BY_VALUES = frozenset({"aten.where.default", "aten.nonzero_numpy.default", "aten.argwhere.default", "aten.repeat_interleave.self_Tensor", "aten.repeat_interleave.Tensor"})
 #: Operations that pick elements by a boolean mask, with the arguments that hold masks.
@@ -79,12 +80,12 @@ def _as_in_export() -> Iterator[None]:
 def _drop_modes(graph: fx.Graph) -> None:
     """Switches of gradient mode say nothing under ``no_grad``, nor do regions without autocast where none is on."""
     autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    dropped = {torch._C._set_grad_enabled} if autocast else {torch._C._set_grad_enabled, torch.amp._exit_autocast}
+    dropped = {torch._C._set_grad_enabled} if autocast else {torch._C._set_grad_enabled, _EXIT}
     for node in reversed(list(graph.nodes)):
-        enters = node.target is torch.amp._enter_autocast
-        if enters and (len(node.args) < 3 or node.args[2] is not False) and torch.amp._exit_autocast in dropped:
+        enters = node.target is _ENTER
+        if enters and (len(node.args) < 3 or node.args[2] is not False) and _EXIT in dropped:
             return  # the model itself turns autocast on: leave every region as it is
-        if node.target in dropped or (enters and torch.amp._exit_autocast in dropped):
+        if node.target in dropped or (enters and _EXIT in dropped):
             graph.erase_node(node)
 
 
@@ -121,17 +122,18 @@ class _Fixer(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
         super().__init__(module)
+        self.recorded = module
         self.inputs, self.count = inputs, itertools.count()
 
     def run(self) -> None:  # type: ignore[override]
         with torch.no_grad():
             super().run(*[t.clone() for t in self.inputs])
-        graph = self.module.graph  # type: ignore[union-attr]
+        graph = self.recorded.graph
         for node in reversed(list(graph.nodes)):
             pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
             if node.op == "call_function" and not node.users and (pure or node.target is operator.getitem):
                 graph.erase_node(node)
-        self.module.recompile()  # type: ignore[operator]
+        self.recorded.recompile()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -148,7 +150,7 @@ class _Fixer(fx.Interpreter):
         """Integers and truth values become constants; floats picked by a mask are picked by its indices."""
         if str(node.target) == "aten.masked_select.default":
             x, mask = node.args
-            shape = torch.broadcast_shapes(self.env[x].shape, self.env[mask].shape)  # type: ignore[index]
+            shape = torch.broadcast_shapes(self.env[x].shape, self.env[mask].shape)  # type: ignore[index, no-untyped-call]
             indices = self.env[mask].expand(shape).nonzero(as_tuple=True)  # type: ignore[index]
             with node.graph.inserting_before(node):
                 whole = _like(node, node.graph.call_function(aten.expand.default, (x, list(shape))))
@@ -163,7 +165,7 @@ class _Fixer(fx.Interpreter):
         elif isinstance(result, (tuple, list)) and all(isinstance(r, Tensor) and not r.is_floating_point() for r in result):
             for user in [u for u in node.users if u.target is operator.getitem]:
                 with node.graph.inserting_before(user):
-                    user.replace_all_uses_with(self._constant(user, result[user.args[1]]))
+                    user.replace_all_uses_with(self._constant(user, result[user.args[1]]))  # type: ignore[index]
 
     def _fix_masks(self, node: fx.Node) -> None:
         """``x[mask]`` as ``x[indices of mask]``."""
@@ -179,7 +181,7 @@ class _Fixer(fx.Interpreter):
 
     def _constant(self, like: fx.Node, value: Tensor) -> fx.Node:
         name = f"fixed_{next(self.count)}"
-        self.module.register_buffer(name, value.detach().clone())  # type: ignore[operator]
+        self.recorded.register_buffer(name, value.detach().clone())
         constant = _like(like, like.graph.get_attr(name))
         self.env[constant] = value
         return constant

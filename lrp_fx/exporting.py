@@ -33,7 +33,7 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
     with torch.no_grad(), _quietly():
         exported: torch.export.ExportedProgram = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None)
         if isinstance(model, Recorded):
-            exported._guards_code = []  # type: ignore[misc]  # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
+            exported._guards_code = []  # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
         return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
 
 
@@ -74,7 +74,7 @@ def _to_program(exported: torch.export.ExportedProgram, example: dict[str, Any],
     env: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
     state: dict[str, torch.Tensor] = {**dict(exported.state_dict), **dict(exported.constants)}
-    user = iter([str(path[0].key) for path, _ in pytree.tree_flatten_with_path(example)[0]])
+    user = iter([_key(path[0]) for path, _ in pytree.tree_flatten_with_path(example)[0]])
     inputs: list[Input] = []
     for node in exported.graph.nodes:
         if node.op == "placeholder":

@@ -106,13 +106,14 @@ def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
     assert isinstance(indices, (list, tuple))
     used = {i: index for i, index in enumerate(indices) if index is not None}
     plain = all(isinstance(index, fx.Node) and len(shape_of(index)) == 1 for index in used.values())
-    return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}  # type: ignore[arg-type]
+    return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}
 
 
 def _at(owner: Tensor, axis: int, index: Tensor, before: int, behind: int) -> Tensor:
     """Owners along one axis picked by an index, as one axis between those before and behind."""
     picked = owner.movedim(axis, 0).reshape(owner.shape[axis], -1)[:, 0].index_select(0, index)
-    return picked.reshape([1] * before + [-1] + [1] * behind)
+    shaped: Tensor = picked.reshape([1] * before + [-1] + [1] * behind)
+    return shaped
 
 
 def _counted(value: Tensor, place: BatchAxis, batch: Any) -> Tensor:
@@ -120,7 +121,8 @@ def _counted(value: Tensor, place: BatchAxis, batch: Any) -> Tensor:
     size = value.shape[place.axis]
     numbers = torch.arange(size, device=value.device)
     inner: Any = place.inner if place.inner is not None else size // (batch * (place.outer or 1))
-    return (numbers // inner % batch).reshape([-1 if a == place.axis else 1 for a in range(value.dim())])
+    owners: Tensor = (numbers // inner % batch).reshape([-1 if a == place.axis else 1 for a in range(value.dim())])
+    return owners
 
 
 def _first_along(owner: Tensor, dims: list[int], keep: bool) -> Tensor:

@@ -285,7 +285,7 @@ class _Walk:
         source = node.args[0]
         taken = source.args[0] if op_name(node).endswith("getitem") and isinstance(source, fx.Node) and op_name(source) == "aten.unbind" else source
         if op_name(node) == "aten.select" or taken is not source:
-            dim = (node.args[1] if taken is source else source.args[1] if len(source.args) > 1 else 0) if isinstance(source, fx.Node) else None  # type: ignore[union-attr]
+            dim = (node.args[1] if taken is source else source.args[1] if len(source.args) > 1 else 0) if isinstance(source, fx.Node) else None
             number = node.args[2] if taken is source else node.args[1]
             axis = batch_axis(self.layout.get(taken)) if isinstance(taken, fx.Node) else None
             if axis is not None and not axis.is_merged and isinstance(dim, int) and isinstance(number, int) and dim % value_of(taken).dim() == axis.axis:  # type: ignore[arg-type]

@@ -23,8 +23,8 @@ from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.dependence import joint_meaning
 from lrp_fx.recognize.functions import function_meaning
-from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
 from lrp_fx.recognize.multilinear import vanishes
+from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
 from lrp_fx.recognize.residual import residual_meaning
 from lrp_fx.recognize.scan import Scan, find_scans
 from lrp_fx.refuse import refuse_approximations, refuse_underivable

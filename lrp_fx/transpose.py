@@ -25,7 +25,7 @@ from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
 from lrp_fx.owners import Owners, owned_axes
 from lrp_fx.program import op_name, output_node, value_of
-from lrp_fx.provenance import CONTENT, MASK, POSITION
+from lrp_fx.provenance import MASK, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.recognize.injections import Injection
 from lrp_fx.recognize.products import rows_by_example
@@ -290,7 +290,7 @@ class _Transposer:
             axis: BatchAxis | Owned | None = batch_axis(self.facts.layout.get(flat[position]))
             if axis is None and application.op is rows_by_example:  # a copy of the table for each example, in front
                 axis, grow[position] = BatchAxis(0, 1, 1), (0, value_of(node).dim() + 1)
-            elif axis is None and y_axis is not None and not self._has_owner(flat[position]) and (found := aligned_batch(value_of(flat[position]), value_of(node), y_axis)) is not None:
+            elif axis is None and y_axis is not None and (found := self._aligned(flat[position], node, y_axis)) is not None:
                 at, rank, present_there = found
                 axis = BatchAxis(at, y_axis.outer, y_axis.inner)
                 if not present_there:
@@ -319,9 +319,10 @@ class _Transposer:
             safe=safe,
         )
 
-    def _has_owner(self, node: fx.Node) -> bool:
-        """Does a value without a batch axis belong to examples all the same (so that it is no constant of all of them)?"""
-        return bool(owned_axes(self.facts.layout.get(node))) or node in self.facts.example
+    def _aligned(self, operand: fx.Node, node: fx.Node, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
+        """Where the batch is, or has to be grown, in an operand without it; not in one that belongs to examples all the same."""
+        has_owner = owned_axes(self.facts.layout.get(operand)) or operand in self.facts.example
+        return None if has_owner else aligned_batch(value_of(operand), value_of(node), y_axis)
 
     def _owned(self, node: fx.Node, owners: list[fx.Node]) -> Owned | None:
         """The owner of each row of a value, where rows are in no fixed order."""

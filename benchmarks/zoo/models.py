@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 import transformers
+from torch import nn
+from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -14,75 +20,68 @@ from benchmarks.zoo.shrink import TokenIds, shrink
 TASKS = ("CAUSAL_LM", "MASKED_LM", "IMAGE_CLASSIFICATION", "SEQ_TO_SEQ_CAUSAL_LM", "AUDIO_CLASSIFICATION",
          "CTC", "TIME_SERIES_PREDICTION", "IMAGE_TEXT_TO_TEXT", "SEQUENCE_CLASSIFICATION")
 
-def tiny_config(model_type: str, **extra):
+def tiny_config(model_type: str, **extra: Any) -> PreTrainedConfig:
+    """The default configuration, shrunk."""
     cls = CONFIG_MAPPING[model_type]
     fix = FIX.get(model_type, {})
-    default = cls(**fix.get("_ctor", {}))
-    kw = shrink(default, TokenIds())
+    settings = shrink(cls(**fix.get("_ctor", {})), TokenIds())
     for path, value in fix.items():
         if path != "_ctor":
-            set_path(kw, path, value)
-    kw.update(extra)
-    cfg = cls(**kw)
-    # keep derived token ids in range even when the class ignores a kwarg
-    return cfg
+            set_path(settings, path, value)
+    return cls(**{**settings, **extra})
 
 
-def model_class(task: str, model_type: str):
+def model_class(task: str, model_type: str) -> Any:
     name = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")[model_type]
-    name = name[0] if isinstance(name, (tuple, list)) else name
-    return getattr(transformers, name)
+    return getattr(transformers, name[0] if isinstance(name, (tuple, list)) else name)
 
 
-def iter_architectures(tasks=TASKS):
-    """Yield (task, model_type); the first occurrence of a model_type comes before its repeats in later tasks."""
-    for t in tasks:
-        for mt in getattr(modeling_auto, f"MODEL_FOR_{t}_MAPPING_NAMES"):
-            yield t, mt
+def iter_architectures(tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str]]:
+    """(task, model type) of every head; the first task of a type comes before its others."""
+    for task in tasks:
+        for model_type in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES"):
+            yield task, model_type
 
 
-def build_model(task, model_type, attn="eager"):
+def build_model(task: str, model_type: str, attn: str = "eager") -> nn.Module:
+    """A tiny model in eval mode, random but not degenerate."""
     torch.manual_seed(0)
-    extra = {}
-    if task in ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"):
-        extra["num_labels"] = 3
+    cls = model_class(task, model_type)
+    config = _config_for(cls, task, model_type)
     try:
-        cfg = tiny_config(model_type, **extra)
+        model = cls._from_config(config, attn_implementation=attn)
+    except (ValueError, TypeError) as error:
+        if "attn" not in str(error) and "attention" not in str(error):
+            raise
+        model = cls._from_config(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # zeros and ones hide mistakes
+        for p in model.parameters():
+            if p.is_floating_point() and p.numel() > 1 and float(p.std()) == 0.0:
+                p.add_(torch.randn(p.shape, generator=generator).to(p.dtype) * 0.02)
+    return model.eval()
+
+
+def _config_for(cls: Any, task: str, model_type: str) -> PreTrainedConfig:
+    extra = {"num_labels": 3} if task in ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION") else {}
+    try:
+        config = tiny_config(model_type, **extra)
     except Exception:
         if not extra:
             raise
-        cfg = tiny_config(model_type)
-    cls = model_class(task, model_type)
-    want = getattr(cls, "config_class", None)
-    if want is not None and not isinstance(cfg, want):          # composite config, text-only class
-        cfg = next((v for v in cfg.__dict__.values() if isinstance(v, want)), cfg)
-    if task == "SEQUENCE_CLASSIFICATION" and getattr(cfg, "pad_token_id", None) is None:
-        try:
-            cfg.pad_token_id = 0
-        except Exception:
-            pass
-    if task == "CAUSAL_LM" and hasattr(cfg, "is_decoder") and not cfg.is_encoder_decoder if hasattr(cfg, "is_encoder_decoder") else False:
-        try:
-            cfg.is_decoder = True
-        except Exception:
-            pass
-    try:
-        model = cls._from_config(cfg, attn_implementation=attn)
-    except (ValueError, TypeError) as e:
-        if "attn" not in str(e) and "attention" not in str(e):
-            raise
-        model = cls._from_config(cfg)
-    model.eval()
-    with torch.no_grad():                       # random but not degenerate: break zero/one initialisations
-        g = torch.Generator().manual_seed(1)
-        for n, p in model.named_parameters():
-            if p.is_floating_point() and p.numel() and p.std().item() == 0.0 if p.numel() > 1 else False:
-                p.add_(torch.randn(p.shape, generator=g).to(p.dtype) * 0.02)
-    return model
+        config = tiny_config(model_type)
+    wanted = getattr(cls, "config_class", None)
+    if wanted is not None and not isinstance(config, wanted):  # the text part of a composite configuration
+        config = next((v for v in config.__dict__.values() if isinstance(v, wanted)), config)
+    with contextlib.suppress(Exception):  # configurations that refuse what they do not know
+        if task == "SEQUENCE_CLASSIFICATION" and getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = 0
+        if task == "CAUSAL_LM" and hasattr(config, "is_decoder") and not getattr(config, "is_encoder_decoder", True):
+            config.is_decoder = True
+    return config
 
 
-def build(task, model_type, attn="eager"):
-    """-> (model, inputs): a tiny eval-mode model and kwargs that `model(**inputs)` accepts."""
+def build(task: str, model_type: str, attn: str = "eager") -> tuple[nn.Module, dict[str, Any]]:
+    """A tiny model and keyword arguments that its forward accepts."""
     model = build_model(task, model_type, attn)
-    inputs, _, _ = make_inputs(task, model)
-    return model, inputs
+    return model, make_inputs(task, model)[0]

@@ -174,7 +174,7 @@ class Dataflow:
         if not isinstance(terms, fx.Node) or op_name(terms) != "aten.mul":
             return False
         rank = len(shape_of(terms))
-        summed = [int(d) % rank - rank for d in dims] if isinstance(dims, (list, tuple)) and dims else range(-rank, 0)  # type: ignore[call-overload]
+        summed = [int(d) % rank - rank for d in dims] if isinstance(dims, (list, tuple)) and dims else range(-rank, 0)
         weights = [shape_of(a) for a in terms.all_input_nodes if self._is_learned(a)]
         return any(len(w) >= -d and w[d] > 1 for w in weights for d in summed)
 

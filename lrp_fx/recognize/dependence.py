@@ -79,7 +79,7 @@ def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
     if name not in ("aten.slice", "aten.select") or not sizes:
         return None
     axis = int(node.args[1] if len(node.args) > 1 else 0) % len(sizes)  # type: ignore[arg-type]
-    numbers = [a for a in node.args[2:5]]
+    numbers = list(node.args[2:5])
     if any(a is not None and not isinstance(a, int) for a in numbers):
         return None
     start, end, step = [*numbers, None, None, None][:3]

@@ -35,8 +35,8 @@ def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
             continue
         points = torch.linspace(-5.0, 5.3, 24, dtype=torch.float64)
         values = _evaluate(region, source, node, points)
-        for name, function in _NAMED.items() if values is not None else ():
-            if torch.allclose(values, function(points), rtol=1e-9, atol=1e-12):
+        for name, function in _NAMED.items():
+            if values is not None and torch.allclose(values, function(points), rtol=1e-9, atol=1e-12):
                 return Meaning("elementwise", (source,), f"{name} of %{source.name}, written out", function, (source,))
     return None
 
