@@ -72,8 +72,10 @@ class _Call:
 
     @property
     def key(self) -> Any:
-        """What a program is captured for: names, types and ranks of tensors, and the plain values."""
-        return tuple((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(self.bound.items()))
+        """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
+        types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}
+        autocast = tuple((t, str(torch.get_autocast_dtype(t))) for t in sorted(types) if torch.is_autocast_enabled(t))
+        return (autocast, *((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(self.bound.items())))
 
 
 def convert(

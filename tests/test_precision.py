@@ -1,0 +1,85 @@
+"""Half precision and autocast: relevance is finite everywhere, zeros included, and the books close within rounding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+from .architectures import BY_NAME
+
+#: Closure demanded, relative to all absolute relevance: the type's spacing, added up at random over some hundred operations.
+CLOSES = {torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.float32: 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def gap(relevance: lrp_fx.Relevance) -> float:
+    """What the books miss, relative to the sum of all absolute relevances."""
+    ledger = relevance.ledger
+    return float(((ledger.score - ledger.total).abs() / torch.maximum(ledger.magnitude, ledger.score.abs())).max())
+
+
+def finite(relevance: lrp_fx.Relevance) -> bool:
+    parts = [*relevance.content.values(), *(p for s in relevance.position for p in s.parts.values()), *relevance.learned.values(), *relevance.ledger.sinks.values()]
+    return all(bool(p.isfinite().all()) for p in parts)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma2", "t5", "swin", "mixtral", "gpt2", "whisper", "deberta_v2"))])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_is_finite_and_closes(name: str, dtype: torch.dtype) -> None:
+    architecture = BY_NAME[name]
+    model = architecture.build("sdpa" if architecture.fused else "eager", dtype)
+    inputs = {n: v.to(dtype) if v.is_floating_point() else v for n, v in architecture.inputs().items()}
+    relevance = lrp_fx.convert(model, conserve="off")(**inputs)
+    assert finite(relevance)
+    assert gap(relevance) <= CLOSES[dtype]
+
+
+class Zeros(nn.Module):
+    """Activations and a norm whose inputs are exactly zero at the first token, under a mask that hides the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm, self.up, self.head = nn.Embedding(9, 8, padding_idx=0), nn.RMSNorm(8, eps=1e-6), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        x = x + torch.nn.functional.silu(self.up(self.norm(x))) + torch.nn.functional.gelu(self.up(x)) + torch.tanh(x) + torch.relu(x) * 20
+        scores = (x @ x.mT).masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), float("-inf"))
+        return self.head((scores.softmax(-1) @ self.up(x)).mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bfloat16", "float16", "float32"])
+def test_zeros_and_minus_infinity_make_no_nan(dtype: torch.dtype) -> None:
+    relevance = lrp_fx.convert(Zeros().to(dtype).eval(), conserve="off")(input_ids=torch.tensor([[0, 3, 0, 5], [0, 0, 0, 0]]))
+    assert finite(relevance)
+    assert gap(relevance) <= CLOSES[dtype]
+
+
+def test_autocast_is_part_of_what_is_captured() -> None:
+    model = BY_NAME["bert"].build("eager")
+    inputs = BY_NAME["bert"].inputs()
+    explain = lrp_fx.convert(model, conserve="off")
+    plain = explain(**inputs, target=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = explain(**inputs, target=0)
+        expected = model(**inputs).logits
+    assert cast.output.logits.dtype == expected.dtype == torch.bfloat16
+    assert torch.allclose(cast.output.logits, expected, rtol=2e-2, atol=2e-2)
+    assert finite(cast)
+    assert gap(cast) <= CLOSES[torch.bfloat16]
+    again = explain(**inputs, target=0)
+    assert explain.statistics.captures == 2, "one program inside, one outside"
+    assert torch.equal(again.content["input_ids"], plain.content["input_ids"])
