@@ -51,9 +51,7 @@ def _examine(row: Row, save: Save) -> None:
     model, inputs = in_float64(model, inputs, row)
     row.stage = "not captured"
     save(row)
-    explainer = lrp_fx.convert(model, conserve="site")
-    explainer.conserve = "off"  # the graph balances every site; what it finds is read below, not raised
-    relevance = _first(explainer, inputs, row)
+    explainer, relevance, inputs = _explained(model, inputs, row)
     row.stage = "not explained"
     save(row)
     _describe(explainer, row)
@@ -71,6 +69,21 @@ def _examine(row: Row, save: Save) -> None:
         row.padding = padding(explainer, inputs)
     except Exception as error:
         row.padding = f"failed: {phrase(error)}"
+
+
+def _explained(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance, dict[str, Any]]:
+    """The first explanation; in float32 where a model's own float32 islands take other kernels when exported, so that float64 shows their rounding."""
+    try:
+        explainer = lrp_fx.convert(model, conserve="site")
+        explainer.conserve = "off"  # the graph balances every site; what it finds is read, not raised
+        return explainer, _first(explainer, inputs, row), inputs
+    except lrp_fx.CaptureError as error:
+        if row.dtype != "float64" or "differs from the model" not in str(error):
+            raise
+    model.float()
+    inputs = pytree.tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.dtype == torch.float64 else t, inputs)
+    row.dtype, row.reason = "float32", ""
+    return _explained(model, inputs, row)
 
 
 def _first(explainer: lrp_fx.Explainer, inputs: dict[str, Any], row: Row) -> lrp_fx.Relevance:

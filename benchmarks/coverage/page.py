@@ -50,7 +50,7 @@ def cells(row: Row) -> tuple[str, ...]:
     short = [row.stage] if not row.closed else []
     short += [row.reason] if row.reason else []
     short += [f"approximated: {', '.join(f'{n} x {op}' for op, n in row.approximated.items())}"] if row.approximated else []
-    short += ["in float32: the model itself does not run in float64"] if row.dtype == "float32" and row.runs else []
+    short += ["in float32: the model does not run, or takes other kernels when exported, in float64"] if row.dtype == "float32" and row.runs else []
     position = "; ".join(row.positions) or ("none found" if row.expected and row.captured else "-")
     numbers = [f"{row.ledger:.0e}" if row.ledger == row.ledger else "", f"{row.site:.0e}" if row.site == row.site else ""]
     text = ". ".join(short).replace("|", "\\|")
