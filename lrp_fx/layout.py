@@ -131,7 +131,7 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
     for i, size in enumerate(shape):
         offset = len(shape) - i
         candidates = [lay[len(lay) - offset] for lay in layouts if len(lay) >= offset]
-        fitting = [c for c in candidates if prod(s for _, s in c) == size and size != 1]
+        fitting = [c for c in candidates if prod(s for _, s in c) == size and (size != 1 or any(k == OWNED for k, _ in c))]
         best = next((c for c in fitting if any(k == BATCH for k, _ in c)), None)
         best = best or next((c for c in fitting if all(k != UNKNOWN for k, _ in c)), None)
         result.append(best if best is not None else (fitting[0] if fitting else single(UNKNOWN, size)))
@@ -322,7 +322,7 @@ def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> La
     used = [i for i, index in enumerate(indices) if index is not None]
     if any(k in (BATCH, OWNED) for i in used for k, _ in lay[i]):
         rows = used == list(range(used[0], used[0] + len(used))) and all(isinstance(indices[i], fx.Node) and len(shape_of(indices[i])) == 1 for i in used)  # type: ignore[arg-type]
-        return (*lay[: used[0]], single(OWNED, shape[used[0]]), *lay[used[-1] + 1 :]) if rows else None
+        return (*lay[: used[0]], ((OWNED, shape[used[0]]),), *lay[used[-1] + 1 :]) if rows else None
     if len(used) != 1:
         return None
     rank = len(shape_of(indices[used[0]]))  # type: ignore[arg-type]

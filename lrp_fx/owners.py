@@ -10,6 +10,7 @@ The owner of a value is a tensor of example numbers that broadcasts against it: 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,11 +55,39 @@ class Owners:
         name = op_name(node)
         if name in ("aten.index", "aten.index_select"):
             return self._indexed(node, batch)
+        if name == "aten.cat":
+            return self._joined(node, batch)
+        if node.target is operator.getitem:
+            return self._split_off(node, batch)
         source = next((a for a in node.all_input_nodes if owned_axes(self.facts.layout.get(a))), None)
         if source is None or (above := self.of(source, batch)) is None:
             return None
         run = self._move(node, source, name)
         return self._drawn(run, [above, *self._sizes(node)], node) if run is not None else None
+
+    def _joined(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows put behind rows."""
+        parts = list(node.all_input_nodes)
+        axis = int(node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node))  # type: ignore[arg-type]
+        owners = [self.of(p, batch) for p in parts]
+        if any(o is None for o in owners):
+            return None
+        if axis not in owned_axes(self.facts.layout.get(node)):
+            return owners[0]
+        return self._drawn(lambda *rows: [torch.cat(rows, axis)], owners, node)
+
+    def _split_off(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """One part of a value: its own rows, where rows are what was divided."""
+        whole, number = node.args[0], node.args[1]
+        assert isinstance(whole, fx.Node) and isinstance(number, int)
+        above = self.of(whole, batch)
+        if above is None or op_name(whole) not in ("aten.split", "aten.split_with_sizes", "aten.chunk"):
+            return above
+        axis = int(whole.args[2] if len(whole.args) > 2 else whole.kwargs.get("dim", 0)) % len(shape_of(node))  # type: ignore[arg-type]
+        if axis not in owned_axes(self.facts.layout.get(whole)):
+            return above
+        sizes = [hint(part.shape[axis]) for part in value_of(whole)]
+        return self._drawn(lambda o: [o.narrow(axis, sum(sizes[:number]), sizes[number])], [above], node)
 
     def _sizes(self, node: fx.Node) -> list[Any]:
         """The value itself: its sizes are needed."""
