@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     run(todo, store, options)
     rows = store.rows()
-    Console(width=200).print(summary(rows))
+    Console(width=200).print(summary(rows, len(model_types())))
     if options.write:
-        text = PAGE.format(torch=torch.__version__.split("+")[0], transformers=transformers.__version__, summary=summary(rows))
+        text = PAGE.format(torch=torch.__version__.split("+")[0], transformers=transformers.__version__, summary=summary(rows, len(model_types())))
         options.write.write_text(text + "\n".join(table(rows)) + "\n")
 
 

@@ -23,8 +23,8 @@ alone, and of padding exactly zero? (`the model cares`: its own answer changes w
 """
 
 
-def summary(rows: list[Row]) -> str:
-    """What the sweep came to, in one line."""
+def summary(rows: list[Row], types: int) -> str:
+    """What the sweep came to, in one line; ``types``: how many model types there are."""
     runs = [r for r in rows if r.runs]
     count = {name: sum(getattr(r, name) for r in rows) for name in ("captured", "closed", "explained")}
     methods = ", ".join(f"{sum(r.method == m for r in runs)} {m}" for m in ("dynamic", "static", "concrete"))
@@ -32,8 +32,9 @@ def summary(rows: list[Row]) -> str:
     without = sum(r.expected and r.captured and not r.positions for r in rows)
     padded = [r for r in rows if "ok" in r.padding or "off" in r.padding or "gets" in r.padding or "failed" in r.padding]
     good = sum("off" not in r.padding and "gets" not in r.padding and "failed" not in r.padding for r in padded)
+    missing = f" of {types} (the sweep was stopped before it came to the others)" if len(rows) < types else ""
     return (
-        f"**{len(rows)} model types, {len(runs)} run forward here: {count['captured']} captured ({methods}), {count['closed']} with a closed ledger and every site "
+        f"**{len(rows)} model types{missing}, {len(runs)} run forward here: {count['captured']} captured ({methods}), {count['closed']} with a closed ledger and every site "
         f"balanced, {count['explained']} of these with nothing approximated.** Nodes on relevance paths: {nodes[0]} by listed rules, {nodes[1]} inferred, {nodes[2]} approximated. "
         f"Padded equals unpadded in {good} of the {len(padded)} types whose own answer does not change; {without} types with something named after positions have no position site."
     )
