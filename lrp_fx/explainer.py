@@ -201,10 +201,11 @@ class Explainer:
         """
         goal = as_target(target)
         call = self._bind(args, inputs)
+        bound, program = call.bound, self._program(call).program
+        device = bound[program.inputs[0].name].device
+        arguments = goal.arguments(_output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
         entry, relevance_graph, runner = self._compiled(call, goal)
-        bound = call.bound
         tensors = [bound[i.name] for i in entry.program.inputs]
-        arguments = goal.arguments(_output_shape(entry.program, bound), tensors[0].device) if goal.example_arguments() else {}
         self.statistics.runs += 1
         try:
             with torch.no_grad():

@@ -151,7 +151,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     shape = shape_of(node)
     operands = [a for a in _args(node) if a in known]
     if not operands:
-        return None
+        return _result_of_unknown(node, known, shape)
     x = operands[0]
     name = op_name(node).split(".")[-1]
     rule = _RULES.get(name)
@@ -183,6 +183,16 @@ def _sorted(node: fx.Node, lay: Layout) -> Layout:
     dim = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
     axis = int(dim) % len(lay) if isinstance(dim, int) and lay else None
     return tuple(single(OWNED, prod(s for _, s in a)) if i == axis and any(k in (BATCH, OWNED) for k, _ in a) else a for i, a in enumerate(lay))
+
+
+def _result_of_unknown(node: fx.Node, known: dict[fx.Node, Layout], shape: tuple[int, ...]) -> Layout | None:
+    """One of several results of an operation that nothing is known of: the leading axes that are as long as an operand's are the operand's."""
+    source = node.args[0] if node.args and op_name(node).endswith("getitem") else None
+    layouts = [known[a] for a in source.all_input_nodes if a in known] if isinstance(source, fx.Node) else []
+    if not layouts or not shape:
+        return None
+    kept = [i for i, (a, b) in enumerate(zip(_sizes(layouts[0]), shape, strict=False)) if a == b]
+    return tuple(layouts[0][i] if kept[: i + 1] == list(range(i + 1)) else single(UNKNOWN, s) for i, s in enumerate(shape)) if kept and kept[0] == 0 else None
 
 
 def _rows_kept(layouts: Sequence[Layout], shape: tuple[int, ...]) -> Layout | None:

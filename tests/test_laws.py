@@ -516,6 +516,7 @@ def _listed() -> dict[str, list[Call]]:
         "softmax": [sample(a.softmax.int, x, 0)],
         "_softmax": [sample(a._softmax.default, x, 1, False)],
         "_safe_softmax": [sample(a._safe_softmax.default, x.masked_fill(torch.tensor([[True], [False], [False]]), float("-inf")), 1)],
+        "logsumexp": [sample(a.logsumexp.default, _x(2, 3, 5), [-1], True), sample(a.logsumexp.default, _x(2, 3, 5), [1])],
         "log_softmax": [sample(a.log_softmax.int, x, 1)],
         "_log_softmax": [sample(a._log_softmax.default, x, 1, False)],
         "layer_norm": [sample(a.layer_norm.default, x, [4]), sample(a.layer_norm.default, line, [3, 8], _x(3, 8), _x(3, 8))],
