@@ -16,6 +16,10 @@ from .architectures import ARCHITECTURES, BY_NAME, Architecture
 
 TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
 
+#: Close relatives of others in the list run with the slow tests.
+RELATIVES = {"roberta", "distilbert", "mistral", "gpt_neox", "gptj", "opt", "phi", "gemma2", "bart"}
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES else n for n in BY_NAME]
+
 
 def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any) -> tuple[Any, lrp_fx.Relevance]:
     model = architecture.build(attention, dtype)
@@ -41,7 +45,7 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
     if attention == "sdpa" and not BY_NAME[name].fused:
         pytest.skip("the class has no fused attention")
@@ -51,7 +55,7 @@ def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
     assert not explainer.coverage["unexplained"]
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", NAMES)
 def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -> None:
     architecture = BY_NAME[name]
     (explainer, _), eager = explain(architecture, "eager", torch.float64, conserve="site")
