@@ -128,7 +128,8 @@ def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
     magnitude = sum([_each(m, score) for *_, m in values.leaves] + [_each(s.abs(), score) for s in values.sinks], torch.zeros_like(values.score))
     rows = values.table.tolist() if values.table is not None else []
     floor = rounding_floor(dtype) * float(magnitude.sum()) if rows else 0.0
-    balances = [SiteBalance(info.name, info.rule, info.module, info.source, *row[:3], max(row[3], floor)) for info, row in zip(bill.sites, rows, strict=True)] if rows else []
+    books = zip(bill.sites, rows, strict=True) if rows else ()
+    balances = [SiteBalance(i.name, i.rule, i.module, i.source, row[0], row[1], row[2], max(row[3], floor)) for i, row in books]
     return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, _depths(bill, values, score))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 
@@ -79,14 +80,14 @@ def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
     if name not in ("aten.slice", "aten.select") or not sizes:
         return None
     axis = int(node.args[1] if len(node.args) > 1 else 0) % len(sizes)  # type: ignore[arg-type]
-    numbers = list(node.args[2:5])
+    numbers: list[Any] = list(node.args[2:5])
     if any(a is not None and not isinstance(a, int) for a in numbers):
         return None
     start, end, step = [*numbers, None, None, None][:3]
     size = sizes[axis]
     if name == "aten.select":
-        return (axis, start % size, start % size + 1, 1)  # type: ignore[operator]
-    first, last, jump = slice(start, end, step).indices(size)  # type: ignore[misc]
+        return (axis, start % size, start % size + 1, 1)
+    first, last, jump = slice(start, end, step).indices(size)
     return (axis, first, last, jump)
 
 
