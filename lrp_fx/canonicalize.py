@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
 from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
+from lrp_fx.recognize.chosen import chosen_scores, renormalised
 from lrp_fx.snippet import inline, trace
-from lrp_fx.spelling import SPELLED_OUT
+from lrp_fx.spelling import SPELLED_OUT, call_like
 
 aten = torch.ops.aten
 
@@ -176,6 +177,21 @@ def deduplicate(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
+def write_chosen_scores(program: Program) -> Program:
+    """Put the scores of chosen weights that are divided by their sum beside the division: it is their softmax.
+
+    No operation reads them: they are dead code unless relevance takes that way. So this pass comes last.
+    """
+    module, _ = copy_graph(program)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and (found := renormalised(node)) is not None and chosen_scores(node) is None:
+            operation, args = found.written()
+            with module.graph.inserting_before(node):
+                call_like(module.graph, node, operation, *args)
+    module.recompile()
+    return replace(program, module=module)
+
+
 def check_canonical(program: Program) -> None:
     """Raise unless every node is functional and none is mere bookkeeping."""
     for node in program.graph.nodes:
@@ -202,6 +218,7 @@ PASSES = (
     Pass("promote_precision", promote_precision, (check_well_formed,), (check_well_formed,)),
     Pass("remove_casts", remove_bookkeeping, (check_well_formed, check_no_views), (check_canonical,)),
     Pass("share_common_subexpressions", share_common_subexpressions, (check_canonical,), (check_well_formed, check_canonical)),
+    Pass("write_chosen_scores", write_chosen_scores, (check_canonical,), (check_well_formed, check_canonical)),
 )
 
 

@@ -14,6 +14,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,9 +45,9 @@ def capture(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], *, 
     refusals: list[str] = []
     for method in methods:
         try:
-            return _captured(model, inputs, roles, method)
+            return replace(_captured(model, inputs, roles, method), refusals=tuple(refusals))
         except Exception as error:
-            refusals.append(f"{method}: {type(error).__name__}: {_first_line(error)}")
+            refusals.append(f"{method}: {type(error).__name__}: {first_line(error)}")
     raise CaptureError(
         f"{type(model).__name__} could not be captured as a graph.\n"
         + "\n".join(f"    {r}" for r in refusals)
@@ -120,7 +121,7 @@ def verify_capture(model: nn.Module, program: Program, example: dict[str, Any], 
     if program.method != CONCRETE:
         trials["other inputs"] = _possible_variation(model, program, example, roles)
         hidden = _hide_a_token(example, roles)
-        if hidden is not None and _accepts(model, hidden):
+        if hidden is not None and accepts(model, hidden):
             trials["another mask"] = hidden
     for name, trial in trials.items():
         with torch.no_grad(), inference_configuration(model):
@@ -142,7 +143,7 @@ def _hide_a_token(example: dict[str, Any], roles: dict[str, str]) -> dict[str, A
     return None
 
 
-def _accepts(model: nn.Module, inputs: dict[str, Any]) -> bool:
+def accepts(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Does the model itself run on these inputs?"""
     try:
         with torch.no_grad(), inference_configuration(model):
@@ -173,10 +174,10 @@ def _possible_variation(model: nn.Module, program: Program, example: dict[str, A
     One that it accepts only at its own sizes is varied in values alone.
     """
     shorter = _vary(program, example, roles, shorten=True)
-    if _accepts(model, shorter):
+    if accepts(model, shorter):
         return shorter
     longer = _vary(program, example, roles, shorten=False)
-    if _accepts(model, longer) or program.method != DYNAMIC:
+    if accepts(model, longer) or program.method != DYNAMIC:
         return longer
     return {n: v.roll(1, 0) * 0.9 if isinstance(v, Tensor) and v.is_floating_point() and roles[n] == "content" else v for n, v in example.items()}
 
@@ -225,5 +226,5 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]

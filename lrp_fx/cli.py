@@ -86,7 +86,10 @@ def inspect_model(model: Model, text: Text = None, ids: Ids = None, image: Image
     with _plain_errors():
         explainer = convert(*_loaded(model, dtype, text, ids, image), rules=rules)
         console = _wide_console()
-        console.print(f"[bold]{escape(model)}[/]  {type(explainer.model).__name__}, rules {rules}", highlight=False)
+        program = explainer.rewritten.program
+        console.print(f"[bold]{escape(model)}[/]  {type(explainer.model).__name__}, rules {rules}, capture {program.method}", highlight=False)
+        for refusal in program.refusals:
+            console.print(f"  not {refusal}", highlight=False, markup=False)
         _print_sites(console, explainer.sites)
         _print_coverage(console, explainer)
 

@@ -15,7 +15,7 @@ import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.bill import Bill, RelevanceGraph
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture
+from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
 from lrp_fx.conservation import CANCELLATION_LIMIT
 from lrp_fx.errors import InputError, LrpError, TargetError
@@ -129,6 +129,7 @@ class Explainer:
         self.model = model
         self.ruleset = _ruleset(rules)
         self.conserve, self.strict, self.dynamic, self.compile, self.output = conserve, strict, dynamic, compile, output
+        self.audits = conserve == "site"  # what graphs hold; ``conserve`` says what of it is demanded, and may be relaxed to read faults
         self.roles = dict(roles or {})
         takes = inspect.signature(model.forward).parameters
         strange = [n for n in self.roles if n.split(".")[0] not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())]
@@ -140,6 +141,7 @@ class Explainer:
         self.statistics = Statistics()
         self._programs: OrderedDict[Any, _Entry] = OrderedDict()
         self._methods: dict[Any, str] = {}  # the method that captured inputs of these types before
+        self._refusals: dict[Any, tuple[str, ...]] = {}  # why those above it did not
         self._graphs: OrderedDict[Any, tuple[RelevanceGraph, Any]] = OrderedDict()
         self._snippets: dict[Any, Any] = {}
         self._checked: Any = None
@@ -240,7 +242,7 @@ class Explainer:
         versions = (identity, tuple(t._version for _, t in tensors if not t.is_inference()))
         check_mode(self.model)
         if self._identity is not None and identity != self._identity:  # replaced, converted or moved: the graphs hold the old ones
-            for cache in (self._programs, self._graphs, self._snippets, self._methods):
+            for cache in (self._programs, self._graphs, self._snippets, self._methods, self._refusals):
                 cache.clear()
             self._current = self._current_graph = None
         self._identity = identity
@@ -258,13 +260,18 @@ class Explainer:
             return (entry, *self._graph(entry, target))
         except (TargetError, InputError):
             raise
-        except Exception:
+        except Exception as error:
             if entry.program.method != DYNAMIC:
                 raise
-            self._programs = OrderedDict((k, e) for k, e in self._programs.items() if e is not entry)
-            self._methods[call.key] = STATIC
+            self._forget(entry, call, error)
             entry = self._program(call)
             return (entry, *self._graph(entry, target))
+
+    def _forget(self, entry: _Entry, call: _Call, error: Exception) -> None:
+        """Drop a program that could not be transposed with symbolic sizes, and remember why."""
+        self._programs = OrderedDict((k, e) for k, e in self._programs.items() if e is not entry)
+        self._methods[call.key] = STATIC
+        self._refusals[call.key] = (f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}",)
 
     def _program(self, call: _Call) -> _Entry:
         key = call.key
@@ -287,6 +294,8 @@ class Explainer:
         run_model(call.model, bound)
         methods = METHODS[METHODS.index(self._methods.get(key, METHODS[0])) :]
         program = canonicalize(capture(call.model, bound, roles, methods=[m for m in methods if self.dynamic or m != DYNAMIC]))
+        self._refusals.setdefault(key, program.refusals)
+        program = replace(program, refusals=self._refusals[key])
         self._announce(program.method, key)
         if self.output is not None:
             program = _choose_output(program, self.output)
@@ -309,8 +318,7 @@ class Explainer:
         key = (id(entry), target.signature)
         if key not in self._graphs:
             self.statistics.transposes += 1
-            mode = "site" if self.conserve == "site" else "total"
-            graph = transpose(entry.rewritten, entry.anatomy, target, conserve=mode, cache=self._snippets)
+            graph = transpose(entry.rewritten, entry.anatomy, target, conserve="site" if self.audits else "total", cache=self._snippets)
             runner = torch.compile(graph.module, dynamic=True) if self.compile else graph.module
             self._graphs[key] = (graph, (entry, target, runner))
             while len(self._graphs) > _CACHED_GRAPHS:

@@ -28,7 +28,8 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
     """The model as a program; ``dynamic``: with symbolic batch and sequence sizes."""
     if isinstance(model, (Flattened, Recorded)):  # which hold the plain values themselves
         example = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
-    values = {traceable_name(n): v for n, v in example.items()}
+    # tensors of its own: export marks the axes of those that it is given, and leaves the marks behind when it fails
+    values = {traceable_name(n): v.detach() if isinstance(v, torch.Tensor) else v for n, v in example.items()}
     shapes = _by_parameter(model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()})
     with torch.no_grad(), _quietly():
         exported: torch.export.ExportedProgram = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None)

@@ -51,7 +51,8 @@ class Outputs:
 class Program:
     """A captured model: a flat `torch.fx.GraphModule` over ATen, parameters as attributes.
 
-    Passes take a Program and return a new one; ``history`` keeps the name of every pass applied.
+    Passes take a Program and return a new one; ``history`` keeps the name of every pass applied. ``method``: how it was
+    captured; ``refusals``: why the methods that would hold for more inputs did not.
     """
 
     module: fx.GraphModule
@@ -59,6 +60,7 @@ class Program:
     outputs: Outputs
     method: str
     history: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

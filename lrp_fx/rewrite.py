@@ -22,13 +22,14 @@ from lrp_fx.program import Program, is_float, op_name
 from lrp_fx.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.dependence import joint_meaning
-from lrp_fx.recognize.functions import function_meaning
+from lrp_fx.recognize.functions import function_meaning, renormalised_meaning
 from lrp_fx.recognize.multilinear import vanishes
 from lrp_fx.recognize.products import Meaning, chain_roles, exp_meaning, matrix_meaning, product_meaning
 from lrp_fx.recognize.residual import residual_meaning
 from lrp_fx.recognize.scan import Scan, find_scans
 from lrp_fx.refuse import refuse_approximations, refuse_underivable
 from lrp_fx.rule import Registry, Rule, Ruleset
+from lrp_fx.spelling import WEIGHTED
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
@@ -199,10 +200,12 @@ class _Chooser:
         """The structural role of a node, and whether a rule lists its operation or it had to be inferred."""
         name = op_name(node)
         kinds = self.registry.kinds_of(name)
-        if (written := function_meaning(self.flow, node)) is not None and set(written.signals) <= self.carrying:
+        if (written := function_meaning(self.flow, node) or renormalised_meaning(self.flow, node)) is not None and set(written.signals) <= self.carrying:
             return written, "rule"
         if "product" in kinds:
             return self._product(node, operands), "rule"
+        if (name in WEIGHTED or kinds[:1] == ["attention"]) and (joint := self._by_weights(node, operands, kinds)) is not None:
+            return joint, "rule"
         if "residual" in kinds and (residual := residual_meaning(self.flow, node)) is not None and set(residual.signals) <= self.carrying:
             return residual, "rule"
         if name == "aten.exp" and (softmax := exp_meaning(self.flow, node)) is not None:
@@ -239,6 +242,16 @@ class _Chooser:
         if name == "aten.div" and node.args[1] in operands:
             return Meaning("product", tuple(operands), "relevance is in the denominator")
         return Meaning("linear", tuple(operands), "the other operand is a coefficient")
+
+    def _by_weights(self, node: fx.Node, operands: list[fx.Node], kinds: list[str]) -> Meaning | None:
+        """A map whose weights carry relevance is a product; an attention is one unless its queries and keys depend on each other."""
+        x, weight = node.args[:2]
+        if not (isinstance(x, fx.Node) and isinstance(weight, fx.Node)) or x is weight or not {x, weight} <= set(operands):
+            return None
+        joint = joint_meaning(self.flow, self._served, node, x, weight, Meaning("product", (x, weight), "a map whose weights carry relevance is a product"))
+        if joint.kind == "tangent":
+            return replace(joint, signals=tuple(operands))
+        return None if kinds[:1] == ["attention"] else replace(joint, kind="homogeneous", facts={"degrees": ((1.0, 1.0),)})
 
     def _scan(self, node: fx.Node, operands: list[fx.Node]) -> Meaning | None:
         """A product of a scan in which both value and coefficient carry, or of a value with the zeros that a loop starts from."""

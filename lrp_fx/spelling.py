@@ -17,6 +17,8 @@ from torch._dispatch.python import enable_python_dispatcher
 from lrp_fx.program import op_name, value_of
 
 aten = torch.ops.aten
+#: Maps by weights: how many axes of the result follow the one that the bias runs along.
+WEIGHTED = {"aten.linear": 0, "aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
 
 
 def split_moments(graph: fx.Graph, node: fx.Node) -> None:
@@ -49,14 +51,14 @@ def split_gate(graph: fx.Graph, node: fx.Node) -> None:
     if not isinstance(size, int):
         return
     with graph.inserting_before(node):
-        up = _call(graph, node, aten.slice.Tensor, x, dim, 0, size // 2)
-        gate = _call(graph, node, aten.sigmoid.default, _call(graph, node, aten.slice.Tensor, x, dim, size // 2, size))
-        product = _call(graph, node, aten.mul.Tensor, up, gate)
+        up = call_like(graph, node, aten.slice.Tensor, x, dim, 0, size // 2)
+        gate = call_like(graph, node, aten.sigmoid.default, call_like(graph, node, aten.slice.Tensor, x, dim, size // 2, size))
+        product = call_like(graph, node, aten.mul.Tensor, up, gate)
     node.replace_all_uses_with(product)
     graph.erase_node(node)
 
 
-def _call(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
+def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
     """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's code."""
     new = graph.call_function(target, args)
     with value_of(like).fake_mode, enable_python_dispatcher():
@@ -102,13 +104,70 @@ def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
     behind = value_of(x).dim() - value_of(mask).dim()
     with graph.inserting_before(node):
         for _ in range(behind):
-            mask = _call(graph, node, aten.unsqueeze.default, mask, -1)
+            mask = call_like(graph, node, aten.unsqueeze.default, mask, -1)
         if value_of(rows).dim() == behind + 1 and not (isinstance(n := value_of(rows).shape[0], int) and n == 1):
-            whole = _call(graph, node, aten.expand_as.default, mask, x)
-            put = _call(graph, node, aten.masked_scatter.default, x, whole, rows)
+            whole = call_like(graph, node, aten.expand_as.default, mask, x)
+            put = call_like(graph, node, aten.masked_scatter.default, x, whole, rows)
         else:  # the same row everywhere
-            put = _call(graph, node, aten.where.self, mask, rows, x)
+            put = call_like(graph, node, aten.where.self, mask, rows, x)
     node.replace_all_uses_with(put)
+    graph.erase_node(node)
+
+
+def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
+    """``lerp(a, b, w)`` as ``a + w (b - a)``."""
+    a, b, weight = node.args[:3]
+    with graph.inserting_before(node):
+        step = call_like(graph, node, aten.mul.Tensor, call_like(graph, node, aten.sub.Tensor, b, a), weight)
+        result = call_like(graph, node, aten.add.Tensor, a, step)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def split_bias(graph: fx.Graph, node: fx.Node) -> None:
+    """A map whose weights are computed from inputs is a product of two values; its bias is a term of its own."""
+    bias, weight = (node.args[2] if len(node.args) > 2 else None), node.args[1]
+    if not isinstance(weight, fx.Node) or not _is_computed(weight):
+        return
+    trailing = WEIGHTED[op_name(node)]
+    with graph.inserting_before(node):
+        if op_name(node) == "aten.linear":
+            result = call_like(graph, node, aten.matmul.default, node.args[0], call_like(graph, node, aten.t.default, weight))
+        else:
+            result = call_like(graph, node, node.target, *(None if i == 2 else a for i, a in enumerate(node.args)))
+        if isinstance(bias, fx.Node):
+            term = call_like(graph, node, aten.reshape.default, bias, [*value_of(bias).shape, *[1] * trailing]) if trailing else bias
+            result = call_like(graph, node, aten.add.Tensor, result, term)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _is_computed(weight: fx.Node) -> bool:
+    """Does it depend on an input of the program?"""
+    stack, seen = [weight], {weight}
+    while stack:
+        current = stack.pop()
+        if current.op == "placeholder":
+            return True
+        new = [a for a in current.all_input_nodes if a not in seen and isinstance(value_of(a), torch.Tensor)]
+        seen.update(new)
+        stack.extend(new)
+    return False
+
+
+def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
+    """``x * -c`` and ``(-x) * c`` as ``-(x * c)`` (the same to the last bit)."""
+    x, factor = node.args[:2]
+    if not isinstance(x, fx.Node) or not isinstance(factor, (int, float)) or isinstance(factor, bool) or factor == 0:
+        return
+    inner = x.args[0] if op_name(x) == "aten.neg" else x
+    if (factor > 0 and inner is x) or node.kwargs:
+        return
+    with graph.inserting_before(node):
+        result = call_like(graph, node, node.target, inner, abs(factor))
+        if (factor < 0) is (inner is x):
+            result = call_like(graph, node, aten.neg.default, result)
+    node.replace_all_uses_with(result)
     graph.erase_node(node)
 
 
@@ -120,4 +179,7 @@ SPELLED_OUT: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.glu": split_gate,
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
+    "aten.lerp": split_lerp,
+    **dict.fromkeys(WEIGHTED, split_bias),
+    **dict.fromkeys(("aten.mul", "aten.div"), negate_outside),
 }

@@ -68,8 +68,8 @@ def verify(model: nn.Module, inputs: Mapping[str, Any], *, rules: str | Ruleset 
     Raises what converting and explaining raise (`CaptureError`, `InputError`, `TargetError`), but books that do not
     close are reported, not raised.
     """
-    explainer = convert(model, rules=rules, conserve="site").trace(**inputs, target=target)
-    explainer.conserve = "off"  # the graph just traced balances every site; whether it does is asked below
+    explainer = convert(model, rules=rules, conserve="site")
+    explainer.conserve = "off"  # its graphs balance every site; whether they do is asked below
     relevance = explainer(**inputs, target=target)
     with torch.no_grad(), inference_configuration(model):
         expected = _floats(model(**inputs))

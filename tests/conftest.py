@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +18,11 @@ for _place in (Path(__file__).parent, Path(__file__).parent.parent):
 torch.set_num_threads(1)
 settings.register_profile("lrp", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lrp")
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No warnings: random weights cancel, and models that are traced for every call say so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

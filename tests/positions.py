@@ -28,8 +28,7 @@ Pair = tuple[str, str]
 class Kind:
     """One way to inject position in one model; ``options`` for `lrp_fx.convert`, ``target`` where the default does not fit.
 
-    ``learned``: how many learned tokens the model has. ``slow``: takes long, and others are like it. ``fails``: why it cannot
-    be explained yet.
+    ``learned``: how many learned tokens the model has. ``slow``: takes long, and others are like it.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
     target: Callable[[Tensor], Tensor] | None = None
     slow: bool = False
-    fails: str = ""
 
     @property
     def expected(self) -> set[Pair]:
@@ -298,7 +296,7 @@ KINDS = [
     Kind("rotary, partial", "Phi", BY_NAME["phi"], *HALVES, slow=True),
     Kind("rotary, of hidden states", "Wav2Vec2-Conformer", hf("Wav2Vec2ConformerForCTC", {**CONFORMED, "position_embeddings_type": "rotary"}, BY_NAME["wav2vec2"].inputs), *HALVES, slow=True),
     Kind("rotary, linear scaling", "Llama", llama(rope_type="linear", factor=4.0), *HALVES, slow=True),
-    Kind("rotary, dynamic NTK", "Llama", hf("LlamaForCausalLM", {**DECODER, "max_position_embeddings": 8, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}), *HALVES, fails="the base is chosen by the values of position_ids in Python: torch.export cannot follow"),
+    Kind("rotary, dynamic NTK", "Llama", hf("LlamaForCausalLM", {**DECODER, "max_position_embeddings": 8, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}), *HALVES),
     Kind("rotary, dynamic NTK, by hand", "hand-written", rotary(half_split, longer), *HALVES),
     Kind("rotary, YaRN", "Llama", llama(rope_type="yarn", factor=8.0, original_max_position_embeddings=8), *HALVES, slow=True),
     Kind("rotary, Llama 3", "Llama", llama(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8), *HALVES, slow=True),

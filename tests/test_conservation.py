@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
+from lrp_fx.conservation import rounding_floor
 from lrp_fx.rule import Call, Rule, registered, registry, share, sink
 
 from .architectures import BY_NAME
@@ -174,3 +175,25 @@ def test_biases_keep_their_place_in_the_ledger() -> None:
     ledger = lrp_fx.convert(Tiny())(input_ids=IDS).ledger
     modules = {module for name, _, module, _ in ledger.sink_sites if name == "bias"}
     assert {"qkv", "up", "gate", "head", "norm"} <= modules
+
+
+class TopOne(nn.Module):
+    """A router of one expert: its weight is divided by itself, so that what passes the choice is rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.router, self.head = nn.Embedding(10, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        weight, _ = self.router(x).softmax(-1).topk(1, -1)
+        return self.head((x * (weight / torch.linalg.vector_norm(weight, 1, -1, keepdim=True))).mean(1))
+
+
+def test_what_is_rounding_of_the_whole_is_no_loss_at_a_site() -> None:
+    relevance = lrp_fx.convert(TopOne().double().eval(), conserve="site")(input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    assert relevance.ledger.error.max() <= 1e-10
+    floor = rounding_floor(torch.float64) * float(relevance.ledger.magnitude.sum())
+    assert all(s.scale >= floor for s in relevance.ledger.sites)
+    assert floor <= 1e-4 * float(relevance.ledger.magnitude.sum()), "a loss at a site that a ten-thousandth of all relevance passes is measured against that"

@@ -54,6 +54,8 @@ FUNCTIONS: dict[str, tuple[Function, set[str]]] = {
     "two learned maps": (lambda h, w, u: w(h) * u(h), {"product"}),
     "learned scores": (lambda h, w, u: torch.sigmoid(w(h) @ u(h).mT) @ h, {"product"}),
     "a learned map written as a sum": (lambda h, w, u: h * torch.sigmoid((h.unsqueeze(-2) * w.weight).sum(-1)), {"gate"}),
+    "halves of one map": (lambda h, w, u: h[..., :2] * torch.sigmoid(h[..., 2:]), {"gate"}),
+    "parts of one map": (lambda h, w, u: torch.tanh(h.chunk(2, -1)[0]) @ torch.sigmoid(h.chunk(2, -1)[1]).mT, {"product"}),
     # pointwise: one factor
     "square": (lambda h, w, u: h * h, {"elementwise"}),
     "pointwise": (lambda h, w, u: h * torch.sigmoid(h), {"elementwise"}),
@@ -79,10 +81,13 @@ FUNCTIONS: dict[str, tuple[Function, set[str]]] = {
 #: dependent in another way: reported.
 UNKNOWN: dict[str, Function] = {
     "neighbour's sigmoid": lambda h, w, u: h * torch.sigmoid(h.roll(1, 1)),
+    "neighbour's sigmoid, sliced": lambda h, w, u: h[:, 1:] * torch.sigmoid(h[:, :-1]),
     "running sum": lambda h, w, u: h * torch.tanh(h.cumsum(1)),
     "kernel matrix": lambda h, w, u: torch.sigmoid(h) @ h.mT,
     "kernel matrix written out": lambda h, w, u: (torch.sigmoid(h).unsqueeze(-2) * h.unsqueeze(-3)).sum(-1),
     "two functions": lambda h, w, u: torch.sigmoid(h) * torch.tanh(h.flip(1)),
+
+    "kernel of a function and its value": lambda h, w, u: F.scaled_dot_product_attention(torch.sigmoid(h), h, w(h)),
     "added product": lambda h, w, u: torch.baddbmm(torch.ones(T, T, dtype=h.dtype), torch.tanh(h), torch.exp(h).mT),
     "tied sigmoid attention": lambda h, w, u: torch.sigmoid(h @ h.mT) @ h,
 }
@@ -99,9 +104,25 @@ PAIRS: dict[str, tuple[Function, Function]] = {
     "tied attention": (FUNCTIONS["tied attention"][0], lambda h, w, u: F.scaled_dot_product_attention(h, h, h, scale=1.0)),
     "pooled": (lambda h, w, u: (h.softmax(1) * h).sum(1), lambda h, w, u: torch.einsum("btd,btd->bd", h.softmax(1), h)),
     "gate": (FUNCTIONS["through a learned map"][0], FUNCTIONS["a learned map written as a sum"][0]),
+    "computed weights": (
+        lambda h, w, u: torch.stack([F.linear(h[i], torch.outer(w(h)[i, 0], u(h)[i, 1]), w.weight[0]) for i in range(B)]),
+        lambda h, w, u: h @ (w(h)[:, 0, :, None] * u(h)[:, 1, None, :]).mT + w.weight[0],
+    ),
+    "computed kernel": (
+        lambda h, w, u: torch.stack([F.conv1d(h[i].T, w(h)[i, :4, :, None], w.weight[0]).T for i in range(B)]),
+        lambda h, w, u: h @ w(h)[:, :4].mT + w.weight[0],
+    ),
+    "interpolated": (lambda h, w, u: torch.lerp(w(h), u(h), torch.sigmoid(h)), lambda h, w, u: w(h) + torch.sigmoid(h) * (u(h) - w(h))),
+    "sigmoid": (lambda h, w, u: torch.sigmoid(1.7 * h) @ w(h).mT, lambda h, w, u: 1 / (1 + torch.exp(-1.7 * h)) @ w(h).mT),
+    "tanh": (lambda h, w, u: torch.tanh(h), lambda h, w, u: (h.exp() - (-h).exp()) / (h.exp() + (-h).exp())),
+    "softplus": (lambda h, w, u: F.softplus(h), lambda h, w, u: torch.log(1 + torch.exp(h))),
+    "chain behind a map": (lambda h, w, u: torch.sigmoid(w(h)[..., :1]) * u(h * w(h)), lambda h, w, u: u(h * w(h) * torch.sigmoid(w(h)[..., :1]))),
+    "chain behind a sum": (lambda h, w, u: (h * w(h)).sum(-1, keepdim=True) * u(h), lambda h, w, u: torch.einsum("bti,bti,btj->btj", h, w(h), u(h))),
     "norm": (FUNCTIONS["norm of a function"][0], lambda h, w, u: torch.relu(h * torch.rsqrt(torch.einsum("btd,btd->bt", h, h) / D + 1e-3).unsqueeze(-1))),
     "cosine": (FUNCTIONS["cosine"][0], lambda h, w, u: (h @ h.mT) / torch.linalg.vector_norm(h, dim=-1, keepdim=True)),
 }
+#: Pairs whose parts are tested by others as well.
+SLOW = {"square of a row", "rows, the function first", "outer", "neighbours", "gate", "cosine", "computed weights", "computed kernel", "tanh", "softplus", "pooled"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -110,7 +131,7 @@ def test_what_a_product_is(name: str) -> None:
     assert kinds(function) == expected
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if i in (0, 2, 4) else [pytest.mark.slow]) for i, n in enumerate(UNKNOWN)])
 def test_dependent_in_another_way_is_reported_and_refused(name: str) -> None:
     explainer, relevance = explained(UNKNOWN[name])
     assert explainer.coverage["unexplained"] == {"tangent.unexplained": 1}, explainer.rewritten.print_readable()
@@ -120,7 +141,19 @@ def test_dependent_in_another_way_is_reported_and_refused(name: str) -> None:
         explained(UNKNOWN[name], strict=True)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+def test_a_product_with_a_term_is_looked_into() -> None:
+    def dependent(h: Tensor, w: nn.Linear, u: nn.Linear) -> Tensor:
+        return torch.baddbmm(torch.ones(T, T, dtype=h.dtype), torch.tanh(h), torch.exp(h).mT)
+
+    def independent(h: Tensor, w: nn.Linear, u: nn.Linear) -> Tensor:
+        return torch.baddbmm(torch.ones(T, T, dtype=h.dtype), torch.tanh(w(h)), torch.exp(u(h)).mT)
+
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match="baddbmm"):
+        kinds(dependent)
+    kinds(independent)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PAIRS])
 def test_two_spellings_get_the_same(name: str) -> None:
     (first, one), (second, two) = (explained(f) for f in PAIRS[name])
     assert torch.allclose(one.score, two.score, rtol=1e-11)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,27 +10,9 @@ from torch import Tensor, nn
 
 import lrp_fx
 
-B, T, F, V = 2, 6, 8, 20
+from .handmade import B, F, T, V, ids, ready
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def ready(model: nn.Module) -> nn.Module:
-    """Float64, evaluation mode, every parameter random (zero biases hide mistakes)."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
-    return model.double().eval()
-
-
-def ids(batch: int = B, length: int = T) -> Tensor:
-    return torch.randint(1, V, (batch, length), generator=torch.Generator().manual_seed(1))
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def same_as_alone(explain: lrp_fx.Explainer, **inputs: Tensor) -> None:

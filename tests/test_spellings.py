@@ -34,8 +34,9 @@ def spellings() -> Iterator[tuple[str, str]]:
 
 def cases() -> Iterator[Any]:
     for family, name in spellings():
+        marks = [pytest.mark.slow] if name in getattr(importlib.import_module(f"spellings.{family}"), "SLOW", ()) else []
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
-            yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}")
+            yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
 
 
 @cache

@@ -77,13 +77,7 @@ def test_sites_are_named(name: str) -> None:
     assert {k: found[k] for k in wanted} == dict(wanted), "\n".join(map(str, explainer.sites))
 
 
-#: Twins that do not get the same yet.
-APART = {"mixture of experts": "a softmax over all experts renormalised over the chosen ones, and a softmax over the chosen ones, are one function with two Taylor expansions"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=APART[n])] if n in APART else []) for n, c in CASES.items() if c.twin is not None]
-)
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.twin is not None])
 def test_the_twin_gets_the_same(name: str) -> None:
     model, _, relevance = explained(name)
     case = CASES[name]

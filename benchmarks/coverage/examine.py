@@ -18,7 +18,7 @@ import lrp_fx
 from benchmarks import zoo
 from benchmarks.coverage.padding import padding
 from benchmarks.coverage.row import Row
-from lrp_fx.capture import inference_configuration
+from lrp_fx.capture import accepts, inference_configuration
 
 #: Closure demanded of the ledger and of every site.
 CLOSED = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -75,7 +75,7 @@ def _explained(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[lrp_
     """The first explanation; in float32 where a model's own float32 islands take other kernels when exported, so that float64 shows their rounding."""
     try:
         explainer = lrp_fx.convert(model, conserve="site")
-        explainer.conserve = "off"  # the graph balances every site; what it finds is read, not raised
+        explainer.conserve = "off"  # its graphs balance every site; what the books show is read below, not raised
         return explainer, _first(explainer, inputs, row), inputs
     except lrp_fx.CaptureError as error:
         if row.dtype != "float64" or "differs from the model" not in str(error):
@@ -115,7 +115,12 @@ def _check(model: nn.Module, inputs: dict[str, Any], relevance: lrp_fx.Relevance
     forward = max((difference(g, e) for g, e in zip(got, expected, strict=False)), default=float("inf"))
     ledger = relevance.ledger
     finite = all(bool(t.isfinite().all()) for t in (*relevance.content.values(), *ledger.leaves.values(), *ledger.sinks.values()))
-    return forward, float(ledger.error.max()) if finite else float("inf"), max((s.error if s.error == s.error else float("inf") for s in ledger.sites), default=0.0)
+    return forward, float(ledger.error.max()) if finite else float("inf"), worst_site(ledger)
+
+
+def worst_site(ledger: lrp_fx.Ledger) -> float:
+    """The worst imbalance; infinite where one is not a number, or no site was balanced at all."""
+    return max((s.error if s.error == s.error else float("inf") for s in ledger.sites), default=float("inf"))
 
 
 def difference(got: Tensor, expected: Tensor) -> float:
@@ -135,27 +140,18 @@ def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.M
     """Model and inputs in float64 (experts by batched products: the grouped kernel has no float64), else as they were."""
     wide = pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, inputs)
     model.double()
-    if runs(model, wide):
+    if accepts(model, wide):
         return model, wide
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("batched_mm")
-        if runs(model, wide):
+        if accepts(model, wide):
             return model, wide
     row.dtype = "float32"
     model.float()
-    if not runs(model, inputs):
+    if not accepts(model, inputs):
         row.reason = "the model itself runs only before it is cast to float64 and back"
         raise RuntimeError(row.reason)
     return model, inputs
-
-
-def runs(model: nn.Module, inputs: dict[str, Any]) -> bool:
-    try:
-        with torch.no_grad(), inference_configuration(model):
-            model(**inputs)
-    except Exception:
-        return False
-    return True
 
 
 def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def summary(rows: list[Row], types: int) -> str:
     """What the sweep came to, in one line; ``types``: how many model types there are."""
     runs = [r for r in rows if r.runs]
     count = {name: sum(getattr(r, name) for r in rows) for name in ("captured", "closed", "explained")}
+    narrow = sum(r.closed and r.dtype == "float32" for r in rows)
+    worst = {what: max((getattr(r, what) for r in rows if r.closed and r.dtype == "float64"), default=0.0) for what in ("ledger", "site", "forward")}
     methods = ", ".join(f"{sum(r.method == m for r in runs)} {m}" for m in ("dynamic", "static", "concrete"))
     nodes = [sum(r.shares[i] for r in rows) for i in range(3)]
     without = sum(r.expected and r.captured and not r.positions for r in rows)
@@ -35,7 +37,9 @@ def summary(rows: list[Row], types: int) -> str:
     missing = f" of {types} (the sweep was stopped before it came to the others)" if len(rows) < types else ""
     return (
         f"**{len(rows)} model types{missing}, {len(runs)} run forward here: {count['captured']} captured ({methods}), {count['closed']} with a closed ledger and every site "
-        f"balanced, {count['explained']} of these with nothing approximated.** Nodes on relevance paths: {nodes[0]} by listed rules, {nodes[1]} inferred, {nodes[2]} approximated. "
+        f"balanced to 1e-9 in float64 ({narrow} of them only in float32, to 1e-4), {count['explained']} of these with nothing approximated.** "
+        f"Worst in float64: ledger {worst['ledger']:.0e}, site {worst['site']:.0e}, output {worst['forward']:.0e} from the model's own (which forces float32 in places). "
+        f"Nodes on relevance paths: {nodes[0]} by listed rules, {nodes[1]} inferred, {nodes[2]} approximated. "
         f"Padded equals unpadded in {good} of the {len(padded)} types whose own answer does not change; {without} types with something named after positions have no position site."
     )
 

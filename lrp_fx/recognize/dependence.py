@@ -37,9 +37,11 @@ def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: 
     if meaning.kind not in ("product", "tangent", "normalise") or meaning.op is not None:
         return meaning
     common = flow.common(a, b)
-    if common is None or flow.passes_learned_map(common, a) or flow.passes_learned_map(common, b) or _of_other_parts(flow, common, a, b):
+    if common is None or flow.passes_learned_map(common, a) or flow.passes_learned_map(common, b):
         return meaning
     paths = {operand: _relevance_path(served, common, operand) for operand in (a, b)}
+    if _of_other_parts(common, paths):
+        return meaning
     kinds = {kind for path in paths.values() for _, kind in path}
     if meaning.kind == "normalise" and not kinds & _MIXTURES:
         return meaning
@@ -57,18 +59,16 @@ def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: 
     return Meaning("tangent", (a, b), why)
 
 
-def _of_other_parts(flow: Dataflow, common: fx.Node, a: fx.Node, b: fx.Node) -> bool:
-    """Are the operands functions of parts of the common value that share no element (the halves of a fused projection)?"""
-    parts = [_parts(flow, common, operand) for operand in (a, b)]
-    return all(parts) and not any(_overlap(x, y) for x in parts[0] for y in parts[1])
+def _of_other_parts(common: fx.Node, paths: dict[fx.Node, list[tuple[fx.Node, str]]]) -> bool:
+    """Does relevance of the operands go to parts of the common value that share no element (the halves of a fused projection)?"""
+    first, second = (_parts(common, path) for path in paths.values())
+    return bool(first) and bool(second) and not any(_overlap(x, y) for x in first for y in second)
 
 
-def _parts(flow: Dataflow, common: fx.Node, bottom: fx.Node) -> list[tuple[int, int, int, int]]:
-    """(axis, start, end, step) of every part of the common value on a path to ``bottom``; empty if the whole is on one."""
-    region = flow.region(common, bottom)
-    entries = [n for n in region or () if common in n.all_input_nodes]
-    found = [_part(common, n) for n in entries]
-    return [p for p in found if p is not None] if entries and all(found) else []
+def _parts(common: fx.Node, path: list[tuple[fx.Node, str]]) -> list[tuple[int, int, int, int]]:
+    """(axis, start, end, step) of every part of the common value on a path; empty if the whole is on it."""
+    found = [_part(common, n) for n, _ in path if common in n.all_input_nodes]
+    return [p for p in found if p is not None] if all(found) else []
 
 
 def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:

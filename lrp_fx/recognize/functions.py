@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.program import is_float, op_name
+from lrp_fx.program import is_float, op_name, value_of
+from lrp_fx.recognize.chosen import chosen_scores, renormalised
 from lrp_fx.recognize.dataflow import Dataflow
 from lrp_fx.recognize.products import Meaning
 
@@ -75,3 +76,13 @@ def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: T
         values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     value = values[result]
     return value if bool(value.isfinite().all()) else None
+
+
+def renormalised_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
+    """Chosen weights of a softmax, divided by their sum: the softmax of the chosen scores."""
+    scores = chosen_scores(node) if op_name(node) in ("aten.div", "aten.mul") else None
+    if scores is None or not flow.carries(scores) or value_of(scores).shape != value_of(node).shape:
+        return None
+    found = renormalised(node)
+    assert found is not None
+    return Meaning("softmax", (scores,), "chosen weights over their sum: the softmax of the chosen scores", aten.softmax.int, (scores, found.dim))

@@ -204,18 +204,48 @@ def _function_of_another(factor: fx.Node, factors: list[fx.Node]) -> fx.Node | N
 
 # ------------------------------------------------------------------------------------------------ softmax, decomposed
 def as_softmax(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
-    """``exp(z) / sum(exp(z))`` in any spelling: one softmax of z, with shifts constant along the axis taken off."""
+    """``exp(z) / sum(exp(z))`` in any spelling: one softmax of z, with shifts constant along the axis taken off.
+
+    A term beside the sum that is no function of z (``1 +``, or the exponential of a learned sink) is one more score.
+    """
     for numerator, statistic in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
         total, inverted = statistic, op_name(node) == "aten.div"
         while (inner := _through(flow, total)) is not None:
             inverted ^= op_name(total) == "aten.reciprocal"
             total = inner
-        if not inverted or op_name(numerator) != "aten.exp" or op_name(total) != "aten.sum" or total.args[0] is not numerator:
+        if not inverted or op_name(numerator) != "aten.exp":
+            continue
+        total, sink = _beside(flow, numerator, total)
+        if op_name(total) != "aten.sum" or total.args[0] is not numerator:
             continue
         dims = total.args[1] if len(total.args) > 1 else None
         if isinstance(dims, (list, tuple)) and len(dims) == 1 and same_size_along(statistic, dim := _from_right(dims[0], numerator)):
-            return _softmax_of(flow, numerator.args[0], dim, "exp over its own sum")
+            return _softmax_of(flow, numerator.args[0], dim, f"exp over its own sum{sink}")
     return None
+
+
+def _beside(flow: Dataflow, numerator: fx.Node, total: fx.Node) -> tuple[fx.Node, str]:
+    """The sum in ``sum(exp(z - m)) + exp(s - m)``, and what to say of the other term."""
+    if op_name(total) != "aten.add" or total.kwargs:
+        return total, ""
+    for i, j in ((0, 1), (1, 0)):
+        found, term = total.args[i], total.args[j]
+        if isinstance(found, fx.Node) and op_name(found) == "aten.sum" and (not isinstance(term, fx.Node) or _is_sink(flow, numerator, term)):
+            return found, ", with a sink"
+    return total, ""
+
+
+def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
+    """Is a term no function of the scores, but for the shift that is taken off them?"""
+    if not flow.carries(term):
+        return True
+    shifted = numerator.args[0]
+    shift = flow.core(shifted.args[1]) if isinstance(shifted, fx.Node) and op_name(shifted) == "aten.sub" and isinstance(shifted.args[1], fx.Node) else None
+    exponent = term.args[0] if op_name(term) == "aten.exp" else None
+    if shift is None or not isinstance(exponent, fx.Node):
+        return False
+    less = exponent.args[1] if op_name(exponent) == "aten.sub" and not flow.carries(exponent.args[0]) else exponent.args[0] if op_name(exponent) == "aten.neg" else None  # type: ignore[arg-type]
+    return isinstance(less, fx.Node) and flow.core(less) is shift
 
 
 def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:

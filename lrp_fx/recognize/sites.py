@@ -13,6 +13,7 @@ from lrp_fx.errors import module_path, source_line
 from lrp_fx.program import op_name
 from lrp_fx.provenance import CONTENT, LEARNED, SEGMENT
 from lrp_fx.recognize.anatomy import Anatomy
+from lrp_fx.recognize.chosen import renormalised
 from lrp_fx.rewrite import Application, Rewritten
 
 ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN = "attention", "normalisation", "position", "gate", "router", "residual", "scan"
@@ -114,6 +115,8 @@ class _Finder:
                 found.append(_site(GATE, "activated branch" if application.kind == "gate" else "product of two branches", application, (node,)))
             elif op_name(node) == "aten.topk":
                 found.append(_site(ROUTER, "top-k", application, (node,)))
+            elif application.kind == "softmax" and renormalised(node) is not None:
+                found.append(_site(ROUTER, "chosen weights over their sum", application, (node,)))
             elif application.kind == "residual":
                 found.append(_site(RESIDUAL, "skip connection", application, (node,)))
         return found

@@ -90,6 +90,17 @@ class Softmaxed(Attending):
         return self.spelling(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5) @ v
 
 
+class Sunk(Attending):
+    """A score of its own for each head beside the scores of the keys; the spelling gives the weights of the keys."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.sink = nn.Parameter(torch.randn(HEADS))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.spelling(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, self.sink) @ v
+
+
 class Rotated(Attending):
     """Rotary positions on q and k (four features per head), no table of positions."""
 
@@ -124,6 +135,18 @@ class RelativeRows(Attending):
         place = torch.arange(q.shape[2])
         row = place[:, None] - place[None, :] + LENGTH
         return torch.softmax(q @ k.mT + self.spelling(q, self.rows, row), -1) @ v
+
+
+class Routed(Tokens):
+    """x + experts(x): the spelling is given x, the scores of three experts, and their maps (experts, out, in)."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.router = nn.Linear(WIDTH, 3, bias=False)
+        self.gate, self.up, self.down = (nn.Parameter(torch.randn(3, *shape)) for shape in ((6, WIDTH), (6, WIDTH), (WIDTH, 6)))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.spelling(x, self.router(x), self.gate, self.up, self.down)
 
 
 def build(host: type[Tokens], spelling: Spelling) -> Tokens:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseen.common import CLASSES, HEADS, VOCABULARY, WIDTH, Case, Text, ready, written_as
+from handmade import ready
+from unseen.common import CLASSES, HEADS, VOCABULARY, WIDTH, Case, Text, written_as
 
 HEAD = WIDTH // HEADS
 

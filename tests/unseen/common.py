@@ -13,15 +13,6 @@ VOCABULARY, WIDTH, HEADS, CLASSES, LONGEST = 17, 8, 2, 3, 16
 Inputs = Callable[[int, int], dict[str, Tensor]]
 
 
-def ready(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Float64, evaluation mode, every parameter random: zero biases and unit weights hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
-    return model.double().eval()
-
-
 def ids(batch: int, length: int) -> dict[str, Tensor]:
     """input_ids (batch, length)."""
     return {"input_ids": torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(batch * 100 + length))}

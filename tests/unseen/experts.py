@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseen.common import WIDTH, Case, Text, ready, written_as
+from handmade import ready
+from unseen.common import WIDTH, Case, Text, written_as
 
 EXPERTS, HIDDEN = 4, 6
 

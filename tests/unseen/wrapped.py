@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from unseen.common import HEADS, WIDTH, Case, Text, ready
+from handmade import ready
+from unseen.common import HEADS, WIDTH, Case, Text
 
 
 class Attend(nn.Module):

@@ -1,0 +1,57 @@
+"""The sweep over model types: what it calls closed is closed, and a rule that loses relevance makes it say so."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from benchmarks import zoo
+from benchmarks.coverage.examine import CLOSED, examine
+from benchmarks.coverage.page import cells, summary, table
+from benchmarks.coverage.row import Row
+from lrp_fx.rule import registry
+
+pytestmark = pytest.mark.usefixtures("quiet")
+CASE = ("MASKED_LM", "fnet")
+
+
+def row() -> Row:
+    saved: list[str] = []
+    found = examine(*CASE, lambda r: saved.append(r.stage))
+    assert saved[0] == "no forward", "what is known is saved before each stage that may not return"
+    return found
+
+
+def test_a_type_that_closes() -> None:
+    found = row()
+    assert found.stage == "closed", found.reason
+    assert 0.0 < found.site <= max(CLOSED.values()), "every site was balanced: rounding shows"
+    assert found.ledger <= 1e-9 and found.forward <= 1e-6
+    assert found.shares[2] == 0 and found.method == "dynamic" and found.positions
+    assert Row.from_json(found.to_json()) == found
+
+
+def test_a_rule_that_loses_relevance_is_seen(monkeypatch: Any) -> None:
+    rule = registry.rules["linear.zero"]
+    monkeypatch.setitem(registry.rules, rule.name, dataclasses.replace(rule, surrogate=lambda call: rule.surrogate(call) * 0.99))
+    found = row()
+    assert found.stage == "open"
+    assert "ledger off" in found.reason and "a site off" in found.reason
+
+
+def test_the_page_counts_what_the_rows_say() -> None:
+    closed = Row("a", "CAUSAL_LM", stage="closed", method="dynamic", shares=(3, 1, 0), ledger=1e-16, site=1e-16, forward=0.0)
+    narrow = dataclasses.replace(closed, model_type="b", dtype="float32", shares=(1, 0, 2), approximated={"aten.odd": 2})
+    missing = Row("c", "CAUSAL_LM", stage="not captured", reason="concrete: draws random numbers")
+    text = summary([closed, narrow, missing], types=4)
+    assert "3 model types of 4 (the sweep was stopped" in text and "3 run forward here: 2 captured" in text
+    assert "(1 of them only in float32" in text and "1 of these with nothing approximated" in text
+    assert len(table([closed, narrow, missing])) == 5
+    assert "draws random numbers" in cells(missing)[-1] and "2 x aten.odd" in cells(narrow)[-1]
+
+
+def test_every_model_type_has_a_task() -> None:
+    types = {model_type for _, model_type in zoo.iter_architectures()}
+    assert len(types) > 300
