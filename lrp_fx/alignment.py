@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from lrp_fx.layout import BatchAxis, Layout, hint, token_axes
+from lrp_fx.layout import BatchAxis, Layout, hint, same_size, token_axes
 from lrp_fx.program import op_name, value_of
 from lrp_fx.provenance import is_very_low
 from lrp_fx.recognize.dataflow import MATRIX
@@ -56,12 +56,6 @@ def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
     values = [value_of(n) for n in (application.node, *application.operands)]
     against = [v.shape[-from_right] for v in values if isinstance(v, Tensor) and v.dim() >= from_right]
     return next((s for s in against if not isinstance(s, int) and s.node.expr.is_Symbol and hint(s) == hint(size)), size)
-
-
-def same_size(a: Any, b: Any) -> bool:
-    if isinstance(a, int) or isinstance(b, int):
-        return isinstance(a, int) and isinstance(b, int) and a == b
-    return bool(a.node.expr == b.node.expr)
 
 
 def keeps_where_true(mask: fx.Node) -> bool:

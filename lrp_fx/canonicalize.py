@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
@@ -43,6 +43,8 @@ SYNONYMS: dict[str, Any] = {
     "aten.divide": aten.div.Tensor,
     "aten.multiply": aten.mul.Tensor,
     "aten.subtract": aten.sub.Tensor,
+    "aten.concatenate": aten.cat.default,
+    "aten.concat": aten.cat.default,
 }
 
 
@@ -135,9 +137,10 @@ def iter_back(node: fx.Node, stop: set[fx.Node]) -> list[fx.Node]:
 
 
 def promote_precision(program: Program) -> Program:
-    """In a float64 program compute forced float32 islands in float64, so that books can close to 1e-10."""
+    """In a float64 program (most weights are) compute forced float32 islands in float64, so that books can close to 1e-10."""
     parameters = [p for p in program.module.parameters() if p.is_floating_point()]
-    if not parameters or any(p.dtype != torch.float64 for p in parameters):
+    wide = sum(p.numel() for p in parameters if p.dtype == torch.float64)
+    if 2 * wide <= sum(p.numel() for p in parameters) or not {p.dtype for p in parameters} <= {torch.float32, torch.float64}:
         return program
     module, _ = copy_graph(program)
     wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -148,7 +151,8 @@ def promote_precision(program: Program) -> Program:
         elif node.op == "get_attr":
             tensor = getattr(module, str(node.target))
             if tensor.dtype in wider:
-                setattr(module, str(node.target), tensor.to(wider[tensor.dtype]))
+                wide_tensor = tensor.to(wider[tensor.dtype])
+                setattr(module, str(node.target), nn.Parameter(wide_tensor, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else wide_tensor)
                 node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
     _recompute_values(module.graph)
     module.recompile()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.alignment import same_size
+from lrp_fx.layout import same_size
 from lrp_fx.program import value_of
 from lrp_fx.provenance import CONTENT
 from lrp_fx.rewrite import Rewritten

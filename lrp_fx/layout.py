@@ -79,13 +79,20 @@ def hint(size: Any) -> int:
     return size if isinstance(size, int) else int(size.node.hint) if size.node.hint is not None else 1
 
 
+def same_size(a: Any, b: Any) -> bool:
+    """Are two (symbolic) sizes the same expression?"""
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.node.expr == b.node.expr)
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     val = value_of(node)
     return tuple(hint(s) for s in val.shape) if isinstance(val, torch.Tensor) else ()
 
 
 def single(kind: str, size: int) -> Axis:
-    return ((kind, size),) if size != 1 else ()
+    return ((kind, size),) if size != 1 or kind == OWNED else ()  # a single row sent to an expert still has an owner
 
 
 def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
@@ -101,6 +108,8 @@ def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
             hidden = any(k in (BATCH, OWNED) for k, _ in factors)
             return None if hidden or not result else (*result, *(single(UNKNOWN, s) for s in shape[len(result) :]))
         result.append(group)
+    if any(f == (OWNED, 1) for axis in layout for f in axis) and () in result:  # a single row: any axis of size 1 may say whose it is
+        result[result.index(())] = ((OWNED, 1),)
     return tuple(result)
 
 
@@ -157,7 +166,8 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     rule = _RULES.get(name)
     layout: Layout | None
     try:
-        layout = rule(node, known[x], shape, known) if rule is not None and node.args and (node.args[0] is x or rule in (_matmul, _scattered, _added_product)) else None
+        fits = node.args and (node.args[0] is x or rule in (_matmul, _scattered, _rows_added, _added_product))
+        layout = rule(node, known[x], shape, known) if rule is not None and fits else None
     except (IndexError, TypeError, ValueError):
         layout = None
     if layout is None and name in ("cat", "stack"):
@@ -172,7 +182,14 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
         layout = _sorted(node, known[x])
     if layout is None:
         layout = _rows_kept([known[a] for a in operands], shape)
-    return layout if layout is not None and _sizes(layout) == shape else None
+    return _told_once(layout) if layout is not None and _sizes(layout) == shape else None
+
+
+def _told_once(layout: Layout) -> Layout:
+    """Where one axis holds the batch, rows along the others need no owner."""
+    if not any(k == BATCH for axis in layout for k, _ in axis):
+        return layout
+    return tuple(tuple((UNKNOWN if k == OWNED else k, s) for k, s in axis if k != OWNED or s != 1) for axis in layout)
 
 
 def _sorted(node: fx.Node, lay: Layout) -> Layout:
@@ -364,6 +381,22 @@ def _scattered(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[f
     return tuple(next((resize(a, s) for a in axes if any(k != UNKNOWN for k, _ in a)), single(UNKNOWN, s)) for axes, s in zip(zip(*both, strict=True), shape, strict=True))
 
 
+def _rows_added(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
+    """Rows added at places that an index names: as what they are added to; in fresh zeros they belong to whom the rows did."""
+    into, written = (known.get(node.args[i]) for i in (0, 3))  # type: ignore[arg-type]
+    if into is not None or written is None:
+        return into
+    dim = int(node.args[1]) % len(shape)  # type: ignore[arg-type]
+    owned = any(k in (BATCH, OWNED) for k, _ in written[dim])
+    return tuple(single(OWNED if owned else UNKNOWN, s) if i == dim else a for i, (a, s) in enumerate(zip(written, shape, strict=True)))
+
+
+def _repeat(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
+    """Copies of a whole axis stand in front of what it holds."""
+    lay = ((),) * (len(shape) - len(lay)) + lay
+    return tuple(a if prod(s for _, s in a) == size else (*single(UNKNOWN, size // max(prod(s for _, s in a), 1)), *a) for a, size in zip(lay, shape, strict=True))
+
+
 #: Operations that give values and where they were found.
 SELECTIONS = frozenset("topk sort max min kthvalue mode median".split())
 #: Operations that give several parts of one value.
@@ -388,6 +421,8 @@ _RULES: dict[str, Any] = {
     "getitem": _getitem,
     **dict.fromkeys("slice_scatter select_scatter scatter scatter_reduce".split(), _scattered),
     "as_strided": _as_strided,
+    "index_add": _rows_added,
+    **dict.fromkeys(("repeat", "tile"), _repeat),
     "index": _index,
     "cat": None,
     "stack": None,

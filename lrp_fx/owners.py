@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class Owners:
         name = op_name(node)
         if name in ("aten.index", "aten.index_select"):
             return self._indexed(node, batch)
+        if name == "aten.index_add":
+            return self._added(node, batch)
         if name == "aten.cat":
             return self._joined(node, batch)
         if node.target is operator.getitem:
@@ -62,8 +65,28 @@ class Owners:
         source = next((a for a in node.all_input_nodes if owned_axes(self.facts.layout.get(a))), None)
         if source is None or (above := self.of(source, batch)) is None:
             return None
+        if name == "aten.reshape":
+            before, after = owned_axes(self.facts.layout.get(source)), owned_axes(self.facts.layout.get(node))
+            return self._drawn(lambda o, x, y: [_reshaped(o, x, y, before, after)], [above, self.env[source], self.env[node]], node)
         run = self._move(node, source, name)
         return self._drawn(run, [above, *self._sizes(node)], node) if run is not None else None
+
+    def _added(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows added to zeros at places that an index names (a place that none is added to holds nothing, whoever owns it)."""
+        dim, index, rows = int(node.args[1]) % len(shape_of(node)), node.args[2], node.args[3]  # type: ignore[arg-type]
+        assert isinstance(index, fx.Node) and isinstance(rows, fx.Node)
+        layout = self.facts.layout.get(rows)
+        place, above = batch_axis(layout), self.of(rows, batch)
+
+        def put(owner: Tensor, value: Tensor, at: Tensor) -> list[Tensor]:
+            size = [value.shape[dim] if a == dim else 1 for a in range(value.dim())]
+            return [owner.new_zeros(size).index_copy(dim, at, owner)]
+
+        if above is not None and owned_axes(layout) == [dim]:
+            return self._drawn(put, [above, self.env[node], self.env[index]], node)
+        if place is None or place.axis != dim:
+            return None
+        return self._drawn(lambda v, y, at, b: put(_counted(v, place, b), y, at), [self.env[rows], self.env[node], self.env[index], batch], node)
 
     def _joined(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows put behind rows."""
@@ -113,8 +136,6 @@ class Owners:
 
     def _move(self, node: fx.Node, source: fx.Node, name: str) -> Callable[..., list[Any]] | None:
         """How the owner of ``source`` becomes that of ``node``, which is computed from it."""
-        if name == "aten.reshape":
-            return _reshaped(shape_of(source), owned_axes(self.facts.layout.get(source)), owned_axes(self.facts.layout.get(node)))
         if name in _SAME_MOVES:
             return lambda o, y: [node.target(o, *node.args[1:])]  # type: ignore[operator]
         if name in _REDUCTIONS and len(node.args) > 1 and isinstance(node.args[1], (list, tuple)):
@@ -164,11 +185,15 @@ def _first_along(owner: Tensor, dims: list[int], keep: bool) -> Tensor:
     return owner
 
 
-def _reshaped(before: tuple[int, ...], owned: list[int], after: list[int]) -> Callable[..., list[Any]] | None:
-    """Leading rows taken apart or put together; the axes behind them hold no owners."""
-    if owned != list(range(len(owned))) or after != list(range(len(after))):
-        return None
-    return lambda o, y: [o.reshape(*y.shape[: len(after)], *[1] * (y.dim() - len(after)))]
+def _reshaped(owner: Tensor, x: Tensor, y: Tensor, before: list[int], after: list[int]) -> Tensor:
+    """Owners of ``y``, a reshape of ``x``: regrouped with the rows, one number where an axis holds none."""
+    leading = before == list(range(len(before))) and after == list(range(len(after)))
+    if leading and prod(hint(s) for s in y.shape[: len(after)]) == prod(hint(s) for s in x.shape[: len(before)]):
+        return owner.reshape(*y.shape[: len(after)], *[1] * (y.dim() - len(after)))
+    whole = owner.expand(x.shape).reshape(y.shape)
+    for axis in range(y.dim()):
+        whole = whole if axis in after else whole.narrow(axis, 0, 1)
+    return whole.clone()
 
 
 def _aligned(owned: list[int], rank: int) -> Callable[..., list[Any]]:

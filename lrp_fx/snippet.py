@@ -6,8 +6,10 @@ when sites are to be balanced, site totals. Repeated layers share one snippet, s
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -180,8 +182,42 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
+    _read_no_strides(module.graph)
     module.graph.eliminate_dead_code()
     return module
+
+
+def _read_no_strides(graph: fx.Graph) -> None:
+    """Write sizes that the tracer reads from a stride as the product of sizes they are: along an axis of size 1 a stride is anything."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_stride.int):
+        source, axis = node.args
+        assert isinstance(source, fx.Node) and isinstance(axis, int)
+        value = source.meta["val"]
+        inner = _axes_within(value, axis)
+        if inner is None:
+            continue
+        with graph.inserting_before(node):
+            product: Any = 1
+            for a in inner:
+                size = value.shape[a]
+                if not isinstance(size, int):
+                    size = graph.call_function(torch.ops.aten.sym_size.int, (source, a))
+                    size.meta["val"] = value.shape[a]
+                product = size if isinstance(product, int) and product == 1 else graph.call_function(operator.mul, (product, size))
+        node.replace_all_uses_with(product)
+
+
+def _axes_within(value: Tensor, axis: int) -> list[int] | None:
+    """The axes that a step along ``axis`` passes over: its stride is the product of their sizes (asked for two sizes of every symbol)."""
+    symbols = sorted({f for s in (*value.shape, *value.stride()) if not isinstance(s, int) for f in s.node.expr.free_symbols}, key=str)
+    found = []
+    for base in (37, 101):
+        assigned = {symbol: base + 7 * i for i, symbol in enumerate(symbols)}
+        sizes, steps = ([s if isinstance(s, int) else int(s.node.expr.subs(assigned)) for s in numbers] for numbers in (value.shape, value.stride()))
+        found.append([a for a in range(len(sizes)) if a != axis and steps[a] < steps[axis]])
+        if prod(sizes[a] for a in found[-1]) != steps[axis]:
+            return None
+    return found[0] if found[0] == found[1] else None
 
 
 def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:

@@ -114,6 +114,22 @@ def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def forget_model(graph: fx.Graph, node: fx.Node) -> None:
+    """``x.type_as(y)``, ``x.view_as(y)``, ``x.expand_as(y)``: the type or the sizes of y, none of its values."""
+    x, model = node.args[:2]
+    if not isinstance(model, fx.Node):
+        return
+    with graph.inserting_before(node):
+        if op_name(node) == "aten.type_as":
+            result = graph.call_function(aten._to_copy.default, (x,), {"dtype": value_of(model).dtype})
+            result.meta = dict(node.meta)
+        else:
+            sizes = [s if isinstance(s, int) else call_like(graph, node, aten.sym_size.int, model, i) for i, s in enumerate(value_of(model).shape)]
+            result = call_like(graph, node, aten.expand.default if op_name(node) == "aten.expand_as" else aten.reshape.default, x, sizes)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
     """``lerp(a, b, w)`` as ``a + w (b - a)``."""
     a, b, weight = node.args[:3]
@@ -180,6 +196,7 @@ SPELLED_OUT: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
+    **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as", "aten.reshape_as"), forget_model),
     **dict.fromkeys(WEIGHTED, split_bias),
     **dict.fromkeys(("aten.mul", "aten.div"), negate_outside),
 }

@@ -17,11 +17,11 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
-from lrp_fx.alignment import aligned_batch, keeps_where_true, same_size
+from lrp_fx.alignment import aligned_batch, keeps_where_true
 from lrp_fx.bill import Bill, InjectionInfo, PairsInfo, RelevanceGraph, SiteInfo
 from lrp_fx.canvas import Canvas
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
-from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint
+from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint, same_size
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
 from lrp_fx.owners import Owners, owned_axes
 from lrp_fx.program import op_name, output_node, value_of

@@ -119,6 +119,11 @@ def sinusoids(x: Tensor) -> Tensor:
     return torch.stack([a.sin(), a.cos()], -1).flatten(1)
 
 
+def of_their_type(x: Tensor) -> Tensor:
+    """Sinusoids in the type and the sizes of the values they are added to, which say nothing about those values."""
+    return sinusoids(torch.zeros(1).type_as(x).expand_as(x[0]))[None].expand_as(x)
+
+
 def interleaved(x: Tensor, angle: Tensor) -> Tensor:
     """Pairs of features at even and odd places turn, in four products joined by stack."""
     cos, sin, a, b = angle.cos(), angle.sin(), x[..., ::2], x[..., 1::2]
@@ -280,6 +285,7 @@ KINDS = [
     Kind("sinusoidal, picked for all texts at once", "hand-written", lambda: Small(picked_flat, table=nn.Buffer(sinusoids(torch.zeros(64, WIDTH))[None])), *SINES),
     Kind("sinusoidal, picked in forward", "Speech2Text", hf("Speech2TextForConditionalGeneration", SPEECH, lambda: {**sound(), "decoder_input_ids": _ids(BATCH, 6, seed=3)}), *SINES, slow=True),
     Kind("sinusoidal, computed in forward", "hand-written", lambda: Small(lambda model, x: x * WIDTH**0.5 + sinusoids(x)), *SINES),
+    Kind("sinusoidal, of the type and size of the values", "hand-written", lambda: Small(lambda model, x: x * WIDTH**0.5 + of_their_type(x)), *SINES),
     Kind("rotary, half-split", "Llama", BY_NAME["llama"], *HALVES, slow=True),
     Kind("rotary, positions given", "Llama", BY_NAME["llama"], *HALVES, tokens=lambda: {**text(), "position_ids": torch.arange(LENGTH).expand(BATCH, -1).contiguous()}, slow=True),
     Kind("rotary, half-split, by hand", "hand-written", rotary(half_split), *HALVES),

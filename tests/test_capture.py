@@ -332,6 +332,49 @@ def test_rows_sorted_by_expert_still_belong_to_their_examples() -> None:
     assert method(explain) == "dynamic"
 
 
+class AddedExperts(nn.Module):
+    """Each token to two of three experts, in a loop over experts; what they give is added up in fresh zeros, where tokens were taken from.
+
+    In between heads are repeated, and the attention has scores, biases and positions of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router, self.head = nn.Embedding(V, F), nn.Linear(F, 3), nn.Linear(F, 4)
+        self.experts = nn.ModuleList(nn.Linear(F, F) for _ in range(3))
+        self.keys, self.bias = nn.Linear(F, F // 2), nn.Parameter(torch.zeros(F))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        batch, length = input_ids.shape
+        x = self.embed(input_ids)
+        rows = x.flatten(0, 1)
+        weights, chosen = self.router(rows).topk(2, -1)
+        order = chosen.flatten().argsort(stable=True)
+        sizes = torch.bincount(chosen.flatten(), minlength=3).tolist()
+        parts = rows[order // 2].split(sizes)
+        out = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+        out = out * weights.softmax(-1).flatten()[order].unsqueeze(1)
+        y = torch.zeros(batch * length, F, dtype=x.dtype).index_add(0, order // 2, out).view(batch, length, F) + self.bias
+        queries = y.view(batch, length, 2, F // 2).transpose(1, 2)
+        keys = self.keys(x).unsqueeze(1).repeat(1, 2, 1, 1)
+        mixed = (queries @ keys.mT).softmax(-1) @ keys
+        return self.head((x + mixed.transpose(1, 2).reshape(batch, length, F)).mean(1))
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_rows_added_up_belong_to_the_examples_they_were_taken_from(seed: int) -> None:
+    explain = lrp_fx.convert(ready(AddedExperts()), conserve="site")
+    x = ids(2, 3, seed=seed)
+    together = explain(input_ids=x, target=0)
+    assert method(explain) == "concrete"
+    assert together.ledger.error.max() <= EXACT
+    for i in range(2):
+        alone = explain(input_ids=x[i : i + 1], target=0)
+        assert torch.allclose(together.content["input_ids"][i], alone.content["input_ids"][0], rtol=1e-8, atol=1e-12)
+        for name, total in alone.ledger.sinks.items():
+            assert torch.allclose(together.ledger.sinks[name][i], total[0], rtol=1e-8, atol=1e-12), name
+
+
 def test_a_graph_says_why_it_holds_for_less() -> None:
     explain = lrp_fx.convert(ready(Branching()))
     explain(input_ids=ids())

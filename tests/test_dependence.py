@@ -70,6 +70,7 @@ FUNCTIONS: dict[str, tuple[Function, set[str]]] = {
     "gram written out": (lambda h, w, u: (h.unsqueeze(-2) * h.unsqueeze(-3)).sum(-1), {"product"}),
     "row statistic": (lambda h, w, u: torch.einsum("btd,btd->bt", h, h), {"product"}),
     "neighbours": (lambda h, w, u: h * h.roll(1, 1), {"product"}),
+    "matrix power": (lambda h, w, u: (h.mT @ h) @ (h.mT @ h), {"product"}),
     "outer": (lambda h, w, u: torch.einsum("btd,bte->btde", h, h), {"product"}),
     "cosine": (lambda h, w, u: F.normalize(h, dim=-1) @ h.mT, {"product", "normalise"}),
     "positive parts": (lambda h, w, u: torch.relu(h) @ h.mT, {"product"}),

@@ -8,6 +8,8 @@ import operator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import lrp_fx
 from lrp_fx.canonicalize import PASSES, canonicalize, check_canonical
@@ -15,6 +17,7 @@ from lrp_fx.capture import capture, inference_configuration
 from lrp_fx.errors import LrpError
 from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, op_name
 from lrp_fx.provenance import find_provenance
+from lrp_fx.snippet import trace
 
 from .architectures import BY_NAME
 
@@ -128,3 +131,38 @@ def test_converted_parameters_are_shared_not_copied() -> None:
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
     assert torch.allclose(explain(**inputs).score, before + 1.0, atol=1e-5)
+
+
+class Island(nn.Module):
+    """A router that keeps its weights, and what it computes, in float32 whatever the model is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router, self.head = nn.Embedding(11, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        return self.head(x.mean(1)) * self.router(x.mean(1).float()).softmax(-1).to(x.dtype)
+
+
+def test_islands_of_float32_do_not_round_the_books_of_a_float64_model() -> None:
+    model = Island().double()
+    model.router.float()
+    relevance = lrp_fx.convert(model.eval(), conserve="site")(input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]), target=0)
+    assert float(relevance.ledger.error.max()) <= 1e-14
+    assert model.router.weight.dtype == torch.float32, "the model is as it was"
+
+
+def test_a_stride_is_read_as_the_sizes_it_spans() -> None:
+    """Along an axis of size 1 a stride is anything: a size that the tracer finds there only must be written otherwise."""
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment)
+    real = torch.randn(2, 1, 16, 8)
+    x = mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 4))
+    with mode:
+        value = x.permute(0, 3, 1, 2)
+    module = trace(lambda v: [v.new_zeros(v.stride(2))], [value], mode)
+    assert not module.graph.find_nodes(op="call_function", target=torch.ops.aten.sym_stride.int)
+    module.recompile()
+    odd = torch.randn(3, 8, 1, 16).as_strided((3, 8, 1, 16), (128, 1, 5, 8))
+    assert module(odd)[0].shape == (128,), "features times the axis inside, whatever stride a single chunk has"

@@ -137,14 +137,14 @@ def expects_positions(model: nn.Module) -> bool:
 
 
 def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.Module, dict[str, Any]]:
-    """Model and inputs in float64 (experts by batched products: the grouped kernel has no float64), else as they were."""
+    """Model and inputs in float64 (experts by batched products: the grouped kernel has no float64), else, where the model fails or is not finite, as they were."""
     wide = pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, inputs)
     model.double()
-    if accepts(model, wide):
+    if _answers(model, wide):
         return model, wide
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("batched_mm")
-        if accepts(model, wide):
+        if _answers(model, wide):
             return model, wide
     row.dtype = "float32"
     model.float()
@@ -152,6 +152,15 @@ def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.M
         row.reason = "the model itself runs only before it is cast to float64 and back"
         raise RuntimeError(row.reason)
     return model, inputs
+
+
+def _answers(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Does it run, and is what it says finite?"""
+    if not accepts(model, inputs):
+        return False
+    with torch.no_grad(), inference_configuration(model):
+        said = [t for t in pytree.tree_leaves(model(**inputs)) if isinstance(t, Tensor) and t.is_floating_point()]
+    return bool(said) and bool(said[0].isfinite().all())
 
 
 def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -15,7 +15,10 @@ SAME = {torch.float64: 1e-8, torch.float32: 2e-4}
 
 
 def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
-    """What padding on either side changes: ``right ok, left ok``; ``the model cares`` where its own answer changes; ``-`` without text."""
+    """What padding on either side changes: ``right ok, left ok``; ``the model cares`` where its own answer changes.
+
+    ``-`` without text, or where relevance is not by the tokens of ``input_ids`` (prompts in front of them, an encoder that nothing reads).
+    """
     tensors = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
     if not {"input_ids", "attention_mask"} <= set(tensors) or any(v.is_floating_point() for v in tensors.values()):
         return "-"
@@ -25,6 +28,8 @@ def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
     if any(tuple(v.shape[:2]) != tuple(ids.shape) for n, v in tensors.items() if not n.startswith("decoder")):
         return "-"
     alone = explainer(**{n: _alone(n, v, ids.shape) for n, v in inputs.items()})
+    if _tokens(alone).shape[1] != ids.shape[1] - CUT or not any(n.split(":")[0] == "input_ids" for n in alone.content):
+        return "-"
     return ", ".join(f"{side} {_compare(explainer, alone, inputs, side)}" for side in ("right", "left"))
 
 

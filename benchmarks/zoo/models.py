@@ -78,6 +78,9 @@ def _config_for(cls: Any, task: str, model_type: str) -> PreTrainedConfig:
             config.pad_token_id = 0
         if task == "CAUSAL_LM" and hasattr(config, "is_decoder") and not getattr(config, "is_encoder_decoder", True):
             config.is_decoder = True
+        decoder = getattr(config, "decoder", None)
+        if getattr(config, "is_encoder_decoder", False) and isinstance(decoder, PreTrainedConfig):  # two models joined: the second must read the first
+            decoder.is_decoder = decoder.add_cross_attention = True
     return config
 
 

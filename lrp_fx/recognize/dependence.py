@@ -40,14 +40,14 @@ def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: 
     if common is None or flow.passes_learned_map(common, a) or flow.passes_learned_map(common, b):
         return meaning
     paths = {operand: _relevance_path(served, common, operand) for operand in (a, b)}
-    if _of_other_parts(common, paths):
+    if _of_other_parts(common, paths[a], paths[b]):
         return meaning
     kinds = {kind for path in paths.values() for _, kind in path}
     if meaning.kind == "normalise" and not kinds & _MIXTURES:
         return meaning
     if op_name(node) != "aten.div" and kinds & _MIXTURES:
         return replace(meaning, kind="product", signals=(a, b), why="the weights of a softmax times values: two factors, whatever the weights depend on")
-    statistic = _statistic(flow, node, common, paths)
+    statistic = _statistic(flow, node, common, a, b)
     if statistic is not None:
         return statistic
     if op_name(node) != "aten.div" and all(_is_of_a_degree(n, kind) for path in paths.values() for n, kind in path):
@@ -59,9 +59,9 @@ def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: 
     return Meaning("tangent", (a, b), why)
 
 
-def _of_other_parts(common: fx.Node, paths: dict[fx.Node, list[tuple[fx.Node, str]]]) -> bool:
+def _of_other_parts(common: fx.Node, a: list[tuple[fx.Node, str]], b: list[tuple[fx.Node, str]]) -> bool:
     """Does relevance of the operands go to parts of the common value that share no element (the halves of a fused projection)?"""
-    first, second = (_parts(common, path) for path in paths.values())
+    first, second = _parts(common, a), _parts(common, b)
     return bool(first) and bool(second) and not any(_overlap(x, y) for x in first for y in second)
 
 
@@ -120,9 +120,8 @@ def is_row_product(a: fx.Node, b: fx.Node) -> bool:
     return len(left) >= 2 and len(right) >= 2 and left[-2] == 1 and right[-1] == 1 and left[:-2] == right[:-2] and left[-1] == right[-2] > 1
 
 
-def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, paths: dict[fx.Node, list[tuple[fx.Node, str]]]) -> Meaning | None:
+def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
     """A function of the common value times a broadcast statistic of it: ``relu(x) / rms(x)`` is a normalisation."""
-    a, b = paths
     for signal, coefficient in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
         region = flow.region(common, coefficient) or []
         reduces = any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(flow.core(coefficient), signal)
