@@ -5,10 +5,11 @@ Biases and normalisation weights are randomised too, so that no term is triviall
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -99,3 +100,11 @@ ARCHITECTURES = [
     Architecture("wav2vec2", "Wav2Vec2ForCTC", "Wav2Vec2Config", dict(vocab_size=VOCAB, conv_dim=[16, 16], conv_stride=[5, 4], conv_kernel=[10, 4], num_feat_extract_layers=2, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, **TOWER, **SPECIAL), lambda: {"input_values": _floats(BATCH, 400)}),
 ]
 BY_NAME = {a.name: a for a in ARCHITECTURES}
+
+#: Close relatives of others in the list: they run with the slow tests.
+RELATIVES = frozenset("roberta distilbert mistral qwen3 gpt_neox gptj opt phi gemma2 bart".split())
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """Parameters for tests of these architectures."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES else n for n in names]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lrp_fx
 
-from .architectures import BY_NAME, VOCAB
+from .architectures import BY_NAME, VOCAB, cases
 
 LENGTHS = (9, 6)
 TEXT = ["bert", "roberta", "distilbert", "modernbert", "deberta_v2", "gpt2", "gpt_neox", "gptj", "opt", "bloom", "llama", "mistral", "qwen3", "gemma2", "gemma3", "phi", "mixtral"]
@@ -44,7 +44,7 @@ def positions(name: str, mask: Tensor) -> dict[str, Tensor]:
     return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if name in ("gpt2", "gptj") else {}
 
 
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", cases(TEXT))
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_changes_nothing_where_the_model_does_not_care(name: str, side: str) -> None:
     model = BY_NAME[name].build("eager", torch.float64)

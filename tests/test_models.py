@@ -12,13 +12,11 @@ from torch import Tensor
 import lrp_fx
 from lrp_fx.capture import largest_difference
 
-from .architectures import ARCHITECTURES, BY_NAME, Architecture
+from .architectures import ARCHITECTURES, BY_NAME, RELATIVES, Architecture, cases
 
 TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
 
-#: Close relatives of others in the list run with the slow tests.
-RELATIVES = {"roberta", "distilbert", "mistral", "gpt_neox", "gptj", "opt", "phi", "gemma2", "bart"}
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES else n for n in BY_NAME]
+NAMES = cases(BY_NAME)
 
 
 def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any) -> tuple[Any, lrp_fx.Relevance]:
@@ -44,11 +42,18 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
     return named | relevance.learned | relevance.segment
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", NAMES)
+def attentions() -> list[Any]:
+    """Every class with its fused attention where it has one; with attention written out (which float64 tests too) among the slow tests."""
+    found = []
+    for name, architecture in BY_NAME.items():
+        for attention in ("eager", "sdpa") if architecture.fused else ("eager",):
+            slow = name in RELATIVES or (attention == "eager" and architecture.fused)
+            found.append(pytest.param(name, attention, marks=[pytest.mark.slow] if slow else [], id=f"{name}-{attention}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "attention"), attentions())
 def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
-    if attention == "sdpa" and not BY_NAME[name].fused:
-        pytest.skip("the class has no fused attention")
     (explainer, difference), relevance = explain(BY_NAME[name], attention, torch.float32)
     assert difference <= 16, "units in the last place of the largest output"
     assert relevance.ledger.error.max() <= 1e-5

@@ -41,7 +41,7 @@ def test_order_of_addition_does_not_matter() -> None:
     assert torch.allclose(tokens[0], tokens[2], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("llama", 4), ("gpt_neox", 2), ("bert", 4), ("bart", 10), ("vit", 4)])
+@pytest.mark.parametrize(("name", "blocks"), [("llama", 4), ("gpt_neox", 2), ("bert", 4), pytest.param("bart", 10, marks=pytest.mark.slow), ("vit", 4)])
 def test_the_stream_is_found(name: str, blocks: int) -> None:
     """Two sums a block (one where attention and MLP run in parallel, three with cross-attention), no other sum."""
     architecture = BY_NAME[name]
