@@ -10,6 +10,7 @@ from lrp_fx.explainer import Explainer, aggregations, convert, rulesets
 from lrp_fx.position import PositionSite
 from lrp_fx.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
+from lrp_fx.saved import SavedExplainer, load
 from lrp_fx.verification import Report, verify
 
 __version__ = "0.1.0"
@@ -28,10 +29,12 @@ __all__ = [
     "Rows",
     "Rule",
     "Ruleset",
+    "SavedExplainer",
     "TargetError",
     "UnsupportedOperatorError",
     "aggregations",
     "convert",
+    "load",
     "register",
     "rulesets",
     "targets",

@@ -5,22 +5,23 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
-from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.bill import Bill, RelevanceGraph
+from lrp_fx.calls import Call, as_call, bind, output_shape
 from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
-from lrp_fx.conservation import CANCELLATION_LIMIT
 from lrp_fx.errors import InputError, LrpError, TargetError
-from lrp_fx.layout import hint
-from lrp_fx.program import ROLES, Program, value_of
+from lrp_fx.program import ROLES, Program
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.recognize.sites import Site, find_sites
@@ -28,8 +29,9 @@ from lrp_fx.relevance import Relevance
 from lrp_fx.rewrite import Rewritten, rewrite
 from lrp_fx.roles import role_of
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.statement import read_statement
-from lrp_fx.targets import Target, as_target
+from lrp_fx.saved import Description, write
+from lrp_fx.statement import read_statement, settle
+from lrp_fx.targets import Custom, Target, as_target
 from lrp_fx.transpose import transpose
 
 _CACHED_PROGRAMS = 16
@@ -61,21 +63,6 @@ class _Entry:
             return all(torch.equal(value, bound[name]) for name, value in self.inputs.items())
         shapes = ((info, bound[info.name].shape) for info in self.program.inputs)
         return all(d or s == t for info, shape in shapes for d, s, t in zip(info.dynamic, shape, info.shape, strict=True))
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call: its tensors by name, and the model that is called with them by these names."""
-
-    bound: dict[str, Any]
-    model: nn.Module
-
-    @property
-    def key(self) -> Any:
-        """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
-        types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}
-        autocast = tuple((t, str(torch.get_autocast_dtype(t))) for t in sorted(types) if torch.is_autocast_enabled(t))
-        return (autocast, *((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(self.bound.items())))
 
 
 def convert(
@@ -205,7 +192,7 @@ class Explainer:
         call = self._bind(args, inputs)
         bound, program = call.bound, self._program(call).program
         device = bound[program.inputs[0].name].device
-        arguments = goal.arguments(_output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
+        arguments = goal.arguments(output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
         entry, relevance_graph, runner = self._compiled(call, goal)
         tensors = [bound[i.name] for i in entry.program.inputs]
         self.statistics.runs += 1
@@ -217,23 +204,12 @@ class Explainer:
             raise
         return self._result(entry, relevance_graph.bill, flat, bound, goal)
 
-    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> _Call:
-        parameters = inspect.signature(self.model.forward).parameters
-        names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if len(args) > len(names):
-            raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
-        bound = {**dict(zip(names, args, strict=False)), **inputs}
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        # Many forwards take **kwargs without using them: an unknown tensor is a slip of the pen, not an option.
-        unknown = [n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)]
-        if unknown:
-            raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
-        bound = {n: v for n, v in bound.items() if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)}
+    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> Call:
+        bound = bind(self.model, args, inputs)
         self._check_model()
-        model = Flattened(self.model, bound) if is_nested(bound) else self.model
-        bound = flatten(bound)
-        check_inputs(bound, {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)})
-        return _Call(bound, model)
+        call = as_call(self.model, bound)
+        check_inputs(call.bound, {n: self._role(n, v) for n, v in call.bound.items() if isinstance(v, Tensor)})
+        return call
 
     def _check_model(self) -> None:
         """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
@@ -253,7 +229,7 @@ class Explainer:
     def _role(self, name: str, value: Tensor) -> str:
         return self.roles.get(name) or role_of(name, value)
 
-    def _compiled(self, call: _Call, target: Target) -> tuple[_Entry, RelevanceGraph, Any]:
+    def _compiled(self, call: Call, target: Target) -> tuple[_Entry, RelevanceGraph, Any]:
         """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
         entry = self._program(call)
         try:
@@ -267,13 +243,13 @@ class Explainer:
             entry = self._program(call)
             return (entry, *self._graph(entry, target))
 
-    def _forget(self, entry: _Entry, call: _Call, error: Exception) -> None:
+    def _forget(self, entry: _Entry, call: Call, error: Exception) -> None:
         """Drop a program that could not be transposed with symbolic sizes, and remember why."""
         self._programs = OrderedDict((k, e) for k, e in self._programs.items() if e is not entry)
         self._methods[call.key] = STATIC
         self._refusals[call.key] = (f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}",)
 
-    def _program(self, call: _Call) -> _Entry:
+    def _program(self, call: Call) -> _Entry:
         key = call.key
         for stored, entry in self._programs.items():
             if stored[0] == key and entry.fits(call.bound):
@@ -287,7 +263,7 @@ class Explainer:
         self._current = entry
         return entry
 
-    def _capture(self, call: _Call, key: Any) -> _Entry:
+    def _capture(self, call: Call, key: Any) -> _Entry:
         self.statistics.captures += 1
         bound = call.bound
         roles = {n: self._role(n, v) for n, v in bound.items() if isinstance(v, Tensor)}
@@ -334,23 +310,34 @@ class Explainer:
         if score.shape != (batch,):
             raise InputError(f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs and of the output must be the batch")
         statement = read_statement(bill, flat, bound, entry.program.outputs.explained)
-        if self.conserve != "off":
-            statement.ledger.check()
-        if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
-            warnings.warn(f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read the picture with care", stacklevel=3)
-        return Relevance(
+        return settle(
+            statement,
+            conserve=self.conserve,
             score=score,
             output=entry.program.outputs.rebuild(flat[: bill.outputs]),
-            content=statement.content,
-            position=statement.position,
-            learned=statement.learned,
-            segment=statement.segment,
-            ledger=statement.ledger,
             inputs={n: v for n, v in bound.items() if isinstance(v, Tensor)},
             target=repr(target),
             ruleset=self.ruleset.name,
-            streams=statement.streams,
         )
+
+    # ------------------------------------------------------------------------------------------------ saving
+    def save(self, path: str | Path, *, targets: Sequence[Any] | None = None, weights: bool = True) -> None:
+        """Write the relevance graph of the program used last to one file, for `lrp_fx.load`.
+
+        targets: what the file can explain (as in a call; classes and positions stay free), by default the targets used so far.
+        weights: False leaves the model's weights out; loading then takes the model's safetensors file.
+
+        Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
+        """
+        entry = self._entry()
+        used = [target for _, (of, target, _) in self._graphs.values() if of is entry and not isinstance(target, Custom)]
+        goals = [as_target(t) for t in targets] if targets is not None else used
+        if not goals or any(isinstance(g, Custom) for g in goals):
+            raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
+        graphs = {g.signature: (graph.module, graph.bill) for g in goals for graph, _ in [self._graph(entry, g)]}
+        made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
+        about = Description(self.ruleset.name, self.conserve, self.sites, self.coverage, entry.program.method, made_with)
+        write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)
 
 
 def aggregations() -> dict[str, str]:
@@ -379,20 +366,6 @@ def _choose_output(program: Program, name: str) -> Program:
     if not matches:
         raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
     return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))
-
-
-def _output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
-    """Shape of the explained output for these inputs, from its symbolic sizes."""
-    known: dict[Any, int] = {}
-    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
-        for symbol, size in zip(value_of(node).shape, bound[info.name].shape, strict=True):
-            if not isinstance(symbol, int):
-                known[symbol.node.expr] = size
-    shape = []
-    for size in value_of(program.explained_node).shape:
-        expression = None if isinstance(size, int) else size.node.expr
-        shape.append(size if expression is None else int(expression.subs(known)) if expression.free_symbols <= set(known) else hint(size))
-    return tuple(shape)
 
 
 __all__ = ["Explainer", "LrpError", "Statistics", "aggregations", "convert", "rulesets"]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, UNKNOWN, Axis, Layout, batch_axis, from_symbols, hint, propagate, regroup, shape_of, single, token_axes
+from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, UNKNOWN, Axis, Layout, batch_axis, from_symbols, hint, shape_of, single, token_axes
 from lrp_fx.program import Program, is_float, op_name, tensor_args, value_of
+from lrp_fx.propagate import propagate
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
@@ -357,5 +358,4 @@ def is_very_low(value: object) -> bool:
 def _has_batch(layout: Layout) -> bool:
     return any(k == BATCH for axis in layout for k, _ in axis)
 
-
-__all__ = ["Axis", "Facts", "find_provenance", "hint", "regroup"]
+__all__ = ["Axis", "Facts", "find_provenance"]

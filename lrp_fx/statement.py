@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrp_fx.bill import Bill, InjectionInfo, Leaf
-from lrp_fx.conservation import DepthBalance, Ledger, SiteBalance, rounding_floor
+from lrp_fx.conservation import CANCELLATION_LIMIT, DepthBalance, Ledger, SiteBalance, rounding_floor
 from lrp_fx.position import PositionSite
 from lrp_fx.provenance import CONTENT, LEARNED, POSITION
-from lrp_fx.relevance import Stream
+from lrp_fx.relevance import Relevance, Stream
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class _Values:
     passing: list[Tensor]
     pairs: dict[str, Tensor]
     table: Tensor | None
+
+
+def settle(statement: Statement, *, conserve: str, score: Tensor, output: Any, inputs: dict[str, Tensor], target: str, ruleset: str) -> Relevance:
+    """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it."""
+    if conserve != "off":
+        statement.ledger.check()
+    if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
+        warnings.warn(f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read the picture with care", stacklevel=4)
+    parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
+    return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
 
 
 def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], explained: int) -> Statement:

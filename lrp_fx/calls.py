@@ -1,0 +1,64 @@
+"""Calls: the arguments of one call by name, what a program is captured for, and the sizes of its output."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrp_fx.arguments import Flattened, flatten, is_nested
+from lrp_fx.errors import InputError
+from lrp_fx.layout import hint
+from lrp_fx.program import Program, value_of
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: its tensors by name, and the model that is called with them by these names."""
+
+    bound: dict[str, Any]
+    model: nn.Module
+
+    @property
+    def key(self) -> Any:
+        """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
+        types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}
+        autocast = tuple((t, str(torch.get_autocast_dtype(t))) for t in sorted(types) if torch.is_autocast_enabled(t))
+        return (autocast, *((n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v)) for n, v in sorted(self.bound.items())))
+
+
+def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names that forward has for them; raises `InputError` for those that it has not."""
+    parameters = inspect.signature(model.forward).parameters
+    names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(args) > len(names):
+        raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
+    bound = {**dict(zip(names, args, strict=False)), **inputs}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # Many forwards take **kwargs without using them: an unknown tensor is a slip of the pen, not an option.
+    unknown = [n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)]
+    if unknown:
+        raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
+    return {n: v for n, v in bound.items() if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)}
+
+
+def as_call(model: nn.Module, bound: dict[str, Any]) -> Call:
+    """Tensors inside dictionaries, lists and dataclasses become arguments of their own."""
+    return Call(flatten(bound), Flattened(model, bound) if is_nested(bound) else model)
+
+
+def output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
+    """Shape of the explained output for these inputs, from its symbolic sizes."""
+    known: dict[Any, int] = {}
+    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
+        for symbol, size in zip(value_of(node).shape, bound[info.name].shape, strict=True):
+            if not isinstance(symbol, int):
+                known[symbol.node.expr] = size
+    shape = []
+    for size in value_of(program.explained_node).shape:
+        expression = None if isinstance(size, int) else size.node.expr
+        shape.append(size if expression is None else int(expression.subs(known)) if expression.free_symbols <= set(known) else hint(size))
+    return tuple(shape)

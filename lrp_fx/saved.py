@@ -1,0 +1,195 @@
+"""Saved: a relevance graph in one file, which runs without the model's source and without transformers.
+
+The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the graphs with their bills) and
+``weights.safetensors``. Nothing in it is code, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lrp_fx import storage
+from lrp_fx.bill import Bill
+from lrp_fx.checks import check_inputs
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
+from lrp_fx.program import Input, Program, value_of
+from lrp_fx.recognize.sites import Site
+from lrp_fx.relevance import Relevance
+from lrp_fx.statement import read_statement, settle
+from lrp_fx.targets import as_target
+
+#: Signature of a target -> its relevance graph and bill.
+Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
+FORMAT = 1
+_MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says of the explainer that it was made from."""
+
+    ruleset: str
+    conserve: str
+    sites: list[Site]
+    coverage: dict[str, dict[str, int]]
+    method: str
+    made_with: dict[str, str]
+
+
+# ------------------------------------------------------------------------------------------------ writing
+def write(path: str | Path, program: Program, graphs: Graphs, about: Description, *, model: nn.Module, weights: bool, held: Mapping[str, Tensor] | None) -> None:
+    """Write graphs (by the signature of their target) that were made from one program; ``held``: the inputs that a record of one call is good for."""
+    tensors: dict[str, Tensor] = {}
+    for module, _ in graphs.values():
+        tensors |= {str(n.target): getattr(module, str(n.target)) for n in module.graph.nodes if n.op == "get_attr"}
+    referenced = {} if weights else storage.references(tensors, model)
+    kept = {n: t for n, t in tensors.items() if n not in referenced} | {f"held_{i}": t for i, t in enumerate((held or {}).values())}
+    blob, places = storage.pack(kept)
+    manifest = {
+        "format": FORMAT,
+        "made_with": about.made_with,
+        "ruleset": about.ruleset,
+        "conserve": about.conserve,
+        "method": about.method,
+        "coverage": about.coverage,
+        "sites": encode(about.sites),
+        "inputs": encode(program.inputs),
+        "held": list(held or {}),
+        "batch": program.batch_owner[0].name if program.batch_owner is not None else None,
+        "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": program.outputs.spec is None},
+        "shape": _shape(program),
+        "tensors": places,
+        "references": referenced,
+        "graphs": [{"target": encode(signature), "nodes": encode_graph(module.graph), "bill": encode(bill)} for signature, (module, bill) in graphs.items()],
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(_MANIFEST, json.dumps(manifest), zipfile.ZIP_DEFLATED)
+        file.writestr(_WEIGHTS, blob)
+
+
+def _shape(program: Program) -> list[Any]:
+    """The explained output's sizes: numbers, or (input, axis) where a size is an input's; None where it is neither."""
+    known: dict[str, list[Any]] = {}
+    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
+        for axis, size in enumerate(value_of(node).shape):
+            if not isinstance(size, int):
+                known.setdefault(str(size), [info.name, axis])
+    return [size if isinstance(size, int) else known.get(str(size)) for size in value_of(program.explained_node).shape]
+
+
+# ------------------------------------------------------------------------------------------------ reading
+def load(path: str | Path, *, weights: str | Path | None = None, device: str | torch.device | None = None, operators: Sequence[str] = ()) -> SavedExplainer:
+    """Read a relevance graph that `Explainer.save` wrote; call it like the explainer, with one of the targets it was saved for.
+
+    weights: the model's safetensors file (or a folder of them), for a file saved with ``weights=False``.
+    device: where to run it, by default where it was made.
+    operators: namespaces of ``torch.library`` operators that the graph may call beside torch's own; import what defines them first.
+
+    Raises `InputError` if the file is none of ours, of another format, broken, or asks for what is not allowed.
+    """
+    manifest, blob = _open(path)
+    try:
+        tensors = storage.unpack(blob, manifest["tensors"])
+        if manifest["references"]:
+            if weights is None:
+                raise InputError(f"{path} was saved without weights: load(path, weights=...) takes the model's safetensors file")
+            tensors |= storage.fetch(manifest["references"], weights)
+        return SavedExplainer(manifest, tensors, torch.device(device) if device is not None else None, FAMILIES | set(operators))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{path} is broken: {type(error).__name__}: {error}") from error
+
+
+def _open(path: str | Path) -> tuple[dict[str, Any], bytes]:
+    if not Path(path).exists():
+        raise InputError(f"no file {path}")
+    try:
+        with zipfile.ZipFile(path) as file:
+            manifest, blob = json.loads(file.read(_MANIFEST)), file.read(_WEIGHTS)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise InputError(f"{path} is no relevance graph written by Explainer.save ({error})") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path} has format {found}, this version of lrp_fx reads format {FORMAT}: save it again from the model")
+    return manifest, blob
+
+
+class SavedExplainer:
+    """A relevance graph read from a file. ``targets``: signatures it can explain; ``sites``, ``coverage``, ``ruleset`` as saved."""
+
+    def __init__(self, manifest: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | None, families: frozenset[str]) -> None:
+        read = Decoder(device)
+        self.inputs: tuple[Input, ...] = read(manifest["inputs"])
+        self.sites: list[Site] = read(manifest["sites"])
+        self.coverage: dict[str, dict[str, int]] = manifest["coverage"]
+        self.ruleset, self.conserve, self.method = manifest["ruleset"], manifest["conserve"], manifest["method"]
+        self.made_with: dict[str, str] = manifest["made_with"]
+        tensors = {n: t.to(device) if device is not None else t for n, t in tensors.items()}
+        self._held = {name: tensors.pop(f"held_{i}") for i, name in enumerate(manifest["held"])}
+        self._batch, self._outputs, self._shape = manifest["batch"], manifest["outputs"], manifest["shape"]
+        self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Bill]] = {}
+        for graph in manifest["graphs"]:
+            used = {item["target"] for item in graph["nodes"] if item["op"] == "get_attr"}
+            module = decode_graph(graph["nodes"], {n: t for n, t in tensors.items() if n in used}, families=families, device=device)
+            self._graphs[read(graph["target"])] = (module, read(graph["bill"]))
+
+    @property
+    def targets(self) -> list[tuple[Any, ...]]:
+        return list(self._graphs)
+
+    @property
+    def relevance_graph(self) -> fx.GraphModule:
+        """The first of the graphs, one for each target."""
+        return next(iter(self._graphs.values()))[0]
+
+    def __call__(self, *, target: Any = None, **inputs: Any) -> Relevance:
+        """Explain inputs (tensors, by the names the model's forward has) as the explainer did that was saved.
+
+        ``output`` of the result is a tensor, or a dict by name where the model returned several values.
+        """
+        goal = as_target(target)
+        if goal.signature not in self._graphs:
+            known = ", ".join(f"{s[0]}({', '.join(map(str, s[1:]))})" for s in self._graphs)
+            raise TargetError(f"{goal!r} is none of the targets that were saved ({known}): save it again with targets=[...]")
+        bound = self._bind(inputs)
+        module, bill = self._graphs[goal.signature]
+        arguments = goal.arguments(self._output_shape(bound), bound[self.inputs[0].name].device) if goal.example_arguments() else {}
+        with torch.no_grad():
+            flat = module(*[bound[i.name] for i in self.inputs], *arguments.values())
+        return self._result(bill, flat, bound, repr(goal))
+
+    def _result(self, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Tensor], target: str) -> Relevance:
+        output = flat[0] if self._outputs["alone"] else dict(zip(self._outputs["names"], flat, strict=False))
+        statement = read_statement(bill, flat, bound, self._outputs["explained"])
+        return settle(statement, conserve=self.conserve, score=flat[bill.outputs], output=output, inputs=bound, target=target, ruleset=self.ruleset)
+
+    def _bind(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors, checked: all of them, of the type, number of axes and fixed sizes that the graph was made for."""
+        given = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
+        names = [i.name for i in self.inputs]
+        if set(given) != set(names):
+            raise InputError(f"this graph was made for {', '.join(names)}; got {', '.join(given) or 'no tensor'}")
+        check_inputs(given, {i.name: i.role for i in self.inputs})
+        for info in self.inputs:
+            value = given[info.name]
+            fixed = value.dim() == len(info.shape) and all(d or s == t for d, s, t in zip(info.dynamic, value.shape, info.shape, strict=True))
+            if value.dtype != info.dtype or not fixed:
+                sizes = ", ".join("any" if d else str(s) for d, s in zip(info.dynamic, info.shape, strict=True))
+                raise InputError(f"{info.name} must be {info.dtype} of shape ({sizes}); got {value.dtype} {tuple(value.shape)}")
+        other = [n for n, held in self._held.items() if not torch.equal(held, given[n])]
+        if other:
+            raise InputError(f"this graph is the record of one call and holds for its values only; other values were given for {', '.join(other)}")
+        return given
+
+    def _output_shape(self, bound: dict[str, Tensor]) -> tuple[int, ...]:
+        if None in self._shape:
+            raise TargetError("sizes of this model's output are no sizes of its inputs: only targets without class and position can be explained from a file")
+        return tuple(s if isinstance(s, int) else bound[s[0]].shape[s[1]] for s in self._shape)

@@ -1,0 +1,245 @@
+"""Saving: a relevance graph travels in one file, gives the same numbers to the bit, and no file can make anything run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+from handmade import ids, ready
+from lrp_fx import saved, targets
+
+from .architectures import BY_NAME
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+class Tied(nn.Module):
+    """Tied weights, a transposed one, a mask, sinusoids computed on the way, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(20, 8), nn.LayerNorm(8)
+        self.mix = nn.Parameter(torch.zeros(8, 8).t())
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = self.embed(input_ids)
+        x = x + torch.sin(torch.arange(x.shape[1], dtype=x.dtype)[:, None] / 10 ** (torch.arange(8) / 8))
+        scores = (x @ self.mix @ x.mT).masked_fill(attention_mask[:, None] == 0, float("-inf"))
+        x = x + scores.softmax(-1) @ self.norm(x)
+        return {"logits": self.head(x), "hidden": x}
+
+
+def inputs(batch: int = 2, length: int = 6) -> dict[str, Tensor]:
+    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask[0, -2:] = 0
+    return {"input_ids": ids(batch, length), "attention_mask": mask}
+
+
+def explainer() -> lrp_fx.Explainer:
+    return lrp_fx.convert(ready(Tied()), conserve="site")
+
+
+def same(ours: lrp_fx.Relevance, theirs: lrp_fx.Relevance) -> None:
+    """To the bit: relevances, books, sites."""
+    assert torch.equal(ours.score, theirs.score)
+    for part in ("content", "learned", "segment"):
+        a, b = getattr(ours, part), getattr(theirs, part)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a), part
+    assert [str(s.error) for s in ours.ledger.sites] == [str(s.error) for s in theirs.ledger.sites]
+    assert ours.ledger.sinks.keys() == theirs.ledger.sinks.keys()
+    assert all(torch.equal(ours.ledger.sinks[k], theirs.ledger.sinks[k]) for k in ours.ledger.sinks)
+    assert [(p.name, p.kind, p.owners) for p in ours.position] == [(p.name, p.kind, p.owners) for p in theirs.position]
+    assert all(torch.equal(p.relevance, q.relevance) for p, q in zip(ours.position, theirs.position, strict=True))
+    assert all(torch.equal(a.depth, b.depth) for a, b in zip(ours.streams, theirs.streams, strict=True))
+
+
+def test_there_and_back_to_the_bit_at_any_size(tmp_path: Path) -> None:
+    explain = explainer()
+    explain(**inputs())
+    explain.save(tmp_path / "graph.lrp", targets=[None, targets.Class(0), targets.Contrast(1, 2)])
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    for batch, length in ((2, 6), (1, 4), (3, 9)):
+        for target in (None, 3, targets.Class([1] * batch, position=0), targets.Contrast(4, 5)):
+            given = inputs(batch, length)
+            same(loaded(**given, target=target), explain(**given, target=target))
+    assert (loaded.sites, loaded.coverage, loaded.ruleset) == (explain.sites, explain.coverage, explain.ruleset.name)
+    given = inputs()
+    assert torch.equal(loaded(**given).output["hidden"], explain(**given).output["hidden"])
+
+
+@pytest.mark.parametrize("name", ["llama", "swin", pytest.param("t5", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_models_of_the_library(name: str, tmp_path: Path) -> None:
+    explain = lrp_fx.convert(BY_NAME[name].build("eager"))
+    theirs = explain(**BY_NAME[name].inputs())
+    explain.save(tmp_path / "graph.lrp")
+    same(lrp_fx.load(tmp_path / "graph.lrp")(**BY_NAME[name].inputs()), theirs)
+
+
+def test_it_runs_without_transformers_and_without_the_models_source(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(BY_NAME["llama"].build("sdpa"))
+    given = BY_NAME["llama"].inputs()
+    theirs = explain(**given)
+    explain.save(tmp_path / "graph.lrp")
+    torch.save({**given, "expected": theirs.content["input_ids"]}, tmp_path / "inputs.pt")
+    program = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "import torch, lrp_fx, warnings; warnings.simplefilter('ignore')\n"
+        f"given = torch.load({str(tmp_path / 'inputs.pt')!r}); expected = given.pop('expected')\n"
+        f"relevance = lrp_fx.load({str(tmp_path / 'graph.lrp')!r})(**given)\n"
+        "assert torch.equal(relevance.content['input_ids'], expected)\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'transformers' and sys.modules[m] is not None]"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_may_stay_in_the_models_own_file(tmp_path: Path) -> None:
+    explain = explainer()
+    theirs = explain(**inputs())
+    explain.save(tmp_path / "light.lrp", weights=False)
+    explain.save(tmp_path / "whole.lrp")
+    state = {n: t.detach().contiguous() for n, t in explain.model.state_dict().items() if n != "head.weight"}  # tied weights are stored once
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    same(lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "model.safetensors")(**inputs()), theirs)
+    same(lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path)(**inputs()), theirs)
+    safetensors.torch.save_file({f"model.{n}": t for n, t in state.items()}, tmp_path / "prefixed.safetensors")
+    same(lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "prefixed.safetensors")(**inputs()), theirs)
+    with zipfile.ZipFile(tmp_path / "light.lrp") as light, zipfile.ZipFile(tmp_path / "whole.lrp") as whole:
+        assert light.getinfo("weights.safetensors").file_size < whole.getinfo("weights.safetensors").file_size
+    with pytest.raises(lrp_fx.InputError, match="saved without weights"):
+        lrp_fx.load(tmp_path / "light.lrp")
+    with pytest.raises(lrp_fx.InputError, match="no safetensors file"):
+        lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "nowhere.safetensors")
+    safetensors.torch.save_file({**state, "mix": state["mix"] * 1.001}, tmp_path / "other.safetensors")
+    with pytest.raises(lrp_fx.InputError, match=r"other numbers than those explained: mix"):
+        lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "other.safetensors")
+    del state["mix"]
+    safetensors.torch.save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(lrp_fx.InputError, match="does not hold mix"):
+        lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "part.safetensors")
+
+
+def test_what_a_file_cannot_explain_is_refused(tmp_path: Path) -> None:
+    explain = explainer()
+    with pytest.raises(lrp_fx.InputError, match="nothing captured"):
+        explain.save(tmp_path / "graph.lrp")
+    explain(**inputs(), target=lambda output: output[:, 0, 0])
+    with pytest.raises(lrp_fx.TargetError, match="holds no code"):
+        explain.save(tmp_path / "graph.lrp")
+    explain.save(tmp_path / "graph.lrp", targets=[1])
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    given = inputs()
+    for wrong, message in (
+        ({**given, "target": targets.Span([1, 2], start=0)}, "none of the targets"),
+        ({**given, "target": 20}, "no such class"),
+        ({"input_ids": given["input_ids"], "target": 1}, "made for input_ids, attention_mask"),
+        ({**given, "input_ids": given["input_ids"].float(), "target": 1}, "must be torch.int64"),
+        ({**given, "input_ids": given["input_ids"][0], "target": 1}, "must be torch.int64 of shape"),
+    ):
+        with pytest.raises((lrp_fx.InputError, lrp_fx.TargetError), match=message):
+            loaded(**wrong)
+
+
+class Deciding(nn.Module):
+    """Counts its words in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids).mean(1)
+        return self.head(x if int(input_ids.sum()) % 2 else x * 2)  # type: ignore[no-any-return]
+
+
+def test_the_record_of_one_call_holds_for_it_alone(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(ready(Deciding()))
+    theirs = explain(input_ids=ids())
+    explain.save(tmp_path / "graph.lrp")
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    same(loaded(input_ids=ids()), theirs)
+    with pytest.raises(lrp_fx.InputError, match="the record of one call"):
+        loaded(input_ids=ids(seed=5))
+
+
+# ------------------------------------------------------------------------------------------------ files that are not ours
+def written(tmp_path: Path) -> Path:
+    explain = explainer()
+    explain(**inputs())
+    explain.save(tmp_path / "graph.lrp")
+    return tmp_path / "graph.lrp"
+
+
+def changed(path: Path, change: Any) -> Path:
+    """The file with its manifest changed."""
+    with zipfile.ZipFile(path) as file:
+        manifest, blob = json.loads(file.read("manifest.json")), file.read("weights.safetensors")
+    change(manifest)
+    other = path.with_name("changed.lrp")
+    with zipfile.ZipFile(other, "w") as file:
+        file.writestr("manifest.json", json.dumps(manifest))
+        file.writestr("weights.safetensors", blob)
+    return other
+
+
+def first_call(manifest: dict[str, Any]) -> dict[str, Any]:
+    return next(n for n in manifest["graphs"][0]["nodes"] if n["op"] == "call_function")
+
+
+def placeholder(manifest: dict[str, Any]) -> dict[str, Any]:
+    return next(n for n in manifest["graphs"][0]["nodes"] if n["op"] == "placeholder")
+
+
+CODE = "__import__('os').system('touch /tmp/owned')"
+ATTACKS: dict[str, tuple[Any, str]] = {
+    "another format": (lambda m: m.update(format=saved.FORMAT + 1), "has format"),
+    "no format": (lambda m: m.pop("format"), "has format None"),
+    "a function of Python": (lambda m: first_call(m).update(target="os.system"), "only torch's own operators are allowed"),
+    "a builtin": (lambda m: first_call(m).update(target="builtins.eval"), "only torch's own operators are allowed"),
+    "an attribute of torch.ops": (lambda m: first_call(m).update(target="aten.__class__.default"), "does not have"),
+    "another library's operator": (lambda m: first_call(m).update(target="mylib.secret.default"), r"operators=\('mylib',\)"),
+    "an unknown overload": (lambda m: first_call(m).update(target="aten.add.nonsense"), "does not have"),
+    "a method": (lambda m: first_call(m).update(op="call_method", target="__reduce__"), "calls operations only"),
+    "code as an argument's name": (lambda m: placeholder(m).update(target=f"x={CODE}"), "a name that is none"),
+    "code as a node's name": (lambda m: first_call(m).update(name=f"x; {CODE}"), "a name that is none"),
+    "code as a keyword": (lambda m: first_call(m).update(kwargs={"dict": [[f"x={CODE}, y", 1]]}), "a name that is none"),
+    "something of torch that is no type": (lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}), "no type, layout or memory format"),
+    "a record of another kind": (lambda m: m["graphs"][0].update(bill={"record": "Popen", "fields": {}}), "unknown kind"),
+    "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),
+    "a value from nowhere": (lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}), "used before it is computed"),
+    "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
+    "a missing part": (lambda m: m.pop("graphs"), "is broken"),
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_file_that_is_not_ours_is_refused_before_anything_runs(attack: str, file: Path) -> None:
+    change, message = ATTACKS[attack]
+    with pytest.raises(lrp_fx.InputError, match=message):
+        lrp_fx.load(changed(file, change))
+
+
+def test_files_of_another_kind(tmp_path: Path) -> None:
+    torch.save({"a": 1}, tmp_path / "pickled.pt")
+    (tmp_path / "text.lrp").write_text("no archive")
+    for path, message in ((tmp_path / "pickled.pt", "no relevance graph"), (tmp_path / "text.lrp", "no relevance graph"), (tmp_path / "none.lrp", "no file")):
+        with pytest.raises(lrp_fx.InputError, match=message):
+            lrp_fx.load(path)
