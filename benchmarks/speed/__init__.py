@@ -1,0 +1,1 @@
+"""How fast an explanation is, against the gradient of the untouched model."""
