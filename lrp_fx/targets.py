@@ -46,8 +46,9 @@ def rows_at(output: Tensor, mask: Tensor | None, position: Tensor) -> Tensor:
     steps = torch.arange(output.shape[1], device=output.device)
     last = steps[-1] if mask is None else (steps * (mask != 0)).amax(1)
     chosen = torch.where(position < 0, last + 1 + position, position)
-    keep = (steps.unsqueeze(0) == chosen.unsqueeze(1)).unsqueeze(-1)
-    return torch.where(keep, output, torch.zeros((), dtype=output.dtype, device=output.device)).sum(1)
+    place = chosen.clamp(min=0).reshape(-1, 1, 1)  # counted back beyond the first token: no row, a score of zero
+    row: Tensor = output.gather(1, place.expand(-1, 1, output.shape[2])).squeeze(1)
+    return torch.where((chosen >= 0).unsqueeze(1), row, torch.zeros((), dtype=output.dtype, device=output.device))
 
 
 def _column(index: Index, batch: int, device: torch.device, name: str) -> Tensor:

@@ -13,6 +13,8 @@ from lrp_fx.program import op_name, value_of
 from lrp_fx.recognize.dataflow import MOVES
 
 aten = torch.ops.aten
+#: Cuts that are none where the result is as long as the source.
+_CUTS = frozenset(("aten.slice", "aten.slice_backward"))
 _PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
@@ -28,7 +30,7 @@ def tidy(graph: fx.Graph) -> None:
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
-        elif name in ("aten.detach", "aten.alias") or (name in MOVES | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
+        elif name in ("aten.detach", "aten.alias") or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
@@ -43,7 +45,7 @@ def tidy(graph: fx.Graph) -> None:
 
 def _is_no_op(node: fx.Node) -> bool:
     source = node.args[0]
-    if not isinstance(source, fx.Node) or op_name(node) not in ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"):
+    if not isinstance(source, fx.Node) or op_name(node) not in _CUTS | {"aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"}:
         return False
     before, after = value_of(source), value_of(node)
     if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.dim() != after.dim() or before.dtype != after.dtype:

@@ -30,6 +30,7 @@ from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.recognize.injections import Injection
 from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite import Application, Rewritten
+from lrp_fx.rowwise import push_rows
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
 from lrp_fx.stream_books import StreamBooks
 from lrp_fx.tidy import tidy
@@ -75,6 +76,8 @@ class _Transposer:
         self.bill.injections = [_injection_info(i, self.streams.pairs_info(i)) for i in self.anatomy.injections]
         passing = [total for total, _ in self.streams.passing]
         self.graph.output((*outputs, score, *leaves, *self.sinks, *(rows for _, rows in depths), *passing, *self.streams.pairs.values(), *self._site_table()))
+        tidy(self.graph)
+        push_rows(self.graph, self.mode)
         tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()

@@ -1,0 +1,143 @@
+"""What is zero but for one token of each example is computed for that token alone, and nothing changes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+import lrp_fx
+import lrp_fx.transpose
+from lrp_fx import targets
+from lrp_fx.program import op_name, value_of
+from lrp_fx.rowwise import push_rows
+from lrp_fx.snippet import trace
+
+from .architectures import BY_NAME
+
+pytestmark = pytest.mark.usefixtures("quiet")
+B, T, D, V = 3, 5, 4, 6
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A switch: from now on everything is computed for all tokens."""
+    return lambda: monkeypatch.setattr(lrp_fx.transpose, "push_rows", lambda graph, mode: None)
+
+
+def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
+    found = {f"content {n}": R for n, R in relevance.content.items()} | {f"position {i}": s.relevance for i, s in enumerate(relevance.position)}
+    return found | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()} | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", pytest.param("gemma3", marks=pytest.mark.slow), pytest.param("mixtral", marks=pytest.mark.slow)])
+def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
+    model, inputs = BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64), BY_NAME[name].inputs()
+    goals = [None, targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
+    explain = lrp_fx.convert(model, conserve="site")
+    ours = [explain(**inputs, target=goal) for goal in goals]
+    whole()
+    explain = lrp_fx.convert(model, conserve="site")
+    for mine, goal in zip(ours, goals, strict=True):
+        theirs = explain(**inputs, target=goal)
+        assert torch.equal(mine.output.logits, theirs.output.logits)
+        a, b = parts(mine), parts(theirs)
+        assert a.keys() == b.keys()
+        for part in a:
+            assert torch.allclose(a[part], b[part], rtol=0, atol=1e-12 * float(theirs.ledger.magnitude.max())), part
+        assert max(s.error for s in mine.ledger.sites) <= 1e-10
+
+
+def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -> None:
+    architecture = BY_NAME["llama"]
+    explain = lrp_fx.convert(architecture.build("sdpa"))
+    explain(**architecture.inputs())
+    words = [n for n in explain.relevance_graph.graph.nodes if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1]
+    assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
+    scattered = [n for n in explain.relevance_graph.graph.nodes if op_name(n) == "aten.scatter"]
+    assert {op_name(user) for n in scattered for user in n.users} & {"aten._scaled_dot_product_flash_attention_for_cpu_backward"}, "up to where tokens mix"
+
+
+# ------------------------------------------------------------------------------------------------ operation by operation
+def seeded(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., list[Tensor]]:
+    def run(row: Tensor, place: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
+        index = place.reshape(-1, 1, 1).expand(-1, 1, row.shape[-1])
+        return [function(x.new_zeros(x.shape[0], x.shape[1], row.shape[-1]).scatter_add(1, index, row), x, w)]
+
+    return run
+
+
+#: c is zero but for a row of each example, (B, T, D); x is (B, T, D), w is (D, V). True: nothing before the end needs all rows.
+FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
+    "product": (lambda c, x, w: (c * x).sum(-1), True),
+    "product from the left": (lambda c, x, w: (x * c).sum(-1), True),
+    "product with what is the same for all": (lambda c, x, w: c * w[:, 0], True),
+    "product with what differs by token only": (lambda c, x, w: c * x[:1], True),
+    "product with what has no batch": (lambda c, x, w: c * x[0], False),
+    "quotient": (lambda c, x, w: c / x, True),
+    "quotient the other way": (lambda c, x, w: (x / (c + 1)), False),
+    "with itself": (lambda c, x, w: c * c, True),
+    "sum": (lambda c, x, w: (c * x) + (c * 2), True),
+    "sum with others": (lambda c, x, w: c + x, False),
+    "matrix": (lambda c, x, w: c @ w, True),
+    "matrix, flattened": (lambda c, x, w: (c.reshape(-1, D) @ w).reshape(x.shape[0], x.shape[1], V), True),
+    "flattened and multiplied": (lambda c, x, w: c.reshape(-1, D) * x.reshape(-1, D), True),
+    "matrix from the left": (lambda c, x, w: x.transpose(1, 2) @ c, False),
+    "heads": (lambda c, x, w: c.reshape(x.shape[0], x.shape[1], 2, 2).transpose(1, 2) * 3, True),
+    "heads multiplied": (lambda c, x, w: (c.reshape(x.shape[0], x.shape[1], 2, 2) * x.reshape(x.shape[0], x.shape[1], 2, 2)).sum(-1), True),
+    "sum over tokens": (lambda c, x, w: (c * x).sum(1), True),
+    "sum over all": (lambda c, x, w: (c * x).sum(), True),
+    "sum over examples": (lambda c, x, w: (c * x).sum(0), False),
+    "sum, kept": (lambda c, x, w: (c * x).sum(-1, keepdim=True) * x, True),
+    "zero times infinity": (lambda c, x, w: torch.where(c == 0, torch.zeros_like(c * x), c * (x / 0)), True),
+    "choice between others": (lambda c, x, w: torch.where(c == 0, x, c), False),
+    "pointwise helper": (lambda c, x, w: c * torch.exp(x * 2), True),
+    "new axis": (lambda c, x, w: (c.unsqueeze(2) * x.unsqueeze(1)).sum(-1), True),
+    "new axis in front": (lambda c, x, w: c.unsqueeze(0).sum(-1), True),
+    "transposed": (lambda c, x, w: c.transpose(0, 1) * x.transpose(0, 1), True),
+    "slice of features": (lambda c, x, w: c[..., 1:3] * x[..., 1:3], True),
+    "slice of tokens": (lambda c, x, w: c[:, 1:], False),
+    "softmax": (lambda c, x, w: c.softmax(-1), False),
+}
+
+
+@pytest.mark.parametrize("sizes", [(B, T), (1, 7), (4, 1)])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_operations(name: str, sizes: tuple[int, int]) -> None:
+    function, _ = FUNCTIONS[name]
+    generator = torch.Generator().manual_seed(0)
+    batch, tokens = sizes
+    values = [torch.randn(batch, 1, D, generator=generator), torch.randint(0, tokens, (batch,), generator=generator), torch.randn(batch, tokens, D, generator=generator), torch.randn(D, V, generator=generator)]
+    module = pushed(name)
+    got, expected = module(*values)[0], seeded(function)(*values)[0]
+    assert torch.allclose(torch.nan_to_num(got), torch.nan_to_num(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_rows_go_as_far_as_they_can(name: str) -> None:
+    """Scattered at the very end, or not at all, where every operation keeps zero rows zero."""
+    nodes = list(pushed(name).graph.nodes)
+    scattered = [i for i, n in enumerate(nodes) if op_name(n) in ("aten.scatter", "aten.scatter_add")]
+    last = all(op_name(n) == "aten.flatten" or n.op == "output" for n in nodes[scattered[-1] + 1 :]) if scattered else True
+    assert last is FUNCTIONS[name][1]
+
+
+def pushed(name: str) -> fx.GraphModule:
+    """The function traced with symbolic sizes, with its rows pushed."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def symbolic(value: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]))
+
+    x = symbolic(torch.randn(B, T, D), (0, 1))
+    with mode:
+        row, place = x.new_empty(x.shape[0], 1, D), x.new_empty(x.shape[0], dtype=torch.int64)
+    module = trace(seeded(FUNCTIONS[name][0]), [row, place, x, symbolic(torch.randn(D, V), ())], mode)
+    push_rows(module.graph, mode)
+    module.graph.lint()
+    module.recompile()
+    return module
