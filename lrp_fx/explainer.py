@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from lrp_fx.transpose import transpose
 
 _CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
+_CACHED_METHODS = 256
+_COMPILING = threading.RLock()
 CONSERVE = ("total", "site", "off")
 
 
@@ -177,7 +180,8 @@ class Explainer:
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
         target = as_target(inputs.pop("target", None))
-        self._compiled(self._bind(args, inputs), target)
+        with _COMPILING:
+            self._compiled(self._bind(args, inputs), target)
         return self
 
     def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance:
@@ -189,13 +193,14 @@ class Explainer:
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
         goal = as_target(target)
-        call = self._bind(args, inputs)
-        bound, program = call.bound, self._program(call).program
-        device = bound[program.inputs[0].name].device
-        arguments = goal.arguments(output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
-        entry, relevance_graph, runner = self._compiled(call, goal)
+        with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
+            call = self._bind(args, inputs)
+            bound, program = call.bound, self._program(call).program
+            device = bound[program.inputs[0].name].device
+            arguments = goal.arguments(output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
+            entry, relevance_graph, runner = self._compiled(call, goal)
+            self.statistics.runs += 1
         tensors = [bound[i.name] for i in entry.program.inputs]
-        self.statistics.runs += 1
         try:
             with torch.no_grad():
                 flat = runner(*tensors, *arguments.values())
@@ -259,7 +264,9 @@ class Explainer:
         entry = self._capture(call, key)
         self._programs[key, len(self._programs), self.statistics.captures] = entry
         while len(self._programs) > _CACHED_PROGRAMS:
-            self._programs.popitem(last=False)
+            _, dropped = self._programs.popitem(last=False)
+            self._graphs = OrderedDict((k, g) for k, g in self._graphs.items() if g[1][0] is not dropped)
+            self._snippets.clear()  # those of its sizes are of no more use, and the others are soon traced again
         self._current = entry
         return entry
 
@@ -289,6 +296,9 @@ class Explainer:
                 stacklevel=5,
             )
         self._methods[key] = method
+        for known in (self._methods, self._refusals):
+            while len(known) > _CACHED_METHODS:
+                known.pop(next(iter(known)))
 
     def _graph(self, entry: _Entry, target: Target) -> tuple[RelevanceGraph, Any]:
         key = (id(entry), target.signature)

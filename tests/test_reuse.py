@@ -1,0 +1,92 @@
+"""One explainer, many calls: from several threads, of any length, without growing."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+from handmade import V, ids, ready
+from lrp_fx import explainer as module
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(V, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        x = x + (x @ x.mT).softmax(-1) @ self.mix(x)
+        return self.head(torch.relu(x).mean(1))  # type: ignore[no-any-return]
+
+
+class Recorded(Small):
+    """Decides by the values of its inputs: every call is traced anew."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return super().forward(input_ids) if int(input_ids.sum()) >= 0 else self.head(self.embed(input_ids).mean(1))
+
+
+def test_threads_share_an_explainer_that_has_seen_nothing_yet() -> None:
+    model = ready(Small())
+    calls = [(ids(1 + n % 3, 3 + n % 5, seed=n), n % 3) for n in range(24)]
+    alone = lrp_fx.convert(model)
+    expected = [alone(input_ids=x, target=t).content["input_ids"] for x, t in calls]
+    shared = lrp_fx.convert(model)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda call: shared(input_ids=call[0], target=call[1]).content["input_ids"], calls))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert (shared.statistics.captures, shared.statistics.transposes, shared.statistics.runs) == (1, 1, len(calls))
+
+
+def test_explainers_are_made_in_several_threads() -> None:
+    models = [ready(Small()) for _ in range(3)]
+    expected = lrp_fx.convert(models[0])(input_ids=ids(), target=1).content["input_ids"]
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda m: lrp_fx.convert(m)(input_ids=ids(), target=1).content["input_ids"], models))
+    assert all(torch.equal(g, expected) for g in got)
+
+
+def test_caches_are_bounded() -> None:
+    explain = lrp_fx.convert(ready(Recorded()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sizes = []
+        for n in range(module._CACHED_PROGRAMS + 6):
+            explain(input_ids=ids(1, 3 + n % 4, seed=n), target=n % 3)
+            sizes.append((len(explain._programs), len(explain._graphs), len(explain._snippets)))
+    assert sizes[-1][0] == module._CACHED_PROGRAMS
+    assert sizes[-1][1] <= module._CACHED_PROGRAMS, "a graph goes with its program"
+    assert sizes[-1][2] <= max(s for *_, s in sizes[: module._CACHED_PROGRAMS])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+def test_resident_memory_is_flat_over_500_calls_of_varying_length() -> None:
+    explain = lrp_fx.convert(ready(Small()), conserve="site")
+
+    def call(n: int) -> None:
+        explain(input_ids=ids(1 + n % 4, 2 + n % 61, seed=n), target=n % 3)
+
+    for n in range(100):
+        call(n)
+    gc.collect()
+    before = resident()
+    for n in range(500):
+        call(n)
+    gc.collect()
+    assert resident() - before <= 4 << 20, "bytes"
+    assert explain.statistics.captures == 1
+
+
+def resident() -> int:
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
