@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,3 +63,27 @@ def output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
         expression = None if isinstance(size, int) else size.node.expr
         shape.append(size if expression is None else int(expression.subs(known)) if expression.free_symbols <= set(known) else hint(size))
     return tuple(shape)
+
+
+def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:
+    """The outputs of a relevance graph for each list of target arguments: what does not depend on them is computed once."""
+    if len(arguments) == 1 or not arguments[0]:
+        return [module(*tensors, *arguments[0])] * len(arguments)
+    others: list[Any] = []
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        flat = module(*tensors, *given)
+        others[:] = [None if isinstance(value, Tensor) else value for value in flat]
+        return tuple(value for value in flat if isinstance(value, Tensor))
+
+    warn = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda enabled: None)
+    warn(False)  # kernels without a batched form run one by one
+    try:
+        batched = torch.vmap(run)(*(torch.stack(values) for values in zip(*arguments, strict=True)))
+    finally:
+        warn(True)
+    rows = []
+    for k in range(len(arguments)):
+        values = iter(batched)
+        rows.append(tuple(next(values)[k] if other is None else other for other in others))
+    return rows

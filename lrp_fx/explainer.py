@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.bill import Bill, RelevanceGraph
-from lrp_fx.calls import Call, as_call, bind, output_shape
+from lrp_fx.calls import Call, as_call, bind, output_shape, run_together
 from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
 from lrp_fx.checks import check_inputs, check_mode, check_types, check_weights, run_model
@@ -184,30 +184,49 @@ class Explainer:
             self._compiled(self._bind(args, inputs), target)
         return self
 
-    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance:
+    @overload
+    def __call__(self, *args: Any, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
+    @overload
+    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance: ...
+    def __call__(self, *args: Any, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any) -> Relevance | list[Relevance]:
         """Explain ``model(*args, **inputs)``.
 
         target: None (the predicted class or next token), a class index, a target from `lrp_fx.targets`, or a function of
             the output that returns one number per example.
+        targets: several of them, for a list of results. Targets of one kind share one forward pass and one batched transpose.
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
-        goal = as_target(target)
+        if targets is not None:
+            if target is not None:
+                raise InputError("give target= or targets=, not both")
+            return self._explained(args, inputs, [as_target(t) for t in targets])
+        return self._explained(args, inputs, [as_target(target)])[0]
+
+    def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
+        """One result for each target; those with the same graph run together."""
         with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
             call = self._bind(args, inputs)
             bound, program = call.bound, self._program(call).program
-            device = bound[program.inputs[0].name].device
-            arguments = goal.arguments(output_shape(program, bound), device) if goal.example_arguments() else {}  # refuses what the output does not have
-            entry, relevance_graph, runner = self._compiled(call, goal)
+            shape, device = output_shape(program, bound), bound[program.inputs[0].name].device
+            # refuses what the output does not have, before anything is compiled
+            arguments = [list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals]
+            compiled = [self._compiled(call, goal) for goal in goals]
             self.statistics.runs += 1
-        tensors = [bound[i.name] for i in entry.program.inputs]
-        try:
-            with torch.no_grad():
-                flat = runner(*tensors, *arguments.values())
-        except (RuntimeError, IndexError):
-            run_model(call.model, bound)  # is it the input that the model itself refuses?
-            raise
-        return self._result(entry, relevance_graph.bill, flat, bound, goal)
+        results: dict[int, Relevance] = {}
+        for graph in dict.fromkeys(id(graph) for _, graph, _ in compiled):
+            numbers = [n for n, (_, g, _) in enumerate(compiled) if id(g) == graph]
+            entry, relevance_graph, runner = compiled[numbers[0]]
+            tensors = [bound[i.name] for i in entry.program.inputs]
+            try:
+                with torch.no_grad():
+                    flats = run_together(runner if len(numbers) == 1 else relevance_graph.module, tensors, [arguments[n] for n in numbers])
+            except (RuntimeError, IndexError):
+                run_model(call.model, bound)  # is it the input that the model itself refuses?
+                raise
+            for n, flat in zip(numbers, flats, strict=True):
+                results[n] = self._result(entry, relevance_graph.bill, flat, bound, goals[n])
+        return [results[n] for n in range(len(goals))]
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> Call:
         bound = bind(self.model, args, inputs)

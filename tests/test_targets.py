@@ -133,3 +133,30 @@ def test_positions_that_do_not_exist(language_model: tuple) -> None:
         explain(**inputs, target=targets.Class(3, position=-11))
     with pytest.raises(lrp_fx.TargetError, match="no such position"):
         explain(**inputs, target=targets.Span([1, 2], start=9))
+
+
+@pytest.mark.parametrize("fixture", ["language_model", "classifier"])
+def test_several_targets_are_explained_as_one_by_one(fixture: str, request: pytest.FixtureRequest) -> None:
+    _, explain, inputs = request.getfixturevalue(fixture)
+    goals = [None, 1, targets.Class([2, 0]), targets.Contrast(0, 1), lambda output: output.flatten(1)[:, 0], 2, targets.Contrast(2, 1)]
+    before = explain.statistics.runs
+    together = explain(**inputs, targets=goals)
+    assert explain.statistics.runs == before + 1
+    assert len(together) == len(goals)
+    for goal, ours in zip(goals, together, strict=True):
+        alone = explain(**inputs, target=goal)
+        assert ours.target == alone.target
+        assert torch.allclose(ours.score, alone.score, rtol=1e-12, atol=0)
+        assert torch.allclose(ours.content["input_ids"], alone.content["input_ids"], rtol=1e-9, atol=1e-14)
+        assert torch.allclose(ours.tokens, alone.tokens, rtol=1e-9, atol=1e-14)
+        for name, sink in alone.ledger.sinks.items():
+            assert torch.allclose(ours.ledger.sinks[name], sink, rtol=1e-9, atol=1e-14)
+
+
+def test_a_wrong_one_of_several_targets_is_refused(classifier: tuple) -> None:
+    _, explain, inputs = classifier
+    with pytest.raises(lrp_fx.TargetError, match="no such class"):
+        explain(**inputs, targets=[0, 99])
+    with pytest.raises(lrp_fx.InputError, match="not both"):
+        explain(**inputs, target=1, targets=[0])
+    assert explain(**inputs, targets=[]) == []
