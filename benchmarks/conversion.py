@@ -1,37 +1,99 @@
-"""Seconds to convert each architecture of the tests: ``python -m benchmarks.conversion [NAME ...]``.
+"""What conversion costs, stage by stage: ``python -m benchmarks.conversion [--write PAGE] [--depths 2 4 8 ...] [--wide 1024]``.
 
-One line each: capture, the rest of the compiler, nodes of the captured and of the relevance graph, ledger error.
+A Llama-like decoder of each depth (and, last, one of 24 layers that is as wide as asked) is converted from scratch. Nothing
+in it may grow faster than the number of nodes: milliseconds a node are in the last column.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
 
 import lrp_fx
-from tests.architectures import ARCHITECTURES
-from tests.test_models import TARGETS
+from lrp_fx import explainer as stages
+
+STAGES = ("capture", "canonicalize", "find_provenance", "rewrite", "find_anatomy", "transpose")
+DEPTHS = (2, 4, 8, 16, 24, 32, 48)
 
 
-def main(names: list[str]) -> None:
-    warnings.simplefilter("ignore")
-    print(f"{'architecture':<14}{'first call s':>13}{'next call s':>13}{'nodes':>8}{'relevance':>11}{'ledger error':>14}  method")
-    for architecture in ARCHITECTURES:
-        if names and architecture.name not in names:
-            continue
-        model, inputs = architecture.build("sdpa" if architecture.fused else "eager"), architecture.inputs()
-        target = TARGETS.get(architecture.name)
-        explain = lrp_fx.convert(model)
+@contextmanager
+def clocks() -> Iterator[Counter[str]]:
+    """Seconds spent in each stage while this is open."""
+    seconds: Counter[str] = Counter()
+    kept = {name: getattr(stages, name) for name in STAGES}
+
+    def timed(name: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return kept[name](*args, **kwargs)
+            finally:
+                seconds[name] += time.perf_counter() - start
+
+        return run
+
+    for name in STAGES:
+        setattr(stages, name, timed(name))
+    try:
+        yield seconds
+    finally:
+        for name, function in kept.items():
+            setattr(stages, name, function)
+
+
+def build(layers: int, width: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    heads = max(width // 64, 2)
+    sizes = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=int(width * 8 / 3) // 16 * 16)
+    return transformers.LlamaForCausalLM._from_config(transformers.LlamaConfig(vocab_size=1000, **sizes), attn_implementation="sdpa").eval()  # type: ignore[no-any-return]
+
+
+def row(layers: int, width: int) -> list[str]:
+    model = build(layers, width)
+    ids = torch.randint(5, 900, (2, 16), generator=torch.Generator().manual_seed(0))
+    explain = lrp_fx.convert(model)
+    with clocks() as seconds, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         start = time.perf_counter()
-        relevance = explain(**inputs, target=target)
-        first = time.perf_counter() - start
-        start = time.perf_counter()
-        explain(**inputs, target=target)
-        again = time.perf_counter() - start
-        nodes, joint = len(explain.graph.graph.nodes), len(explain.relevance_graph.graph.nodes)
-        error = float(relevance.ledger.error.max())
-        print(f"{architecture.name:<14}{first:>13.1f}{again:>13.3f}{nodes:>8}{joint:>11}{error:>14.1e}  {explain.rewritten.program.method}", flush=True)
+        explain.trace(input_ids=ids, attention_mask=torch.ones_like(ids))
+        total = time.perf_counter() - start
+    nodes, relevance = len(explain.graph.graph.nodes), len(explain.relevance_graph.graph.nodes)
+    return [str(layers), str(width), str(nodes), str(relevance), *(f"{seconds[s]:.1f}" for s in STAGES), f"{total:.1f}", f"{1000 * total / nodes:.1f}"]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--depths", nargs="*", type=int, default=list(DEPTHS))
+    parser.add_argument("--wide", type=int, default=1024, help="width of the last model, of 24 layers; 0 for none")
+    options = parser.parse_args(arguments)
+    heads = ("layers", "width", "nodes", "nodes of the relevance graph", *(s.removeprefix("find_") for s in STAGES), "seconds", "ms a node")
+    lines = [
+        "# Conversion",
+        "",
+        f"Written by `python -m benchmarks.conversion --write docs/conversion.md` with torch {torch.__version__} on {torch.get_num_threads()} thread(s): seconds in each stage.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    print("\n".join(lines))
+    build(1, 64)
+    row(1, 64)  # what the first conversion of a process pays for imports is nobody's stage
+    for layers, width in [*((n, 64) for n in options.depths), *([(24, options.wide)] if options.wide else [])]:
+        lines.append("| " + " | ".join(row(layers, width)) + " |")
+        print(lines[-1], flush=True)
+    if options.write:
+        options.write.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
