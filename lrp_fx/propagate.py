@@ -14,6 +14,7 @@ from torch import fx
 
 from lrp_fx.layout import BATCH, FEATURE, OWNED, TOKEN, UNKNOWN, Layout, broadcast, hint, regroup, resize, shape_of, single
 from lrp_fx.program import op_name, value_of
+from lrp_fx.put_back import put_back
 
 
 def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
@@ -243,13 +244,15 @@ def _scattered(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[f
 
 
 def _rows_added(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
-    """Rows added at places that an index names: as what they are added to; in fresh zeros they belong to whom the rows did."""
+    """Rows added at places that an index names: as what they are added to; in fresh zeros as what they were taken from, or they keep their owners."""
     into, written = (known.get(node.args[i]) for i in (0, 3))  # type: ignore[arg-type]
     if into is not None or written is None:
         return into
-    dim = int(node.args[1]) % len(shape)  # type: ignore[arg-type]
+    dim, index = int(node.args[1]) % len(shape), node.args[2]  # type: ignore[arg-type]
+    back = put_back(node.args[3], index, shape[0], known) if dim == 0 and isinstance(index, fx.Node) else None  # type: ignore[arg-type]
     owned = any(k in (BATCH, OWNED) for k, _ in written[dim])
-    return tuple(single(OWNED if owned else UNKNOWN, s) if i == dim else a for i, (a, s) in enumerate(zip(written, shape, strict=True)))
+    rows = back if back is not None else single(OWNED if owned else UNKNOWN, shape[dim])
+    return tuple(rows if i == dim else a for i, a in enumerate(written))
 
 
 def _repeat(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:
