@@ -222,7 +222,7 @@ register(
         kind="linear",
         law="y = A x with A free of relevance; c(x) = A^T c(y)",
         cites=("bach2015",),
-        ops=covers("aten", "mul div matmul mm bmm mv dot outer"),
+        ops=covers("aten", "mul div matmul mm bmm mv dot outer _grouped_mm"),
         surrogate=lambda call: call.run(),
         reference=_reference_zero,
         samples=_coefficient_samples,

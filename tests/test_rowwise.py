@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -126,6 +127,7 @@ def test_rows_go_as_far_as_they_can(name: str) -> None:
     assert last is FUNCTIONS[name][1]
 
 
+@cache
 def pushed(name: str) -> fx.GraphModule:
     """The function traced with symbolic sizes, with its rows pushed."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
