@@ -100,6 +100,8 @@ def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
 
     Where sizes do not divide (windows skewed against each other) what comes after is unknown; None if that hides the batch.
     """
+    if 0 in shape:  # an expert that no token was sent to: there is nothing that could be whose
+        return tuple(single(UNKNOWN, s) for s in shape)
     factors = [f for axis in layout for f in axis if f[1] != 1]
     result: list[Axis] = []
     for size in shape:
