@@ -84,15 +84,10 @@ class _Pusher:
         sizes, whole = value_of(index).shape, value_of(node).shape
         if len(sizes) != len(whole) or any(s != 1 for s in sizes[1:]) or value_of(row).shape[1] != 1 or not same_size(sizes[0], whole[0]):
             return None
-        return Rows(row, self.call(aten.reshape.default, index, [-1], like=node), self._size(node, 1) if isinstance(whole[1], int) else self._tokens(whole[1], node), 0, 1)
-
-    def _tokens(self, size: Any, node: fx.Node) -> Any:
-        """The number of tokens, read from an input that has it: asking the value itself would compute the value."""
-        for other in self.graph.find_nodes(op="placeholder"):
-            for axis, s in enumerate(value_of(other).shape if isinstance(value_of(other), Tensor) else ()):
-                if same_size(s, size):
-                    return self.call(aten.sym_size.int, other, axis)
-        return self.call(aten.sym_size.int, node, 1)
+        zeros = node.args[0]
+        sizes_given: Any = zeros.args[1 if op_name(zeros) == "aten.new_zeros" else 0]
+        tokens = self._size(sizes_given, 1) if op_name(zeros) == "aten.zeros_like" else sizes_given[1]
+        return Rows(row, self.call(aten.reshape.default, index, [-1], like=node), tokens, 0, 1)
 
     def _demand(self, node: fx.Node) -> None:
         """Give a node the whole of what it reads."""
