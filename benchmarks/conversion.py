@@ -20,7 +20,7 @@ import torch
 import transformers
 
 import lrp_fx
-from lrp_fx import explainer as stages
+from lrp_fx import compiler as stages
 
 STAGES = ("capture", "canonicalize", "find_provenance", "rewrite", "find_anatomy", "transpose")
 DEPTHS = (2, 4, 8, 16, 24, 32, 48)

@@ -44,7 +44,7 @@ def measure(model: torch.nn.Module, length: int) -> tuple[list[str], lrp_fx.Expl
     explainer(input_ids=inputs)
     run = time.perf_counter() - start
     counts = (len(explainer.graph.graph.nodes), explainer.coverage["rule"].get("scan.frozen", 0), len(explainer.relevance_graph.graph.nodes))
-    method = explainer._entry().program.method
+    method = explainer.rewritten.program.method
     return [str(length), *map(str, counts), f"{traced:.1f}", f"{1000 * run:.0f}", method], explainer
 
 

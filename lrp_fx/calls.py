@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.errors import InputError
 from lrp_fx.layout import hint
 from lrp_fx.program import Program, value_of
+from lrp_fx.roles import role_of
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its tensors by name, and the model that is called with them by these names."""
+    """One call: its tensors by name, the model that is called with them by these names, and what each tensor means."""
 
     bound: dict[str, Any]
     model: nn.Module
+    roles: dict[str, str]
 
     @property
     def key(self) -> Any:
@@ -46,9 +48,11 @@ def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dic
     return {n: v for n, v in bound.items() if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)}
 
 
-def as_call(model: nn.Module, bound: dict[str, Any]) -> Call:
-    """Tensors inside dictionaries, lists and dataclasses become arguments of their own."""
-    return Call(flatten(bound), Flattened(model, bound) if is_nested(bound) else model)
+def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -> Call:
+    """Tensors inside dictionaries, lists and dataclasses become arguments of their own; ``roles``: those that the names do not tell."""
+    flat = flatten(bound)
+    told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
+    return Call(flat, Flattened(model, bound) if is_nested(bound) else model, told)
 
 
 def output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:

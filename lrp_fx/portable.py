@@ -168,4 +168,6 @@ def find_operation(name: str, families: frozenset[str] = FAMILIES) -> Any:
     found = getattr(getattr(getattr(torch.ops, family), operation, None), overload, None)
     if not isinstance(found, torch._ops.OpOverload):
         raise InputError(f"the file calls {name}, which this version of torch ({torch.__version__}) does not have")
+    if found._schema.is_mutable or any(a.name == "filename" for a in found._schema.arguments):
+        raise InputError(f"the file calls {name}, which changes its arguments or opens files: a relevance graph only computes")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,10 @@ class Input:
     def is_index(self) -> bool:
         """Integer input: relevance is credited to its positions through the table rows it selects."""
         return not self.dtype.is_floating_point and not self.dtype.is_complex
+
+    def admits(self, shape: Sequence[int]) -> bool:
+        """Is a program with this input right for a tensor of that shape?"""
+        return len(shape) == len(self.shape) and all(d or s == t for d, s, t in zip(self.dynamic, shape, self.shape, strict=True))
 
 
 @dataclass(frozen=True)

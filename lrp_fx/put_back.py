@@ -11,8 +11,11 @@ from math import prod
 import torch
 from torch import fx
 
-from lrp_fx.layout import FEATURE, OWNED, Axis, Layout, shape_of
+from lrp_fx.layout import FEATURE, Axis, Layout, shape_of
 from lrp_fx.program import op_name, value_of
+
+#: Operations beside pointwise ones that compute each row of their first operand for itself.
+_ROW_BY_ROW = frozenset("aten.linear aten.mm aten.layer_norm aten.rms_norm aten._grouped_mm aten._to_copy aten.clone".split())
 
 
 def put_back(rows: fx.Node, index: fx.Node, size: int, known: dict[fx.Node, Layout]) -> Axis | None:
@@ -52,8 +55,13 @@ def _taken(rows: fx.Node, known: dict[fx.Node, Layout]) -> tuple[fx.Node, fx.Nod
 
 
 def _keeps_rows(operand: fx.Node, result: fx.Node, known: dict[fx.Node, Layout]) -> bool:
-    owned = all(known.get(n) and any(k == OWNED for k, _ in known[n][0]) for n in (operand, result))
-    return owned and isinstance(value_of(operand), torch.Tensor) and shape_of(operand)[0] == shape_of(result)[0]
+    """Is row i of the result computed from row i of the operand?"""
+    target = result.target
+    pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    if not pointwise and not (op_name(result) in _ROW_BY_ROW and result.args[0] is operand):
+        return False  # a flip, a roll or a sort has as many rows too
+    both = operand in known and result in known and isinstance(value_of(operand), torch.Tensor)
+    return both and shape_of(operand)[:1] == shape_of(result)[:1]
 
 
 def _divided(joined: fx.Node, known: dict[fx.Node, Layout]) -> fx.Node | None:

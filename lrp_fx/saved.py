@@ -180,8 +180,7 @@ class SavedExplainer:
         check_inputs(given, {i.name: i.role for i in self.inputs})
         for info in self.inputs:
             value = given[info.name]
-            fixed = value.dim() == len(info.shape) and all(d or s == t for d, s, t in zip(info.dynamic, value.shape, info.shape, strict=True))
-            if value.dtype != info.dtype or not fixed:
+            if value.dtype != info.dtype or not info.admits(value.shape):
                 sizes = ", ".join("any" if d else str(s) for d, s in zip(info.dynamic, info.shape, strict=True))
                 raise InputError(f"{info.name} must be {info.dtype} of shape ({sizes}); got {value.dtype} {tuple(value.shape)}")
         other = [n for n, held in self._held.items() if not torch.equal(held, given[n])]

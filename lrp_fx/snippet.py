@@ -182,6 +182,9 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
+        if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
+            # Some derivatives write into views. Equal expressions are computed once later on, so nothing may be written to.
+            module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
     _read_no_strides(module.graph)
     module.graph.eliminate_dead_code()
     return module

@@ -68,6 +68,8 @@ def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -
     assert len(eager.ledger.sites) > 20
     assert max(s.error for s in eager.ledger.sites) <= 1e-10
     assert explainer.statistics.captures == 1
+    calls = [n.target for n in explainer.relevance_graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    assert not [c for c in calls if c._schema.is_mutable], "equal expressions are computed once: nothing may be written to"
     if not architecture.fused:
         return
     _, fused = explain(architecture, "sdpa", torch.float64, conserve="site")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from handmade import V, ids, ready
-from lrp_fx import explainer as module
+from lrp_fx.compiler import CACHED_PROGRAMS
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -61,12 +61,13 @@ def test_caches_are_bounded() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sizes = []
-        for n in range(module._CACHED_PROGRAMS + 6):
+        for n in range(CACHED_PROGRAMS + 6):
             explain(input_ids=ids(1, 3 + n % 4, seed=n), target=n % 3)
-            sizes.append((len(explain._programs), len(explain._graphs), len(explain._snippets)))
-    assert sizes[-1][0] == module._CACHED_PROGRAMS
-    assert sizes[-1][1] <= module._CACHED_PROGRAMS, "a graph goes with its program"
-    assert sizes[-1][2] <= max(s for *_, s in sizes[: module._CACHED_PROGRAMS])
+            kept = explain._compiler.entries
+            sizes.append((len(kept), sum(len(entry.graphs) for _, entry in kept), len(explain._compiler.snippets)))
+    assert sizes[-1][0] == CACHED_PROGRAMS
+    assert sizes[-1][1] <= CACHED_PROGRAMS, "a graph goes with its program"
+    assert sizes[-1][2] <= max(s for *_, s in sizes[: CACHED_PROGRAMS])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")

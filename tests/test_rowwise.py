@@ -87,6 +87,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = 
     "matrix": (lambda c, x, w: c @ w, True),
     "matrix, flattened": (lambda c, x, w: (c.reshape(-1, D) @ w).reshape(x.shape[0], x.shape[1], V), True),
     "flattened and multiplied": (lambda c, x, w: c.reshape(-1, D) * x.reshape(-1, D), True),
+    "matrix over examples": (lambda c, x, w: (c * x).sum(-1).t() @ x[:, 0], False),
     "matrix from the left": (lambda c, x, w: x.transpose(1, 2) @ c, False),
     "heads": (lambda c, x, w: c.reshape(x.shape[0], x.shape[1], 2, 2).transpose(1, 2) * 3, True),
     "heads multiplied": (lambda c, x, w: (c.reshape(x.shape[0], x.shape[1], 2, 2) * x.reshape(x.shape[0], x.shape[1], 2, 2)).sum(-1), True),

@@ -212,6 +212,8 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "an attribute of torch.ops": (lambda m: first_call(m).update(target="aten.__class__.default"), "does not have"),
     "another library's operator": (lambda m: first_call(m).update(target="mylib.secret.default"), r"operators=\('mylib',\)"),
     "an unknown overload": (lambda m: first_call(m).update(target="aten.add.nonsense"), "does not have"),
+    "an operator that opens files": (lambda m: first_call(m).update(target="aten.from_file.default"), "opens files"),
+    "an operator that changes its arguments": (lambda m: first_call(m).update(target="aten.add_.Tensor"), "changes its arguments"),
     "a method": (lambda m: first_call(m).update(op="call_method", target="__reduce__"), "calls operations only"),
     "code as an argument's name": (lambda m: placeholder(m).update(target=f"x={CODE}"), "a name that is none"),
     "code as a node's name": (lambda m: first_call(m).update(name=f"x; {CODE}"), "a name that is none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +63,7 @@ def lxt(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
     try:
         from lxt.efficient import monkey_patch
 
-        monkey_patch(__import__(type(model).__module__, fromlist=["_"]))
+        monkey_patch(importlib.import_module(type(model).__module__))
     except Exception as error:
         raise Unavailable(f"lxt does not support it: {type(error).__name__}: {error}") from error
     return gradient(timed, model, inputs)

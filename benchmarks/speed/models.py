@@ -37,10 +37,10 @@ class Timed:
         return "inputs_embeds", model.get_input_embeddings()(inputs["input_ids"]).detach()
 
 
-def _build(name: str, config: Any, **settings: Any) -> Callable[[], nn.Module]:
+def _build(name: str, config: Any, attention: str = "sdpa", **settings: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         torch.manual_seed(0)
-        model = getattr(transformers, name)._from_config(config(**settings), attn_implementation="sdpa" if "T5" not in name else "eager")
+        model = getattr(transformers, name)._from_config(config(**settings), attn_implementation=attention)
         return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
     return build
@@ -59,6 +59,6 @@ MODELS = {
         Timed("Llama-like, 768 wide, 12 layers", _llama(768, 12, 12), LENGTHS),
         Timed("BERT-base-like", _build("BertForSequenceClassification", transformers.BertConfig, max_position_embeddings=2048), LENGTHS),
         Timed("ViT-B/16-like", _build("ViTForImageClassification", transformers.ViTConfig, num_labels=1000), (197,), words=False),
-        Timed("T5-small-like", _build("T5ForConditionalGeneration", transformers.T5Config, decoder_start_token_id=0), LENGTHS, decoder=True),
+        Timed("T5-small-like", _build("T5ForConditionalGeneration", transformers.T5Config, "eager", decoder_start_token_id=0), LENGTHS, decoder=True),
     )
 }

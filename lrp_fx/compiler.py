@@ -1,0 +1,188 @@
+"""Compiler: from one call to the program and the relevance graph that serve it, each made once and kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
+from lrp_fx.bill import RelevanceGraph
+from lrp_fx.calls import Call
+from lrp_fx.canonicalize import canonicalize
+from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
+from lrp_fx.checks import check_mode, check_types, check_weights, run_model
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.program import Program
+from lrp_fx.provenance import find_provenance
+from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
+from lrp_fx.rewrite import Rewritten, rewrite
+from lrp_fx.rule import Ruleset, registry
+from lrp_fx.targets import Target
+from lrp_fx.transpose import transpose
+
+CACHED_PROGRAMS = 16
+_CACHED_GRAPHS = 32
+_CACHED_RUNGS = 256
+
+
+@dataclass
+class Statistics:
+    """How often each expensive stage ran (a text of another length must not capture again)."""
+
+    captures: int = 0
+    transposes: int = 0
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site?"""
+
+    ruleset: Ruleset
+    audits: bool
+    strict: bool
+    dynamic: bool
+    compile: bool
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A relevance graph for one kind of target, and what runs it."""
+
+    graph: RelevanceGraph
+    target: Target
+    runner: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A compiled program; ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature."""
+
+    program: Program
+    rewritten: Rewritten
+    anatomy: Anatomy
+    inputs: dict[str, Tensor] | None = None
+    graphs: OrderedDict[Any, Drawn] = field(default_factory=OrderedDict)
+
+    def fits(self, bound: dict[str, Any]) -> bool:
+        """Is the program right for these inputs (of the types and ranks it was captured with)?"""
+        if self.inputs is not None:
+            return all(torch.equal(value, bound[name]) for name, value in self.inputs.items())
+        return all(info.admits(bound[info.name].shape) for info in self.program.inputs)
+
+
+class Compiler:
+    """Compiles for one model. ``current`` and ``drawn`` are what was used last."""
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model, self.options = model, options
+        self.statistics = Statistics()
+        self.entries: list[tuple[Any, Entry]] = []  # the key of the calls that each was captured for; the last one was used last
+        self.rungs: dict[Any, tuple[str, tuple[str, ...]]] = {}  # the method that captured such calls before, and why those above it did not
+        self.snippets: dict[Any, Any] = {}
+        self.current: Entry | None = None
+        self.drawn: Drawn | None = None
+        self._checked: Any = None
+        self._identity: Any = None
+
+    def check_model(self) -> None:
+        """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
+        versions = (identity, tuple(t._version for _, t in tensors if not t.is_inference()))
+        check_mode(self.model)
+        if self._identity is not None and identity != self._identity:  # replaced, converted or moved: the graphs hold the old ones
+            self.entries.clear()
+            self.rungs.clear()
+            self.snippets.clear()
+            self.current = self.drawn = None
+        self._identity = identity
+        if versions != self._checked:
+            check_weights(self.model)
+            self._checked = versions
+
+    def compiled(self, call: Call, target: Target) -> tuple[Entry, Drawn]:
+        """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
+        entry = self.entry(call)
+        try:
+            return entry, self.draw(entry, target)
+        except (TargetError, InputError):
+            raise
+        except Exception as error:
+            if entry.program.method != DYNAMIC:
+                raise
+            self._forget(entry, call, error)
+            entry = self.entry(call)
+            return entry, self.draw(entry, target)
+
+    def _forget(self, entry: Entry, call: Call, error: Exception) -> None:
+        """Drop a program that could not be transposed with symbolic sizes, remember why, and say so: it is no fault of the model."""
+        why = f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}"
+        warnings.warn(f"{type(self.model).__name__} is captured again for every size: its relevance graph could not be drawn with symbolic sizes ({why})", stacklevel=6)
+        self.entries = [(key, e) for key, e in self.entries if e is not entry]
+        self.rungs[call.key] = (STATIC, (why,))
+
+    def entry(self, call: Call) -> Entry:
+        """The compiled program for a call, captured if none of those kept is right for it."""
+        found = next((pair for pair in self.entries if pair[0] == call.key and pair[1].fits(call.bound)), None)
+        if found is None:
+            found = (call.key, self._capture(call))
+        else:
+            self.entries.remove(found)
+        self.entries.append(found)
+        while len(self.entries) > CACHED_PROGRAMS:
+            self.entries.pop(0)
+            self.snippets.clear()  # those of its sizes are of no more use, and the others are soon traced again
+        self.current = found[1]
+        return found[1]
+
+    def _capture(self, call: Call) -> Entry:
+        self.statistics.captures += 1
+        run_model(call.model, call.bound)
+        first, refusals = self.rungs.get(call.key, (METHODS[0], ()))
+        methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
+        program = canonicalize(capture(call.model, call.bound, call.roles, methods=methods))
+        program = replace(program, refusals=(*refusals, *program.refusals))
+        self._remember(program, call)
+        if self.options.output is not None:
+            program = _choose_output(program, self.options.output)
+        rewritten = rewrite(program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict)
+        check_types(rewritten)
+        held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if program.method == CONCRETE else None
+        return Entry(program, rewritten, find_anatomy(rewritten), held)
+
+    def _remember(self, program: Program, call: Call) -> None:
+        """Remember the method; say so, once, when every call has to be traced anew."""
+        if program.method == CONCRETE and self.rungs.get(call.key, ("",))[0] != CONCRETE:
+            warnings.warn(
+                f"{type(self.model).__name__} decides by the values of its inputs: it is traced for this very call (method 'concrete') and again for every other",
+                stacklevel=7,
+            )
+        self.rungs[call.key] = (program.method, program.refusals)
+        while len(self.rungs) > _CACHED_RUNGS:
+            self.rungs.pop(next(iter(self.rungs)))
+
+    def draw(self, entry: Entry, target: Target) -> Drawn:
+        """The relevance graph of a program for a kind of target."""
+        if target.signature not in entry.graphs:
+            self.statistics.transposes += 1
+            graph = transpose(entry.rewritten, entry.anatomy, target, conserve="site" if self.options.audits else "total", cache=self.snippets)
+            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else graph.module
+            entry.graphs[target.signature] = Drawn(graph, target, runner)  # the target with it: functions are told apart by identity
+            while len(entry.graphs) > _CACHED_GRAPHS:
+                entry.graphs.popitem(last=False)
+        self.drawn = entry.graphs[target.signature]
+        return self.drawn
+
+
+def _choose_output(program: Program, name: str) -> Program:
+    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
+    if not matches:
+        raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
+    return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))

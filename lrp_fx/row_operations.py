@@ -1,0 +1,175 @@
+"""Operations on values that are zero but for one row of each example: which keep them so, and what they do to the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.layout import same_size
+from lrp_fx.program import op_name, value_of
+
+if TYPE_CHECKING:
+    from lrp_fx.rowwise import Pusher
+
+aten = torch.ops.aten
+#: Pointwise operations of one operand that are zero at zero, and moves that leave every axis where it is.
+KEEP_ZERO = frozenset("aten.zeros_like aten.neg aten._to_copy aten.clone aten.detach aten.alias aten.abs aten.contiguous aten.conj aten._conj".split())
+ZEROS = frozenset("aten.zeros_like aten.new_zeros aten.zeros".split())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A value that is zero but at ``place`` (B,) along ``axis``, ``tokens`` long: ``kept`` holds what is there, 1 long along that axis.
+
+    ``batch``: its other known axis. ``merged``: both are one axis, the batch outside (``kept`` is then B long along it).
+    """
+
+    kept: fx.Node
+    place: fx.Node
+    tokens: Any
+    batch: int
+    axis: int
+    merged: bool = False
+
+
+def _same_axes(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    return pusher.again(node, (rows.kept, *node.args[1:]), rows) if node.args[0] in pusher.rows else None
+
+
+def _product(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """``rows * anything``, ``rows / anything``."""
+    rank = value_of(node).dim()
+    if op_name(node) == "aten.div" and node.args[0] not in pusher.rows:
+        return None
+    parts = [pusher.row(a, rank, rows) if isinstance(a, fx.Node) and isinstance(value_of(a), Tensor) else a for a in node.args]
+    whole = next(a for a in node.args if a in pusher.rows)
+    if any(p is None for p in parts) or value_of(whole).dim() != rank or not _keeps(node, whole, rows):  # type: ignore[arg-type]
+        return None
+    return pusher.again(node, parts, rows)
+
+
+def _keeps(node: fx.Node, source: fx.Node, rows: Rows) -> bool:
+    """Are the axes of batch and rows as long in the result as in the source (not broadcast there)?"""
+    return all(same_size(value_of(node).shape[a], value_of(source).shape[a]) for a in (rows.batch, rows.axis))
+
+
+def _sum_of_two(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    a, b = node.args[:2]
+    ours, theirs = pusher.rows.get(a), pusher.rows.get(b)  # type: ignore[arg-type]
+    if ours is None or theirs is None or replace(ours, kept=theirs.kept) != theirs or value_of(a).dim() != value_of(b).dim():  # type: ignore[arg-type]
+        return None
+    return pusher.again(node, (ours.kept, theirs.kept), rows)
+
+
+def _matrix(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """Rows times a matrix that is the same for all of them."""
+    x, weight = node.args[:2]
+    contracted = value_of(node).dim() - 1
+    if x not in pusher.rows or weight in pusher.rows or value_of(weight).dim() != 2 or len(node.args) > 2 or contracted in (rows.axis, rows.batch):  # type: ignore[arg-type]
+        return None
+    return pusher.again(node, (rows.kept, weight), rows)
+
+
+def _choice(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """``where(condition, rows, 0)``, ``where(condition, rows, other rows)``: zero wherever both are."""
+    condition, *branches = node.args
+    rank = value_of(node).dim()
+    if not isinstance(condition, fx.Node) or not all(isinstance(a, fx.Node) and (a in pusher.rows or _is_zero(a)) for a in branches):
+        return None
+    source = next((a for a in branches if a in pusher.rows), None)
+    if source is None or value_of(source).dim() != rank or not _keeps(node, source, rows):  # type: ignore[arg-type]
+        return None
+    parts = [pusher.row(a, rank, rows) for a in (condition, *branches)]  # type: ignore[arg-type]
+    return None if any(p is None for p in parts) else pusher.again(node, parts, rows)
+
+
+def _is_zero(node: fx.Node) -> bool:
+    return op_name(node) in ZEROS or (op_name(node) in ("aten.scalar_tensor", "aten.full") and bool(node.args[-1] == 0))
+
+
+def _comparison(pusher: Pusher, node: fx.Node, rows: Rows) -> None:
+    """What compares rows is not zero elsewhere, but its rows are known to whoever needs only them."""
+    if node.args[0] in pusher.rows and not isinstance(node.args[1], fx.Node):
+        key = (node, rows.place, rows.axis, rows.merged)
+        pusher.selected[key] = pusher.call(node.target, rows.kept, *node.args[1:], like=node)
+
+
+def _reduced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | fx.Node | None:
+    """A sum over other axes keeps the rows; one over the rows is the sum of those that are not zero."""
+    if len(node.args) < 2 or not node.args[1]:  # over everything
+        return pusher.call(node.target, rows.kept, like=node, **node.kwargs)
+    rank = value_of(node.args[0]).dim()  # type: ignore[arg-type]
+    dims = sorted(int(d) % rank for d in node.args[1])  # type: ignore[union-attr,arg-type]
+    keep = len(node.args) > 2 and bool(node.args[2])
+    if rows.axis in dims:
+        return pusher.call(node.target, rows.kept, *node.args[1:], like=node, **node.kwargs)
+    if rows.batch in dims:
+        return None
+    gone = 0 if keep else sum(d < rows.axis for d in dims)
+    before = 0 if keep else sum(d < rows.batch for d in dims)
+    return pusher.again(node, (rows.kept, *node.args[1:]), rows, axis=rows.axis - gone, batch=rows.batch - before)
+
+
+def _permuted(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows:
+    rank = value_of(node).dim()
+    if op_name(node) == "aten.permute":
+        order = [int(d) % rank for d in node.args[1]]  # type: ignore[union-attr,arg-type]
+    else:
+        order = list(range(rank))
+        a, b = (0, 1) if op_name(node) == "aten.t" else (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
+        order[a], order[b] = order[b], order[a]
+    return pusher.again(node, (rows.kept, *node.args[1:]), rows, axis=order.index(rows.axis), batch=order.index(rows.batch))
+
+
+def _reshaped(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """Batch and tokens merged into one axis or taken apart again, or other axes regrouped behind them."""
+    source = node.args[0]
+    before, after = value_of(source).shape, value_of(node).shape  # type: ignore[arg-type]
+    sizes = list(node.args[1])  # type: ignore[arg-type]
+    if rows.merged:
+        if rows.axis == 0 and len(after) == len(before) + 1 and _equal(after[2:], before[1:]) and same_size(after[0], value_of(rows.place).shape[0]):
+            return replace(rows, kept=pusher.call(aten.unsqueeze.default, rows.kept, 1, like=node), batch=0, axis=1, merged=False)
+        if rows.axis == 0 and same_size(after[0], before[0]):
+            return pusher.again(node, (rows.kept, [-1, *sizes[1:]]), rows) if all(s != -1 for s in sizes[1:]) else None
+        return None
+    if (rows.batch, rows.axis) != (0, 1):
+        return None
+    if len(after) == len(before) - 1 and _equal(after[1:], before[2:]) and not same_size(after[0], before[0]):
+        return replace(rows, kept=pusher.call(aten.squeeze.dim, rows.kept, 1, like=node), batch=0, axis=0, merged=True)
+    if len(after) >= 2 and _equal(after[:2], before[:2]):
+        return pusher.again(node, (rows.kept, [sizes[0], 1, *sizes[2:]]), rows)
+    return None
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return len(a) == len(b) and all(same_size(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _unsqueezed(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows:
+    dim = int(node.args[1]) % value_of(node).dim()  # type: ignore[arg-type]
+    return pusher.again(node, (rows.kept, dim), rows, axis=rows.axis + (dim <= rows.axis), batch=rows.batch + (dim <= rows.batch))
+
+
+def _sliced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    dim = int(node.args[1] if len(node.args) > 1 else 0) % value_of(node.args[0]).dim()  # type: ignore[arg-type]
+    return pusher.again(node, (rows.kept, *node.args[1:]), rows) if dim not in (rows.axis, rows.batch) else None
+
+
+#: Operation -> what it is on rows: rows, a value that is whole, or None where all rows are needed.
+OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
+    **dict.fromkeys(KEEP_ZERO, _same_axes),
+    **dict.fromkeys(("aten.mul", "aten.div"), _product),
+    **dict.fromkeys(("aten.add", "aten.sub"), _sum_of_two),
+    **dict.fromkeys(("aten.mm", "aten.matmul"), _matrix),
+    "aten.where": _choice,
+    **dict.fromkeys(("aten.eq", "aten.ne"), _comparison),
+    "aten.sum": _reduced,
+    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.t"), _permuted),
+    **dict.fromkeys(("aten.reshape", "aten.view", "aten._unsafe_view"), _reshaped),
+    "aten.unsqueeze": _unsqueezed,
+    "aten.slice": _sliced,
+}
