@@ -152,6 +152,8 @@ class Explainer:
         if targets is not None:
             if target is not None:
                 raise InputError("give target= or targets=, not both")
+            if not isinstance(targets, (list, tuple)):
+                raise TargetError(f"targets= takes a list of targets, got {targets!r}")
             return self._explained(args, inputs, [as_target(t) for t in targets])
         return self._explained(args, inputs, [as_target(target)])[0]
 

@@ -159,4 +159,6 @@ def test_a_wrong_one_of_several_targets_is_refused(classifier: tuple) -> None:
         explain(**inputs, targets=[0, 99])
     with pytest.raises(lrp_fx.InputError, match="not both"):
         explain(**inputs, target=1, targets=[0])
+    with pytest.raises(lrp_fx.TargetError, match="takes a list"):
+        explain(**inputs, targets=3)
     assert explain(**inputs, targets=[]) == []
