@@ -34,8 +34,9 @@ def spellings() -> Iterator[tuple[str, str]]:
 
 def cases() -> Iterator[Any]:
     for family, name in spellings():
-        marks = [pytest.mark.slow] if name in getattr(importlib.import_module(f"spellings.{family}"), "SLOW", ()) else []
+        slow = name in getattr(importlib.import_module(f"spellings.{family}"), "SLOW", ())
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
+            marks = [pytest.mark.slow] if slow or (rules != "pa-lrp" and family == "attention") else []
             yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
 
 
