@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from lrp_fx.bill import DepthInfo
 from lrp_fx.errors import ConservationError
 
 #: Relative closure demanded of the whole ledger, by type; half precision closes within its own rounding.
@@ -86,11 +89,32 @@ class DepthBalance:
 
 
 @dataclass(frozen=True)
+class DepthBooks:
+    """What the balances at the depths are made of: ``rows`` (B, T) for each depth; totals by number, (n, B)."""
+
+    infos: Sequence[DepthInfo]
+    rows: Sequence[Tensor]
+    leaves: Tensor
+    sinks: Tensor
+    passing: Tensor
+
+    def balances(self, score: Tensor) -> list[DepthBalance]:
+        """The books at every depth."""
+
+        def total(of: Tensor, numbers: tuple[int, ...]) -> Tensor:
+            return of[list(numbers)].sum(0).to(score.dtype)
+
+        return [
+            DepthBalance(i.name, i.module, score, R.to(score.dtype).sum(1), total(self.leaves, i.leaves), total(self.sinks, i.sinks), total(self.passing, i.passing))
+            for i, R in zip(self.infos, self.rows, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Where the score went, for every example of the batch.
 
-    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,).
-    ``depths``: the books at every depth of the residual streams. ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
+    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
     (``conserve="site"`` only). ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
     """
 
@@ -101,7 +125,12 @@ class Ledger:
     sites: list[SiteBalance]
     magnitude: Tensor
     dtype: torch.dtype
-    depths: list[DepthBalance] = field(default_factory=list)
+    depth_books: DepthBooks
+
+    @cached_property
+    def depths(self) -> list[DepthBalance]:
+        """The books at every depth of the residual streams (made when they are first read)."""
+        return self.depth_books.balances(self.score)
 
     @property
     def total(self) -> Tensor:

@@ -203,9 +203,13 @@ def registered(*entries: Entry) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ primitives
 @dataclass
 class Tape:
-    """Records the sinks that a surrogate declares, and its frozen parts so that they can be replayed at other inputs."""
+    """Records the sinks that a surrogate declares, and its frozen parts so that they can be replayed at other inputs.
+
+    ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that.
+    """
 
     sinks: list[tuple[str, Tensor]] = field(default_factory=list)
+    given: list[Tensor] = field(default_factory=list)
     frozen: list[Tensor] = field(default_factory=list)
     replay: Iterator[Tensor] | None = None
 
@@ -236,9 +240,11 @@ def freeze(x: Tensor) -> Tensor:
 
 def sink(name: str, value: Tensor, like: Tensor) -> Tensor:
     """A constant term of the surrogate, broadcast to the result ``like``; its relevance is booked under ``name``."""
-    constant = freeze(value).to(like.dtype).expand(like.shape).detach().requires_grad_()
+    given = freeze(value).to(like.dtype)
+    constant = given.expand(like.shape).detach().requires_grad_()
     if _tapes:
         _tapes[-1].sinks.append((name, constant))
+        _tapes[-1].given.append(given)
     return constant
 
 

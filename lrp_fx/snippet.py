@@ -67,7 +67,7 @@ def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
     if x.dtype in (torch.float16, torch.bfloat16):  # products of halves overflow where their sum would not
         x, c = x.float(), c.float()
     product = x * c
-    return torch.where(c == 0, torch.zeros_like(product), product) if safe else product
+    return torch.where(c == 0, 0.0, product) if safe else product
 
 
 def per_example(t: Tensor, axis: BatchAxis | Tensor | None, batch: Any) -> Tensor:
@@ -87,6 +87,21 @@ def per_example(t: Tensor, axis: BatchAxis | Tensor | None, batch: Any) -> Tenso
         return t.reshape(batch, -1).sum(1)
     split = axis.split(t, batch)
     return split.sum([i for i in range(split.dim()) if i != axis.axis + 1])
+
+
+def constant_per_example(constant: Tensor, c: Tensor, axis: BatchAxis | Tensor | None, batch: Any, *, safe: bool) -> Tensor:
+    """`per_example` of the relevance of a constant that is broadcast to the result, whose coefficient is ``c``.
+
+    The coefficient is summed along the axes that the constant does not have before it is multiplied: one pass over it.
+    """
+    shape = (1,) * (c.dim() - constant.dim()) + tuple(constant.shape)
+    alike = [a for a, size in enumerate(shape) if isinstance(size, int) and size == 1]
+    if not isinstance(axis, BatchAxis) or axis.is_merged or axis.axis not in alike:
+        return per_example(relevance_of(constant.expand(c.shape), c, safe=safe), axis, batch)
+    others = [a for a in alike if a != axis.axis]
+    wide = torch.float64 if c.dtype == torch.float64 else torch.float32
+    total = c.sum(others, keepdim=True, dtype=wide) if others else c.to(wide)
+    return per_example(relevance_of(constant.reshape(shape).to(wide), total, safe=safe), axis, batch)
 
 
 def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
@@ -110,10 +125,10 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
         c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
         names, sinks = [], []
-        for (name, b), c in zip(tape.sinks, c_sinks, strict=True):
+        for (name, _), given, c in zip(tape.sinks, tape.given, c_sinks, strict=True):
             if c is not None:
                 names.append(name)
-                sinks.append(per_example(relevance_of(b.detach(), c, safe=plan.safe), y_axis, size))
+                sinks.append(constant_per_example(given.detach(), c, y_axis, size, safe=plan.safe))
         if plan.rule.remainder is not None:
             reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, x_axes, strict=True) if c is not None]
             known = y_axis is not None and all(a is not None for *_, a in reached)  # else totals only: sums of unlike shapes would count twice

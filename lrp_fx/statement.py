@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.bill import Bill, InjectionInfo, Leaf
-from lrp_fx.conservation import CANCELLATION_LIMIT, DepthBalance, Ledger, SiteBalance, rounding_floor
+from lrp_fx.conservation import CANCELLATION_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.position import PositionSite
 from lrp_fx.provenance import CONTENT, LEARNED, POSITION
 from lrp_fx.relevance import Relevance, Stream
@@ -128,33 +128,27 @@ def _streams(bill: Bill, values: _Values, position: list[PositionSite]) -> list[
 
 def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
     score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
-    leaves: dict[str, Tensor] = {}
-    for leaf, _, total, _ in values.leaves:
-        leaves[leaf.kind] = leaves.get(leaf.kind, 0.0) + _each(total, score)
-    sinks: dict[str, Tensor] = {}
-    by_site = []
-    for (name, site), total in zip(bill.sinks, values.sinks, strict=True):
-        sinks[name] = sinks.get(name, torch.zeros_like(score)) + _each(total, score)
-        by_site.append((name, site.name, site.module, total))
-    magnitude = sum([_each(m, score) for *_, m in values.leaves] + [_each(s.abs(), score) for s in values.sinks], torch.zeros_like(values.score))
+    totals = _stack([t for _, _, t, _ in values.leaves], score)
+    sunk = _stack(values.sinks, score)
+    leaves = {kind: totals[numbers].sum(0) for kind, numbers in _numbers([leaf.kind for leaf, *_ in values.leaves]).items()}
+    sinks = {name: sunk[numbers].sum(0) for name, numbers in _numbers([name for name, _ in bill.sinks]).items()}
+    by_site = [(name, site.name, site.module, total) for (name, site), total in zip(bill.sinks, values.sinks, strict=True)]
+    magnitude = _stack([m for *_, m in values.leaves], score).sum(0) + sunk.abs().sum(0)
     rows = values.table.tolist() if values.table is not None else []
     floor = rounding_floor(dtype) * float(magnitude.sum()) if rows else 0.0
     books = zip(bill.sites, rows, strict=True) if rows else ()
     balances = [SiteBalance(i.name, i.rule, i.module, i.source, row[0], row[1], row[2], max(row[3], floor)) for i, row in books]
-    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, _depths(bill, values, score))
+    depths = DepthBooks(bill.depths, values.depths, totals, sunk, _stack(values.passing, score))
+    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, depths)
 
 
-def _each(total: Tensor, score: Tensor) -> Tensor:
-    """A total by example; where an operation hid which axis is the batch, an equal part of it for each (the ledger shows it does not close)."""
-    return total if total.shape == score.shape else total.sum() / score.numel()
+def _stack(totals: list[Tensor], score: Tensor) -> Tensor:
+    """(n, B). Where an operation hid which axis is the batch, each example has an equal part of a total (the ledger shows it does not close)."""
+    if not totals:
+        return score.new_zeros(0, score.numel())
+    return torch.stack([t if t.shape == score.shape else (t.sum() / score.numel()).expand_as(score) for t in totals])
 
 
-def _depths(bill: Bill, values: _Values, score: Tensor) -> list[DepthBalance]:
-    def total(numbers: tuple[int, ...], of: list[Tensor]) -> Tensor:
-        return sum((_each(of[i].to(score.dtype), score) for i in numbers), torch.zeros_like(score))
-
-    totals = [t for _, _, t, _ in values.leaves]
-    return [
-        DepthBalance(d.name, d.module, score, R.to(score.dtype).sum(1), total(d.leaves, totals), total(d.sinks, values.sinks), total(d.passing, values.passing))
-        for d, R in zip(bill.depths, values.depths, strict=True)
-    ]
+def _numbers(names: list[str]) -> dict[str, list[int]]:
+    """Name -> the places where it stands."""
+    return {name: [i for i, n in enumerate(names) if n == name] for name in dict.fromkeys(names)}

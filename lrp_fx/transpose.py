@@ -36,6 +36,8 @@ from lrp_fx.stream_books import StreamBooks
 from lrp_fx.tidy import tidy
 
 aten = torch.ops.aten
+#: Operations of one kernel whose other results (statistics) the transpose shares.
+_COMPOSITE = frozenset(("aten.scaled_dot_product_attention", "aten.layer_norm"))
 
 
 def transpose(rewritten: Rewritten, anatomy: Anatomy, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
@@ -99,7 +101,7 @@ class _Transposer:
             self.canvas.batch.meta["val"] = value_of(owner[1]).shape[0]
 
     def _copy(self, node: fx.Node) -> fx.Node:
-        if op_name(node) == "aten.scaled_dot_product_attention":
+        if op_name(node) in _COMPOSITE:
             return self._lower(node)
         return self.graph.node_copy(node, lambda n: self.env[n])
 

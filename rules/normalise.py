@@ -21,9 +21,16 @@ def _layer_norm(call: Call) -> Any:
     x = precise(call.args[0])
     dims = list(range(-len(call.args[1]), 0))
     centred = x - x.mean(dims, keepdim=True)
-    variance = freeze(x).var(dims, keepdim=True, unbiased=False)
-    y = _affine(centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5))), call.arg(2, "weight"), call.arg(3, "bias"))
-    return y.to(call.args[0].dtype)
+    return _affine(centred * freeze(_inverse_deviation(call, x.detach(), dims)), call.arg(2, "weight"), call.arg(3, "bias")).to(call.args[0].dtype)
+
+
+def _inverse_deviation(call: Call, x: Tensor, dims: list[int]) -> Tensor:
+    """1 / std x, keeping its axes: the kernel's own statistic, which the forward pass has, unless it computes in half precision."""
+    eps = call.arg(4, "eps", 1e-5)
+    if x.dtype == call.args[0].dtype:
+        inverse: Tensor = aten.native_layer_norm.default(x, call.args[1], call.arg(2, "weight"), call.arg(3, "bias"), eps)[2]
+        return inverse
+    return torch.rsqrt(x.var(dims, keepdim=True, unbiased=False) + eps)
 
 
 def _rms_norm(call: Call) -> Any:
