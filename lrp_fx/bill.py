@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from lrp_fx.recognize.windows import Windows
@@ -81,9 +82,10 @@ class DepthInfo:
 
 @dataclass
 class Bill:
-    """What the outputs of a relevance graph are, in order."""
+    """What the outputs of a relevance graph are, in order; ``dtype``: that of the explained output."""
 
     outputs: int = 0
+    dtype: torch.dtype = torch.float32
     leaves: list[Leaf] = field(default_factory=list)
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
     depths: list[DepthInfo] = field(default_factory=list)

@@ -41,7 +41,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Options:
-    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site?"""
+    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the model's output?"""
 
     ruleset: Ruleset
     audits: bool
@@ -49,6 +49,7 @@ class Options:
     dynamic: bool
     compile: bool
     output: str | None
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Compiler:
         """The relevance graph of a program for a kind of target."""
         if target.signature not in entry.graphs:
             self.statistics.transposes += 1
-            graph = transpose(entry.rewritten, entry.anatomy, target, conserve="site" if self.options.audits else "total", cache=self.snippets)
+            graph = transpose(entry.rewritten, entry.anatomy, target, conserve="site" if self.options.audits else "total", whole=self.options.whole, cache=self.snippets)
             runner = torch.compile(graph.module, dynamic=True) if self.options.compile else graph.module
             entry.graphs[target.signature] = Drawn(graph, target, runner)  # the target with it: functions are told apart by identity
             while len(entry.graphs) > _CACHED_GRAPHS:

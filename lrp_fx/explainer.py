@@ -41,6 +41,7 @@ def convert(
     compile: bool = False,
     roles: dict[str, str] | None = None,
     output: str | None = None,
+    keep_output: bool = True,
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -54,8 +55,10 @@ def convert(
     compile: run the relevance graph through `torch.compile`.
     roles: forward argument -> ``"content"``, ``"position"``, ``"segment"`` or ``"mask"``, where its name misleads.
     output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
+    keep_output: return the model's own output with the relevance. Without it (`Relevance.output` is None), what a target
+        does not read is not computed: logits at one position instead of all, the last block for one row.
     """
-    return Explainer(model, example_inputs, rules=rules, conserve=conserve, strict=strict, dynamic=dynamic, compile=compile, roles=roles, output=output)
+    return Explainer(model, example_inputs, rules=rules, conserve=conserve, strict=strict, dynamic=dynamic, compile=compile, roles=roles, output=output, keep_output=keep_output)
 
 
 class Explainer:
@@ -73,6 +76,7 @@ class Explainer:
         compile: bool,
         roles: dict[str, str] | None,
         output: str | None,
+        keep_output: bool,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
@@ -89,7 +93,7 @@ class Explainer:
         unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
         if unknown:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
-        self._compiler = Compiler(model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output))
+        self._compiler = Compiler(model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output))
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
         elif example_inputs is not None:
@@ -200,12 +204,12 @@ class Explainer:
         batch = bound[owner[0].name].shape[0] if owner is not None else 1
         if score.shape != (batch,):
             raise InputError(f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs and of the output must be the batch")
-        statement = read_statement(bill, flat, bound, entry.program.outputs.explained)
+        statement = read_statement(bill, flat, bound)
         return settle(
             statement,
             conserve=self.conserve,
             score=score,
-            output=entry.program.outputs.rebuild(flat[: bill.outputs]),
+            output=entry.program.outputs.rebuild(flat[: bill.outputs]) if bill.outputs else None,
             inputs={n: v for n, v in bound.items() if isinstance(v, Tensor)},
             target=repr(target),
             ruleset=self.ruleset.name,

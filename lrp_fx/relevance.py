@@ -33,7 +33,7 @@ class Stream:
 class Relevance:
     """What an explainer returns.
 
-    ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched. ``content``: input name ->
+    ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched (None without ``keep_output``). ``content``: input name ->
     (B, T) for index inputs, the input's own shape for floating inputs. ``position``: one entry per injection.
     ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``: relevance
     along the residual streams.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 
 from lrp_fx.layout import same_size
 from lrp_fx.program import op_name, value_of
+from lrp_fx.row_sources import causal_row
 
 if TYPE_CHECKING:
     from lrp_fx.rowwise import Pusher
@@ -23,13 +25,14 @@ ZEROS = frozenset("aten.zeros_like aten.new_zeros aten.zeros".split())
 
 @dataclass(frozen=True)
 class Rows:
-    """A value that is zero but at ``place`` (B,) along ``axis``, ``tokens`` long: ``kept`` holds what is there, 1 long along that axis.
+    """A value that is zero but at ``place`` along ``axis``, ``tokens`` long: ``kept`` holds what is there, 1 long along that axis.
 
-    ``batch``: its other known axis. ``merged``: both are one axis, the batch outside (``kept`` is then B long along it).
+    ``place``: (B,), or a number that is the same for all examples (counted from the end if it is negative). ``batch``: the
+    other known axis. ``merged``: both are one axis, the batch outside (``kept`` is then B long along it).
     """
 
     kept: fx.Node
-    place: fx.Node
+    place: fx.Node | int
     tokens: Any
     batch: int
     axis: int
@@ -131,7 +134,7 @@ def _reshaped(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     before, after = value_of(source).shape, value_of(node).shape  # type: ignore[arg-type]
     sizes = list(node.args[1])  # type: ignore[arg-type]
     if rows.merged:
-        if rows.axis == 0 and len(after) == len(before) + 1 and _equal(after[2:], before[1:]) and same_size(after[0], value_of(rows.place).shape[0]):
+        if rows.axis == 0 and len(after) == len(before) + 1 and _equal(after[2:], before[1:]) and same_size(after[0], value_of(rows.kept).shape[0]):
             return replace(rows, kept=pusher.call(aten.unsqueeze.default, rows.kept, 1, like=node), batch=0, axis=1, merged=False)
         if rows.axis == 0 and same_size(after[0], before[0]):
             return pusher.again(node, (rows.kept, [-1, *sizes[1:]]), rows) if all(s != -1 for s in sizes[1:]) else None
@@ -145,6 +148,27 @@ def _reshaped(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     return None
 
 
+def _attention(pusher: Pusher, node: fx.Node, rows: Rows) -> list[Rows | fx.Node] | None:
+    """The derivative of fused attention with a gradient for single queries: only these are needed; what it gives keys and values is whole."""
+    grad, query, key, value, out, lse, dropout, causal = node.args[:8]
+    mask: Any = node.kwargs.get("attn_mask")
+    others_whole = not any(a in pusher.rows for a in node.all_input_nodes if a is not grad)
+    if grad not in pusher.rows or (rows.batch, rows.axis, rows.merged) != (0, 2, False) or not others_whole or (causal and mask):
+        return None
+    q, o = (pusher.row(a, 4, rows) for a in (query, out))  # type: ignore[arg-type]
+    statistic = pusher.row(pusher.call(aten.unsqueeze.default, lse, 3, like=node), 4, rows)
+    if causal:
+        mask = causal_row(pusher, rows.place, query, key)  # type: ignore[arg-type]
+    elif mask is not None:
+        mask = pusher.row(mask, 4, rows)
+    if q is None or o is None or statistic is None or (mask is None and (causal or node.kwargs.get("attn_mask") is not None)):
+        return None
+    given = (rows.kept, q, key, value, o, pusher.call(aten.squeeze.dim, statistic, 3, like=node), dropout, False)
+    found = pusher.call(node.target, *given, like=node, attn_mask=mask, scale=node.kwargs.get("scale"))
+    of_q, of_k, of_v = (pusher.call(operator.getitem, found, i, like=node) for i in range(3))
+    return [replace(rows, kept=of_q), of_k, of_v]
+
+
 def _equal(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(same_size(x, y) for x, y in zip(a, b, strict=True))
 
@@ -154,12 +178,25 @@ def _unsqueezed(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows:
     return pusher.again(node, (rows.kept, dim), rows, axis=rows.axis + (dim <= rows.axis), batch=rows.batch + (dim <= rows.batch))
 
 
+def _expanded(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """Other axes of size 1 made longer, or new ones put in front."""
+    sizes: list[Any] = list(node.args[1])  # type: ignore[arg-type]
+    more = len(sizes) - value_of(node.args[0]).dim()  # type: ignore[arg-type]
+    moved = replace(rows, axis=rows.axis + more, batch=rows.batch + more)
+    if more and rows.merged:
+        return None
+    if not all(same_size(value_of(node).shape[a + more], value_of(node.args[0]).shape[a]) for a in {rows.axis, rows.batch}):  # type: ignore[arg-type]
+        return None
+    sizes[moved.axis] = -1 if rows.merged else 1
+    return pusher.again(node, (rows.kept, sizes), moved)
+
+
 def _sliced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     dim = int(node.args[1] if len(node.args) > 1 else 0) % value_of(node.args[0]).dim()  # type: ignore[arg-type]
     return pusher.again(node, (rows.kept, *node.args[1:]), rows) if dim not in (rows.axis, rows.batch) else None
 
 
-#: Operation -> what it is on rows: rows, a value that is whole, or None where all rows are needed.
+#: Operation -> what it is on rows: rows, a value that is whole (a list of them for several results), or None where all rows are needed.
 OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
     **dict.fromkeys(KEEP_ZERO, _same_axes),
     **dict.fromkeys(("aten.mul", "aten.div"), _product),
@@ -170,6 +207,8 @@ OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
     "aten.sum": _reduced,
     **dict.fromkeys(("aten.permute", "aten.transpose", "aten.t"), _permuted),
     **dict.fromkeys(("aten.reshape", "aten.view", "aten._unsafe_view"), _reshaped),
+    "aten.expand": _expanded,
     "aten.unsqueeze": _unsqueezed,
     "aten.slice": _sliced,
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention,
 }

@@ -10,6 +10,7 @@ ensures   the same values; a gradient scattered into zeros at one row of each ex
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from lrp_fx.layout import same_size
 from lrp_fx.program import op_name, value_of
 from lrp_fx.row_operations import OPERATIONS, ZEROS, Rows
+from lrp_fx.row_reads import counts, span
 
 aten = torch.ops.aten
 
@@ -28,8 +30,9 @@ class Pusher:
     def __init__(self, graph: fx.Graph, mode: Any) -> None:
         self.graph, self.mode = graph, mode
         self.rows: dict[fx.Node, Rows] = {}
+        self.results: dict[fx.Node, list[Rows | fx.Node]] = {}  # of operations with several
         self.whole: dict[fx.Node, fx.Node] = {}
-        self.selected: dict[tuple[fx.Node, fx.Node, int, bool], fx.Node | None] = {}
+        self.selected: dict[tuple[fx.Node, fx.Node | int, int, bool], fx.Node | None] = {}
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -47,7 +50,7 @@ class Pusher:
 
     def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
         node = self.graph.call_function(target, args, kwargs)
-        with self.mode, enable_python_dispatcher():
+        with self.mode, enable_python_dispatcher(), torch.no_grad():
             read = fx.map_arg((args, kwargs), value_of)
             node.meta["val"] = target(*read[0], **read[1])
         if like is not None and "lrp" in like.meta:
@@ -56,8 +59,46 @@ class Pusher:
 
     # ------------------------------------------------------------------------------------------------ in and out
     def _seeded(self, node: fx.Node) -> Rows | None:
+        """A gradient put into zeros at one place of each example, however that is spelled."""
+        spelled = {"aten.scatter_add": self._scatter, "aten.index_put": self._index_put, "aten.select_backward": self._select_backward, "aten.slice_backward": self._slice_backward}
+        read = spelled.get(op_name(node))
+        return read(node) if read is not None else None
+
+    def _select_backward(self, node: fx.Node) -> Rows | None:
+        """Gradient of ``x[:, place]``, for a number ``place``."""
+        grad, sizes, axis, place = node.args
+        if axis not in (1, 1 - value_of(node).dim()) or not isinstance(place, int):
+            return None
+        return Rows(self.call(aten.unsqueeze.default, grad, 1, like=node), place, sizes[1], 0, 1)  # type: ignore[index]
+
+    def _slice_backward(self, node: fx.Node) -> Rows | None:
+        """Gradient of ``x[:, place : place + 1]``."""
+        grad, sizes, axis, start, _, step = node.args
+        assert isinstance(grad, fx.Node)
+        one = value_of(grad).shape[1:2] and isinstance(value_of(grad).shape[1], int) and value_of(grad).shape[1] == 1
+        if axis not in (1, 1 - value_of(node).dim()) or not isinstance(start, int) or step != 1 or not one:
+            return None
+        return Rows(grad, start, sizes[1], 0, 1)  # type: ignore[index]
+
+    def _index_put(self, node: fx.Node) -> Rows | None:
+        """Gradient of ``x[arange(B), place]``."""
+        zeros, places, grad = node.args[:3]
+        if not isinstance(zeros, fx.Node) or op_name(zeros) not in ZEROS or not isinstance(places, (list, tuple)) or len(places) != 2:
+            return None
+        example, place = places
+        if not isinstance(example, fx.Node) or not isinstance(place, fx.Node) or not counts(example):
+            return None
+        if value_of(place).dim() != 1 or not same_size(value_of(example).shape[0], value_of(node).shape[0]):
+            return None
+        return Rows(self.call(aten.unsqueeze.default, grad, 1, like=node), place, self._tokens(zeros), 0, 1)
+
+    def _tokens(self, zeros: fx.Node) -> Any:
+        sizes: Any = zeros.args[1 if op_name(zeros) == "aten.new_zeros" else 0]
+        return self.size(sizes, 1) if op_name(zeros) == "aten.zeros_like" else sizes[1]
+
+    def _scatter(self, node: fx.Node) -> Rows | None:
         """A gradient scattered into zeros along axis 1, each example at one place: ``zeros.scatter_add(1, place.expand, row)``."""
-        if op_name(node) != "aten.scatter_add" or node.args[1] != 1 or not isinstance(node.args[0], fx.Node) or op_name(node.args[0]) not in ZEROS:
+        if node.args[1] != 1 or not isinstance(node.args[0], fx.Node) or op_name(node.args[0]) not in ZEROS:
             return None
         index, row = node.args[2], node.args[3]
         assert isinstance(index, fx.Node) and isinstance(row, fx.Node)
@@ -66,10 +107,7 @@ class Pusher:
         sizes, whole = value_of(index).shape, value_of(node).shape
         if len(sizes) != len(whole) or any(s != 1 for s in sizes[1:]) or value_of(row).shape[1] != 1 or not same_size(sizes[0], whole[0]):
             return None
-        zeros = node.args[0]
-        sizes_given: Any = zeros.args[1 if op_name(zeros) == "aten.new_zeros" else 0]
-        tokens = self._size(sizes_given, 1) if op_name(zeros) == "aten.zeros_like" else sizes_given[1]
-        return Rows(row, self.call(aten.reshape.default, index, [-1], like=node), tokens, 0, 1)
+        return Rows(row, self.call(aten.reshape.default, index, [-1], like=node), self._tokens(node.args[0]), 0, 1)
 
     def _demand(self, node: fx.Node) -> None:
         """Give a node the whole of what it reads."""
@@ -84,9 +122,12 @@ class Pusher:
             rows = self.rows[node]
             kept = self.call(aten.unsqueeze.default, rows.kept, rows.axis + 1, like=node) if rows.merged else rows.kept
             axis = rows.axis + rows.merged
-            sizes = [rows.tokens if a == axis else self._size(kept, a) for a in range(value_of(kept).dim())]
+            sizes = [rows.tokens if a == axis else self.size(kept, a) for a in range(value_of(kept).dim())]
             zeros = self.call(aten.new_zeros.default, kept, sizes, like=node)
-            whole = self.call(aten.scatter.src, zeros, axis, self._index(kept, rows), kept, like=node)
+            if isinstance(rows.place, int):
+                whole = self.call(aten.slice_scatter.default, zeros, kept, axis, *span(rows.place), like=node)
+            else:
+                whole = self.call(aten.scatter.src, zeros, axis, self._index(kept, rows), kept, like=node)
             self.whole[node] = self.call(aten.flatten.using_ints, whole, rows.axis, axis, like=node) if rows.merged else whole
         return self.whole[node]
 
@@ -94,11 +135,11 @@ class Pusher:
         """The places as an index of ``value`` (already 1 long where rows are picked, or to be along ``axis``)."""
         shape = [1] * value_of(value).dim()
         shape[rows.batch] = -1
-        place = self.call(aten.reshape.default, rows.place, shape, like=value)
-        sizes = [1 if a == axis else self._size(value, a) for a in range(len(shape))]
+        place = self.call(aten.reshape.default, rows.place, shape, like=value)  # never a number: then a slice is taken
+        sizes = [1 if a == axis else self.size(value, a) for a in range(len(shape))]
         return self.call(aten.expand.default, place, sizes, like=value)
 
-    def _size(self, node: fx.Node, axis: int) -> Any:
+    def size(self, node: fx.Node, axis: int) -> Any:
         size = value_of(node).shape[axis]
         return size if isinstance(size, int) else self.call(aten.sym_size.int, node, axis)
 
@@ -123,7 +164,7 @@ class Pusher:
         """A pointwise helper of the transpose, computed from rows in the first place (whoever needs all of it has it all the same)."""
         target = node.target
         pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-        if not pointwise or node.meta.get("lrp", ("", ""))[1] != "internal" or value_of(node).dim() != rank:
+        if not pointwise or (node.meta.get("lrp") or ("", ""))[1] != "internal" or value_of(node).dim() != rank:
             return None
         parts = {a: self.row(a, rank, rows) if isinstance(value_of(a), Tensor) else a for a in node.all_input_nodes}
         if any(p is None for p in parts.values()):
@@ -135,6 +176,8 @@ class Pusher:
         batch = rows.batch - (rank - value_of(node).dim())
         if rows.merged:
             return self.call(aten.index_select.default, node, axis, self._flat_place(rows), like=node)
+        if isinstance(rows.place, int):
+            return self.call(aten.slice.Tensor, node, axis, *span(rows.place), like=node)
         if batch >= 0 and value_of(node).shape[batch] != 1:
             return self.call(aten.gather.default, node, axis, self._index(node, replace(rows, batch=batch), axis), like=node)
         if batch < 0 or axis != batch + 1:
@@ -144,18 +187,26 @@ class Pusher:
 
     def _flat_place(self, rows: Rows) -> fx.Node:
         """Numbers of the kept rows along the merged axis: example times tokens, plus place."""
-        example = self.call(aten.arange.default, self.call(aten.sym_size.int, rows.place, 0), device=value_of(rows.place).device)
-        return self.call(aten.add.Tensor, self.call(aten.mul.Tensor, example, rows.tokens), rows.place)
+        example = self.call(aten.arange.default, self.size(rows.kept, rows.axis), device=value_of(rows.kept).device)
+        place = rows.place
+        if isinstance(place, int) and place < 0:
+            place = self.call(operator.add, rows.tokens, place) if isinstance(rows.tokens, fx.Node) else rows.tokens + place
+        return self.call(aten.add.Tensor, self.call(aten.mul.Tensor, example, rows.tokens), place)
 
     # ------------------------------------------------------------------------------------------------ operations
     def _pushed(self, node: fx.Node) -> Rows | fx.Node | None:
         name = op_name(node)
         given = [a for a in node.all_input_nodes if a in self.rows]
         handler = OPERATIONS.get(name)
-        if not given or handler is None or not isinstance(value_of(node), Tensor):
+        if node.target is operator.getitem and node.args[0] in self.results:
+            return self.results[node.args[0]][node.args[1]]  # type: ignore[index]
+        if not given or handler is None:
             return None
-        found: Rows | fx.Node | None = handler(self, node, self.rows[given[0]])
-        return found
+        found: Any = handler(self, node, self.rows[given[0]])
+        if isinstance(found, list):
+            self.results[node] = found
+            return None
+        return found  # type: ignore[no-any-return]
 
     def again(self, node: fx.Node, args: Any, rows: Rows, **changes: Any) -> Rows:
         """The node's operation on rows."""

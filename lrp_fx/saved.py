@@ -29,7 +29,7 @@ from lrp_fx.targets import as_target
 
 #: Signature of a target -> its relevance graph and bill.
 Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
 
@@ -167,8 +167,10 @@ class SavedExplainer:
         return self._result(bill, flat, bound, repr(goal))
 
     def _result(self, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Tensor], target: str) -> Relevance:
-        output = flat[0] if self._outputs["alone"] else dict(zip(self._outputs["names"], flat, strict=False))
-        statement = read_statement(bill, flat, bound, self._outputs["explained"])
+        output: Any = None
+        if bill.outputs:
+            output = flat[0] if self._outputs["alone"] else dict(zip(self._outputs["names"], flat, strict=False))
+        statement = read_statement(bill, flat, bound)
         return settle(statement, conserve=self.conserve, score=flat[bill.outputs], output=output, inputs=bound, target=target, ruleset=self.ruleset)
 
     def _bind(self, inputs: dict[str, Any]) -> dict[str, Tensor]:

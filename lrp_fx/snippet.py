@@ -101,7 +101,7 @@ def constant_per_example(constant: Tensor, c: Tensor, axis: BatchAxis | Tensor |
     others = [a for a in alike if a != axis.axis]
     wide = torch.float64 if c.dtype == torch.float64 else torch.float32
     total = c.sum(others, keepdim=True, dtype=wide) if others else c.to(wide)
-    return per_example(relevance_of(constant.reshape(shape).to(wide), total, safe=safe), axis, batch)
+    return per_example(relevance_of(constant.to(wide), total, safe=safe), axis, batch)
 
 
 def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:

@@ -51,8 +51,8 @@ def settle(statement: Statement, *, conserve: str, score: Tensor, output: Any, i
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
 
 
-def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], explained: int) -> Statement:
-    """Read the flat outputs of a relevance graph; ``bound``: the inputs, ``explained``: number of the explained output."""
+def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any]) -> Statement:
+    """Read the flat outputs of a relevance graph; ``bound``: the inputs."""
     values = _values(bill, flat)
     content: dict[str, Tensor] = {}
     learned: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ def read_statement(bill: Bill, flat: tuple[Any, ...], bound: dict[str, Any], exp
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
     position = [_position(i, used, values) for i in bill.injections if any(u in used for u in i.uses)]
-    ledger = _ledger(bill, values, flat[explained].dtype)
+    ledger = _ledger(bill, values)
     return Statement(content, position, learned, segment, _streams(bill, values, position), ledger)
 
 
@@ -126,7 +126,8 @@ def _streams(bill: Bill, values: _Values, position: list[PositionSite]) -> list[
     return result
 
 
-def _ledger(bill: Bill, values: _Values, dtype: torch.dtype) -> Ledger:
+def _ledger(bill: Bill, values: _Values) -> Ledger:
+    dtype = bill.dtype
     score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
     totals = _stack([t for _, _, t, _ in values.leaves], score)
     sunk = _stack(values.sinks, score)

@@ -15,32 +15,60 @@ from lrp_fx.recognize.dataflow import MOVES
 aten = torch.ops.aten
 #: Cuts that are none where the result is as long as the source.
 _CUTS = frozenset(("aten.slice", "aten.slice_backward"))
+#: Operations that look at the strides of their operand.
+_STRIDED = frozenset(("aten.view_as_complex", "aten.as_strided"))
 _PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
 def tidy(graph: fx.Graph) -> None:
-    """Detaches and no-op views go, sizes are read once, equal expressions are computed once."""
-    sizes: dict[str, fx.Node] = {}
+    """Detaches, copies and no-op views go, sizes are read once, equal expressions are computed once."""
+    sizes = sizes_of_inputs(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         name, value = op_name(node), value_of(node)
+        if isinstance(value, torch.SymInt) and name != "aten.sym_size":
+            sizes.setdefault(str(value), node)  # a size read from a tensor would keep the tensor
         if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
             first = sizes.setdefault(str(value), node)
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
-        elif name in ("aten.detach", "aten.alias") or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
+        elif name in ("aten.detach", "aten.alias") or _is_mere_copy(node) or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node)):
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
-            if kept is not None and kept[1] == "coefficient" and source.meta.get("lrp", ("", ""))[1] != "coefficient":
+            if kept is not None and kept[1] == "coefficient" and (source.meta.get("lrp") or ("", ""))[1] != "coefficient":
                 source.meta["lrp"] = kept
             node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        elif name == "aten.t" and op_name(node.args[0]) == "aten.t":  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0].args[0])  # type: ignore[union-attr,arg-type]
             graph.erase_node(node)
         elif name in _PLAIN:
             node.target = _PLAIN[name]
     deduplicate(graph)
+
+
+def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
+    """Symbolic sizes by name, read from the inputs: read from anything else, they would keep it."""
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    found: dict[str, fx.Node] = {}
+    if not inputs:
+        return found
+    with graph.inserting_after(inputs[-1]):
+        for node in inputs:
+            value = value_of(node)
+            for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+                if isinstance(size, torch.SymInt) and str(size) not in found:
+                    found[str(size)] = graph.call_function(aten.sym_size.int, (node, axis))
+                    found[str(size)].meta["val"] = size
+    return found
+
+
+def _is_mere_copy(node: fx.Node) -> bool:
+    """A copy that nobody asks for its strides: nothing is written to in this graph, and ``reshape`` copies by itself where it must."""
+    return op_name(node) in ("aten.clone", "aten.contiguous") and not any(op_name(user) in _STRIDED for user in node.users)
 
 
 def _is_no_op(node: fx.Node) -> bool:

@@ -30,6 +30,7 @@ from lrp_fx.recognize.anatomy import Anatomy
 from lrp_fx.recognize.injections import Injection
 from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite import Application, Rewritten
+from lrp_fx.row_reads import pull_rows
 from lrp_fx.rowwise import push_rows
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
 from lrp_fx.stream_books import StreamBooks
@@ -40,13 +41,14 @@ aten = torch.ops.aten
 _COMPOSITE = frozenset(("aten.scaled_dot_product_attention", "aten.layer_norm"))
 
 
-def transpose(rewritten: Rewritten, anatomy: Anatomy, target: Any, *, conserve: str = "total", cache: dict[Any, Any] | None = None) -> RelevanceGraph:
-    """Build the relevance graph of a rewritten program for one kind of target."""
-    return _Transposer(rewritten, anatomy, target, conserve, cache if cache is not None else {}).build()
+def transpose(rewritten: Rewritten, anatomy: Anatomy, target: Any, *, conserve: str = "total", whole: bool = True, cache: dict[Any, Any] | None = None) -> RelevanceGraph:
+    """Build the relevance graph of a rewritten program for one kind of target; ``whole``: it returns the model's output too."""
+    return _Transposer(rewritten, anatomy, target, conserve, whole, cache if cache is not None else {}).build()
 
 
 class _Transposer:
-    def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
+    def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, whole: bool, cache: dict[Any, Any]) -> None:
+        self.whole = whole
         self.rewritten, self.anatomy, self.target, self.audit, self.cache = rewritten, anatomy, target, conserve == "site", cache
         self.program, self.facts = rewritten.program, rewritten.facts
         self.canvas = Canvas(rewritten)
@@ -69,8 +71,9 @@ class _Transposer:
             self._visit(node)
         leaves = self._leaf_relevances()
         flat = output_node(self.program.graph).args[0]
-        outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat]  # type: ignore[union-attr]
+        outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat] if self.whole else []  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
+        self.bill.dtype = value_of(self.program.explained_node).dtype
         depths = self.streams.infos(self.leaf_nodes, self.sink_nodes)
         self.bill.depths = [info for info, _ in depths]
         self.bill.passing = len(self.streams.passing)
@@ -81,6 +84,9 @@ class _Transposer:
         tidy(self.graph)
         push_rows(self.graph, self.mode)
         tidy(self.graph)
+        if not self.whole:
+            pull_rows(self.graph, self.mode)
+            tidy(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
         return RelevanceGraph(module, self.bill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 def _layer_norm(call: Call) -> Any:
     x = precise(call.args[0])
     dims = list(range(-len(call.args[1]), 0))
-    centred = x - x.mean(dims, keepdim=True)
+    centred = x + x.sum(dims, keepdim=True) * (-1.0 / math.prod(call.args[1]))  # x - mean x, in fewer passes when transposed
     return _affine(centred * freeze(_inverse_deviation(call, x.detach(), dims)), call.arg(2, "weight"), call.arg(3, "bias")).to(call.args[0].dtype)
 
 

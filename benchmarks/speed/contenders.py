@@ -89,9 +89,11 @@ CONTENDERS: dict[str, Callable[[Timed, nn.Module, dict[str, Tensor]], Run]] = {
     BASE: gradient,
     "forward": forward,
     "lrp_fx": explainer(),
-    "lrp_fx, attnlrp": explainer(rules="attnlrp"),
+    "lrp_fx, relevance only": explainer(keep_output=False),
     "lrp_fx, every site": explainer(conserve="site"),
     "lrp_fx, compiled": explainer(compile=True),
+    "lrp_fx, compiled, relevance only": explainer(compile=True, keep_output=False),
+    "lrp_fx, attnlrp": explainer(rules="attnlrp"),
     "lxt": lxt,
     "integrated gradients, 20 steps": integrated,
 }

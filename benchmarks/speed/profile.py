@@ -1,4 +1,4 @@
-"""Where the time goes: ``python -m benchmarks.speed.profile MODEL [--length N] [--batch B] [--rules R] [--top K]``.
+"""Where the time goes: ``python -m benchmarks.speed.profile MODEL [--length N] [--batch B] [--rules R] [--relevance-only] [--top K]``.
 
 Kernels of one explanation and of one gradient x input, by operator, as torch.profiler counts them (own time, without what
 they call), and the relevance graph's nodes by what they are for.
@@ -79,12 +79,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rules", default="pa-lrp")
     parser.add_argument("--conserve", default="total")
+    parser.add_argument("--relevance-only", action="store_true", help="without the model's own output")
     parser.add_argument("--top", type=int, default=18)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     timed = MODELS[options.model]
     inputs, model = timed.inputs(options.length, options.batch), timed.build()
-    explain = lrp_fx.convert(model, rules=options.rules, conserve=options.conserve)
+    explain = lrp_fx.convert(model, rules=options.rules, conserve=options.conserve, keep_output=not options.relevance_only)
     found = explain(**inputs)
     show("gradient x input, by operator", by_operator(gradient(timed, model, inputs)), options.top)
     show("explainer, by operator", by_operator(lambda: explain(**inputs)), options.top)

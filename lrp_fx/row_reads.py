@@ -1,0 +1,215 @@
+"""Row reads: what is only read at one token of each example is computed for that token alone.
+
+The counterpart of `lrp_fx.rowwise`, from the target towards the inputs: once the transpose reads single rows, the head,
+the last norm and the last block's maps are needed for these rows only. What the graph returns whole stays whole.
+
+requires  a relevance graph whose nodes have their abstract values
+ensures   the same values but for rounding (a matrix product of one row may sum in another order than one of many)
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.layout import same_size
+from lrp_fx.program import op_name, value_of
+from lrp_fx.row_sources import SOURCES
+from lrp_fx.tidy import sizes_of_inputs
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Read:
+    """One row of each example along ``axis``: ``place`` is (B,), along the axis ``batch``, or one number for all."""
+
+    axis: int
+    place: fx.Node | int
+    batch: int | None
+
+    def at(self, axis: int, batch: int | None) -> Read:
+        """The same rows in a value whose axes stand elsewhere."""
+        return replace(self, axis=axis, batch=batch if self.batch is not None else None)
+
+
+def span(place: int) -> tuple[int, int]:
+    """Start and end of the slice that is one place, which is counted from the end if it is negative."""
+    return (place, place + 1 if place != -1 else sys.maxsize)
+
+
+def counts(node: fx.Node) -> bool:
+    """Is it 0, 1, 2, ...?"""
+    start, step = (node.args[0], node.args[2] if len(node.args) > 2 else 1) if str(node.target) in ("aten.arange.start", "aten.arange.start_step") else (0, 1)
+    return op_name(node) == "aten.arange" and bool(start == 0 and step == 1)
+
+
+def read_of(node: fx.Node) -> Read | None:
+    """Which rows of its first operand a node takes, if that is all it does."""
+    source = node.args[0] if node.args else None
+    if node.op != "call_function" or not isinstance(source, fx.Node) or not isinstance(value_of(source), Tensor):
+        return None
+    rank = value_of(source).dim()
+    name = op_name(node)
+    if name == "aten.select" and isinstance(node.args[2], int):
+        return Read(int(node.args[1]) % rank, node.args[2], None)  # type: ignore[arg-type]
+    if name == "aten.slice" and len(node.args) == 4 and isinstance(node.args[2], int) and node.args[3] == span(node.args[2])[1]:
+        return Read(int(node.args[1]) % rank, node.args[2], None)  # type: ignore[arg-type]
+    if name == "aten.gather":
+        return _gathered(node, rank)
+    if name == "aten.index":
+        return _indexed(node)
+    return None
+
+
+def _gathered(node: fx.Node, rank: int) -> Read | None:
+    """``x.gather(axis, place)`` with the place expanded over all axes but the batch."""
+    axis, index = int(node.args[1]) % rank, node.args[2]  # type: ignore[arg-type]
+    assert isinstance(index, fx.Node)
+    place = index
+    while op_name(place) == "aten.expand":
+        place = place.args[0]  # type: ignore[assignment]
+    sizes = value_of(place).shape
+    long = [a for a, s in enumerate(sizes) if not (isinstance(s, int) and s == 1)]
+    if len(sizes) != rank or len(long) > 1 or long == [axis] or not _is_one(value_of(index).shape[axis]):
+        return None
+    if not all(same_size(a, b) for k, (a, b) in enumerate(zip(value_of(index).shape, value_of(node.args[0]).shape, strict=True)) if k != axis):  # type: ignore[arg-type]
+        return None
+    root = _column(place)
+    return Read(axis, root, long[0] if long else 0) if root is not None else None
+
+
+def _indexed(node: fx.Node) -> Read | None:
+    """``x[arange(B), place]``."""
+    places = node.args[1]
+    if not isinstance(places, (list, tuple)) or len(places) != 2 or not all(isinstance(p, fx.Node) and value_of(p).dim() == 1 for p in places):
+        return None
+    example, place = places
+    assert isinstance(example, fx.Node) and isinstance(place, fx.Node)
+    if value_of(place).dtype == torch.bool or not counts(example) or not same_size(value_of(example).shape[0], value_of(node.args[0]).shape[0]):  # type: ignore[arg-type]
+        return None
+    root = _column(place)
+    return Read(1, root, 0) if root is not None else None
+
+
+def _column(place: fx.Node) -> fx.Node | None:
+    """What a place was before axes of size 1 came and went: (B,), or (B, 1, ...)."""
+    while op_name(place) in ("aten.reshape", "aten.unsqueeze", "aten.squeeze", "aten.view") and _is_column(place.args[0]):
+        place = place.args[0]  # type: ignore[assignment]
+    return place if _is_column(place) else None
+
+
+def _is_column(node: Any) -> bool:
+    value = value_of(node) if isinstance(node, fx.Node) else None
+    return isinstance(value, Tensor) and value.dim() > 0 and all(_is_one(s) for s in value.shape[1:])
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
+
+
+class Puller:
+    """Recomputes, from the target towards the inputs, every value that is only read row by row."""
+
+    def __init__(self, graph: fx.Graph, mode: Any) -> None:
+        self.graph, self.mode = graph, mode
+        self.sizes = sizes_of_inputs(graph)
+
+    def run(self) -> None:
+        for node in reversed(list(self.graph.nodes)):
+            if node.op == "call_function" and not node.users:
+                self.graph.erase_node(node)
+            elif node.op == "call_function" and (op_name(node) in SOURCES or self._pointwise(node)):
+                self._visit(node)
+        self.graph.eliminate_dead_code()
+
+    def _pointwise(self, node: fx.Node) -> bool:
+        return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags and isinstance(value_of(node), Tensor)
+
+    def _visit(self, node: fx.Node) -> None:
+        parts = list(node.users) if not isinstance(value_of(node), Tensor) else [node]
+        if not all(p is node or p.target is operator.getitem for p in parts):
+            return
+        readers = [(part, user) for part in parts for user in part.users]
+        reads = {read_of(user) if user.args[0] is part and user.all_input_nodes.count(part) == 1 else None for part, user in readers}
+        if len(reads) != 1 or (read := reads.pop()) is None or (parts == [node] and _is_one(value_of(node).shape[read.axis])):
+            return
+        first = min(user for _, user in readers)  # the first in the graph
+        with self.graph.inserting_before(first):
+            rows = self.pull(node, read)
+            if rows is None:
+                return
+            parts_of_rows = {p: rows if p is node else self.call(operator.getitem, rows, p.args[1], like=p) for p in parts}
+            found = [self._as_read(user, parts_of_rows[part], read) for part, user in readers]
+        for (_, user), new in zip(readers, found, strict=True):
+            user.replace_all_uses_with(new)
+            self.graph.erase_node(user)  # no reader any more
+        for done in dict.fromkeys((*parts, node)):
+            self.graph.erase_node(done)
+
+    def _as_read(self, user: fx.Node, rows: fx.Node, read: Read) -> fx.Node:
+        """What a reader returned: most keep the axis."""
+        return self.call(aten.squeeze.dim, rows, read.axis, like=user) if op_name(user) in ("aten.select", "aten.index") else rows
+
+    # ------------------------------------------------------------------------------------------------ for the operations
+    def pull(self, node: fx.Node, read: Read) -> fx.Node | None:
+        """The node's operation on the rows that are read, or None where it mixes rows."""
+        source = SOURCES.get(op_name(node))
+        if source is not None:
+            return source(self, node, read)
+        parts = [self.aligned(a, value_of(node).dim(), read) for a in node.all_input_nodes]
+        if any(p is None for p in parts):
+            return None
+        known = dict(zip(node.all_input_nodes, parts, strict=True))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: known[a])
+        return self.call(node.target, *args, like=node, **kwargs)
+
+    def aligned(self, node: fx.Node, rank: int, read: Read) -> fx.Node | None:
+        """The rows of an operand that is broadcast to ``rank`` axes."""
+        value = value_of(node)
+        if not isinstance(value, Tensor):
+            return node
+        missing = rank - value.dim()
+        if read.axis < missing or _is_one(value.shape[read.axis - missing]):
+            return node
+        return self.rows(node, read.at(read.axis - missing, None if read.batch is None else read.batch - missing))
+
+    def rows(self, node: fx.Node, read: Read) -> fx.Node:
+        """One row of each example of a whole value, the axis kept (and the batch's axis put in front where there is none)."""
+        if isinstance(read.place, int):
+            return self.call(aten.slice.Tensor, node, read.axis, *span(read.place), like=node)
+        value, batch = value_of(node), read.batch or 0
+        if batch < 0 or _is_one(value.shape[batch]):  # the same for all examples, of which each takes another row
+            for _ in range(-batch):
+                node = self.call(aten.unsqueeze.default, node, 0, like=node)
+            axis, batch = read.axis + max(-batch, 0), max(batch, 0)
+            place = self.call(aten.reshape.default, read.place, [-1], like=node)
+            return self.call(aten.transpose.int, self.call(aten.index_select.default, node, axis, place, like=node), batch, axis, like=node)
+        sizes: list[Any] = [1 if a == read.axis else self.size(node, a) for a in range(value.dim())]
+        place = self.call(aten.reshape.default, read.place, [-1 if a == batch else 1 for a in range(value.dim())], like=node)
+        return self.call(aten.gather.default, node, read.axis, self.call(aten.expand.default, place, sizes, like=node), like=node)
+
+    def size(self, node: fx.Node, axis: int) -> Any:
+        """A size, without a reader of the value where it is a size of the inputs."""
+        size = value_of(node).shape[axis]
+        return size if isinstance(size, int) else self.sizes.get(str(size)) or self.call(aten.sym_size.int, node, axis)
+
+    def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(target, args, kwargs)
+        read = fx.map_arg((args, kwargs), value_of)
+        with self.mode, enable_python_dispatcher(), torch.no_grad():
+            node.meta["val"] = target(*read[0], **read[1])
+        if like is not None and "lrp" in like.meta:
+            node.meta["lrp"] = like.meta["lrp"]
+        return node
+
+
+def pull_rows(graph: fx.Graph, mode: Any) -> None:
+    """Compute what is only read at one row of each example for that row, in place; ``mode``: the graph's abstract values."""
+    Puller(graph, mode).run()
