@@ -41,7 +41,8 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Options:
-    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the model's output?"""
+    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the model's output?
+    ``checkpoint``: do they compute the insides of blocks twice?"""
 
     ruleset: Ruleset
     audits: bool
@@ -50,6 +51,7 @@ class Options:
     compile: bool
     output: str | None
     whole: bool
+    checkpoint: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,9 @@ class Compiler:
         """The relevance graph of a program for a kind of target."""
         if target.signature not in entry.graphs:
             self.statistics.transposes += 1
-            graph = transpose(entry.rewritten, entry.anatomy, target, conserve="site" if self.options.audits else "total", whole=self.options.whole, cache=self.snippets)
+            asked = self.options
+            conserve = "site" if asked.audits else "total"
+            graph = transpose(entry.rewritten, entry.anatomy, target, conserve=conserve, whole=asked.whole, recompute=asked.checkpoint, cache=self.snippets)
             runner = torch.compile(graph.module, dynamic=True) if self.options.compile else graph.module
             entry.graphs[target.signature] = Drawn(graph, target, runner)  # the target with it: functions are told apart by identity
             while len(entry.graphs) > _CACHED_GRAPHS:

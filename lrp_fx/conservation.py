@@ -114,8 +114,9 @@ class DepthBooks:
 class Ledger:
     """Where the score went, for every example of the batch.
 
-    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``: (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites
-    (``conserve="site"`` only). ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
+    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``: (sink
+    name, site, module path, total (B,)) for each. ``sites``: balances of all sites (``conserve="site"`` only).
+    ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
     """
 
     score: Tensor

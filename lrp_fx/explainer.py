@@ -42,6 +42,7 @@ def convert(
     roles: dict[str, str] | None = None,
     output: str | None = None,
     keep_output: bool = True,
+    checkpoint: bool = False,
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -57,8 +58,22 @@ def convert(
     output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
     keep_output: return the model's own output with the relevance. Without it (`Relevance.output` is None), what a target
         does not read is not computed: logits at one position instead of all, the last block for one row.
+    checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
+        transpose needs them: less memory for more time. Not together with ``compile``.
     """
-    return Explainer(model, example_inputs, rules=rules, conserve=conserve, strict=strict, dynamic=dynamic, compile=compile, roles=roles, output=output, keep_output=keep_output)
+    return Explainer(
+        model,
+        example_inputs,
+        rules=rules,
+        conserve=conserve,
+        strict=strict,
+        dynamic=dynamic,
+        compile=compile,
+        roles=roles,
+        output=output,
+        keep_output=keep_output,
+        checkpoint=checkpoint,
+    )
 
 
 class Explainer:
@@ -77,11 +92,14 @@ class Explainer:
         roles: dict[str, str] | None,
         output: str | None,
         keep_output: bool,
+        checkpoint: bool,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
         if conserve not in CONSERVE:
             raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
+        if checkpoint and compile:
+            raise InputError("checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice")
         self.model = model
         self.ruleset = _ruleset(rules)
         self.conserve = conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
@@ -93,7 +111,7 @@ class Explainer:
         unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
         if unknown:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
-        self._compiler = Compiler(model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output))
+        self._compiler = Compiler(model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output, checkpoint))
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
         elif example_inputs is not None:

@@ -145,6 +145,8 @@ class Puller:
             rows = self.pull(node, read)
             if rows is None:
                 return
+            if node.meta.get("residual"):
+                rows.meta["residual"] = True
             parts_of_rows = {p: rows if p is node else self.call(operator.getitem, rows, p.args[1], like=p) for p in parts}
             found = [self._as_read(user, parts_of_rows[part], read) for part, user in readers]
         for (_, user), new in zip(readers, found, strict=True):

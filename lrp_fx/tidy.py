@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +43,22 @@ def tidy(graph: fx.Graph) -> None:
                 source.meta["lrp"] = kept
             node.replace_all_uses_with(source)
             graph.erase_node(node)
-        elif name == "aten.t" and op_name(node.args[0]) == "aten.t":  # type: ignore[arg-type]
-            node.replace_all_uses_with(node.args[0].args[0])  # type: ignore[union-attr,arg-type]
+        elif name == "aten.t" and op_name(node.args[0]) == "aten.t":
+            node.replace_all_uses_with(node.args[0].args[0])
             graph.erase_node(node)
         elif name in _PLAIN:
             node.target = _PLAIN[name]
     deduplicate(graph)
+    _take_parts_at_once(graph)
+
+
+def _take_parts_at_once(graph: fx.Graph) -> None:
+    """Read an operation's several results as soon as there are any: read later, the one would keep the others."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and isinstance(value_of(node), (tuple, list)):
+            for user in reversed(list(node.users)):
+                if user.target is operator.getitem:
+                    node.append(user)
 
 
 def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:

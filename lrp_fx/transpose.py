@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.alignment import aligned_batch, keeps_where_true
 from lrp_fx.bill import Bill, InjectionInfo, PairsInfo, RelevanceGraph, SiteInfo
 from lrp_fx.canvas import Canvas
+from lrp_fx.checkpoint import checkpoint
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
 from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint, same_size
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
@@ -41,14 +42,25 @@ aten = torch.ops.aten
 _COMPOSITE = frozenset(("aten.scaled_dot_product_attention", "aten.layer_norm"))
 
 
-def transpose(rewritten: Rewritten, anatomy: Anatomy, target: Any, *, conserve: str = "total", whole: bool = True, cache: dict[Any, Any] | None = None) -> RelevanceGraph:
-    """Build the relevance graph of a rewritten program for one kind of target; ``whole``: it returns the model's output too."""
-    return _Transposer(rewritten, anatomy, target, conserve, whole, cache if cache is not None else {}).build()
+def transpose(
+    rewritten: Rewritten,
+    anatomy: Anatomy,
+    target: Any,
+    *,
+    conserve: str = "total",
+    whole: bool = True,
+    recompute: bool = False,
+    cache: dict[Any, Any] | None = None,
+) -> RelevanceGraph:
+    """Build the relevance graph of a rewritten program for one kind of target.
+
+    ``whole``: it returns the model's output too. ``recompute``: it keeps little of the forward pass (`lrp_fx.checkpoint`).
+    """
+    return _Transposer(rewritten, anatomy, target, conserve, cache if cache is not None else {}).build(whole, recompute)
 
 
 class _Transposer:
-    def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, whole: bool, cache: dict[Any, Any]) -> None:
-        self.whole = whole
+    def __init__(self, rewritten: Rewritten, anatomy: Anatomy, target: Any, conserve: str, cache: dict[Any, Any]) -> None:
         self.rewritten, self.anatomy, self.target, self.audit, self.cache = rewritten, anatomy, target, conserve == "site", cache
         self.program, self.facts = rewritten.program, rewritten.facts
         self.canvas = Canvas(rewritten)
@@ -64,14 +76,14 @@ class _Transposer:
         self.leaf_nodes: list[fx.Node] = []  # for each leaf where it enters: position with its use, others by themselves
         self.site_rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
 
-    def build(self) -> RelevanceGraph:
+    def build(self, whole: bool, recompute: bool) -> RelevanceGraph:
         self._copy_forward()
         score = self._seed()
         for node in reversed(list(self.program.graph.nodes)):
             self._visit(node)
         leaves = self._leaf_relevances()
         flat = output_node(self.program.graph).args[0]
-        outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat] if self.whole else []  # type: ignore[union-attr]
+        outputs = [self.env[n] if isinstance(n, fx.Node) else n for n in flat] if whole else []  # type: ignore[union-attr]
         self.bill.outputs = len(outputs)
         self.bill.dtype = value_of(self.program.explained_node).dtype
         depths = self.streams.infos(self.leaf_nodes, self.sink_nodes)
@@ -84,9 +96,11 @@ class _Transposer:
         tidy(self.graph)
         push_rows(self.graph, self.mode)
         tidy(self.graph)
-        if not self.whole:
+        if not whole:
             pull_rows(self.graph, self.mode)
             tidy(self.graph)
+        if recompute:
+            checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
         return RelevanceGraph(module, self.bill)
@@ -94,6 +108,7 @@ class _Transposer:
     # ------------------------------------------------------------------------------------------------ forward
     def _copy_forward(self) -> None:
         last = None
+        sums = {node for stream in self.anatomy.streams for node in stream.sums}
         for node in self.program.graph.nodes:
             if node.op == "output":
                 continue
@@ -101,6 +116,8 @@ class _Transposer:
                 self._add_target_arguments()
             last = node
             self.env[node] = self._copy(node)
+            if node in sums:
+                self.env[node].meta["residual"] = True
         owner = self.program.batch_owner
         if owner is not None:
             self.canvas.batch = self.graph.call_function(aten.sym_size.int, (self.env[owner[1]], 0))

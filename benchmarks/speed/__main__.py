@@ -1,160 +1,106 @@
 """Explaining against plain gradient x input: ``python -m benchmarks.speed [--write PAGE] [--models NAME ...] [--lengths N ...] [--batches N ...]``.
 
-Every cell (model, length, batch) is a process of its own, in which all contenders take turns; ratios are of neighbouring
-runs. Peak memory is what the resident set grew by in a process that runs one contender alone, once it is converted. A cell
-or contender over the limits (16 GiB, five minutes) is left out, and the page says why.
+For each model, one process times all contenders in turns, cell by cell (length, batch); ratios are of neighbouring runs.
+Peak memory is what the resident set grows by in a process that runs one contender alone, once it is converted. A cell over
+the limits (16 GiB, five minutes) is left out, and the page says why. ``--write`` replaces the sections of the cells that
+were measured and keeps the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import resource
-import statistics
-import subprocess
+import re
 import sys
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.speed.contenders import BASE, CONTENDERS, Unavailable
+from benchmarks.speed import measure
+from benchmarks.speed.contenders import BASE, CONTENDERS
 from benchmarks.speed.models import LENGTHS, MODELS
 
-GIGABYTES, SECONDS = 16, 300
 BATCHES = (1, 8)
+TITLE = re.compile(r"^### (.*), (\d+) tokens, batch (\d+)$", re.MULTILINE)
 
 
-def measure_times(model_name: str, length: int, batch: int, names: list[str], budget: float) -> dict[str, Any]:
-    """Seconds and ratios to the gradient of each contender, in turns, for about ``budget`` seconds."""
-    timed = MODELS[model_name]
-    inputs = timed.inputs(length, batch)
-    runs, out = {}, {}
-    for name in names:
-        model = timed.build()  # one each: some contenders patch theirs
-        try:
-            runs[name] = CONTENDERS[name](timed, model, inputs)
-            start = time.perf_counter()
-            runs[name]()
-            if time.perf_counter() - start > budget / 3:
-                raise Unavailable(f"one run takes {time.perf_counter() - start:.0f} s")
-        except Unavailable as error:
-            out[name] = {"why": str(error)}
-            runs.pop(name, None)
-        except Exception as error:
-            out[name] = {"why": f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"}
-            runs.pop(name, None)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + budget
-    while len(seconds[BASE]) < 5 or (time.perf_counter() < end and len(seconds[BASE]) < 40):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-        if time.perf_counter() > end + budget:
-            break
-    for name, times in seconds.items():
-        ratios = sorted(t / b for t, b in zip(times, seconds[BASE], strict=True))
-        quarter = len(ratios) // 4
-        out[name] = {"ms": 1e3 * statistics.median(times), "ratio": statistics.median(ratios), "low": ratios[quarter], "high": ratios[-1 - quarter], "runs": len(times)}
-    return out
+def intro() -> str:
+    return (
+        "# Performance\n\n"
+        "Written by `python -m benchmarks.speed --write docs/performance.md`: random weights, float32, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread on a CPU. Ratios are to gradient x input of the untouched model (parameters frozen), "
+        "which is a forward and a backward pass; each is the median over runs in turns, with quartiles. Memory is the growth of the resident set while one "
+        "contender runs. What the figures mean is in [performance_notes.md](performance_notes.md).\n"
+    )
 
 
-def measure_memory(model_name: str, length: int, batch: int, name: str) -> dict[str, Any]:
-    """By how many MiB the resident set grows over what it is once all is prepared and has run."""
-    timed = MODELS[model_name]
-    inputs = timed.inputs(length, batch)
-    run = CONTENDERS[name](timed, timed.build(), inputs)
-    run()
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what conversion left behind with the allocator would hide what a run takes
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    for _ in range(2):
-        run()
-    return {"mib": (_status("VmHWM") - before) / 1024}
+def cells_of(model: str, lengths: list[int], batches: list[int]) -> list[tuple[int, int]]:
+    """Lengths by batches that a model is timed at: long ones one at a time, images at their own length."""
+    chosen = [n for n in lengths if n in MODELS[model].lengths] if MODELS[model].words else list(MODELS[model].lengths)
+    return [(n, b) for n in chosen for b in (batches if n <= 512 else [1])]
 
 
-def _status(field: str) -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
-    return int(line.split()[1])
-
-
-def child(*arguments: str) -> dict[str, Any]:
-    """One measurement in a process with limits."""
-
-    def limits() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
-
-    try:
-        done = subprocess.run([sys.executable, "-m", "benchmarks.speed", *arguments], capture_output=True, text=True, timeout=2 * SECONDS, preexec_fn=limits, check=False)
-    except subprocess.TimeoutExpired:
-        return {"why": f"more than {2 * SECONDS} s"}
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else f"signal {-done.returncode}"
-        return {"why": f"more than {GIGABYTES} GiB" if "memory" in last.lower() or done.returncode < 0 else last}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def table(model: str, length: int, batch: int, names: list[str], budget: float) -> list[str]:
-    cell = [model, str(length), str(batch)]
-    times = child("--cell", *cell, "--contenders", *names, "--budget", str(budget))
-    lines = ["", f"### {model}, {length} tokens, batch {batch}", ""]
-    if "why" in times:
-        return [*lines, f"Left out: {times['why']}."]
+def section(model: str, cell: tuple[int, int], times: dict[str, measure.Found], peaks: dict[str, measure.Found], names: list[str]) -> str:
+    lines = [f"### {model}, {cell[0]} tokens, batch {cell[1]}", ""]
+    if BASE not in times or "why" in times[BASE]:
+        return "\n".join([*lines, f"Left out: {times.get(BASE, {}).get('why', 'not measured')}.", ""])
     lines += ["| contender | ms | ratio in time | quartiles | peak memory, MiB | ratio in memory |", "|---|---|---|---|---|---|"]
-    base = 0.0
+    base = peaks.get(BASE, {}).get("mib")
     for name in names:
-        found = times.get(name, {"why": "not run"})
+        found, mib = times.get(name, {"why": "not run"}), peaks.get(name, {}).get("mib")
         if "why" in found:
             lines.append(f"| {name} | {found['why']} | | | | |")
             continue
-        memory = child("--cell", *cell, "--contenders", name, "--memory")
-        mib = memory.get("mib")
-        base = mib if name == BASE and mib else base
-        ratio = f"{mib / base:.2f}" if mib is not None and base else memory.get("why", "")
-        lines.append(f"| {name} | {found['ms']:.1f} | {found['ratio']:.2f} | {found['low']:.2f} to {found['high']:.2f} | {'' if mib is None else f'{mib:.0f}'} | {ratio} |")
-    return lines
+        memory = f"{mib:.0f} | {mib / base:.2f}" if mib is not None and base else f"{peaks.get(name, {}).get('why', '')} | "
+        lines.append(f"| {name} | {found['ms']:.1f} | {found['ratio']:.2f} | {found['low']:.2f} to {found['high']:.2f} | {memory} |")
+    return "\n".join([*lines, ""])
+
+
+def write(page: Path, sections: dict[tuple[str, int, int], str]) -> None:
+    """Put sections into the page, in order, in place of those with the same title."""
+    text = page.read_text() if page.exists() else ""
+    places = [*TITLE.finditer(text)]
+    ends = [*(m.start() for m in places[1:]), len(text)]
+    known = {(m[1], int(m[2]), int(m[3])): text[m.start() : end].strip() + "\n" for m, end in zip(places, ends, strict=True)}
+    known |= sections
+    order = list(MODELS)
+    page.write_text("\n".join([intro(), *(known[k] for k in sorted(known, key=lambda k: (order.index(k[0]), k[1:])))]))
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
     parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of timing for a cell")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("times", "peaks"), help=argparse.SUPPRESS)
+    parser.add_argument("--cells", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
-    if options.cell:
-        name, length, batch = options.cell[0], int(options.cell[1]), int(options.cell[2])
-        found = measure_memory(name, length, batch, options.contenders[0]) if options.memory else measure_times(name, length, batch, options.contenders, options.budget)
-        print(json.dumps(found))
-        return
     names = [BASE, *(c for c in options.contenders if c != BASE)]
-    lines = [
-        "# Performance",
-        "",
-        "Written by `python -m benchmarks.speed --write docs/performance.md`: random weights, float32, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads on a CPU. Ratios are to gradient x input of the untouched model (parameters frozen), which "
-        "is a forward and a backward pass; each is the median over runs in turns, with quartiles. Memory is the growth of the resident set while one contender runs.",
-    ]
-    print("\n".join(lines))
+    if options.child:
+        (model,) = options.models
+        cells = [(int(n), int(b)) for n, b in options.cells]
+        found = measure.times(model, cells, options.contenders, options.budget) if options.child == "times" else measure.peaks(model, cells, options.contenders[0])
+        for row in found:
+            print(json.dumps(row), flush=True)
+        return
+    print(intro())
     for model in options.models:
-        for length in [n for n in options.lengths if n in MODELS[model].lengths] or MODELS[model].lengths[:1]:
-            for batch in options.batches if length <= 512 else (1,):
-                rows = table(model, length, batch, names, options.budget)
-                print("\n".join(rows), flush=True)
-                lines += rows
-                if options.write:
-                    options.write.write_text("\n".join(lines) + "\n")
+        cells = cells_of(model, options.lengths, options.batches)
+        timed = measure.in_child("times", model, cells, names, options.budget)
+        memory = {name: measure.in_child("peaks", model, cells, [name], options.budget) for name in names}
+        sections = {}
+        for cell in cells:
+            times = {n: f for row in timed if tuple(row["cell"]) == cell for n, f in row["found"].items()}
+            peaks = {name: row["found"][name] for name, rows in memory.items() for row in rows if tuple(row["cell"]) == cell}
+            sections[model, *cell] = section(model, cell, times, peaks, names)
+            print(sections[model, *cell], flush=True)
+        if options.write:
+            write(options.write, sections)
 
 
 if __name__ == "__main__":

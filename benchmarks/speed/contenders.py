@@ -1,8 +1,7 @@
-"""What is timed: each contender is a function without arguments that explains once."""
+"""What is timed: each contender is made once for a model, and is then a function of the inputs that explains them."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 import lrp_fx
 from benchmarks.speed.models import Timed
+from benchmarks.speed.peers import LxtUnavailable, lxt_patches
 
-Run = Callable[[], object]
+Inputs = dict[str, Tensor]
+Run = Callable[[Inputs], object]
 BASE = "gradient x input"
 STEPS = 20
 
@@ -22,22 +23,22 @@ class Unavailable(Exception):
     """Why a contender cannot run here."""
 
 
-def score(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def score(model: nn.Module, inputs: Inputs) -> Tensor:
     """The predicted class, or next token after the last one, of each example."""
     logits = model(**inputs, **({"use_cache": False} if "input_ids" in inputs or "inputs_embeds" in inputs else {})).logits
     return (logits if logits.dim() == 2 else logits[:, -1]).amax(-1)
 
 
-def forward(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
-    def run() -> object:
+def forward(timed: Timed, model: nn.Module) -> Run:
+    def run(inputs: Inputs) -> object:
         with torch.no_grad():
             return score(model, inputs)
 
     return run
 
 
-def gradient(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
-    def run() -> object:
+def gradient(timed: Timed, model: nn.Module) -> Run:
+    def run(inputs: Inputs) -> object:
         name, embedded = timed.embed(model, inputs)
         embedded.requires_grad_()
         rest = {n: v for n, v in inputs.items() if n not in ("input_ids", name)}
@@ -47,29 +48,31 @@ def gradient(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
     return run
 
 
-def explainer(**options: Any) -> Callable[[Timed, nn.Module, dict[str, Tensor]], Run]:
-    def prepare(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+def explainer(**options: Any) -> Callable[[Timed, nn.Module], Run]:
+    def prepare(timed: Timed, model: nn.Module) -> Run:
         explain = lrp_fx.convert(model, **options)
-        explain(**inputs)
-        return lambda: explain(**inputs)
+        return lambda inputs: explain(**inputs)
 
     return prepare
 
 
-def lxt(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+def lxt(timed: Timed, model: nn.Module) -> Run:
     """AttnLRP as lxt does it: the model's module is patched, then gradient x input is its relevance."""
-    if importlib.util.find_spec("lxt") is None:
-        raise Unavailable("lxt is not installed")
+    run = gradient(timed, model)
     try:
-        from lxt.efficient import monkey_patch
-
-        monkey_patch(importlib.import_module(type(model).__module__))
+        with lxt_patches(model):
+            run(timed.inputs(16, 1))
     except Exception as error:
-        raise Unavailable(f"lxt does not support it: {type(error).__name__}: {error}") from error
-    return gradient(timed, model, inputs)
+        raise Unavailable(str(error) if isinstance(error, LxtUnavailable) else f"lxt fails: {type(error).__name__}: {str(error)[:80]}") from error
+
+    def patched(inputs: Inputs) -> object:
+        with lxt_patches(model):
+            return run(inputs)
+
+    return patched
 
 
-def integrated(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+def integrated(timed: Timed, model: nn.Module) -> Run:
     """captum's LayerIntegratedGradients on the embedding."""
     if importlib.util.find_spec("captum") is None:
         raise Unavailable("captum is not installed")
@@ -77,23 +80,28 @@ def integrated(timed: Timed, model: nn.Module, inputs: dict[str, Tensor]) -> Run
 
     if not timed.words:
         method = IntegratedGradients(lambda x: score(model, {"pixel_values": x}))
-        return lambda: method.attribute(inputs["pixel_values"], n_steps=STEPS, internal_batch_size=len(inputs["pixel_values"]))
-    rest = {n: v for n, v in inputs.items() if n != "input_ids"}
-    names = list(rest)
-    layer = LayerIntegratedGradients(lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), model.get_input_embeddings())  # type: ignore[operator]
-    ids = inputs["input_ids"]
-    return lambda: layer.attribute(ids, torch.zeros_like(ids), additional_forward_args=tuple(rest.values()), n_steps=STEPS, internal_batch_size=len(ids))
+        return lambda inputs: method.attribute(inputs["pixel_values"], n_steps=STEPS, internal_batch_size=len(inputs["pixel_values"]))
+
+    def run(inputs: Inputs) -> object:
+        rest = {n: v for n, v in inputs.items() if n != "input_ids"}
+        names, ids = list(rest), inputs["input_ids"]
+        layer = LayerIntegratedGradients(lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), model.get_input_embeddings())  # type: ignore[operator]
+        return layer.attribute(ids, torch.zeros_like(ids), additional_forward_args=tuple(rest.values()), n_steps=STEPS, internal_batch_size=len(ids))
+
+    return run
 
 
-CONTENDERS: dict[str, Callable[[Timed, nn.Module, dict[str, Tensor]], Run]] = {
+#: In the order of the tables.
+CONTENDERS: dict[str, Callable[[Timed, nn.Module], Run]] = {
     BASE: gradient,
     "forward": forward,
     "lrp_fx": explainer(),
     "lrp_fx, relevance only": explainer(keep_output=False),
+    "lrp_fx, checkpoint": explainer(checkpoint=True),
     "lrp_fx, every site": explainer(conserve="site"),
     "lrp_fx, compiled": explainer(compile=True),
     "lrp_fx, compiled, relevance only": explainer(compile=True, keep_output=False),
-    "lrp_fx, attnlrp": explainer(rules="attnlrp"),
     "lxt": lxt,
+    "lrp_fx, rules of lxt": explainer(rules="attnlrp"),
     "integrated gradients, 20 steps": integrated,
 }

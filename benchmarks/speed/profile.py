@@ -86,8 +86,8 @@ def main() -> None:
     timed = MODELS[options.model]
     inputs, model = timed.inputs(options.length, options.batch), timed.build()
     explain = lrp_fx.convert(model, rules=options.rules, conserve=options.conserve, keep_output=not options.relevance_only)
-    found = explain(**inputs)
-    show("gradient x input, by operator", by_operator(gradient(timed, model, inputs)), options.top)
+    found, run = explain(**inputs), gradient(timed, model)
+    show("gradient x input, by operator", by_operator(lambda: run(inputs)), options.top)
     show("explainer, by operator", by_operator(lambda: explain(**inputs)), options.top)
     graph = explain.relevance_graph
     names = [n.name for n in graph.graph.nodes if n.op == "placeholder"]

@@ -1,0 +1,120 @@
+"""Measuring: times in turns, peaks of the resident set, each in a process of its own with limits."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.contenders import BASE, CONTENDERS, Inputs, Run, Unavailable
+from benchmarks.speed.models import MODELS
+
+GIGABYTES, SECONDS = 16, 300
+LEAST_ROUNDS, MOST_ROUNDS = 3, 40
+Found = dict[str, Any]
+Cell = tuple[int, int]
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "memory" in text.lower() or isinstance(error, MemoryError):
+        return f"more than {GIGABYTES} GiB"
+    return text if isinstance(error, Unavailable) else f"{type(error).__name__}: {text.splitlines()[0][:100] if text else ''}"
+
+
+def times(model_name: str, cells: list[Cell], names: list[str], budget: float) -> Iterator[Found]:
+    """For each cell, milliseconds and ratios to the gradient of each contender, in turns, for about ``budget`` seconds."""
+    timed = MODELS[model_name]
+    runs: dict[str, Run] = {}
+    refused: dict[str, Found] = {}
+    for name in names:
+        try:
+            runs[name] = CONTENDERS[name](timed, timed.build())
+        except Exception as error:
+            refused[name] = {"why": _reason(error)}
+    for length, batch in cells:
+        inputs = timed.inputs(length, batch)
+        single: dict[str, float] = {}
+        found: dict[str, Found] = dict(refused)
+        for name, run in runs.items():
+            try:
+                run(inputs)  # captures, compiles
+                single[name] = _seconds(run, inputs)
+            except Exception as error:
+                found[name] = {"why": _reason(error)}
+        while single and LEAST_ROUNDS * sum(single.values()) > SECONDS:
+            slowest = max(single, key=lambda n: single[n])
+            found[slowest] = {"why": f"one run takes {single.pop(slowest):.0f} s: more than {SECONDS // 60} minutes with the others"}
+        if BASE in single:
+            found |= _in_turns({name: runs[name] for name in single}, inputs, rounds=int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / sum(single.values())))))
+        yield {"cell": [length, batch], "found": found}
+
+
+def _in_turns(runs: dict[str, Run], inputs: Inputs, rounds: int) -> dict[str, Found]:
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(_seconds(run, inputs))
+    found = {}
+    for name, each in seconds.items():
+        ratios = sorted(t / b for t, b in zip(each, seconds[BASE], strict=True))
+        quarter = len(ratios) // 4
+        found[name] = {"ms": 1e3 * statistics.median(each), "ratio": statistics.median(ratios), "low": ratios[quarter], "high": ratios[-1 - quarter], "runs": rounds}
+    return found
+
+
+def _seconds(run: Run, inputs: Inputs) -> float:
+    start = time.perf_counter()
+    run(inputs)
+    return time.perf_counter() - start
+
+
+def peaks(model_name: str, cells: list[Cell], name: str) -> Iterator[Found]:
+    """For each cell, by how many MiB the resident set grows over what it is once all is prepared and has run."""
+    timed = MODELS[model_name]
+    run = CONTENDERS[name](timed, timed.build())
+    for length, batch in cells:
+        inputs = timed.inputs(length, batch)
+        try:
+            run(inputs)
+            gc.collect()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what conversion left behind with the allocator would hide what a run takes
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+            before = _status("VmRSS")
+            run(inputs)
+            found: Found = {"mib": (_status("VmHWM") - before) / 1024}
+        except Exception as error:
+            found = {"why": _reason(error)}
+        yield {"cell": [length, batch], "found": {name: found}}
+
+
+def _status(field: str) -> int:
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
+    return int(line.split()[1])
+
+
+def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget: float) -> list[Found]:
+    """The rows that a process with limits measured; those of cells that it did not reach say why it ended."""
+
+    def limits() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
+
+    command = [sys.executable, "-m", "benchmarks.speed", "--child", what, "--models", model, "--contenders", *names, "--cells", json.dumps(cells), "--budget", str(budget)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limits, check=False)
+    rows = []
+    for line in done.stdout.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    reached = {tuple(row["cell"]) for row in rows}
+    last = done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else ""
+    why = f"more than {GIGABYTES} GiB" if done.returncode < 0 or "memory" in last.lower() else last
+    return rows + [{"cell": list(cell), "found": {name: {"why": why} for name in names}} for cell in cells if cell not in reached]
