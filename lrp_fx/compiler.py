@@ -17,6 +17,7 @@ from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
 from lrp_fx.checks import check_mode, check_types, check_weights, run_model
 from lrp_fx.errors import InputError, TargetError
+from lrp_fx.full_masks import Constants, constant_masks, drop_full_masks
 from lrp_fx.program import Program
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
@@ -65,8 +66,13 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A compiled program; ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature."""
+    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``constants``: which these are.
 
+    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature.
+    """
+
+    base: Program
+    constants: Constants
     program: Program
     rewritten: Rewritten
     anatomy: Anatomy
@@ -80,13 +86,22 @@ class Entry:
         return all(info.admits(bound[info.name].shape) for info in self.program.inputs)
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An entry, the key of the calls that it was captured for, and the masks that were constant in them."""
+
+    key: Any
+    constants: Constants
+    entry: Entry
+
+
 class Compiler:
     """Compiles for one model. ``current`` and ``drawn`` are what was used last."""
 
     def __init__(self, model: nn.Module, options: Options) -> None:
         self.model, self.options = model, options
         self.statistics = Statistics()
-        self.entries: list[tuple[Any, Entry]] = []  # the key of the calls that each was captured for; the last one was used last
+        self.entries: list[Kept] = []  # the last one was used last
         self.rungs: dict[Any, tuple[str, tuple[str, ...]]] = {}  # the method that captured such calls before, and why those above it did not
         self.snippets: dict[Any, Any] = {}
         self.current: Entry | None = None
@@ -128,24 +143,27 @@ class Compiler:
         """Drop a program that could not be transposed with symbolic sizes, remember why, and say so: it is no fault of the model."""
         why = f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}"
         warnings.warn(f"{type(self.model).__name__} is captured again for every size: its relevance graph could not be drawn with symbolic sizes ({why})", stacklevel=6)
-        self.entries = [(key, e) for key, e in self.entries if e is not entry]
+        self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
         self.rungs[call.key] = (STATIC, (why,))
 
     def entry(self, call: Call) -> Entry:
         """The compiled program for a call, captured if none of those kept is right for it."""
-        found = next((pair for pair in self.entries if pair[0] == call.key and pair[1].fits(call.bound)), None)
-        if found is None:
-            found = (call.key, self._capture(call))
-        else:
+        constants = constant_masks(call.bound, call.roles)
+        fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call.bound)]
+        found = next((kept for kept in fitting if kept.constants == constants), None)
+        if found is not None:
             self.entries.remove(found)
+        else:
+            base = fitting[0].entry.base if fitting else self._capture(call)
+            found = Kept(call.key, constants, self._variant(base, constants, call, [kept.entry for kept in fitting]))
         self.entries.append(found)
         while len(self.entries) > CACHED_PROGRAMS:
             self.entries.pop(0)
             self.snippets.clear()  # those of its sizes are of no more use, and the others are soon traced again
-        self.current = found[1]
-        return found[1]
+        self.current = found.entry
+        return found.entry
 
-    def _capture(self, call: Call) -> Entry:
+    def _capture(self, call: Call) -> Program:
         self.statistics.captures += 1
         run_model(call.model, call.bound)
         first, refusals = self.rungs.get(call.key, (METHODS[0], ()))
@@ -153,12 +171,26 @@ class Compiler:
         program = canonicalize(capture(call.model, call.bound, call.roles, methods=methods))
         program = replace(program, refusals=(*refusals, *program.refusals))
         self._remember(program, call)
-        if self.options.output is not None:
-            program = _choose_output(program, self.options.output)
+        return program if self.options.output is None else _choose_output(program, self.options.output)
+
+    def _variant(self, base: Program, constants: Constants, call: Call, others: list[Entry]) -> Entry:
+        """The program without the masks that say nothing in this call; one of the ``others`` where these masks change nothing."""
+        program = base if base.method == CONCRETE else drop_full_masks(base, constants)
+        same = next((e for e in others if e.program is program), None)
+        held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
+        return same or self._entry_of(base, program, constants if program is not base else (), held)
+
+    def _entry_of(self, base: Program, program: Program, constants: Constants, held: dict[str, Tensor] | None) -> Entry:
         rewritten = rewrite(program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict)
         check_types(rewritten)
-        held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if program.method == CONCRETE else None
-        return Entry(program, rewritten, find_anatomy(rewritten), held)
+        return Entry(base, constants, program, rewritten, find_anatomy(rewritten), held)
+
+    def related(self, entry: Entry) -> list[Entry]:
+        """All that was made of the same captured program: first the entry, last the one that is good for any mask."""
+        others = {id(kept.entry): kept.entry for kept in self.entries if kept.entry.base is entry.base and kept.entry is not entry}
+        special = [e for e in others.values() if e.constants]
+        general = next((e for e in (entry, *others.values()) if not e.constants), None) or self._entry_of(entry.base, entry.base, (), entry.inputs)
+        return [entry, *special, *([general] if general is not entry else [])]
 
     def _remember(self, program: Program, call: Call) -> None:
         """Remember the method; say so, once, when every call has to be traced anew."""

@@ -243,13 +243,15 @@ class Explainer:
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
         entry = self._entry()
-        used = [drawn.target for drawn in entry.graphs.values() if not isinstance(drawn.target, Custom)]
+        related = self._compiler.related(entry)
+        used = list({d.target.signature: d.target for e in related for d in e.graphs.values() if not isinstance(d.target, Custom)}.values())
         goals = [as_target(t) for t in targets] if targets is not None else used
         if not goals or any(isinstance(g, Custom) for g in goals):
             raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
         with _COMPILING:
-            drawn = {g.signature: self._compiler.draw(entry, g).graph for g in goals}
-        graphs = {signature: (graph.module, graph.bill) for signature, graph in drawn.items()}
+            drawn = {(g.signature, e.constants): self._compiler.draw(e, g).graph for e in related for g in goals}
+            self._compiler.draw(entry, goals[-1])
+        graphs = {key: (graph.module, graph.bill) for key, graph in drawn.items()}
         made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
         about = Description(self.ruleset.name, self.conserve, self.sites, self.coverage, entry.program.method, made_with)
         write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
 
-ROLES = ("content", "position", "segment", "mask")
+MASK_ROLE = "mask"
+ROLES = ("content", "position", "segment", MASK_ROLE)
 
 
 @dataclass(frozen=True)

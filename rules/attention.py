@@ -61,7 +61,8 @@ def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
     """The softmax sink from the written-out composition: (p - J s) c(p), an n-by-n tensor."""
     s, p, v = scores_and_weights(call)
-    s, p = s.masked_fill(p == 0, 0.0), p.nan_to_num()
+    p = p.nan_to_num()  # rows that see nothing
+    s = s.masked_fill(p == 0, 0.0)
     c_p = c @ v.transpose(-1, -2) * shares(call)[3]
     return {"softmax": (p - p * (s - (p * s).sum(-1, keepdim=True))) * c_p}
 

@@ -35,7 +35,6 @@ def _leaky(call: Call, x: Tensor) -> Tensor:
 CLOSED_FORM: dict[str, Ratio] = {
     "silu": lambda call, x: torch.sigmoid(x),
     "gelu": _gelu_gate,
-    "relu": lambda call, x: (x > 0).to(x.dtype),
     "leaky_relu": _leaky,
     "hardswish": lambda call, x: torch.clamp(x + 3.0, 0.0, 6.0) / 6.0,
     "mish": lambda call, x: torch.tanh(torch.nn.functional.softplus(x)),
@@ -106,6 +105,8 @@ def identity(call: Call) -> Any:
     """``x * freeze((f(x) - f(0)) / x) + sink(f(0))``."""
     (x,) = call.operands()
     name = _name(call)
+    if name == "relu":
+        return torch.where(freeze(x > 0), x, 0.0)  # the ratio is 0 or 1: a choice instead of a product
     if name in CLOSED_FORM:
         return x * freeze(CLOSED_FORM[name](call, precise(x.detach())).to(x.dtype))
     y = _value(call)

@@ -1,0 +1,120 @@
+"""Masks that say nothing are dropped from fused attention, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import lrp_fx
+from lrp_fx.program import op_name, value_of
+
+from .architectures import BY_NAME
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+class Attention(nn.Module):
+    """One block whose mask of queries by keys is made from the mask of tokens, their places and a window."""
+
+    def __init__(self, causal: bool = True, window: int | None = None, additive: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.qkv, self.head = nn.Embedding(20, 8), nn.Linear(8, 24), nn.Linear(8, 3)
+        self.causal, self.window, self.additive = causal, window, additive
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        behind = place[:, None] - place[None, :]
+        keep = attention_mask[:, None, None, :] != 0
+        if self.causal:
+            keep = keep & (behind >= 0)
+        if self.window is not None:
+            keep = keep & (behind < self.window)
+        mask = torch.where(keep, 0.0, torch.finfo(x.dtype).min) if self.additive else keep
+        q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        return self.head(x + torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)).mean(1)
+
+
+def fused(graph: fx.GraphModule) -> list[tuple[bool, bool]]:
+    """(has a mask, is causal) of each fused attention."""
+    nodes = [n for n in graph.graph.nodes if op_name(n) == "aten.scaled_dot_product_attention"]
+    return [(len(n.args) > 3 and n.args[3] is not None, len(n.args) > 5 and bool(n.args[5])) for n in nodes]
+
+
+def words(tokens: int, padded: int = 0) -> dict[str, Tensor]:
+    ids = torch.arange(2 * tokens).reshape(2, tokens) % 19
+    mask = torch.ones_like(ids)
+    mask[0, :padded] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (False, True)),
+        ({"causal": False}, (False, False)),
+        ({"additive": True}, (False, True)),
+        ({"causal": False, "additive": True}, (False, False)),
+        ({"window": 50}, (True, False)),
+        ({"window": 3000}, (True, False)),
+        ({"window": 100_000}, (True, False)),
+        ({"window": 50, "causal": False}, (True, False)),
+    ],
+)
+def test_what_a_mask_is(settings: dict[str, Any], expected: tuple[bool, bool]) -> None:
+    """A window is a window, however short the text; one too long to be written out is left as it is."""
+    model = Attention(**settings).eval()
+    explain = lrp_fx.convert(model)
+    relevance = explain(**words(6))
+    assert fused(explain.graph) == [expected]
+    assert torch.allclose(relevance.output, model(**words(6)), rtol=1e-6)
+
+
+def test_padded_and_unpadded_calls_share_a_capture() -> None:
+    """Each takes the graph that is right for it; alone and beside a padded text an example is explained the same."""
+    model = Attention().double().eval()
+    explain = lrp_fx.convert(model, conserve="site")
+    padded = explain(**words(6, padded=2))
+    assert fused(explain.graph) == [(True, False)]
+    full = explain(**words(6))
+    assert fused(explain.graph) == [(False, True)]
+    again = explain(**words(9, padded=1))
+    assert fused(explain.graph) == [(True, False)] and again.tokens.shape == (2, 9)
+    assert explain.statistics.captures == 1 and explain.statistics.transposes == 2
+    assert torch.allclose(full.tokens[1], padded.tokens[1], rtol=1e-9)
+
+
+def test_a_mask_that_hides_everything_is_no_full_mask() -> None:
+    explain = lrp_fx.convert(Attention(causal=False, additive=True).eval(), conserve="off")
+    inputs = words(5)
+    explain(**{**inputs, "attention_mask": torch.zeros_like(inputs["input_ids"])})
+    assert fused(explain.graph) == [(True, False)]
+
+
+def test_a_saved_file_has_both(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(Attention().eval())
+    full = explain(**words(6))
+    explain.save(tmp_path / "graph.lrp")
+    padded = explain(**words(6, padded=2))
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    assert torch.equal(loaded(**words(6)).tokens, full.tokens)  # type: ignore[arg-type]
+    assert torch.equal(loaded(**words(6, padded=2)).tokens, padded.tokens)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_no_value_has_the_length_squared(mask: bool) -> None:
+    """Neither the forward pass nor the transpose of a decoder writes out anything of queries by keys."""
+    architecture = BY_NAME["llama"]
+    inputs = {"input_ids": architecture.inputs()["input_ids"]}
+    explain = lrp_fx.convert(architecture.build("sdpa"))
+    explain(**inputs, **({"attention_mask": torch.ones_like(inputs["input_ids"])} if mask else {}))
+    graph = explain.relevance_graph.graph
+    tokens = str(value_of(graph.find_nodes(op="placeholder")[0]).shape[1])
+    for node in graph.nodes:
+        values = value_of(node) if isinstance(value_of(node), (tuple, list)) else [value_of(node)]
+        assert not any(isinstance(v, Tensor) and sum(str(s) == tokens for s in v.shape) > 1 for v in values), node.name
