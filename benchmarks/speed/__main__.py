@@ -92,7 +92,8 @@ def main(arguments: list[str]) -> None:
     for model in options.models:
         cells = cells_of(model, options.lengths, options.batches)
         timed = measure.in_child("times", model, cells, names, options.budget)
-        memory = {name: measure.in_child("peaks", model, cells, [name], options.budget) for name in names}
+        ran = {name: [tuple(row["cell"]) for row in timed if "ms" in row["found"].get(name, {})] for name in names}
+        memory = {name: measure.in_child("peaks", model, ran[name], [name], options.budget) for name in names if ran[name]}
         sections = {}
         for cell in cells:
             times = {n: f for row in timed if tuple(row["cell"]) == cell for n, f in row["found"].items()}

@@ -105,3 +105,5 @@ CONTENDERS: dict[str, Callable[[Timed, nn.Module], Run]] = {
     "lrp_fx, rules of lxt": explainer(rules="attnlrp"),
     "integrated gradients, 20 steps": integrated,
 }
+#: How many gradients a contender computes, where that is known before it runs.
+GRADIENTS = {"integrated gradients, 20 steps": STEPS}

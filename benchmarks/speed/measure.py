@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.contenders import BASE, CONTENDERS, Inputs, Run, Unavailable
+from benchmarks.speed.contenders import BASE, CONTENDERS, GRADIENTS, Inputs, Run, Unavailable
 from benchmarks.speed.models import MODELS
 
 GIGABYTES, SECONDS = 16, 300
@@ -46,6 +46,10 @@ def times(model_name: str, cells: list[Cell], names: list[str], budget: float) -
         single: dict[str, float] = {}
         found: dict[str, Found] = dict(refused)
         for name, run in runs.items():
+            least = LEAST_ROUNDS * GRADIENTS.get(name, 1) * single.get(BASE, 0.0)
+            if least > SECONDS:
+                found[name] = {"why": f"{LEAST_ROUNDS} runs would take {least:.0f} s"}
+                continue
             try:
                 run(inputs)  # captures, compiles
                 single[name] = _seconds(run, inputs)
