@@ -84,19 +84,29 @@ class _Masks:
     def __init__(self, program: Program, constants: dict[str, float]) -> None:
         self.program, self.constants = program, constants
         self.known: dict[fx.Node, str | None] = {}
-        self.readers: set[fx.Node] = {node for node, name in ((n, i) for i, n in program.input_nodes().items()) if name in constants}
-        for node in program.graph.nodes:
-            if any(a in self.readers for a in node.all_input_nodes):
-                self.readers.add(node)
+        inputs = program.input_nodes()
+        self.readers = _dependents(program, {node for name, node in inputs.items() if name in constants})
+        self.open = _dependents(program, {node for name, node in inputs.items() if name not in constants})
 
     def reads_a_mask(self, node: fx.Node) -> bool:
+        """Is it made of constant masks, and of nothing that is not known?"""
         value = value_of(node)
-        return node in self.readers and isinstance(value, Tensor) and value.is_floating_point()
+        return node in self.readers and node not in self.open and isinstance(value, Tensor) and value.is_floating_point()
 
     def pattern(self, node: fx.Node) -> str | None:
+        """``all``, ``causal`` or None: what a mask is for all sizes, if that depends on sizes and constants alone."""
         if node not in self.known:
-            self.known[node] = _pattern(self.program, node, self.constants)
+            self.known[node] = None if node in self.open else _pattern(self.program, node, self.constants)
         return self.known[node]
+
+
+def _dependents(program: Program, inputs: set[fx.Node]) -> set[fx.Node]:
+    """All that is computed from the values of inputs (not from their sizes), with the inputs."""
+    found = set(inputs)
+    for node in program.graph.nodes:
+        if op_name(node) != "aten.sym_size" and any(a in found for a in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:
@@ -106,10 +116,7 @@ def _arguments(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _pattern(program: Program, mask: fx.Node, constants: dict[str, float]) -> str | None:
-    """``all``, ``causal`` or None: what a mask is for all sizes, if that depends on sizes and constants alone."""
-    nodes = _computation(program, mask, constants)
-    if nodes is None:
-        return None
+    nodes = _computation(program, mask)
     found = set()
     for sizes in _probes(program, nodes):
         try:
@@ -117,24 +124,19 @@ def _pattern(program: Program, mask: fx.Node, constants: dict[str, float]) -> st
         except (RuntimeError, IndexError):
             continue  # sizes that the model cannot take (a table is shorter)
         found.add(frozenset(_kinds(value)))
-    return next((kind for kind in ("all", "causal") if len(found) and all(kind in kinds for kinds in found)), None)
+    return next((kind for kind in ("all", "causal") if found and all(kind in kinds for kinds in found)), None)
 
 
-def _computation(program: Program, mask: fx.Node, constants: dict[str, float]) -> list[fx.Node] | None:
-    """The nodes that a mask is computed from, in order; None if it reads inputs that are not constant, or random numbers."""
-    inputs = {node: name for name, node in program.input_nodes().items()}
+def _computation(program: Program, mask: fx.Node) -> list[fx.Node]:
+    """The nodes that a mask is computed from, in order; where only sizes of an input are read, without the input."""
+    inputs = set(program.input_nodes().values())
     needed: set[fx.Node] = set()
     stack = [mask]
     while stack:
         node = stack.pop()
-        if node in needed:
-            continue
-        needed.add(node)
-        if op_name(node) == "aten.sym_size" and node.args[0] in inputs:
-            continue  # its size, not its values
-        if node.op == "placeholder" and inputs[node] not in constants:
-            return None
-        stack.extend(node.all_input_nodes)
+        if node not in needed:
+            needed.add(node)
+            stack.extend(() if op_name(node) == "aten.sym_size" and node.args[0] in inputs else node.all_input_nodes)
     return [n for n in program.graph.nodes if n in needed]
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     ]
     for name in options.contenders:
         rows = measure.in_child("peaks", options.model, cells, [name], 0.0)
-        found = {tuple(row["cell"])[0]: row["found"][name] for row in rows}
+        found = {int(row["cell"][0]): row["found"][name] for row in rows}
         known = {n: f["mib"] for n, f in found.items() if "mib" in f}
         power = f"{exponent(list(known), list(known.values())):.2f}" if len(known) > 1 else ""
         lines.append(f"| {name} | " + " | ".join(f"{known[n]:.0f}" if n in known else found[n]["why"] for n in options.lengths) + f" | {power} |")
