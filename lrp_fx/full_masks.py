@@ -51,7 +51,9 @@ def drop_full_masks(program: Program, constants: Constants) -> Program:
             changed |= _without_zeros(node, env, masks)
     if not changed:
         return program
-    module.graph.eliminate_dead_code()
+    for old in reversed(list(program.graph.nodes)):  # not what nobody read before either: scores of chosen weights wait for relevance
+        if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
+            module.graph.erase_node(env[old])
     module.recompile()
     return replace(program, module=module).evolve("drop_full_masks")
 

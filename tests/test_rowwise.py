@@ -60,7 +60,7 @@ def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -
     words = [n for n in explain.relevance_graph.graph.nodes if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1]
     assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
     backward = [n for n in explain.relevance_graph.graph.nodes if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"]
-    assert [value_of(n.args[0]).shape[2] == 1 for n in backward] == [True, False], "one query in the last block; keys and values, and all below, whole"
+    assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], "one query in the last block; keys and values, and all below, whole"
 
 
 # ------------------------------------------------------------------------------------------------ operation by operation
