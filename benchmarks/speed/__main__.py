@@ -61,7 +61,7 @@ def write(page: Path, sections: dict[tuple[str, int, int], str]) -> None:
     """Put sections into the page, in order, in place of those with the same title."""
     text = page.read_text() if page.exists() else ""
     places = [*TITLE.finditer(text)]
-    ends = [*(m.start() for m in places[1:]), len(text)]
+    ends = [*(m.start() for m in places[1:]), len(text)][: len(places)]
     known = {(m[1], int(m[2]), int(m[3])): text[m.start() : end].strip() + "\n" for m, end in zip(places, ends, strict=True)}
     known |= sections
     order = list(MODELS)
