@@ -17,7 +17,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
-from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, is_tensor, op_name, value_of
+from lrp_fx.program import Pass, Program, ancestors, check_well_formed, copy_graph, is_tensor, op_name, value_of
 from lrp_fx.recognize.chosen import chosen_scores, renormalised
 from lrp_fx.snippet import inline, trace
 from lrp_fx.spelling import SPELLED_OUT, call_like
@@ -118,22 +118,12 @@ def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
     module = trace(run, [value_of(flat[i]) for i in positions], value_of(node).fake_mode)
     with graph.inserting_before(node):
         (result,) = inline(graph, module, [flat[i] for i in positions])
-    for new in iter_back(result, stop={flat[i] for i in positions}):
+    given = {flat[i] for i in positions}
+    for new in ancestors([result], until=lambda n: n in given):
+        if new in given:
+            continue
         new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
     return result  # type: ignore[no-any-return]
-
-
-def iter_back(node: fx.Node, stop: set[fx.Node]) -> list[fx.Node]:
-    """The node and everything it is computed from, down to ``stop``."""
-    found: list[fx.Node] = []
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in stop or current in found:
-            continue
-        found.append(current)
-        stack.extend(current.all_input_nodes)
-    return found
 
 
 def promote_precision(program: Program) -> Program:

@@ -15,7 +15,7 @@ import operator
 from torch import fx
 
 from lrp_fx.errors import InputError
-from lrp_fx.program import iter_nodes, output_node
+from lrp_fx.program import ancestors, iter_nodes, output_node
 
 #: Segments at the end that are kept: the head, and the two halves of the last block.
 _KEPT_SEGMENTS = 3
@@ -23,7 +23,7 @@ _KEPT_SEGMENTS = 3
 
 def checkpoint(graph: fx.Graph, sums: set[fx.Node], wanted: int) -> None:
     """Recompute between residual sums, in place; ``wanted``: how many of the outputs are made by the forward pass alone."""
-    forward = _ancestors(list(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
+    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
     forward |= {user for n in forward for user in n.users if user.target is operator.getitem}  # statistics that only the transpose reads
     segment = _segments(graph, forward, sums)
     if not sums:
@@ -40,18 +40,6 @@ def checkpoint(graph: fx.Graph, sums: set[fx.Node], wanted: int) -> None:
             with graph.inserting_before(node):
                 for a in needed:
                     node.replace_input_with(a, _recomputed(graph, a, kept, again))
-
-
-def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    """Everything that they are computed from, with themselves."""
-    found: set[fx.Node] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.all_input_nodes)
-    return found
 
 
 def _segments(graph: fx.Graph, forward: set[fx.Node], sums: set[fx.Node]) -> dict[fx.Node, int]:

@@ -17,7 +17,8 @@ from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
 from lrp_fx.checks import check_mode, check_types, check_weights, run_model
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.full_masks import Constants, constant_masks, drop_full_masks
+from lrp_fx.full_masks import Assumptions, constant_masks, drop_full_masks
+from lrp_fx.mask_patterns import Constants
 from lrp_fx.program import Program
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
@@ -66,13 +67,13 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``constants``: which these are.
+    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: what that takes for granted.
 
     ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature.
     """
 
     base: Program
-    constants: Constants
+    assumed: Assumptions | None
     program: Program
     rewritten: Rewritten
     anatomy: Anatomy
@@ -88,10 +89,10 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """An entry, the key of the calls that it was captured for, and the masks that were constant in them."""
+    """An entry, the key of the calls that it was captured for, and the masks that were constant in them (None: good for any)."""
 
     key: Any
-    constants: Constants
+    constants: Constants | None
     entry: Entry
 
 
@@ -123,13 +124,16 @@ class Compiler:
         self._identity = identity
         if versions != self._checked:
             check_weights(self.model)
+            for kept in self.entries:
+                if kept.entry.assumed is not None:
+                    kept.entry.assumed.known.clear()  # a mask may be read from a buffer
             self._checked = versions
 
     def compiled(self, call: Call, target: Target) -> tuple[Entry, Drawn]:
         """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
         entry = self.entry(call)
         try:
-            return entry, self.draw(entry, target)
+            self.drawn = self.draw(entry, target)
         except (TargetError, InputError):
             raise
         except Exception as error:
@@ -137,7 +141,8 @@ class Compiler:
                 raise
             self._forget(entry, call, error)
             entry = self.entry(call)
-            return entry, self.draw(entry, target)
+            self.drawn = self.draw(entry, target)
+        return entry, self.drawn
 
     def _forget(self, entry: Entry, call: Call, error: Exception) -> None:
         """Drop a program that could not be transposed with symbolic sizes, remember why, and say so: it is no fault of the model."""
@@ -148,19 +153,25 @@ class Compiler:
 
     def entry(self, call: Call) -> Entry:
         """The compiled program for a call, captured if none of those kept is right for it."""
-        constants = constant_masks(call.bound, call.roles)
+        entry = self._kept(call, constant_masks(call.bound, call.roles))
+        if entry.assumed is not None and not entry.assumed.hold_for({n: tuple(call.bound[n].shape) for n in entry.program.input_nodes()}):
+            entry = self._kept(call, None)
+        self.current = entry
+        return entry
+
+    def _kept(self, call: Call, constants: Constants | None) -> Entry:
+        """The program for calls with these masks (None: with any), made if there is none."""
         fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call.bound)]
         found = next((kept for kept in fitting if kept.constants == constants), None)
         if found is not None:
             self.entries.remove(found)
         else:
-            base = fitting[0].entry.base if fitting else self._capture(call)
-            found = Kept(call.key, constants, self._variant(base, constants, call, [kept.entry for kept in fitting]))
+            base = fitting[-1].entry.base if fitting else self._capture(call)
+            found = Kept(call.key, constants, self._variant(base, constants, call))
         self.entries.append(found)
         while len(self.entries) > CACHED_PROGRAMS:
             self.entries.pop(0)
             self.snippets.clear()  # those of its sizes are of no more use, and the others are soon traced again
-        self.current = found.entry
         return found.entry
 
     def _capture(self, call: Call) -> Program:
@@ -173,24 +184,36 @@ class Compiler:
         self._remember(program, call)
         return program if self.options.output is None else _choose_output(program, self.options.output)
 
-    def _variant(self, base: Program, constants: Constants, call: Call, others: list[Entry]) -> Entry:
-        """The program without the masks that say nothing in this call; one of the ``others`` where these masks change nothing."""
-        program = base if base.method == CONCRETE else drop_full_masks(base, constants)
-        same = next((e for e in others if e.program is program), None)
-        held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
-        return same or self._entry_of(base, program, constants if program is not base else (), held)
+    def _variant(self, base: Program, constants: Constants | None, call: Call) -> Entry:
+        """The program without the masks that say nothing if the mask inputs hold these numbers."""
+        if constants is None or base.method == CONCRETE:
+            return self._general(base, call)
+        program, assumed = drop_full_masks(base, constants)
+        return self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, None)
 
-    def _entry_of(self, base: Program, program: Program, constants: Constants, held: dict[str, Tensor] | None) -> Entry:
+    def _general(self, base: Program, call: Call) -> Entry:
+        """The program that is good for any mask, made once."""
+        found = self._made_general(base)
+        held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
+        return found or self._entry_of(base, None, base, held)
+
+    def _made_general(self, base: Program) -> Entry | None:
+        return next((kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None)
+
+    def _entry_of(self, base: Program, assumed: Assumptions | None, program: Program, held: dict[str, Tensor] | None) -> Entry:
         rewritten = rewrite(program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict)
         check_types(rewritten)
-        return Entry(base, constants, program, rewritten, find_anatomy(rewritten), held)
+        return Entry(base, assumed, program, rewritten, find_anatomy(rewritten), held)
+
+    def general(self, entry: Entry) -> Entry:
+        """What was made of the same captured program, or is made now, for any mask."""
+        if entry.assumed is None:
+            return entry
+        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, None)
 
     def related(self, entry: Entry) -> list[Entry]:
-        """All that was made of the same captured program: first the entry, last the one that is good for any mask."""
-        others = {id(kept.entry): kept.entry for kept in self.entries if kept.entry.base is entry.base and kept.entry is not entry}
-        special = [e for e in others.values() if e.constants]
-        general = next((e for e in (entry, *others.values()) if not e.constants), None) or self._entry_of(entry.base, entry.base, (), entry.inputs)
-        return [entry, *special, *([general] if general is not entry else [])]
+        """All that was made of the same captured program."""
+        return [kept.entry for kept in self.entries if kept.entry.base is entry.base]
 
     def _remember(self, program: Program, call: Call) -> None:
         """Remember the method; say so, once, when every call has to be traced anew."""
@@ -214,8 +237,7 @@ class Compiler:
             entry.graphs[target.signature] = Drawn(graph, target, runner)  # the target with it: functions are told apart by identity
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
-        self.drawn = entry.graphs[target.signature]
-        return self.drawn
+        return entry.graphs[target.signature]
 
 
 def _choose_output(program: Program, name: str) -> Program:

@@ -242,16 +242,15 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        entry = self._entry()
-        related = self._compiler.related(entry)
-        used = list({d.target.signature: d.target for e in related for d in e.graphs.values() if not isinstance(d.target, Custom)}.values())
+        last = self._entry()
+        drawn = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
+        used = list({t.signature: t for t in drawn if not isinstance(t, Custom)}.values())
         goals = [as_target(t) for t in targets] if targets is not None else used
         if not goals or any(isinstance(g, Custom) for g in goals):
             raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
         with _COMPILING:
-            drawn = {(g.signature, e.constants): self._compiler.draw(e, g).graph for e in related for g in goals}
-            self._compiler.draw(entry, goals[-1])
-        graphs = {key: (graph.module, graph.bill) for key, graph in drawn.items()}
+            entry = self._compiler.general(last)  # what its masks are taken to be for some sizes, a file could not check
+            graphs = {g.signature: (d.graph.module, d.graph.bill) for g in goals for d in [self._compiler.draw(entry, g)]}
         made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
         about = Description(self.ruleset.name, self.conserve, self.sites, self.coverage, entry.program.method, made_with)
         write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)

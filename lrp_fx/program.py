@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,6 +163,18 @@ def iter_nodes(*trees: Any) -> Iterator[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(trees, lambda n: found.append(n))
     return iter(found)
+
+
+def ancestors(nodes: Iterable[fx.Node], until: Callable[[fx.Node], bool] = lambda node: False) -> list[fx.Node]:
+    """Everything that nodes are computed from, with themselves, once each; not what lies behind those that ``until`` holds for."""
+    found: dict[fx.Node, None] = {}
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = None
+            stack.extend(() if until(node) else node.all_input_nodes)
+    return list(found)
 
 
 def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:

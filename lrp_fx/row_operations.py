@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from lrp_fx.layout import same_size
 from lrp_fx.program import op_name, value_of
-from lrp_fx.row_sources import causal_row
+from lrp_fx.row_sources import axis_order, causal_row
 
 if TYPE_CHECKING:
     from lrp_fx.rowwise import Pusher
@@ -118,13 +118,7 @@ def _reduced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | fx.Node | None
 
 
 def _permuted(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows:
-    rank = value_of(node).dim()
-    if op_name(node) == "aten.permute":
-        order = [int(d) % rank for d in node.args[1]]  # type: ignore[union-attr,arg-type]
-    else:
-        order = list(range(rank))
-        a, b = (0, 1) if op_name(node) == "aten.t" else (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
-        order[a], order[b] = order[b], order[a]
+    order = axis_order(node)
     return pusher.again(node, (rows.kept, *node.args[1:]), rows, axis=order.index(rows.axis), batch=order.index(rows.batch))
 
 

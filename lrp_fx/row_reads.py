@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher
 
+from lrp_fx.emitter import Emitter
 from lrp_fx.layout import same_size
 from lrp_fx.program import op_name, value_of
 from lrp_fx.row_sources import SOURCES
@@ -92,10 +92,22 @@ def _indexed(node: fx.Node) -> Read | None:
         return None
     example, place = places
     assert isinstance(example, fx.Node) and isinstance(place, fx.Node)
-    if value_of(place).dtype == torch.bool or not counts(example) or not same_size(value_of(example).shape[0], value_of(node.args[0]).shape[0]):  # type: ignore[arg-type]
+    if not never_negative(place) or not counts(example) or not same_size(value_of(example).shape[0], value_of(node.args[0]).shape[0]):  # type: ignore[arg-type]
         return None
     root = _column(place)
     return Read(1, root, 0) if root is not None else None
+
+
+def never_negative(place: fx.Node) -> bool:
+    """Is a place certainly counted from the start (`gather` and a comparison with places take it at its word, indexing does not)?"""
+    while op_name(place) in ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten._to_copy", "aten.expand", "aten.alias", "aten.clone"):
+        place = place.args[0]  # type: ignore[assignment]
+    if op_name(place) == "aten.clamp":
+        low = place.args[1] if len(place.args) > 1 else place.kwargs.get("min")
+        return isinstance(low, int) and low >= 0
+    if op_name(place) == "aten.remainder":  # of a positive number it is none
+        return isinstance(place.args[1], fx.Node) and op_name(place.args[1]) == "aten.sym_size"
+    return op_name(place) in ("aten.argmax", "aten.argmin")
 
 
 def _column(place: fx.Node) -> fx.Node | None:
@@ -114,11 +126,11 @@ def _is_one(size: Any) -> bool:
     return isinstance(size, int) and size == 1
 
 
-class Puller:
+class Puller(Emitter):
     """Recomputes, from the target towards the inputs, every value that is only read row by row."""
 
     def __init__(self, graph: fx.Graph, mode: Any) -> None:
-        self.graph, self.mode = graph, mode
+        super().__init__(graph, mode)
         self.sizes = sizes_of_inputs(graph)
 
     def run(self) -> None:
@@ -201,15 +213,6 @@ class Puller:
         """A size, without a reader of the value where it is a size of the inputs."""
         size = value_of(node).shape[axis]
         return size if isinstance(size, int) else self.sizes.get(str(size)) or self.call(aten.sym_size.int, node, axis)
-
-    def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
-        node = self.graph.call_function(target, args, kwargs)
-        read = fx.map_arg((args, kwargs), value_of)
-        with self.mode, enable_python_dispatcher(), torch.no_grad():
-            node.meta["val"] = target(*read[0], **read[1])
-        if like is not None and "lrp" in like.meta:
-            node.meta["lrp"] = like.meta["lrp"]
-        return node
 
 
 def pull_rows(graph: fx.Graph, mode: Any) -> None:

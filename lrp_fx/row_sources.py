@@ -61,16 +61,21 @@ def _reduced(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     return None if axis in dims or batch in dims else _again(pull, node, pull.rows(x, read.at(axis, batch)), *node.args[1:])  # type: ignore[arg-type]
 
 
+def axis_order(node: fx.Node) -> list[int]:
+    """For each axis of a permuted or transposed value, which axis of its operand that was."""
+    rank = _rank(node)
+    if op_name(node) == "aten.permute":
+        return [int(d) % rank for d in node.args[1]]  # type: ignore[union-attr,arg-type]
+    order = list(range(rank))
+    a, b = (0, 1) if op_name(node) == "aten.t" else (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
 def _moved(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     """Axes in another order."""
-    x = node.args[0]
-    order = list(range(_rank(x)))
-    if op_name(node) == "aten.permute":
-        order = [int(d) % _rank(x) for d in node.args[1]]  # type: ignore[union-attr,arg-type]
-    else:
-        a, b = (0, 1) if op_name(node) == "aten.t" else (int(d) % _rank(x) for d in node.args[1:3])  # type: ignore[arg-type]
-        order[a], order[b] = order[b], order[a]
-    return _again(pull, node, pull.rows(x, read.at(order[read.axis], None if read.batch is None else order[read.batch])), *node.args[1:])  # type: ignore[arg-type]
+    order = axis_order(node)
+    return _again(pull, node, pull.rows(node.args[0], read.at(order[read.axis], None if read.batch is None else order[read.batch])), *node.args[1:])  # type: ignore[arg-type]
 
 
 def _unsqueezed(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:

@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher
 
+from lrp_fx.emitter import Emitter
 from lrp_fx.layout import same_size
 from lrp_fx.program import op_name, value_of
 from lrp_fx.row_operations import OPERATIONS, ZEROS, Rows
-from lrp_fx.row_reads import counts, span
+from lrp_fx.row_reads import counts, never_negative, span
 
 aten = torch.ops.aten
 
 
-class Pusher:
+class Pusher(Emitter):
     def __init__(self, graph: fx.Graph, mode: Any) -> None:
-        self.graph, self.mode = graph, mode
+        super().__init__(graph, mode)
         self.rows: dict[fx.Node, Rows] = {}
         self.results: dict[fx.Node, list[Rows | fx.Node]] = {}  # of operations with several
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -47,15 +47,6 @@ class Pusher:
                 else:
                     self._demand(node)
         self.graph.eliminate_dead_code()
-
-    def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
-        node = self.graph.call_function(target, args, kwargs)
-        with self.mode, enable_python_dispatcher(), torch.no_grad():
-            read = fx.map_arg((args, kwargs), value_of)
-            node.meta["val"] = target(*read[0], **read[1])
-        if like is not None and "lrp" in like.meta:
-            node.meta["lrp"] = like.meta["lrp"]
-        return node
 
     # ------------------------------------------------------------------------------------------------ in and out
     def _seeded(self, node: fx.Node) -> Rows | None:
@@ -86,7 +77,7 @@ class Pusher:
         if not isinstance(zeros, fx.Node) or op_name(zeros) not in ZEROS or not isinstance(places, (list, tuple)) or len(places) != 2:
             return None
         example, place = places
-        if not isinstance(example, fx.Node) or not isinstance(place, fx.Node) or not counts(example):
+        if not isinstance(example, fx.Node) or not isinstance(place, fx.Node) or not counts(example) or not never_negative(place):
             return None
         if value_of(place).dim() != 1 or not same_size(value_of(example).shape[0], value_of(node).shape[0]):
             return None

@@ -20,7 +20,6 @@ from lrp_fx import storage
 from lrp_fx.bill import Bill
 from lrp_fx.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.full_masks import Constants, constant_masks
 from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
 from lrp_fx.program import Input, Program, value_of
 from lrp_fx.recognize.sites import Site
@@ -28,8 +27,8 @@ from lrp_fx.relevance import Relevance
 from lrp_fx.statement import read_statement, settle
 from lrp_fx.targets import as_target
 
-#: Signature of a target, and the masks that are taken to be constant -> relevance graph and bill.
-Graphs = Mapping[tuple[tuple[Any, ...], Constants], tuple[fx.GraphModule, Bill]]
+#: Signature of a target -> relevance graph and bill.
+Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
 FORMAT = 2
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
@@ -136,7 +135,7 @@ class SavedExplainer:
         tensors = {n: t.to(device) if device is not None else t for n, t in tensors.items()}
         self._held = {name: tensors.pop(f"held_{i}") for i, name in enumerate(manifest["held"])}
         self._batch, self._outputs, self._shape = manifest["batch"], manifest["outputs"], manifest["shape"]
-        self._graphs: dict[tuple[tuple[Any, ...], Constants], tuple[fx.GraphModule, Bill]] = {}
+        self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Bill]] = {}
         for graph in manifest["graphs"]:
             used = {item["target"] for item in graph["nodes"] if item["op"] == "get_attr"}
             module = decode_graph(graph["nodes"], {n: t for n, t in tensors.items() if n in used}, families=families, device=device)
@@ -144,7 +143,7 @@ class SavedExplainer:
 
     @property
     def targets(self) -> list[tuple[Any, ...]]:
-        return list(dict.fromkeys(signature for signature, _ in self._graphs))
+        return list(self._graphs)
 
     @property
     def relevance_graph(self) -> fx.GraphModule:
@@ -157,12 +156,11 @@ class SavedExplainer:
         ``output`` of the result is a tensor, or a dict by name where the model returned several values.
         """
         goal = as_target(target)
-        if goal.signature not in self.targets:
+        if goal.signature not in self._graphs:
             known = ", ".join(f"{s[0]}({', '.join(map(str, s[1:]))})" for s in self.targets)
             raise TargetError(f"{goal!r} is none of the targets that were saved ({known}): save it again with targets=[...]")
         bound = self._bind(inputs)
-        constants = constant_masks(bound, {i.name: i.role for i in self.inputs})
-        module, bill = self._graphs[goal.signature, constants if (goal.signature, constants) in self._graphs else ()]
+        module, bill = self._graphs[goal.signature]
         arguments = goal.arguments(self._output_shape(bound), bound[self.inputs[0].name].device) if goal.example_arguments() else {}
         with torch.no_grad():
             flat = module(*[bound[i.name] for i in self.inputs], *arguments.values())

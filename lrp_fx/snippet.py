@@ -96,7 +96,7 @@ def constant_per_example(constant: Tensor, c: Tensor, axis: BatchAxis | Tensor |
     """
     shape = (1,) * (c.dim() - constant.dim()) + tuple(constant.shape)
     alike = [a for a, size in enumerate(shape) if isinstance(size, int) and size == 1]
-    if not isinstance(axis, BatchAxis) or axis.is_merged or axis.axis not in alike:
+    if c.is_complex() or not isinstance(axis, BatchAxis) or axis.is_merged or axis.axis not in alike:
         return per_example(relevance_of(constant.expand(c.shape), c, safe=safe), axis, batch)
     others = [a for a in alike if a != axis.axis]
     wide = torch.float64 if c.dtype == torch.float64 else torch.float32

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
+from lrp_fx.mask_patterns import kinds
 from lrp_fx.program import op_name, value_of
 
 from .architectures import BY_NAME
@@ -18,13 +19,15 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Attention(nn.Module):
-    """One block whose mask of queries by keys is made from the mask of tokens, their places and a window."""
+    """One block whose mask of queries by keys is made from the mask of tokens, their places, a window, blocks or a buffer."""
 
-    def __init__(self, causal: bool = True, window: int | None = None, additive: bool = False) -> None:
+    def __init__(self, causal: bool = True, window: int | None = None, blocks: int | None = None, table: int | None = None, additive: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words, self.qkv, self.head = nn.Embedding(20, 8), nn.Linear(8, 24), nn.Linear(8, 3)
-        self.causal, self.window, self.additive = causal, window, additive
+        self.causal, self.window, self.blocks, self.additive = causal, window, blocks, additive
+        place = torch.arange(64)
+        self.register_buffer("table", None if table is None else place[:, None] - place < table)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         x = self.words(input_ids)
@@ -35,7 +38,11 @@ class Attention(nn.Module):
             keep = keep & (behind >= 0)
         if self.window is not None:
             keep = keep & (behind < self.window)
-        mask = torch.where(keep, 0.0, torch.finfo(x.dtype).min) if self.additive else keep
+        if self.blocks is not None:
+            keep = keep & (place[:, None] // 8 - place[None, :] // 8 < self.blocks)
+        if self.table is not None:
+            keep = keep & self.table[: place.shape[0], : place.shape[0]]
+        mask = torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, torch.finfo(x.dtype).min) if self.additive else keep
         q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
         return self.head(x + torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)).mean(1)
 
@@ -53,6 +60,9 @@ def words(tokens: int, padded: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+WINDOWS = {"short window": {"window": 3}, "window": {"window": 20}, "blocks": {"blocks": 4}, "buffer": {"table": 20}, "additive": {"window": 20, "additive": True}}
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -60,19 +70,58 @@ def words(tokens: int, padded: int = 0) -> dict[str, Tensor]:
         ({"causal": False}, (False, False)),
         ({"additive": True}, (False, True)),
         ({"causal": False, "additive": True}, (False, False)),
-        ({"window": 50}, (True, False)),
-        ({"window": 3000}, (True, False)),
-        ({"window": 100_000}, (True, False)),
-        ({"window": 50, "causal": False}, (True, False)),
+        ({"window": 3}, (True, False)),
+        ({"window": 50}, (False, True)),
+        ({"window": 50, "causal": False}, (False, False)),
     ],
 )
 def test_what_a_mask_is(settings: dict[str, Any], expected: tuple[bool, bool]) -> None:
-    """A window is a window, however short the text; one too long to be written out is left as it is."""
+    """A window that a text does not fill is no mask but the causal one."""
     model = Attention(**settings).eval()
     explain = lrp_fx.convert(model)
     relevance = explain(**words(6))
     assert fused(explain.graph) == [expected]
     assert torch.allclose(relevance.output, model(**words(6)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("lengths", [(6, 60, 7), (60, 6)], ids=str)
+def test_a_window_is_a_window_for_longer_texts(settings: dict[str, Any], lengths: tuple[int, ...]) -> None:
+    """However short the text that was explained first: what a mask is taken for holds for sizes for which it was computed."""
+    model = Attention(**settings).double().eval()
+    explain = lrp_fx.convert(model, conserve="site")
+    for tokens in lengths:
+        relevance = explain(**words(tokens))
+        masked = tokens > (3 if settings.get("window") == 3 else 20)
+        assert fused(explain.graph) == [(masked, not masked)]
+        assert torch.allclose(relevance.output, model(**words(tokens)), rtol=1e-12)
+    assert explain.statistics.captures == 1
+
+
+def test_a_buffer_that_changes() -> None:
+    """What was computed of a mask is computed again after the model's tensors have changed."""
+    model = Attention(table=20).double().eval()
+    explain = lrp_fx.convert(model)
+    explain(**words(6))
+    model.table.fill_(False).fill_diagonal_(True)
+    assert torch.allclose(explain(**words(6)).output, model(**words(6)), rtol=1e-12)
+    assert fused(explain.graph) == [(True, False)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str)
+def test_masks_in_parts(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some queries at a time, a mask is the same as whole."""
+    model = Attention(**settings).eval()
+    explain = lrp_fx.convert(model)
+    explain(**words(6))
+    assumed = explain._compiler.entries[-1].entry.assumed
+    assert assumed is not None
+    found = []
+    for entries in (2**20, 64, 1):
+        monkeypatch.setattr("lrp_fx.mask_patterns._ENTRIES", entries)
+        found.append([kinds(assumed.program, mask, assumed.constants, dict.fromkeys(words(6), (2, t))) for mask in assumed.patterns for t in (1, 6, 20, 21, 40)])
+    assert found[0] == found[1] == found[2]
+    assert any(found[0])
 
 
 def test_padded_and_unpadded_calls_share_a_capture() -> None:
@@ -96,10 +145,13 @@ def test_a_mask_that_hides_everything_is_no_full_mask() -> None:
     assert fused(explain.graph) == [(True, False)]
 
 
-def test_a_saved_file_has_both(tmp_path: Path) -> None:
+def test_a_saved_file_is_good_for_any_mask(tmp_path: Path) -> None:
+    """It holds the graph that takes nothing for granted; the numbers are the same to the bit."""
     explain = lrp_fx.convert(Attention().eval())
     full = explain(**words(6))
+    graphs = explain.graph, explain.relevance_graph
     explain.save(tmp_path / "graph.lrp")
+    assert (explain.graph, explain.relevance_graph) == graphs, "saving changes nothing of what was explained last"
     padded = explain(**words(6, padded=2))
     loaded = lrp_fx.load(tmp_path / "graph.lrp")
     assert torch.equal(loaded(**words(6)).tokens, full.tokens)  # type: ignore[arg-type]

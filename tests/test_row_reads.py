@@ -75,7 +75,7 @@ def gathered(y: Tensor, place: Tensor) -> Tensor:
 
 READERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gather": gathered,
-    "index": lambda y, place: y[torch.arange(y.shape[0]), place],
+    "index": lambda y, place: y[torch.arange(y.shape[0]), place.clamp(min=0)],
     "first": lambda y, place: y[:, 0],
     "last": lambda y, place: y[:, -1],
     "slice": lambda y, place: y[:, 1:2],
@@ -120,6 +120,13 @@ def test_operations(name: str, reader: str, sizes: tuple[int, int]) -> None:
     assert torch.allclose(pulled(name, reader)(*values)[0], READERS[reader](FUNCTIONS[name][0](*values[1:]), values[0]), rtol=1e-5, atol=1e-6)
 
 
+def test_places_counted_from_the_end() -> None:
+    """An index may be negative where nothing says that it is not."""
+    from_the_end = trace_reader(lambda y, place: y[torch.arange(y.shape[0]), place], FUNCTIONS["pointwise"][0])
+    x, w, place = torch.randn(B, T, D), torch.randn(D, V), torch.tensor([-1, 2, -5])
+    assert torch.allclose(from_the_end(place, x, w)[0], (torch.exp(x * 2) + x)[torch.arange(B), place], rtol=1e-6)
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_rows_are_pulled_as_far_as_they_can(name: str, reader: str) -> None:
@@ -133,6 +140,10 @@ def test_rows_are_pulled_as_far_as_they_can(name: str, reader: str) -> None:
 
 @cache
 def pulled(name: str, reader: str) -> fx.GraphModule:
+    return trace_reader(READERS[reader], FUNCTIONS[name][0])
+
+
+def trace_reader(read: Callable[[Tensor, Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor]) -> fx.GraphModule:
     """The function traced with symbolic sizes, only one row of each example read, with its rows pulled."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
@@ -142,7 +153,7 @@ def pulled(name: str, reader: str) -> fx.GraphModule:
     x = symbolic(torch.randn(B, T, D), (0, 1))
     with mode:
         place = x.new_empty(x.shape[0], dtype=torch.int64)
-    module = trace(lambda place, x, w: [READERS[reader](FUNCTIONS[name][0](x, w), place)], [place, x, symbolic(torch.randn(D, V), ())], mode)
+    module = trace(lambda place, x, w: [read(function(x, w), place)], [place, x, symbolic(torch.randn(D, V), ())], mode)
     tidy(module.graph)
     pull_rows(module.graph, mode)
     module.graph.lint()

@@ -14,7 +14,7 @@ from torch import fx
 
 from lrp_fx.errors import module_path, source_line
 from lrp_fx.layout import hint, shape_of
-from lrp_fx.program import is_float, op_name, value_of
+from lrp_fx.program import ancestors, is_float, op_name, value_of
 from lrp_fx.provenance import CONTENT, PARAMETER, POSITION
 from lrp_fx.recognize.dataflow import MATRIX
 from lrp_fx.recognize.planes import Planes, find_planes
@@ -204,20 +204,9 @@ def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _ancestors(node: fx.Node) -> list[fx.Node]:
-    found: dict[fx.Node, None] = {}
-    stack = [node]
-    while stack:
-        top = stack.pop()
-        if top not in found:
-            found[top] = None
-            stack.extend(top.all_input_nodes)
-    return list(found)
-
-
 def _absolute_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     """Sinusoidal where sines are computed, or where every row of the table is as long as a row of sines and cosines is."""
-    above = _ancestors(leaf)
+    above = ancestors([leaf])
     if any(op_name(n) in ("aten.sin", "aten.cos") for n in above):
         return "sinusoidal"
     tables = [t for n in above if n.op == "get_attr" and (t := getattr(rewritten.program.module, str(n.target))).is_floating_point() and t.dim() > 1]
@@ -233,7 +222,7 @@ def _is_sinusoidal(table: torch.Tensor) -> bool:
 
 def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     """A learned table picked by distance, a small network over distances, or fixed numbers."""
-    above = [n for n in _ancestors(leaf) if is_float(n)]
+    above = [n for n in ancestors([leaf]) if is_float(n)]
     learned = {n for n in above if (n.op == "get_attr" and rewritten.facts.sources.get(n) == frozenset({PARAMETER})) or n.meta.get("origin") == PARAMETER}
     if not learned:
         return "fixed"
@@ -243,7 +232,7 @@ def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
 
 
 def _table_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
-    above = _ancestors(leaf)
+    above = ancestors([leaf])
     buffers = [n for n in above if n.op == "get_attr" and is_float(n) and n.meta.get("origin") != PARAMETER]
     fixed = [t for n in buffers if (t := getattr(rewritten.program.module, str(n.target))).dim() > 1]
     return "sinusoidal table" if any(op_name(n) in ("aten.sin", "aten.cos") for n in above) or any(map(_is_sinusoidal, fixed)) else "learned table"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.layout import batch_axis, hint, shape_of, token_axes
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import ancestors, op_name, value_of
 from lrp_fx.recognize.dataflow import MATRIX
 from lrp_fx.recognize.planes import ROUTES, carry_out
 from lrp_fx.recognize.streams import Stream
@@ -46,19 +46,9 @@ def find_windows(rewritten: Rewritten, streams: list[Stream], leaf: fx.Node, app
         tokens = slots.reshape(batch, -1, *slots.shape[1:]).flatten(2, -2)[0, :, 0]
     except (RuntimeError, TypeError, IndexError, AttributeError):
         return None
-    count = max((c for n, c in counts.items() if n in _ancestors(product)), default=0, key=lambda c: c == int(tokens.max()))
+    behind = set(ancestors([product]))
+    count = max((c for n, c in counts.items() if n in behind), default=0, key=lambda c: c == int(tokens.max()))
     return Windows(tuple(tuple(int(t) - 1 for t in row) for row in tokens.round().tolist()), count) if len(tokens) > 1 and count else None
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        top = stack.pop()
-        if top not in found:
-            found.add(top)
-            stack.extend(top.all_input_nodes)
-    return found
 
 
 def _product(rewritten: Rewritten, leaf: fx.Node, application: Application) -> fx.Node | None:
