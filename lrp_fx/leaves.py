@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.layout import BatchAxis
-from lrp_fx.rule import Call, Rule, identity
+from lrp_fx.rule import Call, Rule, identity, where_positive
 from lrp_fx.snippet import per_example, relevance_of
 
 
@@ -57,8 +57,8 @@ def _relevance(rule: Rule | None, x: Tensor, c: Tensor, weights: Tensor | None) 
     x = x.expand_as(c)
     substitute = rule.surrogate(Call(identity, (x, None if weights is None else weights.reshape(c.shape).to(c.dtype))))
     # Where nothing arrives the value may be minus infinity: a masked pair.
-    finite = torch.where(c == 0, torch.zeros_like(x), x)
-    return relevance_of(substitute, c, safe=True), relevance_of(finite - torch.where(c == 0, torch.zeros_like(x), substitute), c, safe=True)
+    finite, replaced = where_positive(c.abs(), x), where_positive(c.abs(), substitute)
+    return relevance_of(substitute, c, safe=True), relevance_of(finite - replaced, c, safe=True)
 
 
 def batch_first(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:

@@ -44,9 +44,9 @@ def _same_axes(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
 
 
 def _product(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
-    """``rows * anything``, ``rows / anything``."""
+    """``rows * anything``, ``rows / anything``, rows where anything is positive."""
     rank = value_of(node).dim()
-    if op_name(node) == "aten.div" and node.args[0] not in pusher.rows:
+    if op_name(node) != "aten.mul" and node.args[0] not in pusher.rows:
         return None
     parts = [pusher.row(a, rank, rows) if isinstance(a, fx.Node) and isinstance(value_of(a), Tensor) else a for a in node.args]
     whole = next(a for a in node.args if a in pusher.rows)
@@ -193,7 +193,7 @@ def _sliced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
 #: Operation -> what it is on rows: rows, a value that is whole (a list of them for several results), or None where all rows are needed.
 OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
     **dict.fromkeys(KEEP_ZERO, _same_axes),
-    **dict.fromkeys(("aten.mul", "aten.div"), _product),
+    **dict.fromkeys(("aten.mul", "aten.div", "aten.threshold_backward"), _product),
     **dict.fromkeys(("aten.add", "aten.sub"), _sum_of_two),
     **dict.fromkeys(("aten.mm", "aten.matmul"), _matrix),
     "aten.where": _choice,

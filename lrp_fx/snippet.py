@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.layout import BatchAxis, Owned
 from lrp_fx.owners import total_by_owner
-from lrp_fx.rule import Call, Rule, Tape, recording
+from lrp_fx.rule import Call, Rule, Tape, recording, where_positive
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
     if x.dtype in (torch.float16, torch.bfloat16):  # products of halves overflow where their sum would not
         x, c = x.float(), c.float()
     product = x * c
-    return torch.where(c == 0, 0.0, product) if safe else product
+    return where_positive(c.abs(), product) if safe else product
 
 
 def per_example(t: Tensor, axis: BatchAxis | Tensor | None, batch: Any) -> Tensor:

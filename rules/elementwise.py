@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 
@@ -106,7 +106,7 @@ def identity(call: Call) -> Any:
     (x,) = call.operands()
     name = _name(call)
     if name == "relu":
-        return torch.where(freeze(x > 0), x, 0.0)  # the ratio is 0 or 1: a choice instead of a product
+        return where_positive(freeze(x), x)  # the ratio is 0 or 1: a choice instead of a product
     if name in CLOSED_FORM:
         return x * freeze(CLOSED_FORM[name](call, precise(x.detach())).to(x.dtype))
     y = _value(call)

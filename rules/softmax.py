@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 OPS = covers("aten", "softmax _softmax _safe_softmax")
@@ -24,7 +24,7 @@ def _taylor(call: Call) -> Any:
     p = freeze(weights_of(call, x))
     scores = x.to(p.dtype)
     # Masked scores (-inf) have weight 0 and carry nothing: 0 * inf must not become NaN.
-    finite = scores.detach().masked_fill(p == 0, 0.0)
+    finite = where_positive(p, scores.detach())
     tangent = p * (finite - (p * finite).sum(dim, keepdim=True))
     through = p * (scores - (p * scores).sum(dim, keepdim=True))
     return carry(tangent, through) + sink("softmax", p - tangent, p)
