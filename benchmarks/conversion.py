@@ -22,7 +22,7 @@ import transformers
 import lrp_fx
 from lrp_fx import compiler as stages
 
-STAGES = ("capture", "canonicalize", "find_provenance", "rewrite", "find_anatomy", "transpose")
+STAGES = ("capture", "canonicalize", "drop_full_masks", "find_provenance", "rewrite", "find_anatomy", "transpose")
 DEPTHS = (2, 4, 8, 16, 24, 32, 48)
 
 
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--depths", nargs="*", type=int, default=list(DEPTHS))
     parser.add_argument("--wide", type=int, default=1024, help="width of the last model, of 24 layers; 0 for none")
     options = parser.parse_args(arguments)
-    heads = ("layers", "width", "nodes", "nodes of the relevance graph", *(s.removeprefix("find_") for s in STAGES), "seconds", "ms a node")
+    heads = ("layers", "width", "nodes", "nodes of the relevance graph", *(s.removeprefix("find_").replace("_", " ") for s in STAGES), "seconds", "ms a node")
     lines = [
         "# Conversion",
         "",

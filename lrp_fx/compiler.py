@@ -107,27 +107,35 @@ class Compiler:
         self.snippets: dict[Any, Any] = {}
         self.current: Entry | None = None
         self.drawn: Drawn | None = None
+        self._loose: dict[tuple[nn.Module, str], Tensor] = {}  # captured tensors that are neither parameters nor buffers
         self._checked: Any = None
+        self._narrow: dict[int, int] = {}
         self._identity: Any = None
 
     def check_model(self) -> None:
         """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
         tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
         identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
-        versions = (identity, tuple(t._version for _, t in tensors if not t.is_inference()))
+        changing = [t for t in (*(t for _, t in tensors), *self._loose.values()) if not t.is_inference()]
+        versions = (identity, tuple(t._version for t in changing))
         check_mode(self.model)
-        if self._identity is not None and identity != self._identity:  # replaced, converted or moved: the graphs hold the old ones
-            self.entries.clear()
-            self.rungs.clear()
-            self.snippets.clear()
-            self.current = self.drawn = None
+        replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
+        if self._identity is not None and (identity != self._identity or replaced):  # or converted or moved: the graphs hold the old ones
+            self._forget_all()
         self._identity = identity
         if versions != self._checked:
             check_weights(self.model)
-            for kept in self.entries:
-                if kept.entry.assumed is not None:
-                    kept.entry.assumed.known.clear()  # a mask may be read from a buffer
-            self._checked = versions
+            narrow = _narrow_versions(changing)
+            if any(self._narrow.get(t, version) != version for t, version in narrow.items()) and any(t.dtype == torch.float64 for t in changing):
+                self._forget_all()  # narrow tensors among wide ones were copied (`promote_precision`)
+            self._checked, self._narrow = versions, narrow
+
+    def _forget_all(self) -> None:
+        self.entries.clear()
+        self.rungs.clear()
+        self.snippets.clear()
+        self._loose.clear()
+        self.current = self.drawn = None
 
     def compiled(self, call: Call, target: Target) -> tuple[Entry, Drawn]:
         """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
@@ -179,7 +187,10 @@ class Compiler:
         run_model(call.model, call.bound)
         first, refusals = self.rungs.get(call.key, (METHODS[0], ()))
         methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
-        program = canonicalize(capture(call.model, call.bound, call.roles, methods=methods))
+        captured = capture(call.model, call.bound, call.roles, methods=methods)
+        self._loose |= _loose_tensors(self.model, captured)
+        self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
+        program = canonicalize(captured)
         program = replace(program, refusals=(*refusals, *program.refusals))
         self._remember(program, call)
         return program if self.options.output is None else _choose_output(program, self.options.output)
@@ -238,6 +249,16 @@ class Compiler:
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
+
+
+def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
+    """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
+    captured = {getattr(program.module, str(n.target)).data_ptr() for n in program.graph.nodes if n.op == "get_attr"}
+    return {(m, name): v for m in model.modules() for name, v in vars(m).items() if isinstance(v, Tensor) and v.data_ptr() in captured}
+
+
+def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
+    return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}
 
 
 def _choose_output(program: Program, name: str) -> Program:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from lrp_fx.mask_patterns import Constants, Shapes, kinds
-from lrp_fx.program import MASK_ROLE, Program, copy_graph, op_name, value_of
+from lrp_fx.program import MASK_ROLE, Program, ancestors, copy_graph, op_name, value_of
 
 _PROBES = (1, 2, 3, 6, 11)
 _REMEMBERED_SIZES = 1024
@@ -39,7 +39,10 @@ def constant_masks(bound: Mapping[str, Any], roles: Mapping[str, str]) -> Consta
 
 @dataclass(frozen=True, eq=False)
 class Assumptions:
-    """What masks of a program are taken to be: ``patterns``: mask -> ``all`` or ``causal``; ``known``: sizes -> do they hold?"""
+    """What masks of a program are taken to be: ``patterns``: mask -> ``all`` or ``causal``; ``known``: sizes -> do they hold?
+
+    A mask that reads a tensor of the model, which may change, is computed anew in every call.
+    """
 
     program: Program
     constants: Constants
@@ -50,7 +53,10 @@ class Assumptions:
         """Are all the masks what they are taken to be in a call with inputs of these shapes? Computed once for each."""
         key = tuple(sorted(shapes.items()))
         if key not in self.known:
-            self.known[key] = all(kind in kinds(self.program, mask, self.constants, shapes) for mask, kind in self.patterns.items())
+            held = all(kind in kinds(self.program, mask, self.constants, shapes) for mask, kind in self.patterns.items())
+            if any(n.op == "get_attr" for n in ancestors(self.patterns)):
+                return held
+            self.known[key] = held
             while len(self.known) > _REMEMBERED_SIZES:
                 self.known.popitem(last=False)
         return self.known[key]

@@ -67,7 +67,7 @@ def _blocks(program: Program, mask: fx.Node, constants: dict[str, float], shapes
             return
         rows = {n for n in whole if _queries(n) == _queries(mask)}
         queries = next(whole[n].shape[-2] for n in rows if any(user in entries for user in n.users))
-        for start in range(0, queries, step := max(1, _ENTRIES // queries)):
+        for start in range(0, queries, step := max(1, _ENTRIES // max(1, queries))):
             part = {n: v.narrow(-2, start, min(step, queries - start)) if n in rows else v for n, v in whole.items()}
             for node in order:
                 part[node] = _run(node, part)

@@ -97,14 +97,14 @@ def _is_zero(node: fx.Node) -> bool:
 def _comparison(pusher: Pusher, node: fx.Node, rows: Rows) -> None:
     """What compares rows is not zero elsewhere, but its rows are known to whoever needs only them."""
     if node.args[0] in pusher.rows and not isinstance(node.args[1], fx.Node):
-        key = (node, rows.place, rows.axis, rows.merged)
+        key = (node, rows.place, rows.axis, rows.batch, value_of(node).dim(), rows.merged)
         pusher.selected[key] = pusher.call(node.target, rows.kept, *node.args[1:], like=node)
 
 
 def _reduced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | fx.Node | None:
     """A sum over other axes keeps the rows; one over the rows is the sum of those that are not zero."""
     if len(node.args) < 2 or not node.args[1]:  # over everything
-        return pusher.call(node.target, rows.kept, like=node, **node.kwargs)
+        return pusher.call(node.target, rows.kept, *node.args[1:], like=node, **node.kwargs)
     rank = value_of(node.args[0]).dim()  # type: ignore[arg-type]
     dims = sorted(int(d) % rank for d in node.args[1])  # type: ignore[union-attr,arg-type]
     keep = len(node.args) > 2 and bool(node.args[2])

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from lrp_fx.emitter import Emitter
 from lrp_fx.layout import same_size
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import iter_nodes, op_name, value_of
 from lrp_fx.row_sources import SOURCES
 from lrp_fx.tidy import sizes_of_inputs
 
@@ -149,7 +149,7 @@ class Puller(Emitter):
         if not all(p is node or p.target is operator.getitem for p in parts):
             return
         readers = [(part, user) for part in parts for user in part.users]
-        reads = {read_of(user) if user.args[0] is part and user.all_input_nodes.count(part) == 1 else None for part, user in readers}
+        reads = {read_of(user) if user.args[0] is part and part not in iter_nodes(user.args[1:], user.kwargs) else None for part, user in readers}
         if len(reads) != 1 or (read := reads.pop()) is None or (parts == [node] and _is_one(value_of(node).shape[read.axis])):
             return
         first = min(user for _, user in readers)  # the first in the graph

@@ -29,25 +29,25 @@ def _rank(node: Any) -> int:
 
 def _linear(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     x = node.args[0]
-    return None if read.axis == _rank(node) - 1 else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
+    return None if _rank(node) - 1 in (read.axis, read.batch) else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
 
 
 def _matmul(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     x, y = node.args[:2]
     last = _rank(node) - 1
-    if read.axis == last or _rank(x) != _rank(node) or not (_rank(y) == 2 or read.axis == last - 1):
+    if last in (read.axis, read.batch) or _rank(x) != _rank(node) or not (_rank(y) == 2 or read.axis == last - 1):
         return None
     return _again(pull, node, pull.rows(x, read), y)  # type: ignore[arg-type]
 
 
 def _layer_norm(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     x, shape = node.args[:2]
-    return None if read.axis >= _rank(x) - len(shape) else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
+    return None if max(read.axis, read.batch or 0) >= _rank(x) - len(shape) else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
 
 
 def _softmax(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
     x, dim = node.args[:2]
-    return None if read.axis == int(dim) % _rank(x) else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
+    return None if int(dim) % _rank(x) in (read.axis, read.batch) else _again(pull, node, pull.rows(x, read), *node.args[1:])  # type: ignore[arg-type]
 
 
 def _reduced(pull: Puller, node: fx.Node, read: Read) -> fx.Node | None:
@@ -94,6 +94,8 @@ def _flattened_linear(pull: Puller, node: fx.Node, product: fx.Node, read: Read)
         return None
     source = flat.args[0]
     if not all(same_size(a, b) for a, b in zip(value_of(source).shape[:2], value_of(node).shape[:2], strict=True)):
+        return None
+    if not same_size(value_of(source).shape[2], value_of(flat).shape[1]) or (place == 1 and _rank(product.args[0]) > 1):
         return None
     rows = pull.call(aten.squeeze.dim, pull.rows(source, read), 1, like=node)
     args = [rows if i == place else a for i, a in enumerate(product.args)]

@@ -32,7 +32,7 @@ class Pusher(Emitter):
         self.rows: dict[fx.Node, Rows] = {}
         self.results: dict[fx.Node, list[Rows | fx.Node]] = {}  # of operations with several
         self.whole: dict[fx.Node, fx.Node] = {}
-        self.selected: dict[tuple[fx.Node, fx.Node | int, int, bool], fx.Node | None] = {}
+        self.selected: dict[tuple[fx.Node, fx.Node | int, int, int, int, bool], fx.Node | None] = {}
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -81,7 +81,11 @@ class Pusher(Emitter):
             return None
         if value_of(place).dim() != 1 or not same_size(value_of(example).shape[0], value_of(node).shape[0]):
             return None
-        return Rows(self.call(aten.unsqueeze.default, grad, 1, like=node), place, self._tokens(zeros), 0, 1)
+        assert isinstance(grad, fx.Node)
+        if value_of(grad).dim() != value_of(node).dim() - 1:  # a number or a vector for all examples
+            return None
+        row = self.call(aten.unsqueeze.default, grad, 1, like=node)
+        return Rows(row, place, self._tokens(zeros), 0, 1) if _is_row(value_of(row), value_of(node)) else None
 
     def _tokens(self, zeros: fx.Node) -> Any:
         sizes: Any = zeros.args[1 if op_name(zeros) == "aten.new_zeros" else 0]
@@ -93,10 +97,12 @@ class Pusher(Emitter):
             return None
         index, row = node.args[2], node.args[3]
         assert isinstance(index, fx.Node) and isinstance(row, fx.Node)
+        if not all(_is_row(value_of(a), value_of(node)) for a in (index, row)):  # a narrower index writes a part of the row
+            return None
         while op_name(index) == "aten.expand" and isinstance(index.args[0], fx.Node):
             index = index.args[0]
         sizes, whole = value_of(index).shape, value_of(node).shape
-        if len(sizes) != len(whole) or any(s != 1 for s in sizes[1:]) or value_of(row).shape[1] != 1 or not same_size(sizes[0], whole[0]):
+        if any(s != 1 for s in sizes[1:]) or not same_size(sizes[0], whole[0]):
             return None
         return Rows(row, self.call(aten.reshape.default, index, [-1], like=node), self._tokens(node.args[0]), 0, 1)
 
@@ -146,7 +152,7 @@ class Pusher(Emitter):
         axis = rows.axis - (rank - value.dim())
         if axis < 0 or value.shape[axis] == 1:
             return node
-        key = (node, rows.place, axis, rows.merged)
+        key = (node, rows.place, axis, rows.batch, rank, rows.merged)
         if key not in self.selected:
             self.selected[key] = self._recomputed(node, rank, rows) or self._select(node, axis, rank, rows)
         return self.selected[key]
@@ -202,6 +208,11 @@ class Pusher(Emitter):
     def again(self, node: fx.Node, args: Any, rows: Rows, **changes: Any) -> Rows:
         """The node's operation on rows."""
         return replace(rows, kept=self.call(node.target, *args, like=node, **node.kwargs), **changes)
+
+
+def _is_row(row: Tensor, whole: Tensor) -> bool:
+    """Is it one row along axis 1, and as large as the whole along all others?"""
+    return row.dim() == whole.dim() and isinstance(row.shape[1], int) and row.shape[1] == 1 and all(same_size(row.shape[a], whole.shape[a]) for a in range(whole.dim()) if a != 1)
 
 
 def push_rows(graph: fx.Graph, mode: Any) -> None:

@@ -293,9 +293,9 @@ def where_positive(gate: Tensor, x: Tensor) -> Tensor:
 
     As `torch.where` does it, in a third of the time on a CPU: the derivative of a threshold is this choice, in one vectorised pass.
     """
-    if x.is_complex():
+    if x.is_complex() or x.dtype != gate.dtype:
         return torch.where(gate <= 0, 0.0, x)
-    chosen: Tensor = torch.ops.aten.threshold_backward(x, gate.to(x.dtype), 0.0)
+    chosen: Tensor = torch.ops.aten.threshold_backward(x, gate, 0.0)
     return chosen
 
 

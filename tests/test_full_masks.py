@@ -103,9 +103,36 @@ def test_a_buffer_that_changes() -> None:
     model = Attention(table=20).double().eval()
     explain = lrp_fx.convert(model)
     explain(**words(6))
-    model.table.fill_(False).fill_diagonal_(True)
-    assert torch.allclose(explain(**words(6)).output, model(**words(6)), rtol=1e-12)
-    assert fused(explain.graph) == [(True, False)]
+    for change in (model.table, model.table.data):  # changes of the latter leave no trace in its version
+        change.fill_(False).fill_diagonal_(True)
+        assert torch.allclose(explain(**words(6)).output, model(**words(6)), rtol=1e-12)
+        assert fused(explain.graph) == [(True, False)]
+        model.table.fill_(True)
+        explain(**words(6))
+        assert fused(explain.graph) == [(False, True)]
+
+
+class Shorter(Attention):
+    """Its mask is as long as what a convolution leaves of the text: of one token, nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, stride=2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.conv(self.words(input_ids).transpose(1, 2)).transpose(1, 2)
+        place = torch.arange(x.shape[1])
+        q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=place[:, None] >= place)
+        return self.head(x + mixed.transpose(1, 2).flatten(2)).mean(1)
+
+
+def test_a_mask_of_a_derived_length() -> None:
+    model = Shorter().eval()
+    explain = lrp_fx.convert(model)
+    for tokens in (9, 30):
+        assert torch.allclose(explain(**words(tokens)).output, model(**words(tokens)), rtol=1e-6)
+        assert fused(explain.graph) == [(False, True)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str)

@@ -91,3 +91,38 @@ def test_resident_memory_is_flat_over_500_calls_of_varying_length() -> None:
 def resident() -> int:
     line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
+
+
+class Loose(nn.Module):
+    """A tensor that is a plain attribute, and a buffer that stays float32 whatever the weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.loose = torch.ones(8)
+        self.narrow: Tensor
+        self.register_buffer("narrow", torch.ones(8))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        return self.head((x * (self.narrow * self.loose).to(x.dtype)).mean(1))
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("change", ["replaced", "loose in place", "buffer in place", "buffer replaced"])
+def test_tensors_that_change_are_seen(change: str, double: bool) -> None:
+    """Whatever tensors a model computes with, and however they are changed between calls."""
+    model = Loose().eval()
+    if double:
+        model.words.double(), model.head.double()
+    explain = lrp_fx.convert(model)
+    explain(input_ids=torch.arange(8).reshape(2, 4))
+    if change == "replaced":
+        model.loose = torch.full((8,), 2.0)
+    elif change == "buffer replaced":
+        model.narrow = torch.full((8,), 2.0)
+    else:
+        (model.loose if change == "loose in place" else model.narrow).fill_(2.0)
+    given = {"input_ids": torch.arange(8).reshape(2, 4)}
+    assert torch.equal(explain(**given).output, model(**given))

@@ -127,6 +127,23 @@ def test_places_counted_from_the_end() -> None:
     assert torch.allclose(from_the_end(place, x, w)[0], (torch.exp(x * 2) + x)[torch.arange(B), place], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["square", "softmax over features", "layer norm, square"])
+def test_places_of_features(name: str) -> None:
+    """Each feature at its own token, after what mixes features: nothing can be computed for rows alone."""
+    mixing = {"square": lambda x, w: x @ w[:, :D], "softmax over features": FUNCTIONS[name][0] if name in FUNCTIONS else None, "layer norm, square": FUNCTIONS["layer norm"][0]}[name]
+    assert mixing is not None
+    read = lambda y, place: y.gather(1, place.reshape(1, 1, -1).expand(y.shape[0], 1, -1)).squeeze(1)  # noqa: E731
+    x, w, place = torch.randn(D, T, D), torch.randn(D, V), torch.tensor([1, 0, 4, 2])
+    module = trace_reader(read, mixing, batch=D)
+    assert torch.allclose(module(place, x, w)[0], read(mixing(x, w), place), rtol=1e-5, atol=1e-6)
+
+
+def test_softmax_over_examples() -> None:
+    x, w, place = torch.randn(B, T, D), torch.randn(D, V), torch.tensor([1, 0, 4])
+    module = trace_reader(gathered, lambda x, w: x.softmax(0))
+    assert torch.allclose(module(place, x, w)[0], gathered(x.softmax(0), place), rtol=1e-5)
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_rows_are_pulled_as_far_as_they_can(name: str, reader: str) -> None:
@@ -143,14 +160,14 @@ def pulled(name: str, reader: str) -> fx.GraphModule:
     return trace_reader(READERS[reader], FUNCTIONS[name][0])
 
 
-def trace_reader(read: Callable[[Tensor, Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor]) -> fx.GraphModule:
+def trace_reader(read: Callable[[Tensor, Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor], batch: int | None = None) -> fx.GraphModule:
     """The function traced with symbolic sizes, only one row of each example read, with its rows pulled."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def symbolic(value: Tensor, axes: tuple[int, ...]) -> Tensor:
         return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]))
 
-    x = symbolic(torch.randn(B, T, D), (0, 1))
+    x = symbolic(torch.randn(batch or B, T, D), (0, 1) if batch is None else (1,))
     with mode:
         place = x.new_empty(x.shape[0], dtype=torch.int64)
     module = trace(lambda place, x, w: [read(function(x, w), place)], [place, x, symbolic(torch.randn(D, V), ())], mode)

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -61,6 +61,39 @@ def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -
     assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
     backward = [n for n in explain.relevance_graph.graph.nodes if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"]
     assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], "one query in the last block; keys and values, and all below, whole"
+
+
+class Chosen(nn.Module):
+    """Words, some at one token of each text: written there, or read there in part."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.words, self.norm, self.weight = how, nn.Embedding(20, 8), nn.LayerNorm(8), nn.Parameter(torch.randn(8))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        at = (input_ids == 3).int().argmax(-1)
+        if self.how == "a part is read":
+            return self.norm(x).gather(1, at.reshape(-1, 1, 1)).flatten(1)
+        if self.how == "a part is read by the target":
+            return self.norm(x)
+        put = torch.zeros_like(x)
+        put[torch.arange(x.shape[0]), at] = self.weight if self.how == "a vector is written" else 1.0
+        return torch.tanh(x * put).sum(1)
+
+
+@pytest.mark.parametrize("how", ["a part is read", "a part is read by the target", "a vector is written", "a number is written"])
+def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
+    """What writes or reads less than a row is computed whole."""
+    ids = torch.tensor([[5, 7, 3, 9, 1], [2, 3, 8, 3, 4]])
+    model = Chosen(how).double().eval()
+    target = (lambda out: out.gather(1, out[..., :1].argmax(1, keepdim=True)).flatten()) if how == "a part is read by the target" else None
+    ours = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
+    whole()
+    theirs = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
+    assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-12, atol=1e-14)
+    assert float(ours.tokens.abs().max()) > 0.01
 
 
 # ------------------------------------------------------------------------------------------------ operation by operation
