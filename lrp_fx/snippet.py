@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.layout import BatchAxis, Owned
 from lrp_fx.owners import total_by_owner
-from lrp_fx.rule import Call, Rule, Tape, recording, where_positive
+from lrp_fx.rule import Call, Rule, Tape, precise, recording, where_positive
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,15 @@ def _site_totals(plan: Plan, call: Call, carriers: list[Tensor], c_x: list[Tenso
         scale = scale + R.abs().sum()
     sunk = torch.zeros((), dtype=torch.float64, device=c_y.device)
     for name, total in zip(names, sinks, strict=True):
-        booked = audited.get(name, total)
-        sunk = sunk + booked.to(torch.float64).sum()
-        scale = scale + booked.to(torch.float64).abs().sum()
+        booked = precise(audited.get(name, total))
+        sunk = sunk + _by_rows(booked)
+        scale = scale + _by_rows(booked.abs())
     return [*ins, sunk, scale]
+
+
+def _by_rows(x: Tensor) -> Tensor:
+    """The sum, in float64 but within rows: a tensor of queries by keys need not be written out once more, and wider."""
+    return (x.sum(-1) if x.dim() > 1 else x).to(torch.float64).sum()
 
 
 def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:

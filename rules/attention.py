@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink, where_positive
 
 aten = torch.ops.aten
 OPS = covers("aten", "scaled_dot_product_attention")
@@ -52,19 +52,25 @@ def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], -3) for a in (k, v))
     s = q @ k.transpose(-1, -2) * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if causal:
-        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), float("-inf"))
+        s = s + _hiding(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), s)
     if mask is not None:
-        s = s.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else s + mask.detach()
+        s = s + (_hiding(mask, s) if mask.dtype == torch.bool else mask.detach())
     return s, torch.softmax(s, -1), v
+
+
+def _hiding(mask: Tensor, s: Tensor) -> Tensor:
+    """A mask as a term of scores: it has no heads, so making it is cheap, and adding is faster than filling."""
+    return torch.zeros(mask.shape, dtype=s.dtype, device=s.device).masked_fill(~mask, float("-inf"))
 
 
 def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
     """The softmax sink from the written-out composition: (p - J s) c(p), an n-by-n tensor."""
     s, p, v = scores_and_weights(call)
-    p = p.nan_to_num()  # rows that see nothing
-    s = s.masked_fill(p == 0, 0.0)
-    c_p = c @ v.transpose(-1, -2) * shares(call)[3]
-    return {"softmax": (p - p * (s - (p * s).sum(-1, keepdim=True))) * c_p}
+    sees = p.amax(-1, keepdim=True).isfinite().to(p.dtype)
+    p = where_positive(sees.expand_as(p), p)  # 0 in rows that see nothing
+    s = where_positive(p, s)
+    constant = 1.0 + (p * s).sum(-1, keepdim=True) - s
+    return {"softmax": p * constant * (c @ v.transpose(-1, -2) * shares(call)[3])}
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
