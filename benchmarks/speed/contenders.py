@@ -82,10 +82,12 @@ def integrated(timed: Timed, model: nn.Module) -> Run:
         method = IntegratedGradients(lambda x: score(model, {"pixel_values": x}))
         return lambda inputs: method.attribute(inputs["pixel_values"], n_steps=STEPS, internal_batch_size=len(inputs["pixel_values"]))
 
+    words = (model.get_encoder() if timed.decoder else model).get_input_embeddings()  # type: ignore[operator]
+
     def run(inputs: Inputs) -> object:
         rest = {n: v for n, v in inputs.items() if n != "input_ids"}
         names, ids = list(rest), inputs["input_ids"]
-        layer = LayerIntegratedGradients(lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), model.get_input_embeddings())  # type: ignore[operator]
+        layer = LayerIntegratedGradients(lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), words)
         return layer.attribute(ids, torch.zeros_like(ids), additional_forward_args=tuple(rest.values()), n_steps=STEPS, internal_batch_size=len(ids))
 
     return run
