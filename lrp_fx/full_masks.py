@@ -83,10 +83,10 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, As
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:
     """Fused attention without its mask, if that says nothing or that attention is causal."""
-    mask, _, causal = _options(node)
+    mask, dropout, causal = _options(node)
     if not isinstance(mask, fx.Node) or causal or (pattern := masks.pattern(mask)) is None:
         return {}
-    new.args = (*(new.args[i] if i < len(new.args) else new.kwargs[n] for i, n in enumerate(("query", "key", "value"))), None, _options(node)[1], pattern == "causal")
+    new.args = (*(new.args[i] if i < len(new.args) else new.kwargs[n] for i, n in enumerate(("query", "key", "value"))), None, dropout, pattern == "causal")
     new.kwargs = {n: a for n, a in new.kwargs.items() if n in ("scale", "enable_gqa")}
     return {mask: pattern}
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
+from lrp_fx.layout import BatchAxis
+from lrp_fx.snippet import constant_per_example
 
 from .architectures import BY_NAME
 
@@ -90,3 +92,9 @@ def test_autocast_is_part_of_what_is_captured() -> None:
     again = explain(**inputs, target=0)
     assert explain.statistics.captures == 2, "one program inside, one outside"
     assert torch.equal(again.content["input_ids"], plain.content["input_ids"])
+
+
+def test_complex_constants_keep_their_imaginary_part() -> None:
+    constant, c = torch.randn(3, dtype=torch.complex128), torch.randn(2, 5, 3, dtype=torch.complex128)
+    found = constant_per_example(constant, c, BatchAxis(0, 1, 1), 2, safe=False)
+    assert torch.allclose(found, (constant.real * c.real + constant.imag * c.imag).sum((1, 2)), rtol=1e-12)

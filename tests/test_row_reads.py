@@ -127,11 +127,16 @@ def test_places_counted_from_the_end() -> None:
     assert torch.allclose(from_the_end(place, x, w)[0], (torch.exp(x * 2) + x)[torch.arange(B), place], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["square", "softmax over features", "layer norm, square"])
-def test_places_of_features(name: str) -> None:
+MIXING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "square matrix": lambda x, w: x @ w[:, :D],
+    "linear": lambda x, w: torch.nn.functional.linear(x, w[:, :D]),
+    **{name: FUNCTIONS[name][0] for name in ("softmax over features", "layer norm")},
+}
+
+
+@pytest.mark.parametrize("mixing", MIXING.values(), ids=MIXING)
+def test_places_of_features(mixing: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Each feature at its own token, after what mixes features: nothing can be computed for rows alone."""
-    mixing = {"square": lambda x, w: x @ w[:, :D], "softmax over features": FUNCTIONS[name][0] if name in FUNCTIONS else None, "layer norm, square": FUNCTIONS["layer norm"][0]}[name]
-    assert mixing is not None
     read = lambda y, place: y.gather(1, place.reshape(1, 1, -1).expand(y.shape[0], 1, -1)).squeeze(1)  # noqa: E731
     x, w, place = torch.randn(D, T, D), torch.randn(D, V), torch.tensor([1, 0, 4, 2])
     module = trace_reader(read, mixing, batch=D)
