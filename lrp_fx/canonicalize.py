@@ -59,13 +59,13 @@ def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Pro
 
 
 def remove_bookkeeping(program: Program) -> Program:
-    """Drop assertions, identities and casts to the type a value already has."""
+    """Drop assertions, identities, casts to the type a value already has, and products with the number 1."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         name = op_name(node)
         if name in ASSERTIONS:
             graph.erase_node(node)
-        elif (name in IDENTITIES and not _sets_strides(node)) or _is_cast_to_self(node):
+        elif (name in IDENTITIES and not _sets_strides(node)) or _is_cast_to_self(node) or _is_times_one(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
@@ -233,6 +233,14 @@ def _is_cast_to_self(node: fx.Node) -> bool:
         return False
     before, after = value_of(node.args[0]), value_of(node)
     return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
+
+
+def _is_times_one(node: fx.Node) -> bool:
+    """Is a value multiplied or divided by the number 1, and of the same type as before?"""
+    if op_name(node) not in ("aten.mul", "aten.div") or len(node.args) != 2 or node.kwargs or not isinstance(node.args[0], fx.Node):
+        return False
+    one, before, after = node.args[1], value_of(node.args[0]), value_of(node)
+    return isinstance(one, (int, float)) and one == 1 and isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype)
 
 
 def _recompute_values(graph: fx.Graph) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from lrp_fx.alignment import counted_size, token_axes_of
 from lrp_fx.bill import Leaf
@@ -14,12 +14,16 @@ from lrp_fx.canvas import Canvas
 from lrp_fx.errors import LrpError, module_path, source_line
 from lrp_fx.layout import BatchAxis
 from lrp_fx.leaves import Reading, axes_batch_first, reader
-from lrp_fx.program import value_of
+from lrp_fx.program import op_name, value_of
 from lrp_fx.provenance import CONTENT, POSITION
 from lrp_fx.recognize.anatomy import Anatomy
+from lrp_fx.recognize.dataflow import MOVES
 from lrp_fx.recognize.injections import softmax_after
 from lrp_fx.rewrite import Application
 from lrp_fx.rule import Call, Rule
+
+#: Rows of a table, moved about (a cast to a narrower type may overflow).
+_KEPT_FINITE = (MOVES - {"aten._to_copy"}) | {"aten.embedding", "aten.index_select"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class LeafBooks:
         nodes = [canvas.env[node], arrival.c, canvas.batch]
         if rule is not None:
             nodes.append(self._attention_weights(application, rule))
-        values = canvas.draw(reader(Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit)), nodes, (node.name, "leaf", 0))
+        reading = Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit, _is_finite(node))
+        values = canvas.draw(reader(reading), nodes, (node.name, "leaf", 0))
         tokens, owners = self._token_axes(node, kind, arrival, rule)
         where, user = module_path(application.node) or module_path(node), application.node.name if kind == POSITION else None
         leaf = Leaf(node.name, kind, names, where, source_line(application.node), tokens, owners, user)
@@ -107,3 +112,11 @@ class LeafBooks:
 
         (node,) = self.canvas.draw(run, [self.canvas.env[flat[i]] for i in positions], (application.node.name, "weights", 0))
         return node  # type: ignore[no-any-return]
+
+
+def _is_finite(node: fx.Node) -> bool:
+    """Are these rows of a parameter, moved about? Parameters are checked to be finite; masks in constants are not."""
+    while op_name(node) in _KEPT_FINITE and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    owner = node.graph.owning_module
+    return node.op == "get_attr" and owner is not None and isinstance(getattr(owner, str(node.target), None), nn.Parameter)

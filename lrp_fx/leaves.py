@@ -20,6 +20,7 @@ class Reading:
 
     ``axis``: where its batch is, None if it has none. ``by_token``: sum features away (index inputs). ``rows``: put the
     batch first, keeping what was merged with it as an axis of its own. ``rule``: a leaf rule, or None for ``x c``.
+    ``finite``: is the value known to be finite?
     """
 
     axis: BatchAxis | None
@@ -27,13 +28,14 @@ class Reading:
     rows: bool = False
     rule: Rule | None = None
     audit: bool = False
+    finite: bool = False
 
 
 def reader(reading: Reading) -> Callable[..., list[Any]]:
     """The function to trace: ``(x, c, batch[, weights]) -> [relevance, total, magnitude per example (, sink)(, site totals)]``."""
 
     def read(x: Tensor, c: Tensor, batch: Any, weights: Tensor | None = None) -> list[Any]:
-        R, sunk = _relevance(reading.rule, x, c, weights)
+        R, sunk = _relevance(reading, x, c, weights)
         total = per_example(R, reading.axis, batch)
         magnitude = per_example(R.abs(), reading.axis, batch)
         kept = batch_first(R, reading.axis, batch) if reading.rows else _unmerged(R.sum(-1) if reading.by_token and R.dim() > 2 else R, reading.axis, batch)
@@ -50,12 +52,12 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
     return read if reading.rule is not None else lambda x, c, batch: read(x, c, batch)
 
 
-def _relevance(rule: Rule | None, x: Tensor, c: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _relevance(reading: Reading, x: Tensor, c: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Relevance of a leaf and what its rule does not hand to it."""
-    if rule is None:
-        return relevance_of(x, c, safe=True), None
+    if reading.rule is None:
+        return relevance_of(x, c, safe=not reading.finite), None
     x = x.expand_as(c)
-    substitute = rule.surrogate(Call(identity, (x, None if weights is None else weights.reshape(c.shape).to(c.dtype))))
+    substitute = reading.rule.surrogate(Call(identity, (x, None if weights is None else weights.reshape(c.shape).to(c.dtype))))
     # Where nothing arrives the value may be minus infinity: a masked pair.
     finite, replaced = where_positive(c.abs(), x), where_positive(c.abs(), substitute)
     return relevance_of(substitute, c, safe=True), relevance_of(finite - replaced, c, safe=True)

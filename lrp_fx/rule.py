@@ -205,11 +205,11 @@ def registered(*entries: Entry) -> Iterator[None]:
 class Tape:
     """Records the sinks that a surrogate declares, and its frozen parts so that they can be replayed at other inputs.
 
-    ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that.
+    ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that, as (constant, what it is to be multiplied by).
     """
 
     sinks: list[tuple[str, Tensor]] = field(default_factory=list)
-    given: list[Tensor] = field(default_factory=list)
+    given: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
     frozen: list[Tensor] = field(default_factory=list)
     replay: Iterator[Tensor] | None = None
 
@@ -238,13 +238,17 @@ def freeze(x: Tensor) -> Tensor:
     return frozen
 
 
-def sink(name: str, value: Tensor, like: Tensor) -> Tensor:
-    """A constant term of the surrogate, broadcast to the result ``like``; its relevance is booked under ``name``."""
+def sink(name: str, value: Tensor, like: Tensor, *, times: Tensor | None = None) -> Tensor:
+    """A constant term of the surrogate, broadcast to the result ``like``; its relevance is booked under ``name``.
+
+    ``times``: the term is ``value * times``; where ``value`` lacks axes, products with ``times`` alone are summed along them first.
+    """
     given = freeze(value).to(like.dtype)
-    constant = given.expand(like.shape).detach().requires_grad_()
+    factor = freeze(times).to(like.dtype) if times is not None else None
+    constant = (given if factor is None else given * factor).expand(like.shape).detach().requires_grad_()
     if _tapes:
         _tapes[-1].sinks.append((name, constant))
-        _tapes[-1].given.append(given)
+        _tapes[-1].given.append((given, factor))
     return constant
 
 

@@ -96,7 +96,7 @@ def constant_per_example(constant: Tensor, c: Tensor, axis: BatchAxis | Tensor |
     """
     shape = (1,) * (c.dim() - constant.dim()) + tuple(constant.shape)
     alike = [a for a, size in enumerate(shape) if isinstance(size, int) and size == 1]
-    if c.is_complex() or not isinstance(axis, BatchAxis) or axis.is_merged or axis.axis not in alike:
+    if c.is_complex() or not isinstance(axis, BatchAxis) or axis.is_merged or not alike:
         return per_example(relevance_of(constant.expand(c.shape), c, safe=safe), axis, batch)
     others = [a for a in alike if a != axis.axis]
     wide = torch.float64 if c.dtype == torch.float64 else torch.float32
@@ -124,11 +124,12 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         outs = [out if i is None else out[i] for i in plan.outputs]
         grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
         c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
-        names, sinks = [], []
-        for (name, _), given, c in zip(tape.sinks, tape.given, c_sinks, strict=True):
+        booked: dict[str, Tensor] = {}  # a sink may be declared in several terms
+        for (name, _), (given, times), c in zip(tape.sinks, tape.given, c_sinks, strict=True):
             if c is not None:
-                names.append(name)
-                sinks.append(constant_per_example(given.detach(), c, y_axis, size, safe=plan.safe))
+                total = constant_per_example(given.detach(), c if times is None else c * times.detach(), y_axis, size, safe=plan.safe)
+                booked[name] = booked[name] + total if name in booked else total
+        names, sinks = list(booked), list(booked.values())
         if plan.rule.remainder is not None:
             reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, x_axes, strict=True) if c is not None]
             known = y_axis is not None and all(a is not None for *_, a in reached)  # else totals only: sums of unlike shapes would count twice

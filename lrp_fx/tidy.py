@@ -48,8 +48,24 @@ def tidy(graph: fx.Graph) -> None:
             graph.erase_node(node)
         elif name in _PLAIN:
             node.target = _PLAIN[name]
+    _negate_last(graph)
     deduplicate(graph)
     _take_parts_at_once(graph)
+
+
+def _negate_last(graph: fx.Graph) -> None:
+    """A sum is negated instead of its terms, and instead of one factor of them: it has fewer elements."""
+    for node in list(graph.nodes):
+        name = op_name(node) if node.op == "call_function" else ""
+        if name != "aten.sum" and not (name == "aten.mul" and node.users and all(op_name(user) == "aten.sum" for user in node.users)):
+            continue
+        factors = [a for a in node.args[:2] if isinstance(a, fx.Node) and op_name(a) == "aten.neg"]
+        for negative in factors[:1]:
+            node.args = tuple(negative.args[0] if a is negative else a for a in node.args)
+            with graph.inserting_after(node):
+                negated = graph.call_function(aten.neg.default, (node,))
+            negated.meta = dict(node.meta)
+            node.replace_all_uses_with(negated, delete_user_cb=lambda user, new=negated: user is not new)
 
 
 def _take_parts_at_once(graph: fx.Graph) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrp_fx.layout import hint
 from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
@@ -22,7 +24,16 @@ def shares(call: Call, positions: list[int]) -> dict[int, float]:
 
 def _uniform(call: Call) -> Any:
     weights = shares(call, sorted(call.carriers))
+    first, *others = weights.values()
+    if all(w == first for w in others) and _is_smaller(call):
+        return share(call.run(), first)
     return call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
+
+
+def _is_smaller(call: Call) -> bool:
+    """Is the result smaller than the operands together? Then its coefficient is the cheaper one to scale (as attention's weights times values)."""
+    y = call.value
+    return isinstance(y, Tensor) and prod(map(hint, y.shape)) < sum(prod(map(hint, a.shape)) for a in call.operands())
 
 
 def _frozen_gate(call: Call) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, register, sample, sink, where_positive
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink
 
 aten = torch.ops.aten
 OPS = covers("aten", "softmax _softmax _safe_softmax")
@@ -18,16 +18,32 @@ def weights_of(call: Call, x: Tensor) -> Tensor:
     return call.value.detach() if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
 
 
+class _Weights(torch.autograd.Function):
+    """Weights ``p`` with the softmax's own derivative: one kernel, one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, p: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(p)
+        ctx.dim = dim
+        return p.view_as(p)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (p,) = ctx.saved_tensors
+        return aten._softmax_backward_data.default(grads[0], p, ctx.dim, p.dtype), None, None
+
+
 def _taylor(call: Call) -> Any:
     x = call.args[0]
     dim = int(call.arg(1, "dim", -1))
     p = freeze(weights_of(call, x))
-    scores = x.to(p.dtype)
-    # Masked scores (-inf) have weight 0 and carry nothing: 0 * inf must not become NaN.
-    finite = where_positive(p, scores.detach())
-    tangent = p * (finite - (p * finite).sum(dim, keepdim=True))
-    through = p * (scores - (p * scores).sum(dim, keepdim=True))
-    return carry(tangent, through) + sink("softmax", p - tangent, p)
+    # x = log p + const along a row and J const = 0: the tangent needs the weights alone, so that scores need not be kept.
+    # Masked scores (-inf) have weight 0 and carry nothing: 0 * log 0 must not become NaN.
+    weights = precise(p)
+    information = weights * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+    mean = information.sum(dim, keepdim=True)  # minus the entropy
+    through: Tensor = _Weights.apply(x.to(p.dtype), p, dim)  # type: ignore[no-untyped-call]
+    return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", 1 + mean, p, times=p) + sink("softmax", -information, p)
 
 
 def _frozen(call: Call) -> Any:
@@ -83,7 +99,7 @@ register(
     Rule(
         name="softmax.taylor",
         kind="softmax",
-        law="p = J x + sink(p - J x), J = diag p - p p^T; R_i = x_i (R_i - p_i sum_j R_j) in relevances",
+        law="p = J x + sink(p (1 - H - log p)), J = diag p - p p^T, H the entropy of p; R_i = x_i (R_i - p_i sum_j R_j) in relevances",
         cites=("achtibat2024",),
         ops=OPS,
         surrogate=_taylor,
