@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink, where_positive
+from lrp_fx.rule import Call, Rule, covers, freeze, precise, register, sample, share, sink
 
 aten = torch.ops.aten
 OPS = covers("aten", "scaled_dot_product_attention")
@@ -43,34 +43,60 @@ def _frozen_weights(call: Call) -> Any:
     return call.map(lambda i, a: freeze(a) if i in call.carriers and i != 2 else a).run()
 
 
-def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, weights and (repeated) values, written out."""
+def scaled_operands(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries times the scale, and keys and values, repeated where queries share them."""
     q, k, v = (a.detach() for a in call.args[:3])
-    mask, causal = call.arg(3, "attn_mask"), bool(call.arg(5, "is_causal", False))
     scale = call.kwargs.get("scale")
     if call.kwargs.get("enable_gqa", False):
         k, v = (a.repeat_interleave(q.shape[-3] // a.shape[-3], -3) for a in (k, v))
-    s = q @ k.transpose(-1, -2) * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    if causal:
-        s = s + _hiding(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), s)
+    return q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale), k, v
+
+
+def added_to_scores(call: Call) -> Tensor | None:
+    """What is added to the scores: minus infinity where they are hidden. A mask has no heads, so making it is cheap."""
+    q, k = call.args[:2]
+    mask, term = call.arg(3, "attn_mask"), None
+    if bool(call.arg(5, "is_causal", False)):
+        term = _hiding(torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(), q.dtype)
     if mask is not None:
-        s = s + (_hiding(mask, s) if mask.dtype == torch.bool else mask.detach())
+        given = _hiding(mask, q.dtype) if mask.dtype == torch.bool else mask.detach()
+        term = given if term is None else term + given
+    return term
+
+
+def _hiding(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+
+
+def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, weights and (repeated) values, written out."""
+    q, k, v = scaled_operands(call)
+    s, term = q @ k.transpose(-1, -2), added_to_scores(call)
+    s = s if term is None else s + term
     return s, torch.softmax(s, -1), v
 
 
-def _hiding(mask: Tensor, s: Tensor) -> Tensor:
-    """A mask as a term of scores: it has no heads, so making it is cheap, and adding is faster than filling."""
-    return torch.zeros(mask.shape, dtype=s.dtype, device=s.device).masked_fill(~mask, float("-inf"))
-
-
 def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
-    """The softmax sink from the written-out composition: (p - J s) c(p), an n-by-n tensor."""
-    s, p, v = scores_and_weights(call)
-    sees = p.amax(-1, keepdim=True).isfinite().to(p.dtype)
-    p = where_positive(sees.expand_as(p), p)  # 0 in rows that see nothing
-    s = where_positive(p, s)
-    constant = 1.0 + (p * s).sum(-1, keepdim=True) - s
-    return {"softmax": p * constant * (c @ v.transpose(-1, -2) * shares(call)[3])}
+    """The softmax sink from the written-out composition, ``(p - J s) v = o - (p s) v + m o`` with m = p . s: two tensors of queries by keys.
+
+    Where nothing is seen all scores are alike, and ``J s = 0``.
+    """
+    q, k, v = map(precise, scaled_operands(call))
+    o = precise(call.value.detach() if isinstance(call.value, Tensor) else call.run())
+    term = added_to_scores(call)
+    if term is None:
+        s = q @ k.transpose(-1, -2)
+    else:  # hidden scores stay finite: their weight is 0 all the same, and 0 times infinity is not
+        least = -math.sqrt(torch.finfo(q.dtype).max)
+        shape = (*q.shape[:-1], k.shape[-2])
+        s = torch.baddbmm(precise(term).clamp_min(least).expand(shape).flatten(0, -3), q.flatten(0, -3), k.flatten(0, -3).transpose(-1, -2)).reshape(shape)
+    p = torch.softmax(s, -1)
+    weighted = p * s
+    mean = weighted.sum(-1, keepdim=True)
+    tangent = weighted @ v - mean * o
+    if term is not None:
+        tangent = torch.where(s.amax(-1, keepdim=True) > least / 2, tangent, 0.0)
+    return {"softmax": (o - tangent) * (precise(c) * shares(call)[3])}
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
