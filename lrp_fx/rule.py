@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lrp_fx.aggregation import Aggregation
+from lrp_fx.layout import hint
 
 KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "residual", "route", "homogeneous", "scan", "stop", "tangent", "leaf")
 
@@ -301,6 +303,11 @@ def where_positive(gate: Tensor, x: Tensor) -> Tensor:
         return torch.where(gate <= 0, 0.0, x)
     chosen: Tensor = torch.ops.aten.threshold_backward(x, gate, 0.0)
     return chosen
+
+
+def elements(x: Tensor) -> int:
+    """The number of elements; where sizes are symbolic, of the example that was traced."""
+    return prod(map(hint, x.shape))
 
 
 def covers(prefix: str, names: str) -> tuple[str, ...]:

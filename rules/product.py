@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_fx.layout import hint
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, elements, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
 BILINEAR = covers("aten", "mul matmul mm bmm mv dot outer")
@@ -33,7 +31,7 @@ def _uniform(call: Call) -> Any:
 def _is_smaller(call: Call) -> bool:
     """Is the result smaller than the operands together? Then its coefficient is the cheaper one to scale (as attention's weights times values)."""
     y = call.value
-    return isinstance(y, Tensor) and prod(map(hint, y.shape)) < sum(prod(map(hint, a.shape)) for a in call.operands())
+    return isinstance(y, Tensor) and elements(y) < sum(map(elements, call.operands()))
 
 
 def _frozen_gate(call: Call) -> Any:

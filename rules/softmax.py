@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink
+from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 OPS = covers("aten", "softmax _softmax _safe_softmax")
@@ -37,6 +37,8 @@ def _taylor(call: Call) -> Any:
     x = call.args[0]
     dim = int(call.arg(1, "dim", -1))
     p = freeze(weights_of(call, x))
+    if call.facts.get("written_out"):
+        return _at_scores(x.to(p.dtype), p, dim)
     # x = log p + const along a row and J const = 0: the tangent needs the weights alone, so that scores need not be kept.
     # Masked scores (-inf) have weight 0 and carry nothing: 0 * log 0 must not become NaN.
     weights = precise(p)
@@ -44,6 +46,15 @@ def _taylor(call: Call) -> Any:
     mean = information.sum(dim, keepdim=True)  # minus the entropy
     through: Tensor = _Weights.apply(x.to(p.dtype), p, dim)  # type: ignore[no-untyped-call]
     return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", 1 + mean, p, times=p) + sink("softmax", -information, p)
+
+
+def _at_scores(scores: Tensor, p: Tensor, dim: int) -> Any:
+    """The same for weights that were written out, and may add up to less than 1: there a score beside the others, or an epsilon, has a part."""
+    finite = where_positive(p, scores.detach())  # as above
+    mean = (p * finite).sum(dim, keepdim=True)
+    tangent = p * (finite - mean)
+    through = p * (scores - (p * scores).sum(dim, keepdim=True))
+    return carry(tangent, through) + sink("softmax", 1 + mean - finite, p, times=p)
 
 
 def _frozen(call: Call) -> Any:
@@ -62,7 +73,9 @@ def _samples() -> list[Call]:
     g = torch.Generator().manual_seed(5)
     x = torch.randn(2, 3, 5, generator=g, dtype=torch.float64) * 3
     masked = x.masked_fill(torch.tensor([False, True, False, False, True]), float("-inf"))
-    return [sample(aten.softmax.int, x, -1), sample(aten.softmax.int, x, 1), sample(aten.softmax.int, masked, -1), sample(aten._safe_softmax.default, masked, -1)]
+    steep = x * 300  # some weights are too small for any number
+    calls = [sample(aten.softmax.int, t, d) for t, d in ((x, -1), (x, 1), (masked, -1), (steep, -1))]
+    return [*calls, sample(aten._safe_softmax.default, masked, -1), sample(aten.softmax.int, masked, -1, facts={"written_out": True})]
 
 
 def _log(call: Call) -> Any:

@@ -85,4 +85,4 @@ def renormalised_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
         return None
     found = renormalised(node)
     assert found is not None
-    return Meaning("softmax", (scores,), "chosen weights over their sum: the softmax of the chosen scores", aten.softmax.int, (scores, found.dim))
+    return Meaning("softmax", (scores,), "chosen weights over their sum: the softmax of the chosen scores", aten.softmax.int, (scores, found.dim), {"written_out": True})

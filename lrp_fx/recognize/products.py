@@ -287,4 +287,4 @@ def _softmax_of(flow: Dataflow, z: object, dim: int, why: str) -> Meaning | None
     assert isinstance(z, fx.Node)
     while op_name(z) == "aten.sub" and isinstance(z.args[1], fx.Node) and same_size_along(z.args[1], dim) and isinstance(z.args[0], fx.Node) and flow.carries(z.args[0]):
         z = z.args[0]
-    return Meaning("softmax", (z,), why, aten.softmax.int, (z, dim))
+    return Meaning("softmax", (z,), why, aten.softmax.int, (z, dim), {"written_out": True})
