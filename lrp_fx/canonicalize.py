@@ -31,6 +31,8 @@ IDENTITIES = frozenset(
 )
 #: Checks that export leaves behind.
 ASSERTIONS = frozenset("aten._assert_tensor_metadata aten._assert_scalar aten._assert_async aten.sym_constrain_range aten.sym_constrain_range_for_size".split())
+#: Operations that look at the strides of their operand.
+STRIDED = frozenset(("aten.view_as_complex", "aten.as_strided"))
 #: Contractions by formula or by axes.
 CONTRACTIONS = frozenset("aten.einsum aten.tensordot aten.inner aten.outer aten.ger aten.bilinear aten.linalg_multi_dot aten.chain_matmul".split())
 #: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
@@ -65,7 +67,7 @@ def remove_bookkeeping(program: Program) -> Program:
         name = op_name(node)
         if name in ASSERTIONS:
             graph.erase_node(node)
-        elif (name in IDENTITIES and not _sets_strides(node)) or _is_cast_to_self(node) or _is_times_one(node):
+        elif ((name in IDENTITIES or _is_times_one(node)) and not sets_strides(node)) or _is_cast_to_self(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
@@ -191,7 +193,7 @@ def check_canonical(program: Program) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        if op_name(node) in IDENTITIES | ASSERTIONS and not _sets_strides(node):
+        if op_name(node) in IDENTITIES | ASSERTIONS and not sets_strides(node):
             raise LrpError(f"%{node.name} = {op_name(node)} should be gone after canonicalisation")
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             raise LrpError(f"%{node.name} = {node.target} mutates its argument")
@@ -223,9 +225,9 @@ def canonicalize(program: Program) -> Program:
     return program
 
 
-def _sets_strides(node: fx.Node) -> bool:
+def sets_strides(node: fx.Node) -> bool:
     """Is the copy made for an operation that looks at strides?"""
-    return any(op_name(user) in ("aten.view_as_complex", "aten.as_strided") for user in node.users)
+    return any(op_name(user) in STRIDED or (op_name(user) == "aten.reshape" and sets_strides(user)) for user in node.users)
 
 
 def _is_cast_to_self(node: fx.Node) -> bool:

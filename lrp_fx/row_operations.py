@@ -190,6 +190,16 @@ def _sliced(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     return pusher.again(node, (rows.kept, *node.args[1:]), rows) if dim not in (rows.axis, rows.batch) else None
 
 
+def _softmax_backward(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
+    """The derivative of weights along another axis than those of batch and rows."""
+    grad, weights, dim, *rest = node.args
+    rank = value_of(node).dim()
+    if grad not in pusher.rows or weights in pusher.rows or int(dim) % rank in (rows.axis, rows.batch):  # type: ignore[arg-type]
+        return None
+    part = pusher.row(weights, rank, rows)  # type: ignore[arg-type]
+    return pusher.again(node, (rows.kept, part, dim, *rest), rows) if part is not None else None
+
+
 #: Operation -> what it is on rows: rows, a value that is whole (a list of them for several results), or None where all rows are needed.
 OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
     **dict.fromkeys(KEEP_ZERO, _same_axes),
@@ -204,5 +214,6 @@ OPERATIONS: dict[str, Callable[[Pusher, fx.Node, Rows], Any]] = {
     "aten.expand": _expanded,
     "aten.unsqueeze": _unsqueezed,
     "aten.slice": _sliced,
+    "aten._softmax_backward_data": _softmax_backward,
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention,
 }

@@ -127,7 +127,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         booked: dict[str, Tensor] = {}  # a sink may be declared in several terms
         for (name, _), (given, times), c in zip(tape.sinks, tape.given, c_sinks, strict=True):
             if c is not None:
-                total = constant_per_example(given.detach(), c if times is None else c * times.detach(), y_axis, size, safe=plan.safe)
+                total = constant_per_example(given.detach(), c if times is None else precise(c) * precise(times.detach()), y_axis, size, safe=plan.safe)
                 booked[name] = booked[name] + total if name in booked else total
         names, sinks = list(booked), list(booked.values())
         if plan.rule.remainder is not None:

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.canonicalize import deduplicate
+from lrp_fx.canonicalize import deduplicate, sets_strides
 from lrp_fx.program import op_name, value_of
 from lrp_fx.recognize.dataflow import MOVES
 
 aten = torch.ops.aten
 #: Cuts that are none where the result is as long as the source.
 _CUTS = frozenset(("aten.slice", "aten.slice_backward"))
-#: Operations that look at the strides of their operand.
-_STRIDED = frozenset(("aten.view_as_complex", "aten.as_strided"))
 _PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
@@ -59,8 +57,11 @@ def _negate_last(graph: fx.Graph) -> None:
         name = op_name(node) if node.op == "call_function" else ""
         if name != "aten.sum" and not (name == "aten.mul" and node.users and all(op_name(user) == "aten.sum" for user in node.users)):
             continue
-        factors = [a for a in node.args[:2] if isinstance(a, fx.Node) and op_name(a) == "aten.neg"]
-        for negative in factors[:1]:
+        value = value_of(node)
+        whole_numbers = isinstance(value, Tensor) and not value.is_floating_point()  # may wrap around
+        if whole_numbers or (name == "aten.mul" and node.args[0] is node.args[1]):  # a square has no sign
+            continue
+        for negative in [a for a in node.args[:2] if isinstance(a, fx.Node) and op_name(a) == "aten.neg"][:1]:
             node.args = tuple(negative.args[0] if a is negative else a for a in node.args)
             with graph.inserting_after(node):
                 negated = graph.call_function(aten.neg.default, (node,))
@@ -95,7 +96,7 @@ def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
 
 def _is_mere_copy(node: fx.Node) -> bool:
     """A copy that nobody asks for its strides: nothing is written to in this graph, and ``reshape`` copies by itself where it must."""
-    return op_name(node) in ("aten.clone", "aten.contiguous") and not any(op_name(user) in _STRIDED for user in node.users)
+    return op_name(node) in ("aten.clone", "aten.contiguous") and not sets_strides(node)
 
 
 def _is_no_op(node: fx.Node) -> bool:

@@ -76,20 +76,30 @@ def scores_and_weights(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     return s, torch.softmax(s, -1), v
 
 
+def _sum_and_product(term: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``term + a @ b``, in one kernel where nothing but the term is broadcast."""
+    shape = (*a.shape[:-1], b.shape[-1])
+    sizes = [str(s) for s in shape]  # may be symbolic
+    narrow = len(term.shape) <= len(shape) and all(str(s) in ("1", n) for s, n in zip(term.shape[::-1], sizes[::-1], strict=False))
+    if a.dim() < 3 or not narrow or sizes[:-2] != [str(s) for s in b.shape[:-2]]:
+        return term + a @ b
+    return torch.baddbmm(term.expand(shape).flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)).reshape(shape)
+
+
 def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
     """The softmax sink from the written-out composition, ``(p - J s) v = o - (p s) v + m o`` with m = p . s: two tensors of queries by keys.
 
-    Where nothing is seen all scores are alike, and ``J s = 0``.
+    Where all scores are hidden by minus infinity nothing is passed on, and ``J s = 0``.
     """
-    q, k, v = map(precise, scaled_operands(call))
     o = precise(call.value.detach() if isinstance(call.value, Tensor) else call.run())
-    term = added_to_scores(call)
+    wide = call.map(lambda i, a: precise(a) if isinstance(a, Tensor) else a)
+    q, k, v = scaled_operands(wide)
+    term = added_to_scores(wide)
     if term is None:
         s = q @ k.transpose(-1, -2)
     else:  # hidden scores stay finite: their weight is 0 all the same, and 0 times infinity is not
         least = -math.sqrt(torch.finfo(q.dtype).max)
-        shape = (*q.shape[:-1], k.shape[-2])
-        s = torch.baddbmm(precise(term).clamp_min(least).expand(shape).flatten(0, -3), q.flatten(0, -3), k.flatten(0, -3).transpose(-1, -2)).reshape(shape)
+        s = _sum_and_product(term.to(q.dtype).clamp_min(least), q, k.transpose(-1, -2))
     p = torch.softmax(s, -1)
     weighted = p * s
     mean = weighted.sum(-1, keepdim=True)

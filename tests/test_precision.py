@@ -98,3 +98,26 @@ def test_complex_constants_keep_their_imaginary_part() -> None:
     constant, c = torch.randn(3, dtype=torch.complex128), torch.randn(2, 5, 3, dtype=torch.complex128)
     found = constant_per_example(constant, c, BatchAxis(0, 1, 1), 2, safe=False)
     assert torch.allclose(found, (constant.real * c.real + constant.imag * c.imag).sum((1, 2)), rtol=1e-12)
+
+
+def test_weights_of_a_long_text_do_not_underflow_with_their_coefficients() -> None:
+    """Both are as small as the text is long: their product is none of float16, and is booked in float32."""
+
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.q, self.k, self.v, self.head = (nn.Linear(8, n) for n in (8, 8, 8, 8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.embed(x)
+            weights = torch.softmax(self.q(h) @ self.k(h).transpose(1, 2) * 0.35, -1)
+            mixed: Tensor = self.head((weights @ self.v(h)).mean(1))
+            return mixed
+
+    torch.manual_seed(0)
+    half = Pool().half().eval()
+    x = torch.randn(2, 1024, 8).half()
+    exact = Pool().double().eval()
+    exact.load_state_dict({n: p.double() for n, p in half.state_dict().items()})
+    got, expected = (lrp_fx.convert(m)(x=v, target=1).ledger.sinks["softmax"].double() for m, v in ((half, x), (exact, x.double())))
+    assert float((got - expected).abs().max()) < 0.1 * float(expected.abs().max())

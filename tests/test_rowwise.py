@@ -118,6 +118,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = 
     "sum": (lambda c, x, w: (c * x) + (c * 2), True),
     "sum with others": (lambda c, x, w: c + x, False),
     "matrix": (lambda c, x, w: c @ w, True),
+    "derivative of a softmax": (lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(-1), -1, x.dtype), True),
+    "derivative of a softmax over tokens": (lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(1), 1, x.dtype), False),
     "matrix, flattened": (lambda c, x, w: (c.reshape(-1, D) @ w).reshape(x.shape[0], x.shape[1], V), True),
     "flattened and multiplied": (lambda c, x, w: c.reshape(-1, D) * x.reshape(-1, D), True),
     "matrix over examples": (lambda c, x, w: (c * x).sum(-1).t() @ x[:, 0], False),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import lrp_fx
 from lrp_fx.canonicalize import canonicalize
 from lrp_fx.capture import capture
 from lrp_fx.program import op_name
@@ -45,7 +46,15 @@ def test_sums_are_negated_instead_of_their_terms(function: Callable[[Tensor, Ten
 
 
 def test_two_signs_cancel_out_in_value() -> None:
-    assert negated(tidied(lambda x, y: (-x * -y).sum(-1))) != [(2, 3)], "one sign is delayed, the other stays with its factor"
+    assert negated(tidied(lambda x, y: (-x * -y).sum(-1))) == [(2, 3, 4), (2, 3)], "one sign is delayed, the other stays with its factor"
+
+
+def test_a_square_has_no_sign() -> None:
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        negative = -x
+        return (negative * negative).sum(-1)
+
+    assert negated(tidied(function)) == [(2, 3, 4)]
 
 
 def test_a_product_that_is_read_otherwise_keeps_its_sign() -> None:
@@ -76,3 +85,20 @@ def test_products_with_one_are_gone_and_casts_by_them_are_not() -> None:
     with torch.no_grad():
         assert torch.equal(program.module(X, counts)[program.outputs.explained], model(X, counts))
 
+
+@pytest.mark.parametrize("reshaped", [False, True])
+@pytest.mark.parametrize("copy", [lambda x: x * 1.0, Tensor.contiguous], ids=["product with one", "copy"])
+def test_what_makes_a_dense_copy_for_an_operation_on_strides_stays(copy: Callable[[Tensor], Tensor], reshaped: bool) -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs = copy(self.linear(x)[..., 1:] if reshaped else self.linear(x)[..., 1:3])
+            return torch.view_as_real(torch.view_as_complex(pairs.reshape(*pairs.shape[:-1], 3, 2) if reshaped else pairs) * 2.0).flatten(1)
+
+    torch.manual_seed(0)
+    model = Complex().eval()
+    relevance = lrp_fx.convert(model)(x=X, target=1)
+    assert torch.equal(relevance.output, model(X)) and float(relevance.ledger.error.max()) < 1e-5
