@@ -75,8 +75,14 @@ def test_padding_changes_nothing_where_the_model_does_not_care(name: str, side: 
     assert explainer.statistics.captures == 1, "another length and another batch size must not capture again"
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "t5", "vit", "whisper"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        pytest.param(name, attention, marks=[pytest.mark.slow] if attention == "eager" and name not in ("bert", "vit") else [], id=f"{attention}-{name}")
+        for name in ("llama", "bert", "t5", "vit", "whisper")
+        for attention in ("eager", "sdpa")
+    ],
+)
 def test_other_sizes_do_not_capture_again(name: str, attention: str) -> None:
     model = BY_NAME[name].build(attention)
     inputs = BY_NAME[name].inputs()

@@ -17,8 +17,9 @@ from benchmarks.scoring import hit_and_mass, load_model, load_sequences
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
 PRESETS = ("gradient", "attnlrp", "cp-lrp", "pa-lrp", "attnlrp-gamma", "pa-lrp-gamma")
+QUICK = {"eager": ("gradient", "attnlrp", "cp-lrp", "pa-lrp"), "sdpa": ("pa-lrp",)}
 CASES = [
-    pytest.param(name, preset, attention, marks=[pytest.mark.slow] if attention == "sdpa" and preset != "pa-lrp" else [])
+    pytest.param(name, preset, attention, marks=[] if preset in QUICK[attention] or (name, preset, attention) == ("synth_t5", "pa-lrp-gamma", "eager") else [pytest.mark.slow])
     for name in ("synth_rope", "synth_learned", "synth_t5")
     for preset in PRESETS
     for attention in ("eager", "sdpa")
