@@ -112,7 +112,7 @@ register(
     Rule(
         name="softmax.taylor",
         kind="softmax",
-        law="p = J x + sink(p (1 - H - log p)), J = diag p - p p^T, H the entropy of p; R_i = x_i (R_i - p_i sum_j R_j) in relevances",
+        law="p = J x + sink(p - J x), J = diag p - p p^T; R_i = x_i (R_i - p_i sum_j R_j) in relevances",
         cites=("achtibat2024",),
         ops=OPS,
         surrogate=_taylor,
