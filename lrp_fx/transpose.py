@@ -34,6 +34,7 @@ from lrp_fx.rewrite import Application, Rewritten
 from lrp_fx.row_reads import pull_rows
 from lrp_fx.rowwise import push_rows
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
+from lrp_fx.straighten import straighten
 from lrp_fx.stream_books import StreamBooks
 from lrp_fx.tidy import tidy
 
@@ -99,6 +100,7 @@ class _Transposer:
         if not whole:
             pull_rows(self.graph, self.mode)
             tidy(self.graph)
+        straighten(self.graph, self.mode, self.bill.outputs)
         if recompute:
             checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")

@@ -45,7 +45,7 @@ def _taylor(call: Call) -> Any:
     information = weights * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
     mean = information.sum(dim, keepdim=True)  # minus the entropy
     through: Tensor = _Weights.apply(x.to(p.dtype), p, dim)  # type: ignore[no-untyped-call]
-    return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", 1 + mean, p, times=p) + sink("softmax", -information, p)
+    return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", -information, p) + sink("softmax", 1 + mean, p, times=p)
 
 
 def _at_scores(scores: Tensor, p: Tensor, dim: int) -> Any:

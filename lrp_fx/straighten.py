@@ -1,0 +1,76 @@
+"""Straighten: a value that many elementwise operations read across the order of its memory is written out once in theirs.
+
+A table of biases, looked up and turned so that heads come first, is added to the scores of every layer and multiplied with
+their relevance: each of these reads jumps through memory, one copy does so once.
+
+requires  a tidied relevance graph (a tidy after this would take the copies for mere ones), ``wanted``: how many of its outputs
+          are the model's own
+ensures   the same values; the model's own outputs bit by bit, the rest but for the order in which sums are taken
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.program import ancestors, iter_nodes, op_name, output_node, value_of
+
+aten = torch.ops.aten
+_LOOKS = frozenset(f"aten.{name}" for name in "transpose permute unsqueeze".split())
+_READERS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+#: A copy costs about what two such reads do.
+_WORTH_A_COPY = 3
+
+
+def straighten(graph: fx.Graph, mode: Any, wanted: int) -> None:
+    """Write such values out, in place."""
+    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
+    turned: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        if op_name(node) not in _LOOKS or not _is_across(value_of(node)):
+            continue
+        readers = [user for user in node.users if _reads_all(user, node) and (user not in forward or not _is_across(value_of(user)))]
+        if len(readers) < _WORTH_A_COPY:
+            continue
+        with graph.inserting_after(node):
+            copy = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
+        copy.meta = dict(node.meta)
+        for reader in readers:
+            reader.replace_input_with(node, copy)
+        turned.add(copy)
+    _update_strides(graph, mode, turned)
+
+
+def _is_across(value: Any) -> bool:
+    """Is the last axis not the one that runs along memory?"""
+    return isinstance(value, Tensor) and value.dim() > 1 and not _is_one(value.stride()[-1]) and not _is_one(value.shape[-1])
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
+
+
+def _reads_all(user: fx.Node, node: fx.Node) -> bool:
+    """Is the value read element by element along its last two axes, not spread over them?"""
+    if user.target not in _READERS or not isinstance(value_of(user), Tensor):
+        return False
+    return [str(s) for s in value_of(user).shape[-2:]] == [str(s) for s in value_of(node).shape[-2:]]
+
+
+def _update_strides(graph: fx.Graph, mode: Any, turned: set[fx.Node]) -> None:
+    """Example values of the copies, and of whatever comes out in another order because of them."""
+    if not turned:
+        return
+    changed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or not (node in turned or changed.intersection(node.all_input_nodes)):
+            continue
+        before = value_of(node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+        with mode, enable_python_dispatcher():
+            node.meta["val"] = node.target(*args, **kwargs)
+        if node in turned or not isinstance(before, Tensor) or str(before.stride()) != str(node.meta["val"].stride()):
+            changed.add(node)

@@ -1,0 +1,130 @@
+"""Results in the place of operands: only where nobody looks at them again, and with the same numbers to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lrp_fx
+from lrp_fx.in_place import IN_PLACE, write_in_place
+from lrp_fx.program import op_name
+from lrp_fx.snippet import trace
+
+from .architectures import BY_NAME
+
+X, Y = (torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(s)) + 0.5 for s in (0, 1))
+ROW = torch.arange(1.0, 5.0)
+WRITERS = {str(target) for target in IN_PLACE.values()}
+
+
+def written(module: fx.GraphModule) -> list[str]:
+    return [op_name(n) for n in module.graph.nodes if str(n.target) in WRITERS]
+
+
+def rewritten(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
+    """The function's graph for running, which must give what the function gives, twice, and leave its inputs alone."""
+    mode = FakeTensorMode()
+    pure = trace(lambda *values: list(function(*values)), [mode.from_tensor(x) for x in inputs], mode)
+    before = str(pure.graph)
+    module = write_in_place(pure)
+    assert str(pure.graph) == before
+    expected, copies = function(*(x.clone() for x in inputs)), [x.clone() for x in inputs]
+    for _ in range(2):
+        for value, other in zip(module(*copies), expected, strict=True):
+            assert torch.equal(value, other) and value.stride() == other.stride()
+    assert all(torch.equal(x, copy) for x, copy in zip(inputs, copies, strict=True))
+    return module
+
+
+def test_a_chain_of_elementwise_operations_needs_memory_once() -> None:
+    assert written(rewritten(lambda x, y: [(x * y).clamp_min(0.1).log() * y - x], X, Y)) == ["aten.clamp_min_", "aten.log_", "aten.mul_", "aten.sub_"]
+
+
+def test_a_product_takes_the_place_of_either_factor() -> None:
+    assert written(rewritten(lambda x, y: [x * (x + y)], X, Y)) == ["aten.mul_"]
+    assert written(rewritten(lambda x, y: [x - (x + y)], X, Y)) == []
+
+
+def test_a_matrix_product_is_overwritten_behind_its_reshape() -> None:
+    assert written(rewritten(lambda x, y: [torch.bmm(x, y).reshape(3, 2, 8) * y.reshape(3, 2, 8)], X, Y)) == ["aten.mul_"]
+
+
+def test_squares() -> None:
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        total = x + y
+        return [total * total]
+
+    assert written(rewritten(function, X, Y)) == ["aten.mul_"]
+
+
+def look_read_later(s: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    turned = s.transpose(1, 2)
+    return [s.abs(), turned.sum()]
+
+
+def read_later_than_its_look(s: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    turned = s.transpose(1, 2)
+    return [turned.abs(), s.sum()]
+
+
+def part_read_later(s: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    first, _ = torch.split(s, 2, 1)
+    return [s.neg(), first.exp()]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s, x, y: [s.sum(), x * y],
+        lambda s, x, y: [s.abs(), s],
+        lambda s, x, y: [s.abs(), s.sum()],
+        lambda s, x, y: [s * s.transpose(1, 2)],
+        lambda s, x, y: [s.transpose(1, 2) * s],
+        look_read_later,
+        read_later_than_its_look,
+        part_read_later,
+        lambda s, x, y: [s.sum(-1, keepdim=True) * y],
+        lambda s, x, y: [s[:, :2].neg()],
+        lambda s, x, y: [s.sum(), x.transpose(0, 1).neg()],
+    ],
+    ids=["inputs", "an output", "read later", "with its transpose", "its transpose with it", "a look read later", "read later than its look"]
+    + ["a part of it", "broadcast", "a look of unknown kind", "an input behind a look"],
+)
+def test_what_is_looked_at_again_stays(function: Callable[..., Any]) -> None:
+    assert written(rewritten(lambda x, y: function(x + y, x, y), X, Y)) == []
+
+
+def test_another_type_or_order_needs_memory_of_its_own() -> None:
+    assert written(rewritten(lambda x, y: [(x + x) * y.double()], X, Y)) == []
+    assert written(rewritten(lambda x, y: [y.transpose(1, 2) + (x + x)], X, Y)) == []
+    assert written(rewritten(lambda x, y: [(y.transpose(1, 2) + y.transpose(1, 2)) / (x + x)], X, Y)) == ["aten.div_"], "the order of the first"
+
+
+def test_broadcast_operands_are_read_not_written() -> None:
+    assert written(rewritten(lambda x, row: [(row + row) * (x + x)], X, ROW)) == ["aten.mul_"]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("name", "conserve"), [("t5", "total"), ("gpt2", "site"), pytest.param("llama", "total", marks=pytest.mark.slow), pytest.param("bert", "site", marks=pytest.mark.slow)]
+)
+def test_whole_explanations_are_the_same_to_the_bit(name: str, conserve: str) -> None:
+    architecture = BY_NAME[name]
+    inputs = architecture.inputs()
+    explainer = lrp_fx.convert(architecture.build(), conserve=conserve)
+    explainer(**inputs)
+    drawn, compiler = explainer._compiler.drawn, explainer._compiler
+    assert drawn is not None and compiler.current is not None
+    assert not written(drawn.graph.module) and len(written(drawn.runner)) > 20
+    seen: list[Any] = []
+    drawn.runner.register_forward_hook(lambda module, given, flat: seen.append((given, flat)))
+    explainer(**inputs)
+    ((given, flat),) = seen
+    with torch.no_grad():
+        for value, other in zip(flat, drawn.graph.module(*given), strict=True):
+            assert not isinstance(value, Tensor) or torch.equal(value, other)

@@ -1,0 +1,92 @@
+"""Values read across their memory: written out once where many read them, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lrp_fx
+from lrp_fx.program import op_name
+from lrp_fx.snippet import trace
+from lrp_fx.straighten import straighten
+
+from .architectures import BY_NAME
+
+TABLE, X = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)), torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+def straightened(function: Callable[[Tensor, Tensor], list[Tensor]], wanted: int = 0) -> fx.GraphModule:
+    mode = FakeTensorMode()
+    module = trace(function, [mode.from_tensor(TABLE), mode.from_tensor(X)], mode)
+    straighten(module.graph, mode, wanted)
+    module.graph.lint()
+    module.recompile()
+    for value, other in zip(module(TABLE, X), function(TABLE, X), strict=True):
+        assert torch.equal(value, other)
+    return module
+
+
+def copies(module: fx.GraphModule) -> list[int]:
+    """How many read each copy."""
+    return [len(n.users) for n in module.graph.nodes if op_name(n) == "aten.clone"]
+
+
+def three(table: Tensor, x: Tensor) -> list[Tensor]:
+    bias = table.permute(2, 0, 1).unsqueeze(0)
+    return [x + bias, bias * x, x - bias]
+
+
+def test_one_copy_for_many_reads() -> None:
+    assert copies(straightened(three)) == [3]
+
+
+def test_two_reads_are_not_worth_a_copy() -> None:
+    assert copies(straightened(lambda table, x: three(table, x)[:2])) == []
+
+
+def test_what_lies_along_memory_is_read_where_it_is() -> None:
+    assert copies(straightened(lambda table, x: three(x[0].permute(1, 2, 0), x))) == []
+
+
+def test_the_models_own_outputs_keep_the_order_that_they_have() -> None:
+    """Kernels round by the order of memory: a result of the forward pass that lay across memory still does."""
+    assert copies(straightened(three, wanted=3)) == [], "bias * x lies as the table does, and is no longer counted"
+    values = straightened(three, wanted=1)(TABLE, X)
+    assert values[0].stride() == (TABLE.permute(2, 0, 1).unsqueeze(0) + 0 * X).contiguous().stride()
+
+
+def test_a_value_spread_over_the_others_axes_is_left() -> None:
+    def function(table: Tensor, x: Tensor) -> list[Tensor]:
+        column = table[:, :1, :1].permute(2, 0, 1)  # (1, 5, 1): as long as the other along one axis only
+        return [x + column, x * column, x - column]
+
+    assert copies(straightened(function)) == []
+
+
+def test_example_values_lie_as_the_values_do() -> None:
+    module = straightened(lambda table, x: [value.abs() for value in three(table, x)])
+    seen: dict[str, tuple[int, ...]] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                seen[n.name] = tuple(value.stride())
+            return value
+
+    Watch(module).run(TABLE, X)
+    assert {n.name: tuple(n.meta["val"].stride()) for n in module.graph.nodes if n.name in seen and n.op == "call_function"} == {
+        n.name: seen[n.name] for n in module.graph.nodes if n.op == "call_function"
+    }
+
+
+@pytest.mark.usefixtures("quiet")
+def test_biases_of_scores_are_turned_once_for_all_layers() -> None:
+    architecture = BY_NAME["t5"]
+    explainer = lrp_fx.convert(architecture.build())
+    explainer(**architecture.inputs())
+    assert max(copies(explainer.relevance_graph), default=0) >= 3
