@@ -18,7 +18,7 @@ from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_li
 from lrp_fx.checks import check_mode, check_types, check_weights, run_model
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.full_masks import Assumptions, constant_masks, drop_full_masks
-from lrp_fx.in_place import write_in_place
+from lrp_fx.in_place import Running
 from lrp_fx.mask_patterns import Constants
 from lrp_fx.program import Program
 from lrp_fx.provenance import find_provenance
@@ -245,7 +245,7 @@ class Compiler:
             asked = self.options
             conserve = "site" if asked.audits else "total"
             graph = transpose(entry.rewritten, entry.anatomy, target, conserve=conserve, whole=asked.whole, recompute=asked.checkpoint, cache=self.snippets)
-            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else write_in_place(graph.module)
+            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else Running(graph.module)
             entry.graphs[target.signature] = Drawn(graph, target, runner)  # the target with it: functions are told apart by identity
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)

@@ -3,7 +3,7 @@
 Fresh memory costs more than arithmetic: the operating system hands it over page by page. The graph that is read, saved and
 batched computes without writing to anything; this is a copy of it, for running.
 
-requires  a finished relevance graph with example values (`meta["val"]`), to be run without autograd
+requires  a finished relevance graph, to be run without autograd; nodes without an example value (`meta["val"]`) are left as they are
 ensures   the same values, bit by bit: the same kernels over the same elements; the given module is left as it is
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import op_name
 
 aten = torch.ops.aten
 #: Elementwise operations of a first operand, and what puts the result in its place.
@@ -31,6 +31,25 @@ _FRESH = frozenset(
 )
 #: Another look at the same memory, or a copy where there is no such look.
 _LOOKS = frozenset(f"aten.{name}" for name in "reshape view transpose permute unsqueeze squeeze t".split())
+
+
+class Running:
+    """A relevance graph as it is run. It follows the graph: changed and recompiled, as `torch.fx` allows, that is what runs."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self._made: tuple[str, fx.GraphModule] | None = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.copy(*inputs)
+
+    @property
+    def copy(self) -> fx.GraphModule:
+        """The copy that writes in place, of the graph's present code."""
+        made = self._made
+        if made is None or made[0] is not self.module.code:
+            made = self._made = (self.module.code, write_in_place(self.module))
+        return made[1]
 
 
 def write_in_place(module: fx.GraphModule) -> fx.GraphModule:
@@ -51,7 +70,7 @@ def _place(node: fx.Node, order: dict[fx.Node, int]) -> int | None:
     if node.op != "call_function" or node.target not in IN_PLACE:
         return None
     for i, operand in enumerate(node.args[: 2 if node.target in _SYMMETRIC else 1]):
-        if isinstance(operand, fx.Node) and _is_alike(value_of(operand), value_of(node)) and _is_spent(operand, node, order):
+        if isinstance(operand, fx.Node) and _is_alike(operand.meta.get("val"), node.meta.get("val")) and _is_spent(operand, node, order):
             return i
     return None
 

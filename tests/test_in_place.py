@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.in_place import IN_PLACE, write_in_place
+from lrp_fx.in_place import IN_PLACE, Running, write_in_place
 from lrp_fx.program import op_name
 from lrp_fx.snippet import trace
 
@@ -109,6 +109,19 @@ def test_broadcast_operands_are_read_not_written() -> None:
     assert written(rewritten(lambda x, row: [(row + row) * (x + x)], X, ROW)) == ["aten.mul_"]
 
 
+def test_the_copy_follows_its_graph() -> None:
+    mode = FakeTensorMode()
+    pure = trace(lambda x, y: [(x + y).abs() * 2], [mode.from_tensor(X), mode.from_tensor(Y)], mode)
+    running = Running(pure)
+    first = running.copy
+    assert running.copy is first and torch.equal(running(X, Y)[0], (X + Y) * 2)
+    (doubled,) = [n for n in pure.graph.nodes if op_name(n) == "aten.mul"]
+    with pure.graph.inserting_before(doubled):
+        doubled.args = (pure.graph.call_function(torch.ops.aten.neg.default, (doubled.args[0],)), 2)  # without an example value
+    pure.recompile()
+    assert torch.equal(running(X, Y)[0], (X + Y) * -2)
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("name", "conserve"), [("t5", "total"), ("gpt2", "site"), pytest.param("llama", "total", marks=pytest.mark.slow), pytest.param("bert", "site", marks=pytest.mark.slow)]
@@ -120,9 +133,9 @@ def test_whole_explanations_are_the_same_to_the_bit(name: str, conserve: str) ->
     explainer(**inputs)
     drawn, compiler = explainer._compiler.drawn, explainer._compiler
     assert drawn is not None and compiler.current is not None
-    assert not written(drawn.graph.module) and len(written(drawn.runner)) > 20
+    assert not written(drawn.graph.module) and len(written(drawn.runner.copy)) > 20
     seen: list[Any] = []
-    drawn.runner.register_forward_hook(lambda module, given, flat: seen.append((given, flat)))
+    drawn.runner.copy.register_forward_hook(lambda module, given, flat: seen.append((given, flat)))
     explainer(**inputs)
     ((given, flat),) = seen
     with torch.no_grad():
