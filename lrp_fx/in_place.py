@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.program import op_name
+from lrp_fx.program import op_name, value_of
 
 aten = torch.ops.aten
 #: Elementwise operations of a first operand, and what puts the result in its place.
@@ -22,8 +22,6 @@ IN_PLACE: dict[Any, Any] = {
     **{getattr(aten, name).Tensor: getattr(aten, f"{name}_").Tensor for name in "add sub mul div".split()},
     **{getattr(aten, name).default: getattr(aten, f"{name}_").default for name in "abs neg log exp sqrt rsqrt reciprocal clamp_min relu".split()},
 }
-#: Those whose two operands may change places.
-_SYMMETRIC = frozenset((aten.mul.Tensor,))
 #: Operations whose result is memory of its own, whatever their operands are.
 _FRESH = frozenset(
     (*IN_PLACE, *IN_PLACE.values(), aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.matmul.default, aten.linear.default)
@@ -39,9 +37,12 @@ class Running:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self._made: tuple[str, fx.GraphModule] | None = None
+        self._sizes = _shared_sizes(module.graph)
 
     def __call__(self, *inputs: Tensor) -> Any:
-        return self.copy(*inputs)
+        """Sizes that were one when the model was captured may differ, and be broadcast: then a result may need more room."""
+        alike = all(len({inputs[i].shape[axis] for i, axis in places}) == 1 for places in self._sizes)
+        return self.copy(*inputs) if alike else self.module(*inputs)
 
     @property
     def copy(self) -> fx.GraphModule:
@@ -58,24 +59,35 @@ def write_in_place(module: fx.GraphModule) -> fx.GraphModule:
     graph.output(graph.graph_copy(module.graph, {}))
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        place = _place(node, order)
-        if place is not None:
-            node.args = (node.args[place], *(a for i, a in enumerate(node.args) if i != place))
+        if node.op == "call_function" and node.target in IN_PLACE and _fits_in_first(node) and _is_spent(node.args[0], node, order):
             node.target = IN_PLACE[node.target]
     return fx.GraphModule(module, graph, "RelevanceGraph")
 
 
-def _place(node: fx.Node, order: dict[fx.Node, int]) -> int | None:
-    """Which operand's memory the result may take, None if no one's."""
-    if node.op != "call_function" or node.target not in IN_PLACE:
-        return None
-    for i, operand in enumerate(node.args[: 2 if node.target in _SYMMETRIC else 1]):
-        if isinstance(operand, fx.Node) and _is_alike(operand.meta.get("val"), node.meta.get("val")) and _is_spent(operand, node, order):
-            return i
-    return None
+def _shared_sizes(graph: fx.Graph) -> list[list[tuple[int, int]]]:
+    """(input, axis) of the sizes that are the same symbol, for each symbol that several axes have."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for i, node in enumerate(n for n in graph.nodes if n.op == "placeholder"):
+        value = value_of(node)
+        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                places.setdefault(str(size), []).append((i, axis))
+    return [found for found in places.values() if len(found) > 1]
 
 
-def _is_spent(value: fx.Node, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
+def _fits_in_first(node: fx.Node) -> bool:
+    """Has the result the sizes and the type of the first operand? Its order in memory it takes from there in any case.
+
+    The second operand's place is never taken: kernels order results by the first, and round numbers of other types by their side.
+    """
+    operand, result = (a.meta.get("val") if isinstance(a, fx.Node) else None for a in (node.args[0], node))
+    if not (isinstance(operand, Tensor) and isinstance(result, Tensor)) or operand.dim() != result.dim():
+        return False
+    same = all(str(a) == str(b) for a, b in zip(operand.shape, result.shape, strict=True))
+    return same and operand.dtype == result.dtype and operand.device == result.device
+
+
+def _is_spent(value: Any, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Is this the last look at memory that belongs to the value alone?"""
     if any(order[user] > order[reader] or not _only_reads(user) for user in value.users if user is not reader):
         return False
@@ -93,11 +105,3 @@ def _only_reads(user: fx.Node) -> bool:
         return False
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(user.target.name(), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
     return not composite and all(r.alias_info is None for r in user.target._schema.returns)
-
-
-def _is_alike(operand: Any, result: Any) -> bool:
-    """Same sizes, strides, type and device: what is read after it sees what it would have seen."""
-    if not (isinstance(operand, Tensor) and isinstance(result, Tensor)) or operand.dim() != result.dim():
-        return False
-    before, after = (*operand.shape, *operand.stride()), (*result.shape, *result.stride())
-    return operand.dtype == result.dtype and operand.device == result.device and all(str(a) == str(b) for a, b in zip(before, after, strict=True))

@@ -28,20 +28,19 @@ _WORTH_A_COPY = 3
 def straighten(graph: fx.Graph, mode: Any, wanted: int) -> None:
     """Write such values out, in place."""
     forward = set(ancestors(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
-    turned: set[fx.Node] = set()
     for node in list(graph.nodes):
         if op_name(node) not in _LOOKS or not _is_across(value_of(node)):
             continue
-        readers = [user for user in node.users if _reads_all(user, node) and (user not in forward or not _is_across(value_of(user)))]
+        with mode:
+            value = value_of(node).clone(memory_format=torch.contiguous_format)
+        readers = [user for user in node.users if _reads_all(user, node) and (user not in forward or _keeps_order(user, node, value, mode))]
         if len(readers) < _WORTH_A_COPY:
             continue
         with graph.inserting_after(node):
             copy = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
-        copy.meta = dict(node.meta)
+        copy.meta = {**node.meta, "val": value}
         for reader in readers:
             reader.replace_input_with(node, copy)
-        turned.add(copy)
-    _update_strides(graph, mode, turned)
 
 
 def _is_across(value: Any) -> bool:
@@ -60,17 +59,12 @@ def _reads_all(user: fx.Node, node: fx.Node) -> bool:
     return [str(s) for s in value_of(user).shape[-2:]] == [str(s) for s in value_of(node).shape[-2:]]
 
 
-def _update_strides(graph: fx.Graph, mode: Any, turned: set[fx.Node]) -> None:
-    """Example values of the copies, and of whatever comes out in another order because of them."""
-    if not turned:
-        return
-    changed: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op != "call_function" or not (node in turned or changed.intersection(node.all_input_nodes)):
-            continue
-        before = value_of(node)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+def _keeps_order(user: fx.Node, node: fx.Node, copy: Tensor, mode: Any) -> bool:
+    """Does a result lie in memory as before when it reads the copy? Kernels round by the order of what they are given."""
+    strides = []
+    for value in (value_of(node), copy):
+        values = {n: value if n is node else value_of(n) for n in user.all_input_nodes}
+        args, kwargs = fx.map_arg((user.args, user.kwargs), values.__getitem__)
         with mode, enable_python_dispatcher():
-            node.meta["val"] = node.target(*args, **kwargs)
-        if node in turned or not isinstance(before, Tensor) or str(before.stride()) != str(node.meta["val"].stride()):
-            changed.add(node)
+            strides.append(str(user.target(*args, **kwargs).stride()))  # type: ignore[operator]
+    return strides[0] == strides[1]

@@ -42,7 +42,7 @@ def _taylor(call: Call) -> Any:
     # x = log p + const along a row and J const = 0: the tangent needs the weights alone, so that scores need not be kept.
     # Masked scores (-inf) have weight 0 and carry nothing: 0 * log 0 must not become NaN.
     weights = precise(p)
-    information = weights * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+    information = weights.clamp_min(torch.finfo(weights.dtype).tiny).log() * weights
     mean = information.sum(dim, keepdim=True)  # minus the entropy
     through: Tensor = _Weights.apply(x.to(p.dtype), p, dim)  # type: ignore[no-untyped-call]
     return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", -information, p) + sink("softmax", 1 + mean, p, times=p)
