@@ -119,8 +119,8 @@ def test_results_lie_in_memory_as_the_first_operand_does() -> None:
     assert written(rewritten(lambda x, y: [(x + x) / y.transpose(1, 2)], X, Y)) == ["aten.div_"]
 
     def function(x: Tensor, y: Tensor) -> list[Tensor]:
-        turned = (x + y).transpose(1, 2).clone(memory_format=torch.contiguous_format) * 2.0
-        return [(turned * y).sum(1), (turned * y).sum((0, 2))]
+        product = y * ((x + y).transpose(1, 2).clone(memory_format=torch.contiguous_format) * 2.0)
+        return [product, product.sum(1), product.sum((0, 2))]
 
     rewritten(function, *(torch.randn(7, 33, 33, generator=torch.Generator().manual_seed(s)) for s in (0, 1)), tidily=True)
 
