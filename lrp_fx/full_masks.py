@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from lrp_fx.layout import same_shape
 from lrp_fx.mask_patterns import Constants, Shapes, kinds
 from lrp_fx.program import MASK_ROLE, Program, ancestors, copy_graph, op_name, value_of
 
@@ -103,7 +104,7 @@ def _without_zeros(node: fx.Node, env: dict[fx.Node, fx.Node], masks: _Masks) ->
     for scores, mask in (node.args[:2], node.args[1::-1]):
         if not isinstance(scores, fx.Node) or not isinstance(mask, fx.Node) or node.kwargs or not masks.reads_a_mask(mask):
             continue
-        alike = [str(s) for s in value_of(scores).shape] == [str(s) for s in value_of(node).shape] and value_of(scores).dtype == value_of(node).dtype
+        alike = same_shape(value_of(scores), value_of(node)) and value_of(scores).dtype == value_of(node).dtype
         if alike and masks.pattern(mask) == "all":
             env[node].replace_all_uses_with(env[scores])
             env[node] = env[scores]

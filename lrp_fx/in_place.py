@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.layout import same_shape
 from lrp_fx.program import op_name, value_of
 
 aten = torch.ops.aten
@@ -80,11 +81,10 @@ def _fits_in_first(node: fx.Node) -> bool:
 
     The second operand's place is never taken: kernels order results by the first, and round numbers of other types by their side.
     """
-    operand, result = (a.meta.get("val") if isinstance(a, fx.Node) else None for a in (node.args[0], node))
-    if not (isinstance(operand, Tensor) and isinstance(result, Tensor)) or operand.dim() != result.dim():
+    operand, result = (value_of(a) if isinstance(a, fx.Node) else None for a in (node.args[0], node))
+    if not (isinstance(operand, Tensor) and isinstance(result, Tensor)):
         return False
-    same = all(str(a) == str(b) for a, b in zip(operand.shape, result.shape, strict=True))
-    return same and operand.dtype == result.dtype and operand.device == result.device
+    return same_shape(operand, result) and operand.dtype == result.dtype and operand.device == result.device
 
 
 def _is_spent(value: Any, reader: fx.Node, order: dict[fx.Node, int]) -> bool:

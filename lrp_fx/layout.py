@@ -86,6 +86,11 @@ def same_size(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
+def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Have two (abstract) values the same sizes, axis by axis?"""
+    return a.dim() == b.dim() and all(same_size(m, n) for m, n in zip(a.shape, b.shape, strict=True))
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     val = value_of(node)
     return tuple(hint(s) for s in val.shape) if isinstance(val, torch.Tensor) else ()

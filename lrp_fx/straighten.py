@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
+from lrp_fx.layout import same_size
 from lrp_fx.program import ancestors, iter_nodes, op_name, output_node, value_of
 
 aten = torch.ops.aten
@@ -54,9 +55,10 @@ def _is_one(size: Any) -> bool:
 
 def _reads_all(user: fx.Node, node: fx.Node) -> bool:
     """Is the value read element by element along its last two axes, not spread over them?"""
-    if user.target not in _READERS or not isinstance(value_of(user), Tensor):
+    result, value = value_of(user), value_of(node)
+    if user.target not in _READERS or not isinstance(result, Tensor):
         return False
-    return [str(s) for s in value_of(user).shape[-2:]] == [str(s) for s in value_of(node).shape[-2:]]
+    return all(same_size(a, b) for a, b in zip(result.shape[-2:], value.shape[-2:], strict=True))
 
 
 def _keeps_order(user: fx.Node, node: fx.Node, copy: Tensor, mode: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.canonicalize import deduplicate, sets_strides
+from lrp_fx.layout import same_shape
 from lrp_fx.program import op_name, value_of
 from lrp_fx.recognize.dataflow import MOVES
 
@@ -104,6 +105,4 @@ def _is_no_op(node: fx.Node) -> bool:
     if not isinstance(source, fx.Node) or op_name(node) not in _CUTS | {"aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand"}:
         return False
     before, after = value_of(source), value_of(node)
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.dim() != after.dim() or before.dtype != after.dtype:
-        return False
-    return all(str(a) == str(b) for a, b in zip(before.shape, after.shape, strict=True))
+    return isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype and same_shape(before, after)
