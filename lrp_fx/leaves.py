@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrp_fx.layout import BatchAxis
 from lrp_fx.rule import Call, Rule, identity, where_positive
-from lrp_fx.snippet import per_example, relevance_of
+from lrp_fx.snippet import per_example, relevance_of, sum_by_rows
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
         if sunk is not None:
             results.append(per_example(sunk, reading.axis, batch))
         if reading.audit:
-            precise = R.to(torch.float64)
-            booked = sunk.to(torch.float64).sum() if sunk is not None else torch.zeros((), dtype=torch.float64, device=R.device)
-            results += [precise.sum(), booked, precise.abs().sum()]
+            booked = sum_by_rows(sunk) if sunk is not None else torch.zeros((), dtype=torch.float64, device=R.device)
+            results += [sum_by_rows(R), booked, sum_by_rows(R.abs())]
         return results
 
     # The tracer counts arguments: a leaf without a rule of its own is read without weights.
@@ -55,7 +54,7 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
 def _relevance(reading: Reading, x: Tensor, c: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Relevance of a leaf and what its rule does not hand to it."""
     if reading.rule is None:
-        return relevance_of(x, c, safe=not reading.finite), None
+        return relevance_of(x, c, safe=not reading.finite, last=True), None
     x = x.expand_as(c)
     substitute = reading.rule.surrogate(Call(identity, (x, None if weights is None else weights.reshape(c.shape).to(c.dtype))))
     # Where nothing arrives the value may be minus infinity: a masked pair.

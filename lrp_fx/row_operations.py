@@ -81,7 +81,7 @@ def _choice(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     """``where(condition, rows, 0)``, ``where(condition, rows, other rows)``: zero wherever both are."""
     condition, *branches = node.args
     rank = value_of(node).dim()
-    if not isinstance(condition, fx.Node) or not all(isinstance(a, fx.Node) and (a in pusher.rows or _is_zero(a)) for a in branches):
+    if not isinstance(condition, fx.Node) or not all(isinstance(a, fx.Node) and (a in pusher.rows or is_zero(a)) for a in branches):
         return None
     source = next((a for a in branches if a in pusher.rows), None)
     if source is None or value_of(source).dim() != rank or not _keeps(node, source, rows):  # type: ignore[arg-type]
@@ -90,7 +90,8 @@ def _choice(pusher: Pusher, node: fx.Node, rows: Rows) -> Rows | None:
     return None if any(p is None for p in parts) else pusher.again(node, parts, rows)
 
 
-def _is_zero(node: fx.Node) -> bool:
+def is_zero(node: fx.Node) -> bool:
+    """Is a value nothing but zeros, by the look of the operation that makes it?"""
     return op_name(node) in ZEROS or (op_name(node) in ("aten.scalar_tensor", "aten.full") and bool(node.args[-1] == 0))
 
 

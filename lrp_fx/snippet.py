@@ -60,13 +60,17 @@ class Result:
     sink_names: tuple[str, ...]
 
 
-def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False) -> Tensor:
-    """``R(x) = x * c(x)`` elementwise; for complex values the two real parts together. ``safe``: 0 * inf counts as 0."""
+def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False, last: bool = False) -> Tensor:
+    """``R(x) = x * c(x)`` elementwise; for complex values the two real parts together. ``safe``: 0 * inf counts as 0.
+
+    ``last``: the coefficient is read here for the last time, and is put first, so that the result may take its place (`in_place`).
+    So it is where the product goes through a choice: then both lie in memory as the coefficient does.
+    """
     if x.is_complex():
         return (torch.view_as_real(x.resolve_conj()) * torch.view_as_real(c.resolve_conj())).sum(-1)
     if x.dtype in (torch.float16, torch.bfloat16):  # products of halves overflow where their sum would not
         x, c = x.float(), c.float()
-    product = x * c
+    product = c * x if last or safe else x * c
     return where_positive(c.abs(), product) if safe else product
 
 
@@ -181,19 +185,20 @@ def _site_totals(plan: Plan, call: Call, carriers: list[Tensor], c_x: list[Tenso
     audited = plan.rule.audit(call, c_y) if plan.rule.audit is not None else {}
     ins, scale = [], torch.zeros((), dtype=torch.float64, device=c_y.device)
     for x, c in zip(carriers, c_x, strict=True):
-        R = relevance_of(x.detach(), c, safe=True).to(torch.float64) if c is not None else torch.zeros(1, dtype=torch.float64, device=c_y.device)
-        ins.append(R.sum())
-        scale = scale + R.abs().sum()
+        R = relevance_of(x.detach(), c, safe=True) if c is not None else torch.zeros(1, dtype=torch.float64, device=c_y.device)
+        ins.append(sum_by_rows(R))
+        scale = scale + sum_by_rows(R.abs())
     sunk = torch.zeros((), dtype=torch.float64, device=c_y.device)
     for name, total in zip(names, sinks, strict=True):
         booked = precise(audited.get(name, total))
-        sunk = sunk + _by_rows(booked)
-        scale = scale + _by_rows(booked.abs())
+        sunk = sunk + sum_by_rows(booked)
+        scale = scale + sum_by_rows(booked.abs())
     return [*ins, sunk, scale]
 
 
-def _by_rows(x: Tensor) -> Tensor:
+def sum_by_rows(x: Tensor) -> Tensor:
     """The sum, in float64 but within rows: a tensor of queries by keys need not be written out once more, and wider."""
+    x = precise(x)
     return (x.sum(-1) if x.dim() > 1 else x).to(torch.float64).sum()
 
 

@@ -111,7 +111,10 @@ class Predicted(_AtPosition):
 
     def score(self, output: Tensor, mask: Tensor | None, *, position: Tensor) -> Tensor:
         """Largest entry of the row: its argmax is frozen, so the target is linear in the output."""
-        return self._row(output, mask, position).amax(-1) if output.dim() > 1 else output
+        if output.dim() == 1:
+            return output
+        row = self._row(output, mask, position)
+        return row.gather(-1, row.detach().argmax(-1, keepdim=True)).squeeze(-1)
 
 
 class Class(_AtPosition):

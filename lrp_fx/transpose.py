@@ -24,6 +24,7 @@ from lrp_fx.checkpoint import checkpoint
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
 from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint, same_size
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
+from lrp_fx.one_hot import pick_classes
 from lrp_fx.owners import Owners, owned_axes
 from lrp_fx.program import op_name, output_node, value_of
 from lrp_fx.provenance import MASK, POSITION
@@ -33,7 +34,7 @@ from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite import Application, Rewritten
 from lrp_fx.row_reads import pull_rows
 from lrp_fx.rowwise import push_rows
-from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, trace, transpose_rule
+from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, sum_by_rows, trace, transpose_rule
 from lrp_fx.straighten import straighten
 from lrp_fx.stream_books import StreamBooks
 from lrp_fx.tidy import tidy
@@ -100,6 +101,7 @@ class _Transposer:
         if not whole:
             pull_rows(self.graph, self.mode)
             tidy(self.graph)
+        pick_classes(self.graph, self.mode)
         straighten(self.graph, self.mode, self.bill.outputs)
         if recompute:
             checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)
@@ -186,7 +188,7 @@ class _Transposer:
             if seed is None:
                 raise TargetError("the target does not depend on the model's output")
             booked = per_example(relevance_of(output, seed, safe=True), batch_axis_of_output, output.shape[batch_axis_of_output.axis])
-            return [score.detach(), seed, score.detach() - booked, (relevance_of(output, seed, safe=True)).to(torch.float64).sum()]
+            return [score.detach(), seed, score.detach() - booked, sum_by_rows(relevance_of(output, seed, safe=True))]
 
         batch_axis_of_output = batch_axis(self.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
         inputs = [explained] + ([mask] if mask is not None else [])

@@ -50,6 +50,24 @@ def test_a_chain_of_elementwise_operations_needs_memory_once() -> None:
     assert written(rewritten(lambda x, y: [(x * y).clamp_min(0.1).log() * y - x], X, Y)) == ["aten.clamp_min_", "aten.log_", "aten.mul_", "aten.sub_"]
 
 
+def chosen(gate: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(x, gate, 0.0)  # type: ignore[no-any-return]
+
+
+def test_a_choice_makes_room_where_both_operands_lie_alike() -> None:
+    def count(function: Callable[..., Any], *inputs: Tensor) -> int:
+        return sum("grad_input" in n.kwargs for n in rewritten(function, *inputs).graph.nodes)
+
+    def product(c: Tensor, x: Tensor) -> list[Tensor]:
+        s = torch.bmm(c, x)
+        return [chosen(s.abs(), s * x), s]
+
+    assert count(product, X, Y) == 1
+    turned = Y.transpose(1, 2)
+    assert count(lambda c, x: [chosen((s := torch.bmm(c, x)).abs(), x * s), s], X, turned) == 0, "the product lies as x does"
+    assert count(lambda c, x: [chosen((s := torch.bmm(c, x).sum(-1, keepdim=True).expand(3, 4, 4)).abs(), s * x)], X, turned) == 0, "elements that are repeated have no order"
+
+
 def test_only_the_first_operand_makes_room() -> None:
     assert written(rewritten(lambda x, y: [(x + y) * x], X, Y)) == ["aten.mul_"]
     assert written(rewritten(lambda x, y: [x * (x + y), x - (x + y)], X, Y)) == []
@@ -108,6 +126,10 @@ def part_read_later(s: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
 )
 def test_what_is_looked_at_again_stays(function: Callable[..., Any]) -> None:
     assert written(rewritten(lambda x, y: function(x + y, x, y), X, Y)) == []
+
+
+def test_looks_that_have_been_read_are_over() -> None:
+    assert written(rewritten(lambda x, y: [(s := x + y).transpose(1, 2).sum(), s.transpose(0, 1).exp().sum(), s.neg()], X, Y)) == ["aten.neg_"]
 
 
 def test_another_type_needs_memory_of_its_own() -> None:
