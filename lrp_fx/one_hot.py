@@ -3,8 +3,8 @@
 Most targets read one class. The coefficient of the logits is zero at all others, and the head's transpose reads one row of a
 matrix as large as the vocabulary; the logits themselves are needed for that class, unless the largest is asked for, or all.
 
-requires  a tidied relevance graph whose nodes have their abstract values
-ensures   the same values but for the order in which a product is summed, and for zeros that no longer meet infinite weights
+requires  a tidied relevance graph whose nodes have their abstract values, ``wanted``: how many of its outputs are the model's own
+ensures   the model's own outputs bit by bit; the rest but for rounding, and for zeros that no longer meet infinite weights
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from lrp_fx.emitter import Emitter
 from lrp_fx.layout import same_shape, same_size
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import ancestors, iter_nodes, op_name, output_node, value_of
 from lrp_fx.row_operations import ZEROS, is_zero
 
 aten = torch.ops.aten
@@ -25,12 +25,13 @@ _RESHAPES = frozenset(f"aten.{name}" for name in "reshape squeeze unsqueeze".spl
 OneHot = tuple[fx.Node, fx.Node]
 
 
-def pick_classes(graph: fx.Graph, mode: Any) -> None:
+def pick_classes(graph: fx.Graph, mode: Any, wanted: int = 0) -> None:
     """Replace products of such rows with a matrix, and products of which no more than one class is read."""
+    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
     picker = _Picker(graph, mode)
     pick = {aten.mm.default: picker.product, aten.gather.default: picker.read}
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in pick:
+        if node.op == "call_function" and node.target in pick and node not in forward:
             with graph.inserting_before(node):
                 picked = pick[node.target](node)
             if picked is not None:
@@ -50,10 +51,10 @@ class _Picker(Emitter):
         if parts is None or not _reads_a_class(node) or not all(map(_reads_a_class, head.users)):  # type: ignore[union-attr]
             return None
         x, matrix, axis, bias = parts
+        width = value_of(matrix).shape[1 - axis]
         index = self.call(aten.reshape.default, classes, [-1], like=node)
         chosen = self.call(aten.index_select.default, matrix, axis, index, like=node)
         chosen = chosen if axis == 0 else self.call(aten.t.default, chosen, like=node)
-        width = value_of(chosen).shape[1]
         rows, columns = (self.call(aten.reshape.default, a, shape, like=node) for a, shape in ((x, [-1, 1, width]), (chosen, [-1, width, 1])))
         logits = self.call(aten.reshape.default, self.call(aten.bmm.default, rows, columns, like=node), [-1, 1], like=node)
         if bias is not None:
@@ -108,20 +109,27 @@ def _counts_rows(node: fx.Node) -> bool:
     if node.target is not aten.where.self or not all(isinstance(a, fx.Node) for a in node.args):
         return False
     counts, rows, other = node.args
-    return _is_column_for(value_of(counts), value_of(node)) and same_shape(value_of(rows), value_of(node)) and is_zero(other)  # type: ignore[arg-type]
+    if not is_zero(other) or value_of(other).dim():  # type: ignore[arg-type]
+        return False
+    return _is_column_for(value_of(counts), value_of(node)) and same_shape(value_of(rows), value_of(node))  # type: ignore[arg-type]
 
 
-def _product(node: Any) -> tuple[Any, Any, int, Any] | None:
-    """(rows, matrix, its axis of classes, bias of each class or None) of a product."""
-    if not isinstance(node, fx.Node) or node.kwargs:
+def _product(node: Any) -> tuple[fx.Node, fx.Node, int, fx.Node | None] | None:
+    """(rows, matrix, its axis of classes, a bias for each class or None) of a product with a matrix of a known width."""
+    spelled: dict[Any, tuple[int, int, int, int | None]] = {aten.linear.default: (0, 1, 0, 2), aten.mm.default: (0, 1, 1, None), aten.addmm.default: (1, 2, 1, 0)}
+    if not isinstance(node, fx.Node) or node.target not in spelled or node.kwargs:
         return None
-    if node.target is aten.linear.default:
-        return node.args[0], node.args[1], 0, node.args[2] if len(node.args) > 2 else None
-    if node.target is aten.mm.default:
-        return node.args[0], node.args[1], 1, None
-    if node.target is aten.addmm.default and value_of(node.args[0]).dim() == 1:  # type: ignore[arg-type]
-        return node.args[1], node.args[2], 1, node.args[0]
-    return None
+    x, matrix, axis, b = spelled[node.target]
+    rows, weights, bias = node.args[x], node.args[matrix], node.args[b] if b is not None and b < len(node.args) else None
+    assert isinstance(rows, fx.Node) and isinstance(weights, fx.Node)
+    sizes = value_of(weights).shape
+    if len(sizes) != 2 or not isinstance(sizes[1 - axis], int):
+        return None
+    if bias is None:
+        return rows, weights, axis, None
+    assert isinstance(bias, fx.Node)
+    own = value_of(bias).shape
+    return (rows, weights, axis, bias) if len(own) == 1 and same_size(own[0], sizes[axis]) else None
 
 
 def _reads_a_class(node: fx.Node) -> bool:
@@ -157,4 +165,3 @@ def _is_one_in_zeros(node: fx.Node) -> bool:
     if node.kwargs or len(node.args) != 4 or not isinstance(zeros, fx.Node) or op_name(zeros) not in ZEROS or axis not in (-1, whole.dim() - 1):
         return False
     return all(isinstance(a, fx.Node) and _is_column_for(value_of(a), whole) for a in (classes, numbers))
-

@@ -101,7 +101,7 @@ class _Transposer:
         if not whole:
             pull_rows(self.graph, self.mode)
             tidy(self.graph)
-        pick_classes(self.graph, self.mode)
+        pick_classes(self.graph, self.mode, self.bill.outputs)
         straighten(self.graph, self.mode, self.bill.outputs)
         if recompute:
             checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)

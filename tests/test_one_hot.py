@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
@@ -72,6 +72,7 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "ones elsewhere": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, seed(x, i), x.new_ones(())) @ w],
     "classes that count": lambda x, w, b, i: [torch.where(b > 0, seed(x, i), x.new_zeros(())) @ w],
     "fewer rows than the matrix has": lambda x, w, b, i: [zeros(x).scatter_add(1, i[:2], x[:2, :1]) @ w],
+    "zeros for each class": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, seed(x, i), zeros(x)) @ w],
     "along the rows": lambda x, w, b, i: [zeros(x).scatter_add(0, i.t() % ROWS, x[:1, :3]) @ w],
     "classes that are no longer the last axis": lambda x, w, b, i: [seed(x, i).reshape(CLASSES, ROWS) @ w[:ROWS]],
 }
@@ -104,6 +105,8 @@ MORE: dict[str, Callable[..., Any]] = {
     "the largest": lambda x, w, b, i: [(y := head(x, w, b)).gather(1, y.argmax(-1, keepdim=True))],
     "ones elsewhere": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, head(x, w, b), x.new_ones(())).gather(1, i)],
     "two in a row": lambda x, w, b, i: [head(x, w, b).gather(1, torch.cat([i, i], 1))],
+    "zeros for each class": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, head(x, w, b), b.new_zeros(CLASSES)).gather(1, i)],
+    "one bias for all": lambda x, w, b, i: [torch.addmm(b[:1], x, w.t()).gather(1, i)],
     "one of all rows": lambda x, w, b, i: [head(x, w, b).gather(0, i.expand(-1, CLASSES) % ROWS)],
 }
 
@@ -112,6 +115,43 @@ MORE: dict[str, Callable[..., Any]] = {
 def test_logits_that_are_read_are_computed(function: Callable[..., Any]) -> None:
     ops = picked(function)
     assert PRODUCT & set(ops) and "aten.index_select" not in ops
+
+
+def test_the_models_own_outputs_are_computed_as_the_model_does() -> None:
+    """An expert chosen for each token is a product of the model's own."""
+    mode = FakeTensorMode()
+    module = trace(lambda x, w, i: [seed(x, i) @ w, (seed(x, i) + 0.0 * x.sum()) @ w, seed(2 * x, i) @ w], [mode.from_tensor(x) for x in (X, W, INDEX)], mode)
+    tidy(module.graph)
+    pick_classes(module.graph, mode, wanted=2)
+    assert [op_name(n) for n in module.graph.nodes].count("aten.mm") == 2
+
+
+class _Scorer(nn.Module):
+    """(B, T) scores, one for each token, from word vectors and a head of an unusual shape."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.words = kind, nn.Embedding(20, 6)
+        self.table, self.vector, self.bias = nn.Parameter(torch.randn(64, 5)), nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(1))
+        self.double()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        words = torch.tanh(self.words(input_ids))
+        if self.kind == "a vector":
+            return torch.nn.functional.linear(words, self.vector)
+        if self.kind == "one bias for all":
+            return torch.nn.functional.linear(words.mean(1), self.table[:6].t(), self.bias)
+        return torch.mm(words.sum(-1), self.table[: input_ids.shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["a vector", "one bias for all", "as wide as the text is long"])
+@pytest.mark.parametrize("target", [1, targets.Contrast(1, 2)], ids=["class", "contrast"])
+def test_unusual_heads(kind: str, target: Any, quiet: None) -> None:
+    torch.manual_seed(0)
+    model, ids = _Scorer(kind).eval(), torch.randint(20, (2, 5))
+    whole = lrp_fx.convert(model)(input_ids=ids, target=target)
+    alone = lrp_fx.convert(model, keep_output=False)(input_ids=ids, target=target)
+    assert torch.allclose(alone.tokens, whole.tokens, rtol=1e-12, atol=1e-12) and alone.ledger.error.max() <= 1e-10
 
 
 def _products_with(module: fx.GraphModule, words: int) -> list[str]:
