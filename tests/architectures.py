@@ -105,6 +105,6 @@ BY_NAME = {a.name: a for a in ARCHITECTURES}
 RELATIVES = frozenset("roberta distilbert mistral qwen3 gpt_neox gptj opt phi gemma2 bart".split())
 
 
-def cases(names: Iterable[str]) -> list[Any]:
-    """Parameters for tests of these architectures."""
-    return [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES else n for n in names]
+def cases(names: Iterable[str], slow: Iterable[str] = ()) -> list[Any]:
+    """Parameters for tests of these architectures; with the slow tests: relatives, and what ``slow`` names."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES or n in slow else n for n in names]

@@ -12,7 +12,7 @@ import lrp_fx
 from benchmarks.scoring import load_model, load_sequences
 from lrp_fx.errors import InputError
 
-from .architectures import BY_NAME
+from .architectures import BY_NAME, cases
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
@@ -30,7 +30,7 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", cases(STREAMS))
 def test_streams_are_found_and_balance(name: str) -> None:
     architecture = BY_NAME[name]
     inputs = {n: v.double() if v.is_floating_point() else v for n, v in architecture.inputs().items()}

@@ -16,8 +16,6 @@ from .architectures import ARCHITECTURES, BY_NAME, RELATIVES, Architecture, case
 
 TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
 
-NAMES = cases(BY_NAME)
-
 
 def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any) -> tuple[Any, lrp_fx.Relevance]:
     model = architecture.build(attention, dtype)
@@ -60,7 +58,7 @@ def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
     assert not explainer.coverage["unexplained"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(BY_NAME, slow=["gemma3", "modernbert", "clip"]))  # two conversions each; in float32 they are with the others
 def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -> None:
     architecture = BY_NAME[name]
     (explainer, _), eager = explain(architecture, "eager", torch.float64, conserve="site")
@@ -82,7 +80,7 @@ def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -
 
 
 @pytest.mark.parametrize("rules", ["gradient", "attnlrp", "cp-lrp", "pa-cp-lrp"])
-@pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit"])
+@pytest.mark.parametrize("name", ["bert", "llama", pytest.param("t5", marks=pytest.mark.slow), "vit"])
 def test_every_preset_closes(name: str, rules: str) -> None:
     _, relevance = explain(BY_NAME[name], "eager", torch.float64, rules=rules)
     assert relevance.ledger.error.max() <= 1e-10

@@ -18,7 +18,7 @@ from lrp_fx.program import op_name, value_of
 from lrp_fx.rowwise import push_rows
 from lrp_fx.snippet import trace
 
-from .architectures import BY_NAME
+from .architectures import BY_NAME, cases
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
@@ -35,7 +35,7 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
     return found | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()} | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", pytest.param("t5", marks=pytest.mark.slow), pytest.param("gemma3", marks=pytest.mark.slow), pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"]))
 def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
     model, inputs = BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64), BY_NAME[name].inputs()
     goals = [None, targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
