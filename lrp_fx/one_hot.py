@@ -75,13 +75,14 @@ class _Picker(Emitter):
             term = self.step(aten.mul.Tensor, self.step(aten.index_select.default, matrix, 0, classes, of=node), numbers, of=node)
             picked = term if picked is None else self.step(aten.add.Tensor, picked, term, of=node)
         assert picked is not None
-        picked.meta["lrp"] = node.meta.get("lrp")  # it is what the product was: a coefficient, perhaps
+        if "lrp" in node.meta:
+            picked.meta["lrp"] = node.meta["lrp"]  # it is what the product was: a coefficient, perhaps
         return picked
 
     def step(self, target: Any, *args: Any, of: fx.Node) -> fx.Node:
         """A call on the way to what takes a node's place."""
         made = self.call(target, *args)
-        if of.meta.get("lrp") is not None:
+        if "lrp" in of.meta:
             made.meta["lrp"] = (of.meta["lrp"][0], "internal", 0)
         return made
 
