@@ -20,7 +20,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.full_masks import Assumptions, constant_masks, drop_full_masks
 from lrp_fx.in_place import Running
 from lrp_fx.mask_patterns import Constants
-from lrp_fx.program import Program
+from lrp_fx.program import Program, disagreement
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.rewrite import Rewritten, rewrite
@@ -85,7 +85,8 @@ class Entry:
         """Is the program right for these inputs (of the types and ranks it was captured with)?"""
         if self.inputs is not None:
             return all(torch.equal(value, bound[name]) for name, value in self.inputs.items())
-        return all(info.admits(bound[info.name].shape) for info in self.program.inputs)
+        shapes = {info.name: bound[info.name].shape for info in self.program.inputs}
+        return all(info.admits(shapes[info.name]) for info in self.program.inputs) and disagreement(self.program.sizes(), shapes) is None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from lrp_fx.bill import Bill
 from lrp_fx.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
-from lrp_fx.program import Input, Program, value_of
+from lrp_fx.program import Input, Program, disagreement, value_of
 from lrp_fx.recognize.sites import Site
 from lrp_fx.relevance import Relevance
 from lrp_fx.statement import read_statement, settle
@@ -29,7 +29,7 @@ from lrp_fx.targets import as_target
 
 #: Signature of a target -> relevance graph and bill.
 Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
-FORMAT = 2
+FORMAT = 3
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
 
@@ -63,6 +63,7 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
         "coverage": about.coverage,
         "sites": encode(about.sites),
         "inputs": encode(program.inputs),
+        "sizes": {name: [str(size) for size in sizes] for name, sizes in program.sizes().items()},
         "held": list(held or {}),
         "batch": program.batch_owner[0].name if program.batch_owner is not None else None,
         "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": program.outputs.spec is None},
@@ -128,6 +129,9 @@ class SavedExplainer:
     def __init__(self, manifest: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | None, families: frozenset[str]) -> None:
         read = Decoder(device)
         self.inputs: tuple[Input, ...] = read(manifest["inputs"])
+        self._sizes: dict[str, list[str]] = {info.name: manifest["sizes"][info.name] for info in self.inputs}
+        if any(len(self._sizes[info.name]) != len(info.shape) for info in self.inputs):
+            raise ValueError("sizes of other inputs than its own")
         self.sites: list[Site] = read(manifest["sites"])
         self.coverage: dict[str, dict[str, int]] = manifest["coverage"]
         self.ruleset, self.conserve, self.method = manifest["ruleset"], manifest["conserve"], manifest["method"]
@@ -185,6 +189,9 @@ class SavedExplainer:
             if value.dtype != info.dtype or not info.admits(value.shape):
                 sizes = ", ".join("any" if d else str(s) for d, s in zip(info.dynamic, info.shape, strict=True))
                 raise InputError(f"{info.name} must be {info.dtype} of shape ({sizes}); got {value.dtype} {tuple(value.shape)}")
+        unlike = disagreement(self._sizes, {n: v.shape for n, v in given.items()})
+        if unlike is not None:
+            raise InputError(f"this graph was made for other sizes: {unlike}")
         other = [n for n, held in self._held.items() if not torch.equal(held, given[n])]
         if other:
             raise InputError(f"this graph is the record of one call and holds for its values only; other values were given for {', '.join(other)}")

@@ -137,6 +137,47 @@ def test_a_capture_that_is_wrong_for_another_batch_is_none() -> None:
         assert relevance.ledger.error.max() <= EXACT
 
 
+class TwoContents(nn.Module):
+    """Texts and features, the mean of each added up: one row of features would do for all texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lift, self.head = nn.Embedding(V, F), nn.Linear(4, F), nn.Linear(F, 3)
+
+    def forward(self, input_ids: Tensor, features: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(input_ids)
+        if attention_mask is not None:
+            x = x * attention_mask.unsqueeze(-1)
+        return self.head(torch.tanh(x.mean(1) + self.lift(features).mean(1)))
+
+
+def features(batch: int) -> Tensor:
+    return torch.randn(batch, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.mark.parametrize("keep_output", [True, False])
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_graph_of_equal_sizes_gives_no_number_for_unequal_ones(keep_output: bool, target: int | None) -> None:
+    explain = lrp_fx.convert(ready(TwoContents()), keep_output=keep_output)
+    explain(input_ids=ids(2), features=features(2), target=target)
+    captures = explain.statistics.captures
+    explain(input_ids=ids(3), features=features(3), target=target)
+    assert explain.statistics.captures == captures, "other sizes, as equal as before"
+    for texts, rows in ((2, 1), (1, 2)):
+        with pytest.raises(lrp_fx.LrpError):  # what two examples share has no relevance of its own in each of them
+            explain(input_ids=ids(texts), features=features(rows), target=target)
+
+
+def test_one_mask_for_all_examples_after_a_mask_for_each() -> None:
+    explain = lrp_fx.convert(ready(TwoContents()))
+    mask = torch.ones(1, T, dtype=torch.int64)
+    mask[0, -2:] = 0
+    each, one = (explain(input_ids=ids(2), features=features(2), attention_mask=m) for m in (mask.expand(2, -1).clone(), mask))
+    assert explain.statistics.captures == 2
+    assert torch.allclose(each.content["input_ids"], one.content["input_ids"], rtol=0, atol=EXACT)
+    assert torch.allclose(each.content["features"], one.content["features"], rtol=0, atol=EXACT)
+
+
 def test_capture_leaves_no_trace() -> None:
     model = ready(Experts())
     before = {n: t.clone() for n, t in model.state_dict().items()}

@@ -148,6 +148,7 @@ def test_what_a_file_cannot_explain_is_refused(tmp_path: Path) -> None:
         ({"input_ids": given["input_ids"], "target": 1}, "made for input_ids, attention_mask"),
         ({**given, "input_ids": given["input_ids"].float(), "target": 1}, "must be torch.int64"),
         ({**given, "input_ids": given["input_ids"][0], "target": 1}, "must be torch.int64 of shape"),
+        ({**given, "attention_mask": given["attention_mask"][:1], "target": 1}, "axis 0 of attention_mask must be as long as axis 0 of input_ids: got 1 and 2"),
     ):
         with pytest.raises((lrp_fx.InputError, lrp_fx.TargetError), match=message):
             loaded(**wrong)
@@ -223,6 +224,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),
     "a value from nowhere": (lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}), "used before it is computed"),
     "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
+    "sizes of other inputs": (lambda m: m["sizes"].update(input_ids=["s0"]), "is broken"),
     "a missing part": (lambda m: m.pop("graphs"), "is broken"),
 }
 
