@@ -30,7 +30,7 @@ NUMBERS: dict[str, Callable[..., Any]] = {
 }
 _NAMES = {f: n for n, f in NUMBERS.items()}
 #: Families of operators that are torch's own.
-FAMILIES = frozenset("aten prims prim".split())
+FAMILIES = frozenset("aten prims".split())
 _RECORDS: dict[str, Any] = {c.__name__: c for c in (Bill, DepthInfo, Input, InjectionInfo, Leaf, PairsInfo, Site, SiteInfo, Windows)}
 _CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
@@ -72,11 +72,10 @@ class Decoder:
             return [self(v) for v in value]
         if not isinstance(value, dict):
             return value
-        kind = next(iter(value), None)
-        read = getattr(self, f"_{kind}", None) if isinstance(kind, str) and kind in _KINDS else None
-        if read is None:
+        kind = _KINDS.get(frozenset(value))
+        if kind is None:
             raise InputError(f"the file holds something that is no part of a relevance graph: {str(value)[:100]}")
-        return read(value)
+        return getattr(self, f"_{kind}")(value)
 
     def _float(self, value: dict[str, Any]) -> float:
         return float(value["float"])
@@ -112,7 +111,8 @@ class Decoder:
         return kind(**{name: self(v) for name, v in value["fields"].items()})
 
 
-_KINDS = frozenset("float complex node torch device tuple dict record".split())
+#: All keys of what `encode` writes -> the kind that it is.
+_KINDS = {**{frozenset((k,)): k for k in "float complex node torch device tuple dict".split()}, frozenset(("record", "fields")): "record"}
 
 
 def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
@@ -138,18 +138,29 @@ def decode_graph(nodes: Iterable[dict[str, Any]], tensors: Mapping[str, Tensor],
         _check_word(name)
         holder.register_buffer(name, tensor)
     for item in nodes:
-        op, target = item["op"], item["target"]
-        if op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise InputError(f"the file's graph holds a {op!r} node: a relevance graph calls operations only")
-        for word in (item["name"], *([] if op == "call_function" else [target]), *(k for k, _ in item["kwargs"]["dict"])):
-            _check_word(word)  # the graph becomes Python source: words of a file must not
-        if op == "get_attr" and target not in tensors:
-            raise InputError(f"the file's graph reads the tensor {target}, which the file does not hold")
-        call = find_operation(target, families) if op == "call_function" else target
-        node = graph.create_node(op, call, read(item["args"]), read(item["kwargs"]), name=item["name"])
-        read.nodes[item["name"]] = node
+        if item["op"] == "get_attr" and item["target"] not in tensors:
+            raise InputError(f"the file's graph reads the tensor {item['target']}, which the file does not hold")
+        _add(graph, read, item, families)
     graph.lint()
     return fx.GraphModule(holder, graph)
+
+
+def _add(graph: fx.Graph, read: Decoder, item: Mapping[str, Any], families: frozenset[str]) -> None:
+    """A node of a file, checked, at the end of the graph."""
+    op, name, target = item["op"], item["name"], item["target"]
+    if op not in ("placeholder", "get_attr", "call_function", "output"):
+        raise InputError(f"the file's graph holds a {op!r} node: a relevance graph calls operations only")
+    args, kwargs = read(item["args"]), read(item["kwargs"])
+    if type(args) is not tuple or type(kwargs) is not dict:
+        raise InputError(f"the file's graph gives %{str(name)[:60]} arguments that are none")
+    for word in (name, *([] if op == "call_function" else [target]), *kwargs):
+        _check_word(word)  # the graph becomes Python source: words of a file must not
+    if name in read.nodes or (op == "placeholder" and target in {*read.nodes, *(n.target for n in graph.find_nodes(op="placeholder"))}):
+        raise InputError(f"the file's graph has two things of one name, of which one would hide the other: %{name}, {target}")
+    node = graph.create_node(op, find_operation(target, families) if op == "call_function" else target, args, kwargs, name=name)
+    if node.name != name:  # a name of Python's own, which is never written
+        raise InputError(f"the file's graph uses a name that is none: {name[:60]!r}")
+    read.nodes[name] = node
 
 
 def _check_word(word: object) -> None:
@@ -170,4 +181,6 @@ def find_operation(name: str, families: frozenset[str] = FAMILIES) -> Any:
         raise InputError(f"the file calls {name}, which this version of torch ({torch.__version__}) does not have")
     if found._schema.is_mutable or any(a.name == "filename" for a in found._schema.arguments):
         raise InputError(f"the file calls {name}, which changes its arguments or opens files: a relevance graph only computes")
+    if not torch._C._dispatch_has_kernel(found.name()):  # type: ignore[no-untyped-call]  # TorchScript's own, such as `aten.warn`
+        raise InputError(f"the file calls {name}, which is no operation on tensors: a relevance graph only computes")
     return found

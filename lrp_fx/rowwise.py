@@ -3,9 +3,10 @@
 Most targets read the output at one position, so the coefficients of the head, of the last norm and of the last block's
 maps are zero at all other tokens. With a vocabulary of 150,000 words they would be most of the work and of the memory.
 
-requires  a relevance graph whose nodes have their abstract values
-ensures   the same values; a gradient scattered into zeros at one row of each example is carried as that row, through
-          operations that keep zero rows zero, and scattered where the first other operation needs it
+requires  a relevance graph whose nodes have their abstract values, ``wanted``: how many of its outputs are the model's own
+ensures   the model's own outputs bit by bit; the rest but for rounding; a gradient scattered into zeros at one row of
+          each example is carried as that row, through operations that keep zero rows zero, and scattered where the first
+          other operation needs it
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, fx
 
 from lrp_fx.emitter import Emitter
 from lrp_fx.layout import same_size
-from lrp_fx.program import op_name, value_of
+from lrp_fx.program import ancestors, iter_nodes, op_name, output_node, value_of
 from lrp_fx.row_operations import OPERATIONS, ZEROS, Rows
 from lrp_fx.row_reads import counts, never_negative, span
 
@@ -27,8 +28,9 @@ aten = torch.ops.aten
 
 
 class Pusher(Emitter):
-    def __init__(self, graph: fx.Graph, mode: Any) -> None:
+    def __init__(self, graph: fx.Graph, mode: Any, wanted: int) -> None:
         super().__init__(graph, mode)
+        self.forward = set(ancestors(iter_nodes(output_node(graph).args[0][:wanted])))  # type: ignore[index]
         self.rows: dict[fx.Node, Rows] = {}
         self.results: dict[fx.Node, list[Rows | fx.Node]] = {}  # of operations with several
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -36,7 +38,7 @@ class Pusher(Emitter):
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
-            if node.op not in ("call_function", "output"):
+            if node.op not in ("call_function", "output") or node in self.forward:
                 continue
             with self.graph.inserting_before(node):
                 found = self._seeded(node) or self._pushed(node) if node.op == "call_function" else None
@@ -215,6 +217,6 @@ def _is_row(row: Tensor, whole: Tensor) -> bool:
     return row.dim() == whole.dim() and isinstance(row.shape[1], int) and row.shape[1] == 1 and all(same_size(row.shape[a], whole.shape[a]) for a in range(whole.dim()) if a != 1)
 
 
-def push_rows(graph: fx.Graph, mode: Any) -> None:
+def push_rows(graph: fx.Graph, mode: Any, wanted: int = 0) -> None:
     """Carry coefficients that are zero but for one row of each example as that row, in place; ``mode``: the graph's abstract values."""
-    Pusher(graph, mode).run()
+    Pusher(graph, mode, wanted).run()

@@ -66,12 +66,17 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def references(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[str, Any]]:
-    """For every tensor that is a weight of the model: its names there, shape, order in memory and fingerprint."""
+    """For every tensor that is a weight of the model: its names there, shape, type, order in memory and fingerprint."""
     names: dict[Any, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
     found = {n: names.get((t.data_ptr(), tuple(t.shape))) for n, t in tensors.items() if t.numel()}
-    return {n: {"names": known, "shape": list(tensors[n].shape), "order": _order(tensors[n]), "sha256": fingerprint(tensors[n])} for n, known in found.items() if known}
+    return {n: {"names": known, **_shape(tensors[n]), "order": _order(tensors[n]), "sha256": fingerprint(tensors[n])} for n, known in found.items() if known}
+
+
+def _shape(tensor: Tensor) -> dict[str, Any]:
+    """What a fingerprint, which is one of bytes, does not cover."""
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 def fetch(wanted: Mapping[str, Mapping[str, Any]], weights: str | Path) -> dict[str, Tensor]:
@@ -82,19 +87,33 @@ def fetch(wanted: Mapping[str, Mapping[str, Any]], weights: str | Path) -> dict[
         raise InputError(f"no safetensors file at {path}")
     found: dict[str, Tensor] = {}
     for file in files:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            keys = set(opened.keys())
-            for name, place in wanted.items():
-                match = _match(place["names"], keys)
-                if match is not None and name not in found:
-                    found[name] = opened.get_tensor(match)
+        found |= _found({n: place for n, place in wanted.items() if n not in found}, file)
     missing = [place["names"][0] for name, place in wanted.items() if name not in found]
     if missing:
         raise InputError(f"{path} does not hold {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}")
+    for name, place in wanted.items():
+        _check_shape(place, found[name], path)
     other = [place["names"][0] for name, place in wanted.items() if fingerprint(found[name]) != place["sha256"]]
     if other:
         raise InputError(f"{path} holds other numbers than those explained: {', '.join(other[:5])}{' and others' if len(other) > 5 else ''}")
     return {n: _restored(t.permute(wanted[n]["order"]).contiguous(), {"complex": False, "order": wanted[n]["order"]}) for n, t in found.items()}
+
+
+def _found(wanted: Mapping[str, Mapping[str, Any]], file: Path) -> dict[str, Tensor]:
+    """The referenced weights that one file holds."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            keys = set(opened.keys())
+            matches = {n: match for n, place in wanted.items() if (match := _match(place["names"], keys)) is not None}
+            return {n: opened.get_tensor(match) for n, match in matches.items()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{file} cannot be read as safetensors: {error}") from error
+
+
+def _check_shape(place: Mapping[str, Any], tensor: Tensor, path: Path) -> None:
+    here, explained = (f"{found['dtype']} of shape {tuple(found['shape'])}" for found in (_shape(tensor), place))
+    if here != explained:
+        raise InputError(f"{path} holds another tensor than the one explained: {place['names'][0]} is {here}, the one explained was {explained}")
 
 
 def _match(names: list[str], keys: set[str]) -> str | None:

@@ -96,7 +96,7 @@ class _Transposer:
         passing = [total for total, _ in self.streams.passing]
         self.graph.output((*outputs, score, *leaves, *self.sinks, *(rows for _, rows in depths), *passing, *self.streams.pairs.values(), *self._site_table()))
         tidy(self.graph)
-        push_rows(self.graph, self.mode)
+        push_rows(self.graph, self.mode, self.bill.outputs)
         tidy(self.graph)
         if not whole:
             pull_rows(self.graph, self.mode)

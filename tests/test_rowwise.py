@@ -27,7 +27,7 @@ B, T, D, V = 3, 5, 4, 6
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A switch: from now on everything is computed for all tokens."""
-    return lambda: monkeypatch.setattr(lrp_fx.transpose, "push_rows", lambda graph, mode: None)
+    return lambda: monkeypatch.setattr(lrp_fx.transpose, "push_rows", lambda *given: None)
 
 
 def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
@@ -94,6 +94,38 @@ def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
     theirs = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
     assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-12, atol=1e-14)
     assert float(ours.tokens.abs().max()) > 0.01
+
+
+class Written(nn.Module):
+    """The model itself writes one token of each text into zeros and multiplies what it has then by a matrix."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.words, self.weight = how, nn.Embedding(20, 64), nn.Parameter(torch.randn(64, 48))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        at = (input_ids == 3).int().argmax(-1)
+        put = torch.zeros_like(x)
+        if self.how == "index_put":
+            put[torch.arange(x.shape[0]), at] = x[:, 0]
+        else:
+            put = put.scatter_add(1, at.reshape(-1, 1, 1).expand(-1, 1, x.shape[-1]), x[:, :1])
+        return (put @ self.weight).sum(1)
+
+
+@pytest.mark.parametrize("how", ["index_put", "scatter_add"])
+def test_the_models_own_outputs_are_computed_as_the_model_does(how: str) -> None:
+    """To the bit in float32, where one row times a matrix is rounded otherwise than many."""
+    model = Written(how).eval()
+    explain = lrp_fx.convert(model)
+    ids = torch.randint(20, (2, 40), generator=torch.Generator().manual_seed(0))
+    ids[:, 20] = 3
+    relevance = explain(input_ids=ids)
+    assert torch.equal(relevance.output, model(ids))
+    alone = lrp_fx.convert(model, keep_output=False)
+    assert torch.allclose(alone(input_ids=ids).tokens, relevance.tokens, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ operation by operation

@@ -43,22 +43,40 @@ def times(model_name: str, cells: list[Cell], names: list[str], budget: float) -
             refused[name] = {"why": _reason(error)}
     for length, batch in cells:
         inputs = timed.inputs(length, batch)
-        single: dict[str, float] = {}
-        found: dict[str, Found] = dict(refused)
-        spent = 0.0  # by a guess: each run takes what a gradient takes
-        for name, run in runs.items():
-            spent += (2 + _rounds_of(name, LEAST_ROUNDS)) * GRADIENTS.get(name, 1) * single.get(BASE, 0.0)
-            if spent > SECONDS:
-                found[name] = {"why": f"left out: with it, the cell would take more than {SECONDS // 60} minutes"}
-                continue
-            try:
-                run(inputs)  # captures, compiles
-                single[name] = _seconds(run, inputs)
-            except Exception as error:
-                found[name] = {"why": _reason(error)}
+        single, why = _once(runs, inputs)
+        found = refused | {name: {"why": reason} for name, reason in why.items()}
         if BASE in single:
             found |= _in_turns({name: runs[name] for name in single}, inputs, rounds=int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / sum(single.values())))))
         yield {"cell": [length, batch], "found": found}
+
+
+def _once(runs: dict[str, Run], inputs: Inputs) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds that a run of each contender takes, and why some have none; the yardstick's first, and none without it."""
+    single: dict[str, float] = {}
+    why: dict[str, str] = {}
+    spent = 0.0
+    for name in sorted(runs, key=lambda n: n != BASE):
+        if name != BASE and BASE not in single:
+            break
+        spent += _gradients(name) * single.get(BASE, 0.0)
+        if spent > SECONDS:
+            why[name] = f"left out: with it, the cell would take more than {SECONDS // 60} minutes"
+            continue
+        try:
+            runs[name](inputs)  # captures, compiles
+            single[name] = _seconds(runs[name], inputs)
+        except Exception as error:
+            why[name] = _reason(error)
+            continue
+        if name == BASE and (spent := _gradients(BASE) * single[BASE]) > SECONDS:
+            del single[BASE]
+            why[BASE] = f"{BASE} alone would take more than {SECONDS // 60} minutes"
+    return single, why
+
+
+def _gradients(name: str) -> float:
+    """How many gradients' time all runs of a contender take, by a guess."""
+    return (2 + _rounds_of(name, LEAST_ROUNDS)) * GRADIENTS.get(name, 1)
 
 
 def _rounds_of(name: str, rounds: int) -> int:
