@@ -26,6 +26,11 @@ class Call:
     roles: dict[str, str]
 
     @property
+    def plain(self) -> dict[str, str]:
+        """What is no tensor, as text: it is part of what was traced."""
+        return {n: repr(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
+
+    @property
     def key(self) -> Any:
         """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
         types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,17 +16,18 @@ import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.bill import RelevanceGraph
 from lrp_fx.calls import Call
 from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import CONCRETE, DYNAMIC, METHODS, STATIC, capture, first_line
+from lrp_fx.capture import CAPTURE_ULPS, CONCRETE, DYNAMIC, METHODS, STATIC, accepts, capture, difference_from_model, first_line
 from lrp_fx.checks import check_mode, check_types, check_weights, run_model
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.full_masks import Assumptions, constant_masks, drop_full_masks
 from lrp_fx.in_place import Running
 from lrp_fx.mask_patterns import Constants
-from lrp_fx.program import Program, disagreement
+from lrp_fx.program import Program
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.rewrite import Rewritten, rewrite
 from lrp_fx.rule import Ruleset, registry
+from lrp_fx.sizes import Decided
 from lrp_fx.targets import Target
 from lrp_fx.transpose import transpose
 
@@ -70,7 +73,8 @@ class Drawn:
 class Entry:
     """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: what that takes for granted.
 
-    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature.
+    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature;
+    ``plain``: the call's values that are no tensors; ``ones``: does it compute what the model computes where these sizes are 1?
     """
 
     base: Program
@@ -78,15 +82,26 @@ class Entry:
     program: Program
     rewritten: Rewritten
     anatomy: Anatomy
+    plain: dict[str, str]
     inputs: dict[str, Tensor] | None = None
     graphs: OrderedDict[Any, Drawn] = field(default_factory=OrderedDict)
+    ones: dict[frozenset[str], bool] = field(default_factory=dict)
 
-    def fits(self, bound: dict[str, Any]) -> bool:
-        """Is the program right for these inputs (of the types and ranks it was captured with)?"""
+    @cached_property
+    def sizes(self) -> Decided:
+        return Decided(self.program)
+
+    def fits(self, call: Call) -> bool:
+        """Is the program right for a call (of the types and ranks it was captured with)?"""
         if self.inputs is not None:
-            return all(torch.equal(value, bound[name]) for name, value in self.inputs.items())
-        shapes = {info.name: bound[info.name].shape for info in self.program.inputs}
-        return all(info.admits(shapes[info.name]) for info in self.program.inputs) and disagreement(self.program.sizes(), shapes) is None
+            return all(torch.equal(value, call.bound[name]) for name, value in self.inputs.items())
+        shapes = {info.name: call.bound[info.name].shape for info in self.program.inputs}
+        if not all(info.admits(shapes[info.name]) for info in self.program.inputs) or self.sizes().refusal(shapes) is not None:
+            return False
+        ones = self.sizes().ones(shapes)
+        if ones and ones not in self.ones:  # tracing takes for granted that no size is 1, whatever the model does with such
+            self.ones[ones] = accepts(call.model, call.bound) and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
+        return not ones or self.ones[ones]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +157,7 @@ class Compiler:
     def compiled(self, call: Call, target: Target) -> tuple[Entry, Drawn]:
         """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
         entry = self.entry(call)
+        seen = target.signature in entry.graphs
         try:
             self.drawn = self.draw(entry, target)
         except (TargetError, InputError):
@@ -152,6 +168,11 @@ class Compiler:
             self._forget(entry, call, error)
             entry = self.entry(call)
             self.drawn = self.draw(entry, target)
+        if not entry.fits(call):  # drawing decided something by the sizes it was traced with
+            entry = self.entry(call, self._exactly)
+            self.drawn = self.draw(entry, target)
+        if not seen:
+            _try_one_row(entry, call)
         return entry, self.drawn
 
     def _forget(self, entry: Entry, call: Call, error: Exception) -> None:
@@ -161,23 +182,25 @@ class Compiler:
         self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
         self.rungs[call.key] = (STATIC, (why,))
 
-    def entry(self, call: Call) -> Entry:
-        """The compiled program for a call, captured if none of those kept is right for it."""
-        entry = self._kept(call, constant_masks(call.bound, call.roles))
+    def entry(self, call: Call, make: Callable[[Call], Program] | None = None) -> Entry:
+        """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
+        make = make or self._capture
+        entry = self._kept(call, constant_masks(call.bound, call.roles), make)
         if entry.assumed is not None and not entry.assumed.hold_for({n: tuple(call.bound[n].shape) for n in entry.program.input_nodes()}):
-            entry = self._kept(call, None)
+            entry = self._kept(call, None, make)
         self.current = entry
         return entry
 
-    def _kept(self, call: Call, constants: Constants | None) -> Entry:
+    def _kept(self, call: Call, constants: Constants | None, make: Callable[[Call], Program]) -> Entry:
         """The program for calls with these masks (None: with any), made if there is none."""
-        fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call.bound)]
+        fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
         found = next((kept for kept in fitting if kept.constants == constants), None)
         if found is not None:
             self.entries.remove(found)
         else:
-            base = fitting[-1].entry.base if fitting else self._capture(call)
-            found = Kept(call.key, constants, self._variant(base, constants, call))
+            found = Kept(call.key, constants, self._variant(fitting[-1].entry.base if fitting else make(call), constants, call))
+            if not fitting and not found.entry.fits(call):  # it was traced with two rows at least, and some tokens
+                found = Kept(call.key, constants, self._variant(self._exactly(call), constants, call))
         self.entries.append(found)
         while len(self.entries) > CACHED_PROGRAMS:
             self.entries.pop(0)
@@ -185,16 +208,24 @@ class Compiler:
         return found.entry
 
     def _capture(self, call: Call) -> Program:
+        first, refusals = self.rungs.get(call.key, (METHODS[0], ()))
+        program = self._captured(call, first)
+        program = replace(program, refusals=(*refusals, *program.refusals))
+        self._remember(program, call)
+        return program
+
+    def _exactly(self, call: Call) -> Program:
+        """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
+        return self._captured(call, STATIC)
+
+    def _captured(self, call: Call, first: str) -> Program:
         self.statistics.captures += 1
         run_model(call.model, call.bound)
-        first, refusals = self.rungs.get(call.key, (METHODS[0], ()))
         methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
         captured = capture(call.model, call.bound, call.roles, methods=methods)
         self._loose |= _loose_tensors(self.model, captured)
         self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
         program = canonicalize(captured)
-        program = replace(program, refusals=(*refusals, *program.refusals))
-        self._remember(program, call)
         return program if self.options.output is None else _choose_output(program, self.options.output)
 
     def _variant(self, base: Program, constants: Constants | None, call: Call) -> Entry:
@@ -202,27 +233,27 @@ class Compiler:
         if constants is None or base.method == CONCRETE:
             return self._general(base, call)
         program, assumed = drop_full_masks(base, constants)
-        return self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, None)
+        return self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, call.plain, None)
 
     def _general(self, base: Program, call: Call) -> Entry:
         """The program that is good for any mask, made once."""
         found = self._made_general(base)
         held = {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
-        return found or self._entry_of(base, None, base, held)
+        return found or self._entry_of(base, None, base, call.plain, held)
 
     def _made_general(self, base: Program) -> Entry | None:
         return next((kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None)
 
-    def _entry_of(self, base: Program, assumed: Assumptions | None, program: Program, held: dict[str, Tensor] | None) -> Entry:
+    def _entry_of(self, base: Program, assumed: Assumptions | None, program: Program, plain: dict[str, str], held: dict[str, Tensor] | None) -> Entry:
         rewritten = rewrite(program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict)
         check_types(rewritten)
-        return Entry(base, assumed, program, rewritten, find_anatomy(rewritten), held)
+        return Entry(base, assumed, program, rewritten, find_anatomy(rewritten), plain, held)
 
     def general(self, entry: Entry) -> Entry:
         """What was made of the same captured program, or is made now, for any mask."""
         if entry.assumed is None:
             return entry
-        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, None)
+        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.plain, None)
 
     def related(self, entry: Entry) -> list[Entry]:
         """All that was made of the same captured program."""
@@ -251,6 +282,14 @@ class Compiler:
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
+
+
+def _try_one_row(entry: Entry, call: Call) -> None:
+    """Is the program right for one example, too? Asked now, in case that it is saved: a file has no model to compare with."""
+    owner = entry.program.batch_owner
+    if entry.program.method == DYNAMIC and owner is not None:
+        batch = call.bound[owner[0].name].shape[0]
+        entry.fits(replace(call, bound={n: v[:1] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v for n, v in call.bound.items()}))
 
 
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:

@@ -198,7 +198,8 @@ class Explainer:
                 with torch.no_grad():
                     flats = run_together(drawn.runner if len(numbers) == 1 else drawn.graph.module, tensors, [arguments[n] for n in numbers])
             except (RuntimeError, IndexError):
-                run_model(call.model, bound)  # is it the input that the model itself refuses?
+                with _COMPILING:  # running the model sets switches of its configuration for a while
+                    run_model(call.model, bound)  # is it the input that the model itself refuses?
                 raise
             for n, flat in zip(numbers, flats, strict=True):
                 results[n] = self._result(entry, drawn.graph.bill, flat, bound, goals[n])
@@ -242,18 +243,20 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        last = self._entry()
-        drawn = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
-        used = list({t.signature: t for t in drawn if not isinstance(t, Custom)}.values())
-        goals = [as_target(t) for t in targets] if targets is not None else used
-        if not goals or any(isinstance(g, Custom) for g in goals):
-            raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
-        with _COMPILING:
+        with _COMPILING:  # nobody else draws or captures meanwhile
+            last = self._entry()
+            drawn = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
+            used = list({t.signature: t for t in drawn if not isinstance(t, Custom)}.values())
+            goals = [as_target(t) for t in targets] if targets is not None else used
+            if not goals or any(isinstance(g, Custom) for g in goals):
+                raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
             entry = self._compiler.general(last)  # what its masks are taken to be for some sizes, a file could not check
             graphs = {g.signature: (d.graph.module, d.graph.bill) for g in goals for d in [self._compiler.draw(entry, g)]}
-        made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
-        about = Description(self.ruleset.name, self.conserve, self.sites, self.coverage, entry.program.method, made_with)
-        write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)
+            made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
+            sites = find_sites(entry.rewritten, entry.anatomy)
+            ones = [set(names) for e in {last, entry} for names, right in e.ones.items() if right]
+            about = Description(self.ruleset.name, self.conserve, sites, entry.rewritten.coverage(), entry.program.method, made_with, entry.sizes(), ones, entry.plain)
+            write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)
 
 
 def aggregations() -> dict[str, str]:

@@ -41,12 +41,10 @@ class Running:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self._made: tuple[str, fx.GraphModule] | None = None
-        self._sizes = _shared_sizes(module.graph)
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Sizes that were one when the model was captured may differ, and be broadcast: then a result may need more room."""
-        alike = all(len({inputs[i].shape[axis] for i, axis in places}) == 1 for places in self._sizes)
-        return self.copy(*inputs) if alike else self.module(*inputs)
+        """Inputs of sizes that the graph holds for (`lrp_fx.sizes`): where others were broadcast, a result might need more room."""
+        return self.copy(*inputs)
 
     @property
     def copy(self) -> fx.GraphModule:
@@ -71,17 +69,6 @@ def write_in_place(module: fx.GraphModule) -> fx.GraphModule:
             node.target, name = _OUT[node.target]
             node.kwargs = {**node.kwargs, name: node.args[0]}
     return fx.GraphModule(module, graph, "RelevanceGraph")
-
-
-def _shared_sizes(graph: fx.Graph) -> list[list[tuple[int, int]]]:
-    """(input, axis) of the sizes that are the same symbol, for each symbol that several axes have."""
-    places: dict[str, list[tuple[int, int]]] = {}
-    for i, node in enumerate(n for n in graph.nodes if n.op == "placeholder"):
-        value = value_of(node)
-        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-            if isinstance(size, torch.SymInt):
-                places.setdefault(str(size), []).append((i, axis))
-    return [found for found in places.values() if len(found) > 1]
 
 
 def _fits_in_first(node: fx.Node) -> bool:

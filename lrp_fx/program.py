@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,10 +95,6 @@ class Program:
         nodes = [n for n in self.graph.nodes if n.op == "placeholder"]
         return {i.name: n for i, n in zip(self.inputs, nodes, strict=True)}
 
-    def sizes(self) -> dict[str, tuple[Hashable, ...]]:
-        """By input, what each axis's size is: a number, or an expression; axes with the same one are as long as each other."""
-        return {name: tuple(s if isinstance(s, int) else s.node.expr for s in value_of(node).shape) for name, node in self.input_nodes().items()}
-
     def evolve(self, name: str, **changes: Any) -> Program:
         return replace(self, history=(*self.history, name), **changes)
 
@@ -123,17 +119,6 @@ class Pass:
         for check in self.ensures:
             check(result)
         return result
-
-
-def disagreement(sizes: Mapping[str, Sequence[Hashable]], shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Which axes have one size in a program (`Program.sizes`) and two in a call? None if none have."""
-    first: dict[Hashable, tuple[str, int, int]] = {}
-    for name, axes in sizes.items():
-        for axis, (size, length) in enumerate(zip(axes, shapes[name], strict=True)):
-            other, at, expected = first.setdefault(size, (name, axis, length))
-            if length != expected:
-                return f"axis {axis} of {name} must be as long as axis {at} of {other}: got {length} and {expected}"
-    return None
 
 
 def output_node(graph: fx.Graph) -> fx.Node:

@@ -7,7 +7,9 @@ The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the g
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from lrp_fx import storage
+from lrp_fx.arguments import flatten
 from lrp_fx.bill import Bill
 from lrp_fx.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
-from lrp_fx.program import Input, Program, disagreement, value_of
+from lrp_fx.program import Input, Program, value_of
 from lrp_fx.recognize.sites import Site
 from lrp_fx.relevance import Relevance
+from lrp_fx.sizes import Sizes
 from lrp_fx.statement import read_statement, settle
 from lrp_fx.targets import as_target
 
@@ -43,6 +47,9 @@ class Description:
     coverage: dict[str, dict[str, int]]
     method: str
     made_with: dict[str, str]
+    sizes: Sizes
+    ones: list[set[str]]
+    plain: dict[str, str]
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -63,10 +70,12 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
         "coverage": about.coverage,
         "sites": encode(about.sites),
         "inputs": encode(program.inputs),
-        "sizes": {name: [str(size) for size in sizes] for name, sizes in program.sizes().items()},
+        "sizes": {"axes": {n: list(sizes) for n, sizes in about.sizes.axes.items()}, "conditions": list(about.sizes.conditions), "ones": [sorted(names) for names in about.ones]},
+        "plain": about.plain,
+        "device": value_of(next(iter(program.input_nodes().values()))).device.type,
         "held": list(held or {}),
         "batch": program.batch_owner[0].name if program.batch_owner is not None else None,
-        "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": program.outputs.spec is None},
+        "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": _is_alone(program)},
         "shape": _shape(program),
         "tensors": places,
         "references": referenced,
@@ -75,6 +84,11 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr(_MANIFEST, json.dumps(manifest), zipfile.ZIP_DEFLATED)
         file.writestr(_WEIGHTS, blob)
+
+
+def _is_alone(program: Program) -> bool:
+    """Does the model return a tensor, and not something that holds tensors?"""
+    return isinstance(program.outputs.rebuild(tuple(range(len(program.outputs.names)))), int)
 
 
 def _shape(program: Program) -> list[Any]:
@@ -92,7 +106,8 @@ def load(path: str | Path, *, weights: str | Path | None = None, device: str | t
     """Read a relevance graph that `Explainer.save` wrote; call it like the explainer, with one of the targets it was saved for.
 
     weights: the model's safetensors file (or a folder of them), for a file saved with ``weights=False``.
-    device: where to run it, by default where it was made.
+    device: where to run it, by default the kind of device it was made on. Fused attention is computed by a kernel of that
+        kind: a graph with some runs nowhere else.
     operators: namespaces of ``torch.library`` operators that the graph may call beside torch's own; import what defines them first.
 
     Raises `InputError` if the file is none of ours, of another format, broken, or asks for what is not allowed.
@@ -104,8 +119,8 @@ def load(path: str | Path, *, weights: str | Path | None = None, device: str | t
             if weights is None:
                 raise InputError(f"{path} was saved without weights: load(path, weights=...) takes the model's safetensors file")
             tensors |= storage.fetch(manifest["references"], weights)
-        return SavedExplainer(manifest, tensors, torch.device(device) if device is not None else None, FAMILIES | set(operators))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        return SavedExplainer(manifest, tensors, torch.device(device or manifest["device"]), FAMILIES | set(operators))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError, SyntaxError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is broken: {type(error).__name__}: {error}") from error
 
 
@@ -115,28 +130,53 @@ def _open(path: str | Path) -> tuple[dict[str, Any], bytes]:
     try:
         with zipfile.ZipFile(path) as file:
             manifest, blob = json.loads(file.read(_MANIFEST)), file.read(_WEIGHTS)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no relevance graph written by Explainer.save ({error})") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise InputError(f"{path} has format {found}, this version of lrp_fx reads format {FORMAT}: save it again from the model")
+    _warn_of_version(manifest.get("made_with"))
     return manifest, blob
+
+
+def _warn_of_version(made_with: Any) -> None:
+    """Another torch has the same operators, or the file is refused; that they compute the same to the bit nobody promises."""
+    made = str(made_with.get("torch")) if isinstance(made_with, dict) else ""
+    if made.split(".")[:2] != torch.__version__.split(".")[:2]:
+        warnings.warn(f"the relevance graph was made with torch {made}, and this is {torch.__version__}: numbers may differ in rounding", stacklevel=4)
+
+
+def _sizes(found: dict[str, Any], inputs: Sequence[Input]) -> tuple[Sizes, list[set[str]]]:
+    """What the graph's sizes are, checked; and which of them may be 1."""
+    sizes = Sizes({i.name: tuple(map(str, found["axes"][i.name])) for i in inputs}, tuple(map(str, found["conditions"])))
+    sizes.check()
+    if any(len(sizes.axes[i.name]) != len(i.shape) for i in inputs):
+        raise ValueError("sizes of other inputs than its own")
+    return sizes, [set(map(str, names)) for names in found["ones"]]
+
+
+def _check_kernels(manifest: dict[str, Any], device: torch.device) -> None:
+    """Refuse another kind of device than the one whose fused attention the graphs call."""
+    fused = any(str(node["target"]).startswith("aten._scaled_dot_product") for graph in manifest["graphs"] for node in graph["nodes"])
+    if fused and device.type != manifest["device"]:
+        raise InputError(f"the file calls the fused attention of {manifest['device']}, which {device.type} does not have: explain the model on {device.type} and save it there")
 
 
 class SavedExplainer:
     """A relevance graph read from a file. ``targets``: signatures it can explain; ``sites``, ``coverage``, ``ruleset`` as saved."""
 
-    def __init__(self, manifest: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | None, families: frozenset[str]) -> None:
+    def __init__(self, manifest: dict[str, Any], tensors: dict[str, Tensor], device: torch.device, families: frozenset[str]) -> None:
         read = Decoder(device)
+        self._device = device
+        _check_kernels(manifest, device)
         self.inputs: tuple[Input, ...] = read(manifest["inputs"])
-        self._sizes: dict[str, list[str]] = {info.name: manifest["sizes"][info.name] for info in self.inputs}
-        if any(len(self._sizes[info.name]) != len(info.shape) for info in self.inputs):
-            raise ValueError("sizes of other inputs than its own")
+        self._sizes, self._ones = _sizes(manifest["sizes"], self.inputs)
+        self.plain: dict[str, str] = {str(n): str(v) for n, v in manifest["plain"].items()}
         self.sites: list[Site] = read(manifest["sites"])
         self.coverage: dict[str, dict[str, int]] = manifest["coverage"]
         self.ruleset, self.conserve, self.method = manifest["ruleset"], manifest["conserve"], manifest["method"]
         self.made_with: dict[str, str] = manifest["made_with"]
-        tensors = {n: t.to(device) if device is not None else t for n, t in tensors.items()}
+        tensors = {n: t.to(device) for n, t in tensors.items()}
         self._held = {name: tensors.pop(f"held_{i}") for i, name in enumerate(manifest["held"])}
         self._batch, self._outputs, self._shape = manifest["batch"], manifest["outputs"], manifest["shape"]
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Bill]] = {}
@@ -155,9 +195,10 @@ class SavedExplainer:
         return next(iter(self._graphs.values()))[0]
 
     def __call__(self, *, target: Any = None, **inputs: Any) -> Relevance:
-        """Explain inputs (tensors, by the names the model's forward has) as the explainer did that was saved.
+        """Explain inputs (by the names the model's forward has) as the explainer did that was saved.
 
-        ``output`` of the result is a tensor, or a dict by name where the model returned several values.
+        Values that are no tensors must be those that the explainer was called with. ``output`` of the result is a tensor, or a
+        dict by name where the model returned several values.
         """
         goal = as_target(target)
         if goal.signature not in self._graphs:
@@ -166,8 +207,12 @@ class SavedExplainer:
         bound = self._bind(inputs)
         module, bill = self._graphs[goal.signature]
         arguments = goal.arguments(self._output_shape(bound), bound[self.inputs[0].name].device) if goal.example_arguments() else {}
-        with torch.no_grad():
-            flat = module(*[bound[i.name] for i in self.inputs], *arguments.values())
+        try:  # autocast is part of what was traced, and would be applied a second time
+            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+                flat = module(*[bound[i.name] for i in self.inputs], *arguments.values())
+        except (RuntimeError, IndexError) as error:
+            given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)} on {v.device}" for n, v in bound.items())
+            raise InputError(f"the graph cannot be computed for these inputs ({given}): {type(error).__name__}: {error}") from error
         return self._result(bill, flat, bound, repr(goal))
 
     def _result(self, bill: Bill, flat: tuple[Any, ...], bound: dict[str, Tensor], target: str) -> Relevance:
@@ -179,7 +224,11 @@ class SavedExplainer:
 
     def _bind(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors, checked: all of them, of the type, number of axes and fixed sizes that the graph was made for."""
-        given = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
+        flat = flatten(inputs)
+        given = {n: v for n, v in flat.items() if isinstance(v, Tensor)}
+        plain = {n: repr(v) for n, v in flat.items() if n not in given and (v is not None or n in self.plain)}
+        if plain != self.plain:
+            raise InputError(f"this graph was made for {_listed(self.plain)} beside its tensors; got {_listed(plain)}")
         names = [i.name for i in self.inputs]
         if set(given) != set(names):
             raise InputError(f"this graph was made for {', '.join(names)}; got {', '.join(given) or 'no tensor'}")
@@ -189,15 +238,26 @@ class SavedExplainer:
             if value.dtype != info.dtype or not info.admits(value.shape):
                 sizes = ", ".join("any" if d else str(s) for d, s in zip(info.dynamic, info.shape, strict=True))
                 raise InputError(f"{info.name} must be {info.dtype} of shape ({sizes}); got {value.dtype} {tuple(value.shape)}")
-        unlike = disagreement(self._sizes, {n: v.shape for n, v in given.items()})
-        if unlike is not None:
-            raise InputError(f"this graph was made for other sizes: {unlike}")
+        self._check_sizes({n: v.shape for n, v in given.items()})
         other = [n for n, held in self._held.items() if not torch.equal(held, given[n])]
         if other:
             raise InputError(f"this graph is the record of one call and holds for its values only; other values were given for {', '.join(other)}")
         return given
 
+    def _check_sizes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        refusal = self._sizes.refusal(shapes)
+        if refusal is not None:
+            raise InputError(f"this graph does not hold for these sizes: {refusal}")
+        ones = self._sizes.ones(shapes)
+        if ones and ones not in self._ones:
+            places = ", ".join(sorted(self._sizes.readable(symbol) for symbol in ones))
+            raise InputError(f"nobody has compared this graph with the model where {places} is 1: explain such an input before saving it")
+
     def _output_shape(self, bound: dict[str, Tensor]) -> tuple[int, ...]:
         if None in self._shape:
             raise TargetError("sizes of this model's output are no sizes of its inputs: only targets without class and position can be explained from a file")
         return tuple(s if isinstance(s, int) else bound[s[0]].shape[s[1]] for s in self._shape)
+
+
+def _listed(plain: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value[:60]}" for name, value in plain.items()) or "no other values"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,23 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),
     "a value from nowhere": (lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}), "used before it is computed"),
     "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
-    "sizes of other inputs": (lambda m: m["sizes"].update(input_ids=["s0"]), "is broken"),
+    "sizes of other inputs": (lambda m: m["sizes"]["axes"].update(input_ids=["s0"]), "is broken"),
+    "a size of another kind": (lambda m: m["sizes"]["axes"].update(input_ids=[["s0"], ["s1"]]), "is broken"),
+    "code as a size": (lambda m: m["sizes"]["axes"].update(input_ids=["s0", CODE]), "is broken"),
+    "code as a condition": (lambda m: m["sizes"]["conditions"].append(CODE), "is broken"),
+    "an operator of the JIT alone": (lambda m: first_call(m).update(target="aten.manual_seed.default"), "is no operation on tensors"),
+    "a warning": (lambda m: first_call(m).update(target="aten.warn.default"), "is no operation on tensors"),
+    "another family of torch's": (lambda m: first_call(m).update(target="prim.device.default"), "only torch's own operators are allowed"),
+    "a message to other processes": (lambda m: first_call(m).update(target="_c10d_functional.all_reduce.default"), "only torch's own operators are allowed"),
+    "keywords of two kinds": (lambda m: first_call(m).update(kwargs={"tuple": [], "dict": []}), "no part of a relevance graph"),
+    "keywords that are none": (lambda m: first_call(m).update(kwargs={"tuple": []}), "arguments that are none"),
+    "arguments with names only": (lambda m: first_call(m).update(args={"dict": []}), "arguments that are none"),
+    "a value of two kinds": (lambda m: first_call(m).update(args={"tuple": [{"float": "0", "node": "nobody"}]}), "no part of a relevance graph"),
+    "a record with more than its fields": (lambda m: m["graphs"][0]["bill"].update(more=1), "no part of a relevance graph"),
+    "two nodes of one name": (lambda m: m["graphs"][0]["nodes"].insert(1, dict(placeholder(m), target="other")), "two things of one name"),
+    "two arguments of one name": (lambda m: m["graphs"][0]["nodes"].insert(1, dict(placeholder(m), name="other")), "two things of one name"),
+    "a name that hides a builtin": (lambda m: first_call(m).update(name="len"), "a name that is none"),
+    "a number that is none": (lambda m: first_call(m).update(args={"tuple": [{"float": 10**400}]}), "is broken"),
     "a missing part": (lambda m: m.pop("graphs"), "is broken"),
 }
 
@@ -247,3 +264,131 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "pickled.pt", "no relevance graph"), (tmp_path / "text.lrp", "no relevance graph"), (tmp_path / "none.lrp", "no file")):
         with pytest.raises(lrp_fx.InputError, match=message):
             lrp_fx.load(path)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor, scale: float = 1.0) -> Tensor:
+        return self.head(torch.tanh(self.embed(input_ids) * scale).mean(1))  # type: ignore[no-any-return]
+
+
+def test_values_that_are_no_tensors_are_part_of_the_graph(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(ready(Scaled()))
+    theirs = explain(input_ids=ids(), scale=0.5, target=1)
+    explain.save(tmp_path / "graph.lrp")
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    same(loaded(input_ids=ids(), scale=0.5, target=1), theirs)
+    for wrong in ({}, {"scale": 2.0}, {"scale": 0.5, "scales": 1}):
+        with pytest.raises(lrp_fx.InputError, match=r"made for scale=0\.5 beside its tensors; got"):
+            loaded(input_ids=ids(), target=1, **wrong)
+
+
+def test_autocast_is_not_applied_to_a_file(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(ready(Scaled()).float())
+    theirs = explain(input_ids=ids(), target=1)
+    explain.save(tmp_path / "graph.lrp")
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    with torch.autocast("cpu", torch.bfloat16):
+        same(loaded(input_ids=ids(), target=1), theirs)
+
+
+def test_inputs_that_the_graph_cannot_be_computed_for(tmp_path: Path) -> None:
+    with pytest.raises(lrp_fx.InputError, match="index out of range"):
+        lrp_fx.load(written(tmp_path))(**{**inputs(), "input_ids": ids() + 20})
+
+
+def test_fused_attention_stays_on_its_kind_of_device(tmp_path: Path) -> None:
+    architecture = BY_NAME["bert"]
+    explain = lrp_fx.convert(architecture.build("sdpa"))
+    explain(**architecture.inputs(), target=1)
+    explain.save(tmp_path / "graph.lrp")
+    with pytest.raises(lrp_fx.InputError, match="fused attention of cpu, which meta does not have"):
+        lrp_fx.load(tmp_path / "graph.lrp", device="meta")
+
+
+def test_a_file_of_another_torch_is_read_with_a_warning(file: Path) -> None:
+    with pytest.warns(UserWarning, match="made with torch 1.0.0"):
+        lrp_fx.load(changed(file, lambda m: m["made_with"].update(torch="1.0.0")))
+
+
+def test_damaged_files(file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    start = whole.index(b"manifest.json") + 40
+    (tmp_path / "damaged.lrp").write_bytes(whole[:start] + b"damaged" + whole[start + 7 :])
+    for path in (tmp_path / "damaged.lrp", tmp_path):
+        with pytest.raises(lrp_fx.InputError, match="no relevance graph"):
+            lrp_fx.load(path)
+
+
+def test_saving_while_others_explain(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(ready(Scaled()))
+    explain(input_ids=ids(), target=0)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(explain, input_ids=ids(1 + n % 3, 5), scale=1.0 + n % 4, target=targets.Contrast(n % 3, (n + 1) % 3) if n % 2 else n % 3) for n in range(24)]
+        saves = [pool.submit(explain.save, tmp_path / f"{n}.lrp") for n in range(8)]
+        for done in (*calls, *saves):
+            done.result()
+    for n in range(8):
+        loaded = lrp_fx.load(tmp_path / f"{n}.lrp")
+        given: dict[str, Any] = {"input_ids": ids(), **{name: float(value) for name, value in loaded.plain.items()}}
+        for kind in loaded.targets:
+            goal = {"Class": 1, "Contrast": targets.Contrast(0, 1)}[kind[0]]
+            same(loaded(**given, target=goal), explain(**given, target=goal))
+
+
+class Builtin(nn.Module):
+    """Arguments that are called like functions of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, input: Tensor, max: Tensor) -> Tensor:
+        return self.head((self.embed(input) * max.unsqueeze(-1)).sum(1))  # type: ignore[no-any-return]
+
+
+def test_arguments_may_have_names_of_python(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(ready(Builtin()))
+    given = {"input": ids(), "max": torch.rand(ids().shape, dtype=torch.float64)}
+    theirs = explain(**given)
+    explain.save(tmp_path / "graph.lrp")
+    same(lrp_fx.load(tmp_path / "graph.lrp")(**given), theirs)
+
+
+def reordered(manifest: dict[str, Any]) -> None:
+    """An argument after a value that has its name, which it would hide."""
+    nodes = manifest["graphs"][0]["nodes"]
+    nodes.insert(nodes.index(first_call(manifest)) + 1, dict(placeholder(manifest), name="other", target=first_call(manifest)["name"]))
+
+
+def test_an_argument_hides_no_value(file: Path) -> None:
+    with pytest.raises(lrp_fx.InputError, match="two things of one name"):
+        lrp_fx.load(changed(file, reordered))
+
+
+def test_weights_in_no_file_of_weights(tmp_path: Path) -> None:
+    explain = explainer()
+    explain(**inputs())
+    explain.save(tmp_path / "light.lrp", weights=False)
+    for content in (b"no weights", b"", b"\xff" * 100):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        for given in (tmp_path / "model.safetensors", tmp_path):
+            with pytest.raises(lrp_fx.InputError, match=r"model\.safetensors cannot be read as safetensors"):
+                lrp_fx.load(tmp_path / "light.lrp", weights=given)
+
+
+def test_weights_of_the_same_bytes_but_another_shape_or_type(tmp_path: Path) -> None:
+    explain = explainer()
+    explain(**inputs())
+    explain.save(tmp_path / "light.lrp", weights=False)
+    state = {n: t.detach().contiguous() for n, t in explain.model.state_dict().items() if n != "head.weight"}
+    for mix, message in (
+        (state["mix"].reshape(4, 16), r"mix is float64 of shape \(4, 16\), the one explained was float64 of shape \(8, 8\)"),
+        (state["mix"].view(torch.int64), r"mix is int64 of shape \(8, 8\), the one explained was float64 of shape \(8, 8\)"),
+    ):
+        safetensors.torch.save_file({**state, "mix": mix}, tmp_path / "model.safetensors")
+        with pytest.raises(lrp_fx.InputError, match=message):
+            lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "model.safetensors")
