@@ -45,7 +45,8 @@ def capture(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], *, 
     refusals: list[str] = []
     for method in methods:
         try:
-            return replace(_captured(model, inputs, roles, method), refusals=tuple(refusals))
+            program = _captured(model, inputs, roles, method)
+            return replace(program, refusals=tuple(refusals), captured=program.module)
         except Exception as error:
             refusals.append(f"{method}: {type(error).__name__}: {first_line(error)}")
     raise CaptureError(
@@ -133,7 +134,7 @@ def difference_from_model(model: nn.Module, program: Program, inputs: dict[str, 
     """Largest difference of an output from the model's, in units in the last place of the largest number in it."""
     with torch.no_grad(), inference_configuration(model):
         theirs = pytree.tree_leaves(model(**inputs))
-        ours = program.module(*[inputs[i.name] for i in program.inputs])
+        ours = (program.captured or program.module)(*[inputs[i.name] for i in program.inputs])
     pairs = zip([t for t in theirs if isinstance(t, Tensor)], [t for t in ours if isinstance(t, Tensor)], strict=False)
     return max((largest_difference(got, expected) for expected, got in pairs), default=0.0)
 

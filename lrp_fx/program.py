@@ -57,7 +57,8 @@ class Program:
     """A captured model: a flat `torch.fx.GraphModule` over ATen, parameters as attributes.
 
     Passes take a Program and return a new one; ``history`` keeps the name of every pass applied. ``method``: how it was
-    captured; ``refusals``: why the methods that would hold for more inputs did not.
+    captured; ``refusals``: why the methods that would hold for more inputs did not; ``captured``: the graph before any pass, to
+    be compared with the model to the model's own precision.
     """
 
     module: fx.GraphModule
@@ -66,6 +67,7 @@ class Program:
     method: str
     history: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    captured: fx.GraphModule | None = None
 
     @property
     def graph(self) -> fx.Graph:
