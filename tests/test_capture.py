@@ -164,7 +164,7 @@ def test_a_graph_of_equal_sizes_gives_no_number_for_unequal_ones(keep_output: bo
     explain(input_ids=ids(3), features=features(3), target=target)
     assert explain.statistics.captures == captures, "other sizes, as equal as before"
     for texts, rows in ((2, 1), (1, 2)):
-        with pytest.raises(lrp_fx.LrpError):  # what two examples share has no relevance of its own in each of them
+        with pytest.raises(lrp_fx.LrpError, match="could not be transposed"):  # what two examples share has no relevance of its own in each of them
             explain(input_ids=ids(texts), features=features(rows), target=target)
 
 
