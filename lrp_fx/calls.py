@@ -1,4 +1,4 @@
-"""Calls: the arguments of one call by name, what a program is captured for, and the sizes of its output."""
+"""Calls: the arguments of one call by name, and what a program is captured for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from lrp_fx.arguments import Flattened, flatten, is_nested
 from lrp_fx.errors import InputError
-from lrp_fx.layout import hint
-from lrp_fx.program import Program, value_of
 from lrp_fx.roles import role_of
 
 
@@ -58,20 +56,6 @@ def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -
     flat = flatten(bound)
     told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
     return Call(flat, Flattened(model, bound) if is_nested(bound) else model, told)
-
-
-def output_shape(program: Program, bound: dict[str, Any]) -> tuple[int, ...]:
-    """Shape of the explained output for these inputs, from its symbolic sizes."""
-    known: dict[Any, int] = {}
-    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
-        for symbol, size in zip(value_of(node).shape, bound[info.name].shape, strict=True):
-            if not isinstance(symbol, int):
-                known[symbol.node.expr] = size
-    shape = []
-    for size in value_of(program.explained_node).shape:
-        expression = None if isinstance(size, int) else size.node.expr
-        shape.append(size if expression is None else int(expression.subs(known)) if expression.free_symbols <= set(known) else hint(size))
-    return tuple(shape)
 
 
 def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:

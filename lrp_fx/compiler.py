@@ -163,6 +163,8 @@ class Compiler:
         except (TargetError, InputError):
             raise
         except Exception as error:
+            if shared := _shared_inputs(entry, call):
+                raise InputError(shared) from error
             if entry.program.method != DYNAMIC:
                 raise
             self._forget(entry, call, error)
@@ -290,6 +292,21 @@ def _try_one_row(entry: Entry, call: Call) -> None:
     if entry.program.method == DYNAMIC and owner is not None:
         batch = call.bound[owner[0].name].shape[0]
         entry.fits(replace(call, bound={n: v[:1] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v for n, v in call.bound.items()}))
+
+
+def _shared_inputs(entry: Entry, call: Call) -> str:
+    """Why a graph cannot be drawn: an input has one row for all examples of the batch. What they share has no relevance in each of them."""
+    owner = entry.program.batch_owner
+    batch = call.bound[owner[0].name].shape[0] if owner is not None else 1
+    shared = [i.name for i in entry.program.inputs if i.role == "content" and i.shape and call.bound[i.name].shape[0] == 1 < batch]
+    if not shared or owner is None:
+        return ""
+    name = shared[0]
+    rows = ", ".join([str(batch), *["-1"] * (call.bound[name].dim() - 1)])
+    return (
+        f"{name} has one row for the {batch} examples of {owner[0].name}: what examples share has no relevance of its own in each of them; "
+        f"give each its own, {name}.expand({rows})"
+    )
 
 
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:

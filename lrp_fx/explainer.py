@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.bill import Bill
-from lrp_fx.calls import Call, as_call, bind, output_shape, run_together
+from lrp_fx.calls import Call, as_call, bind, run_together
 from lrp_fx.checks import check_inputs, run_model
 from lrp_fx.compiler import Compiler, Entry, Options, Statistics
 from lrp_fx.errors import InputError, LrpError, TargetError
@@ -183,8 +183,9 @@ class Explainer:
         """One result for each target; those with the same graph run together."""
         with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
             call = self._bind(args, inputs)
-            bound, program = call.bound, self._compiler.entry(call).program
-            shape, device = output_shape(program, bound), bound[program.inputs[0].name].device
+            bound, found = call.bound, self._compiler.entry(call)
+            shape = found.sizes().output_shape({i.name: bound[i.name].shape for i in found.program.inputs})
+            device = bound[found.program.inputs[0].name].device
             # refuses what the output does not have, before anything is compiled
             arguments = [list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals]
             compiled = [self._compiler.compiled(call, goal) for goal in goals]

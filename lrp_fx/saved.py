@@ -11,7 +11,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lrp_fx.targets import as_target
 
 #: Signature of a target -> relevance graph and bill.
 Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
-FORMAT = 3
+FORMAT = 4
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
 
@@ -70,15 +70,14 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
         "coverage": about.coverage,
         "sites": encode(about.sites),
         "inputs": encode(program.inputs),
-        "sizes": {"axes": {n: list(sizes) for n, sizes in about.sizes.axes.items()}, "conditions": list(about.sizes.conditions), "ones": [sorted(names) for names in about.ones]},
+        "sizes": {**asdict(about.sizes), "ones": [sorted(names) for names in about.ones]},
         "plain": about.plain,
         "device": value_of(next(iter(program.input_nodes().values()))).device.type,
         "held": list(held or {}),
-        "batch": program.batch_owner[0].name if program.batch_owner is not None else None,
         "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": _is_alone(program)},
-        "shape": _shape(program),
         "tensors": places,
         "references": referenced,
+        "differentiable": [n for n, t in tensors.items() if t.requires_grad],
         "graphs": [{"target": encode(key), "nodes": encode_graph(module.graph), "bill": encode(bill)} for key, (module, bill) in graphs.items()],
     }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
@@ -89,16 +88,6 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
 def _is_alone(program: Program) -> bool:
     """Does the model return a tensor, and not something that holds tensors?"""
     return isinstance(program.outputs.rebuild(tuple(range(len(program.outputs.names)))), int)
-
-
-def _shape(program: Program) -> list[Any]:
-    """The explained output's sizes: numbers, or (input, axis) where a size is an input's; None where it is neither."""
-    known: dict[str, list[Any]] = {}
-    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
-        for axis, size in enumerate(value_of(node).shape):
-            if not isinstance(size, int):
-                known.setdefault(str(size), [info.name, axis])
-    return [size if isinstance(size, int) else known.get(str(size)) for size in value_of(program.explained_node).shape]
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -148,7 +137,7 @@ def _warn_of_version(made_with: Any) -> None:
 
 def _sizes(found: dict[str, Any], inputs: Sequence[Input]) -> tuple[Sizes, list[set[str]]]:
     """What the graph's sizes are, checked; and which of them may be 1."""
-    sizes = Sizes({i.name: tuple(map(str, found["axes"][i.name])) for i in inputs}, tuple(map(str, found["conditions"])))
+    sizes = Sizes({i.name: tuple(map(str, found["axes"][i.name])) for i in inputs}, tuple(map(str, found["conditions"])), tuple(map(str, found["output"])))
     sizes.check()
     if any(len(sizes.axes[i.name]) != len(i.shape) for i in inputs):
         raise ValueError("sizes of other inputs than its own")
@@ -176,9 +165,10 @@ class SavedExplainer:
         self.coverage: dict[str, dict[str, int]] = manifest["coverage"]
         self.ruleset, self.conserve, self.method = manifest["ruleset"], manifest["conserve"], manifest["method"]
         self.made_with: dict[str, str] = manifest["made_with"]
-        tensors = {n: t.to(device) for n, t in tensors.items()}
+        asked = set(manifest["differentiable"])  # torch's matmul folds its operands, and rounds, by whether a weight may be asked for a gradient
+        tensors = {n: t.to(device).detach().requires_grad_(n in asked) for n, t in tensors.items()}
         self._held = {name: tensors.pop(f"held_{i}") for i, name in enumerate(manifest["held"])}
-        self._batch, self._outputs, self._shape = manifest["batch"], manifest["outputs"], manifest["shape"]
+        self._outputs = manifest["outputs"]
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Bill]] = {}
         for graph in manifest["graphs"]:
             used = {item["target"] for item in graph["nodes"] if item["op"] == "get_attr"}
@@ -206,7 +196,8 @@ class SavedExplainer:
             raise TargetError(f"{goal!r} is none of the targets that were saved ({known}): save it again with targets=[...]")
         bound = self._bind(inputs)
         module, bill = self._graphs[goal.signature]
-        arguments = goal.arguments(self._output_shape(bound), bound[self.inputs[0].name].device) if goal.example_arguments() else {}
+        shape = self._sizes.output_shape({n: v.shape for n, v in bound.items()})
+        arguments = goal.arguments(shape, bound[self.inputs[0].name].device) if goal.example_arguments() else {}
         try:  # autocast is part of what was traced, and would be applied a second time
             with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
                 flat = module(*[bound[i.name] for i in self.inputs], *arguments.values())
@@ -252,11 +243,6 @@ class SavedExplainer:
         if ones and ones not in self._ones:
             places = ", ".join(sorted(self._sizes.readable(symbol) for symbol in ones))
             raise InputError(f"nobody has compared this graph with the model where {places} is 1: explain such an input before saving it")
-
-    def _output_shape(self, bound: dict[str, Tensor]) -> tuple[int, ...]:
-        if None in self._shape:
-            raise TargetError("sizes of this model's output are no sizes of its inputs: only targets without class and position can be explained from a file")
-        return tuple(s if isinstance(s, int) else bound[s[0]].shape[s[1]] for s in self._shape)
 
 
 def _listed(plain: Mapping[str, str]) -> str:

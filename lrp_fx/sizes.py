@@ -4,7 +4,8 @@ A size is a number, a symbol or an expression of symbols; a branch on a size tha
 symbols. All are text in Python's syntax, so that a file can hold them; nothing is ever evaluated but whole numbers.
 
 requires  a program, or such texts of a file
-ensures   a call of other sizes is refused by a message that names the axes, or what was decided by them
+ensures   a call of other sizes is refused by a message that names the axes, or what was decided by them;
+          the output's shape is known before anything is computed
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from torch.utils._sympy.printers import PythonPrinter
 
+from lrp_fx.errors import InputError
 from lrp_fx.layout import hint
 from lrp_fx.program import Program, value_of
 
@@ -32,14 +34,15 @@ _LONGEST = 10_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """``axes``: the size of each axis, by input; ``conditions``: what holds for the symbols."""
+    """``axes``: the size of each axis, by input; ``conditions``: what holds for the symbols; ``output``: the sizes of the explained output."""
 
     axes: dict[str, tuple[str, ...]]
     conditions: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise ValueError if one of them is more than arithmetic on whole numbers."""
-        for text in (*(size for sizes in self.axes.values() for size in sizes), *self.conditions):
+        for text in (*(size for sizes in self.axes.values() for size in sizes), *self.conditions, *self.output):
             _parsed(text)
 
     def refusal(self, shapes: Shapes) -> str | None:
@@ -53,6 +56,14 @@ class Sizes:
                 return f"{place} must be {self.readable(size)}: got {length}"
         failed = next((c for c in self.conditions if not _value(c, known)), None)
         return f"made for sizes with {self.readable(failed)}" if failed is not None else None
+
+    def output_shape(self, shapes: Shapes) -> tuple[int, ...]:
+        """Shape of the explained output for inputs of these shapes, which the graph holds for."""
+        known = {size: length for _, size, length in self._places(shapes) if size.isidentifier()}
+        shape = tuple(_value(size, known) for size in self.output)
+        if None in shape:
+            raise InputError(f"the output has no {self.readable(self.output[shape.index(None)])} rows for such inputs")
+        return shape
 
     def ones(self, shapes: Shapes) -> frozenset[str]:
         """Symbols that are 1: tracing takes for granted that none is, and leaves no condition."""
@@ -86,23 +97,39 @@ class Decided:
 
 
 def sizes_of(program: Program) -> Sizes:
-    """The sizes of a program's inputs, with everything that tracing it, and drawing graphs of it, has decided by them so far."""
+    """The sizes of a program's inputs and output, with everything that tracing it, and drawing graphs of it, has decided by them so far."""
     values = {name: value_of(node) for name, node in program.input_nodes().items()}
     symbolic = [s for value in values.values() for s in value.shape if not isinstance(s, int)]
     axes = {name: tuple(str(s) if isinstance(s, int) else _text(s.node.expr) for s in value.shape) for name, value in values.items()}
+    output = value_of(program.explained_node).shape
     if not symbolic:
-        return Sizes(axes)
+        return Sizes(axes, (), tuple(str(hint(s)) for s in output))
     traced = {str(s): hint(s) for s in symbolic if str(s).isidentifier()}
     environment = symbolic[0].node.shape_env
     guards = [environment.replace(guard.expr) for guard in environment.guards]
-    found = dict.fromkeys(c for guard in guards if {str(s) for s in guard.free_symbols} <= set(traced) for c in _conditions(guard, traced))
-    return Sizes(axes, tuple(c for c in found if c != "True"))
+    conditions = dict.fromkeys(c for guard in guards if {str(s) for s in guard.free_symbols} <= set(traced) for c in _conditions(guard, traced))
+    rows = [_of_output(size, traced) for size in output]
+    conditions |= dict.fromkeys(c for _, needed in rows for c in needed)
+    return Sizes(axes, tuple(c for c in conditions if c != "True"), tuple(text for text, _ in rows))
+
+
+def _of_output(size: Any, traced: Mapping[str, int]) -> tuple[str, list[str]]:
+    """An output's size as text and, where it is more than arithmetic on the inputs' sizes, what makes it the traced number."""
+    symbols = set() if isinstance(size, int) else {str(s) for s in size.node.expr.free_symbols}
+    text = str(size) if isinstance(size, int) else _text(size.node.expr)
+    if symbols <= set(traced) and _is_arithmetic(text):
+        return text, []
+    return str(hint(size)), _pinned(symbols & set(traced), traced)
 
 
 def _conditions(guard: Any, traced: Mapping[str, int]) -> list[str]:
     """The guard as text or, where it is more than arithmetic on whole numbers, the traced value of each of its symbols."""
     text = _text(guard)
-    return [text] if _is_arithmetic(text) else [f"{symbol} == {traced[symbol]}" for symbol in sorted(str(s) for s in guard.free_symbols)]
+    return [text] if _is_arithmetic(text) else _pinned({str(s) for s in guard.free_symbols}, traced)
+
+
+def _pinned(symbols: set[str], traced: Mapping[str, int]) -> list[str]:
+    return [f"{symbol} == {traced[symbol]}" for symbol in sorted(symbols)]
 
 
 def _text(expression: Any) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lrp_fx.errors import InputError
 
-_COMPLEX = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+#: Kernels for vectors begin by where memory does, and sum in another order: to the bit the same numbers need the same place in it.
+_ALIGNMENT = 64
 
 
 def pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, dict[str, Any]]]:
@@ -27,17 +28,37 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, dict[str, Any]
         kept = first.setdefault(key, name)
         if kept == name:
             stored[name] = _plain(tensor)
-        places[name] = {"stored": kept, "order": _order(tensor), "complex": tensor.is_complex()}
+        places[name] = {"stored": kept, "order": _order(tensor), "complex": tensor.is_complex(), "offset": _offset(tensor)}
     return safetensors.torch.save(stored), places
 
 
 def unpack(blob: bytes, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The tensors that `pack` wrote, with the strides that they had (kernels round by them)."""
+    """The tensors that `pack` wrote, with the strides and the alignment that they had (kernels round by them)."""
     try:
         stored = safetensors.torch.load(blob)
     except safetensors.SafetensorError as error:
         raise InputError(f"the file's weights cannot be read: {error}") from error
+    offsets = {place["stored"]: place["offset"] for place in places.values()}
+    stored = {name: _placed(stored[name], offset) for name, offset in offsets.items()}
     return {name: _restored(stored[place["stored"]], place) for name, place in places.items()}
+
+
+def _offset(tensor: Tensor) -> int:
+    """How far into a block of 64 bytes it begins, in whole numbers of its type; other devices than the CPU give whole blocks."""
+    size = tensor.element_size()
+    return tensor.data_ptr() % _ALIGNMENT // size * size if tensor.device.type == "cpu" else 0
+
+
+def _placed(tensor: Tensor, offset: int) -> Tensor:
+    """A contiguous tensor, where it begins so far into a block."""
+    if tensor.data_ptr() % _ALIGNMENT == offset or not tensor.numel():
+        return tensor
+    if offset not in range(0, _ALIGNMENT, tensor.element_size()):
+        raise InputError("the file's weights lie where no tensor begins")
+    block = torch.empty(tensor.nbytes + 2 * _ALIGNMENT, dtype=torch.uint8)
+    start = (offset - block.data_ptr()) % _ALIGNMENT
+    placed = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+    return placed.copy_(tensor)
 
 
 def _order(tensor: Tensor) -> list[int]:
@@ -71,7 +92,11 @@ def references(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, dic
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
     found = {n: names.get((t.data_ptr(), tuple(t.shape))) for n, t in tensors.items() if t.numel()}
-    return {n: {"names": known, **_shape(tensors[n]), "order": _order(tensors[n]), "sha256": fingerprint(tensors[n])} for n, known in found.items() if known}
+    return {n: {"names": known, **_described(tensors[n]), "sha256": fingerprint(tensors[n])} for n, known in found.items() if known}
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    return {**_shape(tensor), "order": _order(tensor), "offset": _offset(tensor)}
 
 
 def _shape(tensor: Tensor) -> dict[str, Any]:
@@ -96,7 +121,12 @@ def fetch(wanted: Mapping[str, Mapping[str, Any]], weights: str | Path) -> dict[
     other = [place["names"][0] for name, place in wanted.items() if fingerprint(found[name]) != place["sha256"]]
     if other:
         raise InputError(f"{path} holds other numbers than those explained: {', '.join(other[:5])}{' and others' if len(other) > 5 else ''}")
-    return {n: _restored(t.permute(wanted[n]["order"]).contiguous(), {"complex": False, "order": wanted[n]["order"]}) for n, t in found.items()}
+    return {n: _laid_out(found[n], place) for n, place in wanted.items()}
+
+
+def _laid_out(tensor: Tensor, place: Mapping[str, Any]) -> Tensor:
+    plain = tensor.permute(place["order"]).contiguous()
+    return _restored(_placed(plain, place["offset"]), {"complex": False, "order": place["order"]})
 
 
 def _found(wanted: Mapping[str, Mapping[str, Any]], file: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import namedtuple
 from dataclasses import dataclass
@@ -163,8 +164,8 @@ def test_a_graph_of_equal_sizes_gives_no_number_for_unequal_ones(keep_output: bo
     captures = explain.statistics.captures
     explain(input_ids=ids(3), features=features(3), target=target)
     assert explain.statistics.captures == captures, "other sizes, as equal as before"
-    for texts, rows in ((2, 1), (1, 2)):
-        with pytest.raises(lrp_fx.LrpError, match="could not be transposed"):  # what two examples share has no relevance of its own in each of them
+    for texts, rows, advice in ((2, 1, "features.expand(2, -1, -1)"), (1, 2, "input_ids.expand(2, -1)")):
+        with pytest.raises(lrp_fx.InputError, match=re.escape(advice)):  # what two examples share has no relevance of its own in each of them
             explain(input_ids=ids(texts), features=features(rows), target=target)
 
 

@@ -81,6 +81,44 @@ def test_there_and_back_to_the_bit_at_any_size(tmp_path: Path) -> None:
     assert torch.equal(loaded(**given).output["hidden"], explain(**given).output["hidden"])
 
 
+class Wide(nn.Module):
+    """Wide enough for kernels of vectors; one product reads tokens across memory, the last one a single row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.lower, self.head = nn.Embedding(20, 32), nn.Linear(32, 32), nn.Conv1d(32, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = torch.tanh(self.mix(self.embed(input_ids)))
+        return self.head(torch.tanh(self.lower(x.mT).mT))
+
+
+def moved(model: nn.Module, offset: int) -> nn.Module:
+    """The model with every parameter so many bytes into a block of 64 (a file mapped into memory puts them anywhere)."""
+    for parameter in model.parameters():
+        block = torch.empty(parameter.nbytes + 128, dtype=torch.uint8)
+        start = (offset - block.data_ptr()) % 64
+        parameter.data = block[start : start + parameter.nbytes].view(parameter.dtype).view(parameter.shape).copy_(parameter.data)
+    return model
+
+
+@pytest.mark.parametrize("keep_output", [True, False])
+@pytest.mark.parametrize(("offset", "frozen"), [(0, False), (8, False), (8, True)])
+def test_to_the_bit_wherever_the_weights_are(offset: int, frozen: bool, keep_output: bool, tmp_path: Path) -> None:
+    """Kernels round by where memory begins, and by whether a weight may be asked for a gradient."""
+    model = moved(ready(Wide()), offset).requires_grad_(not frozen)
+    explain = lrp_fx.convert(model, keep_output=keep_output)
+    theirs = {size: explain(input_ids=ids(*size), target=1) for size in ((1, 9), (2, 9), (2, 10))}
+    explain.save(tmp_path / "whole.lrp")
+    explain.save(tmp_path / "light.lrp", weights=False)
+    safetensors.torch.save_file({"elsewhere": torch.ones(3), **model.state_dict()}, tmp_path / "model.safetensors")
+    for loaded in (lrp_fx.load(tmp_path / "whole.lrp"), lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path)):
+        for (batch, length), relevance in theirs.items():
+            ours = loaded(input_ids=ids(batch, length), target=1)
+            same(ours, relevance)
+            assert not keep_output or torch.equal(ours.output, relevance.output)
+
+
 @pytest.mark.parametrize("name", ["llama", "swin", pytest.param("t5", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_models_of_the_library(name: str, tmp_path: Path) -> None:
     explain = lrp_fx.convert(BY_NAME[name].build("eager"))
@@ -220,6 +258,9 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "code as an argument's name": (lambda m: placeholder(m).update(target=f"x={CODE}"), "a name that is none"),
     "code as a node's name": (lambda m: first_call(m).update(name=f"x; {CODE}"), "a name that is none"),
     "code as a keyword": (lambda m: first_call(m).update(kwargs={"dict": [[f"x={CODE}, y", 1]]}), "a name that is none"),
+    "weights that begin between two numbers": (lambda m: next(iter(m["tensors"].values())).update(offset=7), "lie where no tensor begins"),
+    "weights that begin beyond a block": (lambda m: next(iter(m["tensors"].values())).update(offset=64), "lie where no tensor begins"),
+    "code as an output's size": (lambda m: m["sizes"].update(output=[CODE]), "no expression of sizes"),
     "something of torch that is no type": (lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}), "no type, layout or memory format"),
     "a record of another kind": (lambda m: m["graphs"][0].update(bill={"record": "Popen", "fields": {}}), "unknown kind"),
     "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),

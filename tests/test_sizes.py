@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,7 +118,54 @@ def test_messages_name_axes() -> None:
     assert sizes.ones({"a": (1, 6), "b": (1, 7, 4)}) == {"s0"}
 
 
+def test_shapes_of_outputs() -> None:
+    sizes = Sizes({"a": ("s0", "s1")}, (), ("s0", "(1 + s1) // 2", "max(3, s1)", "7"))
+    assert sizes.output_shape({"a": (2, 9)}) == (2, 5, 9, 7)
+    with pytest.raises(lrp_fx.InputError, match=re.escape("the output has no a.shape[0] // (a.shape[1] - 9) rows")):
+        Sizes({"a": ("s0", "s1")}, (), ("s0 // (s1 - 9)",)).output_shape({"a": (2, 9)})
+
+
+class Resized(nn.Module):
+    """Classes of tokens that are not those of the input, but more or fewer."""
+
+    def __init__(self, resize: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.head, self.resize = nn.Embedding(V, F), nn.Linear(F, 3), resize
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.resize(self.embed(input_ids))))
+
+
+RESIZED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "one more": (lambda x: nn.functional.pad(x, (0, 0, 1, 0), value=1.0), 1),
+    "every second": (lambda x: x[:, ::2], 1),
+    "windows": (lambda x: nn.functional.avg_pool1d(x.mT, 3, 2).mT, 1),
+    "eight at least": (lambda x: nn.functional.pad(x, (0, 0, 0, max(8 - x.shape[1], 0))), 1),
+    "by a factor that is no whole number": (lambda x: nn.functional.interpolate(x.mT, scale_factor=1.5).mT, 3),
+}
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_the_outputs_shape_is_known_before_it_is_computed(name: str, tmp_path: Path) -> None:
+    resize, captures = RESIZED[name]
+    model = ready(Resized(resize))
+    explain = lrp_fx.convert(model)
+    for length in (9, 12, 7):
+        rows = model(ids(2, length)).shape[1]
+        found = explain(input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=rows - 1))
+        assert torch.allclose(found.score, model(ids(2, length))[:, -1, 1], rtol=0, atol=EXACT)
+        with pytest.raises(lrp_fx.TargetError, match=f"no such position: {rows}"):
+            explain(input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=rows))
+        explain.save(tmp_path / "graph.lrp")
+        saved = lrp_fx.load(tmp_path / "graph.lrp")(input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=-1))
+        assert torch.equal(saved.score, found.score)
+        assert torch.equal(saved.content["input_ids"], found.content["input_ids"])
+    assert explain.statistics.captures == captures
+
+
 @pytest.mark.parametrize("text", ["__import__('os')", "s0.bit_length()", "s0 ** 9", "[s0]", "'a' * s0", "1.5 * s0", "max()", "lambda: 1", "s0 if s0 else 1", "(", "s0 < s0 < s0"])
 def test_nothing_but_arithmetic_is_evaluated(text: str) -> None:
     with pytest.raises(ValueError, match="no expression of sizes"):
         Sizes({"a": ("s0",)}, (text,)).check()
+    with pytest.raises(ValueError, match="no expression of sizes"):
+        Sizes({"a": ("s0",)}, (), (text,)).check()
