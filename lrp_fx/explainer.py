@@ -22,7 +22,7 @@ from lrp_fx.recognize.sites import Site, find_sites
 from lrp_fx.relevance import Relevance
 from lrp_fx.rewrite import Rewritten
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.saved import Description, write
+from lrp_fx.saved import Description, Variant, write
 from lrp_fx.statement import read_statement, settle
 from lrp_fx.targets import Custom, Target, as_target
 
@@ -251,13 +251,14 @@ class Explainer:
             goals = [as_target(t) for t in targets] if targets is not None else used
             if not goals or any(isinstance(g, Custom) for g in goals):
                 raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
-            entry = self._compiler.general(last)  # what its masks are taken to be for some sizes, a file could not check
-            graphs = {g.signature: (d.graph.module, d.graph.bill) for g in goals for d in [self._compiler.draw(entry, g)]}
+            general = self._compiler.general(last)
+            entries = [*{id(e): e for e in self._compiler.related(last) if e.assumed is not None}.values(), general]
+            variants = [Variant(e.assumed, {g.signature: (d.graph.module, d.graph.bill) for g in goals for d in [self._compiler.draw(e, g)]}) for e in entries]
             made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
-            sites = find_sites(entry.rewritten, entry.anatomy)
-            ones = [set(names) for e in {last, entry} for names, right in e.ones.items() if right]
-            about = Description(self.ruleset.name, self.conserve, sites, entry.rewritten.coverage(), entry.program.method, made_with, entry.sizes(), ones, entry.plain)
-            write(path, entry.program, graphs, about, model=self.model, weights=weights, held=entry.inputs)
+            sites = find_sites(general.rewritten, general.anatomy)
+            ones = [set(names) for e in entries for names, right in e.ones.items() if right]
+            about = Description(self.ruleset.name, self.conserve, sites, general.rewritten.coverage(), general.program.method, made_with, general.sizes(), ones, general.plain)
+            write(path, general.program, variants, about, model=self.model, weights=weights, held=general.inputs)
 
 
 def aggregations() -> dict[str, str]:

@@ -19,8 +19,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from lrp_fx.layout import same_shape
-from lrp_fx.mask_patterns import Constants, Shapes, kinds
-from lrp_fx.program import MASK_ROLE, Program, ancestors, copy_graph, op_name, value_of
+from lrp_fx.mask_patterns import Constants, MaskGraph, Shapes, kinds, mask_graph
+from lrp_fx.program import MASK_ROLE, Program, copy_graph, op_name, value_of
 
 _PROBES = (1, 2, 3, 6, 11)
 _REMEMBERED_SIZES = 1024
@@ -40,22 +40,22 @@ def constant_masks(bound: Mapping[str, Any], roles: Mapping[str, str]) -> Consta
 
 @dataclass(frozen=True, eq=False)
 class Assumptions:
-    """What masks of a program are taken to be: ``patterns``: mask -> ``all`` or ``causal``; ``known``: sizes -> do they hold?
+    """What masks are taken to be where their inputs are these constants: ``patterns`` says ``all`` or ``causal`` for each of ``made``.
 
-    A mask that reads a tensor of the model, which may change, is computed anew in every call.
+    ``known``: sizes -> do they hold? A mask that reads a tensor of the model, which may change, is computed anew in every call.
     """
 
-    program: Program
+    made: MaskGraph
     constants: Constants
-    patterns: dict[fx.Node, str]
+    patterns: tuple[str, ...]
     known: OrderedDict[Any, bool] = field(default_factory=OrderedDict)
 
     def hold_for(self, shapes: Shapes) -> bool:
         """Are all the masks what they are taken to be in a call with inputs of these shapes? Computed once for each."""
         key = tuple(sorted(shapes.items()))
         if key not in self.known:
-            held = all(kind in kinds(self.program, mask, self.constants, shapes) for mask, kind in self.patterns.items())
-            if any(n.op == "get_attr" for n in ancestors(self.patterns)):
+            held = all(kind in kinds(self.made, mask, self.constants, shapes) for mask, kind in zip(self.made.masks, self.patterns, strict=True))
+            if self.made.module.graph.find_nodes(op="get_attr"):
                 return held
             self.known[key] = held
             while len(self.known) > _REMEMBERED_SIZES:
@@ -79,7 +79,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, As
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    return replace(program, module=module).evolve("drop_full_masks"), Assumptions(program, constants, used)
+    return replace(program, module=module).evolve("drop_full_masks"), Assumptions(mask_graph(program, list(used)), constants, tuple(used.values()))
 
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:
@@ -130,9 +130,12 @@ class _Masks:
     def pattern(self, node: fx.Node) -> str | None:
         """``all``, ``causal`` or None: what a mask is for a few small sizes, if it depends on sizes and constants alone."""
         if node not in self.known:
-            found = [] if node in self.open else [kinds(self.program, node, self.constants, shapes) for shapes in _probes(self.program)]
-            self.known[node] = next((kind for kind in ("all", "causal") if found and all(kind in k for k in found)), None)
+            self.known[node] = None if node in self.open else self._found(mask_graph(self.program, [node]))
         return self.known[node]
+
+    def _found(self, made: MaskGraph) -> str | None:
+        found = [kinds(made, made.masks[0], self.constants, shapes) for shapes in _probes(self.program)]
+        return next((kind for kind in ("all", "causal") if all(kind in k for k in found)), None)
 
 
 def _dependents(program: Program, inputs: set[fx.Node]) -> set[fx.Node]:

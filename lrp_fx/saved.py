@@ -1,7 +1,7 @@
 """Saved: a relevance graph in one file, which runs without the model's source and without transformers.
 
-The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the graphs with their bills) and
-``weights.safetensors``. Nothing in it is code, and nothing is pickled.
+The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the graphs with their bills, and how the masks are
+made that some of them do without) and ``weights.safetensors``. Nothing in it is code, and nothing is pickled.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from lrp_fx.arguments import flatten
 from lrp_fx.bill import Bill
 from lrp_fx.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
+from lrp_fx.full_masks import Assumptions, constant_masks
+from lrp_fx.mask_patterns import Constants, MaskGraph
 from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
 from lrp_fx.program import Input, Program, value_of
 from lrp_fx.recognize.sites import Site
@@ -33,6 +35,19 @@ from lrp_fx.targets import as_target
 
 #: Signature of a target -> relevance graph and bill.
 Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """The graphs for calls in which masks are what is ``assumed`` of them; None: for any."""
+
+    assumed: Assumptions | None
+    graphs: Graphs
+
+    def serves(self, constants: Constants, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        return self.assumed is None or (self.assumed.constants == constants and self.assumed.hold_for(shapes))
+
+
 FORMAT = 4
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
@@ -53,10 +68,11 @@ class Description:
 
 
 # ------------------------------------------------------------------------------------------------ writing
-def write(path: str | Path, program: Program, graphs: Graphs, about: Description, *, model: nn.Module, weights: bool, held: Mapping[str, Tensor] | None) -> None:
-    """Write graphs (by the signature of their target) that were made from one program; ``held``: the inputs that a record of one call is good for."""
+def write(path: str | Path, program: Program, variants: Sequence[Variant], about: Description, *, model: nn.Module, weights: bool, held: Mapping[str, Tensor] | None) -> None:
+    """Write graphs that were made from one program, the last ones good for any mask; ``held``: the inputs that a record of one call is good for."""
     tensors: dict[str, Tensor] = {}
-    for module, _ in graphs.values():
+    masks = [v.assumed.made.module for v in variants if v.assumed is not None]
+    for module in [*masks, *(module for v in variants for module, _ in v.graphs.values())]:
         tensors |= {str(n.target): getattr(module, str(n.target)) for n in module.graph.nodes if n.op == "get_attr"}
     referenced = {} if weights else storage.references(tensors, model)
     kept = {n: t for n, t in tensors.items() if n not in referenced} | {f"held_{i}": t for i, t in enumerate((held or {}).values())}
@@ -78,11 +94,23 @@ def write(path: str | Path, program: Program, graphs: Graphs, about: Description
         "tensors": places,
         "references": referenced,
         "differentiable": [n for n, t in tensors.items() if t.requires_grad],
-        "graphs": [{"target": encode(key), "nodes": encode_graph(module.graph), "bill": encode(bill)} for key, (module, bill) in graphs.items()],
+        "variants": [
+            {
+                "assumed": _encoded(v.assumed) if v.assumed is not None else None,
+                "graphs": [{"target": encode(key), "nodes": encode_graph(module.graph), "bill": encode(bill)} for key, (module, bill) in v.graphs.items()],
+            }
+            for v in variants
+        ],
     }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr(_MANIFEST, json.dumps(manifest), zipfile.ZIP_DEFLATED)
         file.writestr(_WEIGHTS, blob)
+
+
+def _encoded(assumed: Assumptions) -> dict[str, Any]:
+    made = assumed.made
+    facts = {"inputs": made.inputs, "types": encode(made.types), "axes": {n: list(axes) for n, axes in made.axes.items()}}
+    return {"constants": encode(assumed.constants), "patterns": list(assumed.patterns), "nodes": encode_graph(made.module.graph), **facts}
 
 
 def _is_alone(program: Program) -> bool:
@@ -144,9 +172,19 @@ def _sizes(found: dict[str, Any], inputs: Sequence[Input]) -> tuple[Sizes, list[
     return sizes, [set(map(str, names)) for names in found["ones"]]
 
 
+def _decoded(found: dict[str, Any], module: fx.GraphModule, device: torch.device, read: Decoder) -> Assumptions:
+    """What is assumed of masks, checked: of each it is said what it is, and each input has a name and a type."""
+    made = MaskGraph(module, dict(found["inputs"]), read(found["types"]), {n: tuple(map(str, axes)) for n, axes in found["axes"].items()}, device)
+    placeholders = {n.name for n in module.graph.find_nodes(op="placeholder")}
+    if len(made.masks) != len(found["patterns"]) or not placeholders == made.inputs.keys() == made.types.keys() or not {m.name for m in made.masks} <= made.axes.keys():
+        raise ValueError("masks of which it does not say what they are")
+    return Assumptions(made, read(found["constants"]), tuple(map(str, found["patterns"])))
+
+
 def _check_kernels(manifest: dict[str, Any], device: torch.device) -> None:
     """Refuse another kind of device than the one whose fused attention the graphs call."""
-    fused = any(str(node["target"]).startswith("aten._scaled_dot_product") for graph in manifest["graphs"] for node in graph["nodes"])
+    graphs = [graph for variant in manifest["variants"] for graph in variant["graphs"]]
+    fused = any(str(node["target"]).startswith("aten._scaled_dot_product") for graph in graphs for node in graph["nodes"])
     if fused and device.type != manifest["device"]:
         raise InputError(f"the file calls the fused attention of {manifest['device']}, which {device.type} does not have: explain the model on {device.type} and save it there")
 
@@ -169,20 +207,29 @@ class SavedExplainer:
         tensors = {n: t.to(device).detach().requires_grad_(n in asked) for n, t in tensors.items()}
         self._held = {name: tensors.pop(f"held_{i}") for i, name in enumerate(manifest["held"])}
         self._outputs = manifest["outputs"]
-        self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Bill]] = {}
-        for graph in manifest["graphs"]:
-            used = {item["target"] for item in graph["nodes"] if item["op"] == "get_attr"}
-            module = decode_graph(graph["nodes"], {n: t for n, t in tensors.items() if n in used}, families=families, device=device)
-            self._graphs[read(graph["target"])] = (module, read(graph["bill"]))
+
+        def module(nodes: list[dict[str, Any]]) -> fx.GraphModule:
+            used = {item["target"] for item in nodes if item["op"] == "get_attr"}
+            return decode_graph(nodes, {n: t for n, t in tensors.items() if n in used}, families=families, device=device)
+
+        self._variants = [
+            Variant(
+                _decoded(variant["assumed"], module(variant["assumed"]["nodes"]), device, read) if variant["assumed"] is not None else None,
+                {read(graph["target"]): (module(graph["nodes"]), read(graph["bill"])) for graph in variant["graphs"]},
+            )
+            for variant in manifest["variants"]
+        ]
+        if not self._variants or self._variants[-1].assumed is not None or any(v.graphs.keys() != self._variants[-1].graphs.keys() for v in self._variants):
+            raise ValueError("no graph for some masks")
 
     @property
     def targets(self) -> list[tuple[Any, ...]]:
-        return list(self._graphs)
+        return list(self._variants[-1].graphs)
 
     @property
     def relevance_graph(self) -> fx.GraphModule:
-        """The first of the graphs, one for each target."""
-        return next(iter(self._graphs.values()))[0]
+        """The first of the graphs, one for each target, that are good for any mask."""
+        return next(iter(self._variants[-1].graphs.values()))[0]
 
     def __call__(self, *, target: Any = None, **inputs: Any) -> Relevance:
         """Explain inputs (by the names the model's forward has) as the explainer did that was saved.
@@ -191,12 +238,14 @@ class SavedExplainer:
         dict by name where the model returned several values.
         """
         goal = as_target(target)
-        if goal.signature not in self._graphs:
+        if goal.signature not in self.targets:
             known = ", ".join(f"{s[0]}({', '.join(map(str, s[1:]))})" for s in self.targets)
             raise TargetError(f"{goal!r} is none of the targets that were saved ({known}): save it again with targets=[...]")
         bound = self._bind(inputs)
-        module, bill = self._graphs[goal.signature]
-        shape = self._sizes.output_shape({n: v.shape for n, v in bound.items()})
+        shapes = {n: tuple(v.shape) for n, v in bound.items()}
+        constants = constant_masks(bound, {i.name: i.role for i in self.inputs})
+        module, bill = next(v.graphs[goal.signature] for v in self._variants if v.serves(constants, shapes))
+        shape = self._sizes.output_shape(shapes)
         arguments = goal.arguments(shape, bound[self.inputs[0].name].device) if goal.example_arguments() else {}
         try:  # autocast is part of what was traced, and would be applied a second time
             with torch.no_grad(), torch.autocast(self._device.type, enabled=False):

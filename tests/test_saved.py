@@ -235,12 +235,17 @@ def changed(path: Path, change: Any) -> Path:
     return other
 
 
+def graph(manifest: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["variants"][-1]["graphs"][0]
+    return found
+
+
 def first_call(manifest: dict[str, Any]) -> dict[str, Any]:
-    return next(n for n in manifest["graphs"][0]["nodes"] if n["op"] == "call_function")
+    return next(n for n in graph(manifest)["nodes"] if n["op"] == "call_function")
 
 
 def placeholder(manifest: dict[str, Any]) -> dict[str, Any]:
-    return next(n for n in manifest["graphs"][0]["nodes"] if n["op"] == "placeholder")
+    return next(n for n in graph(manifest)["nodes"] if n["op"] == "placeholder")
 
 
 CODE = "__import__('os').system('touch /tmp/owned')"
@@ -262,7 +267,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "weights that begin beyond a block": (lambda m: next(iter(m["tensors"].values())).update(offset=64), "lie where no tensor begins"),
     "code as an output's size": (lambda m: m["sizes"].update(output=[CODE]), "no expression of sizes"),
     "something of torch that is no type": (lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}), "no type, layout or memory format"),
-    "a record of another kind": (lambda m: m["graphs"][0].update(bill={"record": "Popen", "fields": {}}), "unknown kind"),
+    "a record of another kind": (lambda m: graph(m).update(bill={"record": "Popen", "fields": {}}), "unknown kind"),
     "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),
     "a value from nowhere": (lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}), "used before it is computed"),
     "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
@@ -278,12 +283,13 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "keywords that are none": (lambda m: first_call(m).update(kwargs={"tuple": []}), "arguments that are none"),
     "arguments with names only": (lambda m: first_call(m).update(args={"dict": []}), "arguments that are none"),
     "a value of two kinds": (lambda m: first_call(m).update(args={"tuple": [{"float": "0", "node": "nobody"}]}), "no part of a relevance graph"),
-    "a record with more than its fields": (lambda m: m["graphs"][0]["bill"].update(more=1), "no part of a relevance graph"),
-    "two nodes of one name": (lambda m: m["graphs"][0]["nodes"].insert(1, dict(placeholder(m), target="other")), "two things of one name"),
-    "two arguments of one name": (lambda m: m["graphs"][0]["nodes"].insert(1, dict(placeholder(m), name="other")), "two things of one name"),
+    "a record with more than its fields": (lambda m: graph(m)["bill"].update(more=1), "no part of a relevance graph"),
+    "two nodes of one name": (lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), target="other")), "two things of one name"),
+    "two arguments of one name": (lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), name="other")), "two things of one name"),
     "a name that hides a builtin": (lambda m: first_call(m).update(name="len"), "a name that is none"),
     "a number that is none": (lambda m: first_call(m).update(args={"tuple": [{"float": 10**400}]}), "is broken"),
-    "a missing part": (lambda m: m.pop("graphs"), "is broken"),
+    "a missing part": (lambda m: m.pop("variants"), "is broken"),
+    "no graphs": (lambda m: m["variants"].clear(), "no graph for some masks"),
 }
 
 
@@ -297,6 +303,38 @@ def test_a_file_that_is_not_ours_is_refused_before_anything_runs(attack: str, fi
     change, message = ATTACKS[attack]
     with pytest.raises(lrp_fx.InputError, match=message):
         lrp_fx.load(changed(file, change))
+
+
+MASKS: dict[str, tuple[Any, str]] = {
+    "an operator of Python": (lambda m: next(n for n in assumed(m)["nodes"] if n["op"] == "call_function").update(target="os.system"), "only torch's own operators"),
+    "patterns of no mask": (lambda m: assumed(m)["patterns"].clear(), "masks of which it does not say what they are"),
+    "inputs without names": (lambda m: assumed(m)["inputs"].clear(), "masks of which it does not say what they are"),
+    "inputs without types": (lambda m: assumed(m).update(types={"dict": []}), "masks of which it does not say what they are"),
+    "masks without axes": (lambda m: assumed(m)["axes"].clear(), "masks of which it does not say what they are"),
+    "no graphs for other masks": (lambda m: m["variants"].pop(), "no graph for some masks"),
+    "other targets for other masks": (lambda m: m["variants"][0]["graphs"].clear(), "no graph for some masks"),
+}
+
+
+def assumed(manifest: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["variants"][0]["assumed"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("decoder") / "graph.lrp"
+    explain = lrp_fx.convert(BY_NAME["llama"].build("sdpa"))
+    explain(**BY_NAME["llama"].inputs())
+    explain.save(path)
+    return path
+
+
+@pytest.mark.parametrize("attack", MASKS)
+def test_what_a_file_assumes_of_masks_is_checked(attack: str, decoder: Path) -> None:
+    change, message = MASKS[attack]
+    with pytest.raises(lrp_fx.InputError, match=message):
+        lrp_fx.load(changed(decoder, change))
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
@@ -401,7 +439,7 @@ def test_arguments_may_have_names_of_python(tmp_path: Path) -> None:
 
 def reordered(manifest: dict[str, Any]) -> None:
     """An argument after a value that has its name, which it would hide."""
-    nodes = manifest["graphs"][0]["nodes"]
+    nodes = graph(manifest)["nodes"]
     nodes.insert(nodes.index(first_call(manifest)) + 1, dict(placeholder(manifest), name="other", target=first_call(manifest)["name"]))
 
 
