@@ -22,7 +22,7 @@ from lrp_fx.recognize.sites import Site, find_sites
 from lrp_fx.relevance import Relevance
 from lrp_fx.rewrite import Rewritten
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.saved import Description, Variant, write
+from lrp_fx.saving import Description, Variant, write
 from lrp_fx.statement import read_statement, settle
 from lrp_fx.targets import Custom, Target, as_target
 

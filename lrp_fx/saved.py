@@ -1,8 +1,4 @@
-"""Saved: a relevance graph in one file, which runs without the model's source and without transformers.
-
-The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the graphs with their bills, and how the masks are
-made that some of them do without) and ``weights.safetensors``. Nothing in it is code, and nothing is pickled.
-"""
+"""Saved: a relevance graph read from a file that `lrp_fx.saving` wrote, checked before anything of it runs."""
 
 from __future__ import annotations
 
@@ -11,12 +7,11 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from lrp_fx import storage
 from lrp_fx.arguments import flatten
@@ -24,101 +19,17 @@ from lrp_fx.bill import Bill
 from lrp_fx.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.full_masks import Assumptions, constant_masks
-from lrp_fx.mask_patterns import Constants, MaskGraph
-from lrp_fx.portable import FAMILIES, Decoder, decode_graph, encode, encode_graph
-from lrp_fx.program import Input, Program, value_of
+from lrp_fx.mask_patterns import MaskGraph
+from lrp_fx.portable import FAMILIES, Decoder, decode_graph
+from lrp_fx.program import Input
 from lrp_fx.recognize.sites import Site
 from lrp_fx.relevance import Relevance
+from lrp_fx.saving import FORMAT, MANIFEST, WEIGHTS, Variant
 from lrp_fx.sizes import Sizes
 from lrp_fx.statement import read_statement, settle
 from lrp_fx.targets import as_target
 
-#: Signature of a target -> relevance graph and bill.
-Graphs = Mapping[tuple[Any, ...], tuple[fx.GraphModule, Bill]]
 
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """The graphs for calls in which masks are what is ``assumed`` of them; None: for any."""
-
-    assumed: Assumptions | None
-    graphs: Graphs
-
-    def serves(self, constants: Constants, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        return self.assumed is None or (self.assumed.constants == constants and self.assumed.hold_for(shapes))
-
-
-FORMAT = 4
-_MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a file says of the explainer that it was made from."""
-
-    ruleset: str
-    conserve: str
-    sites: list[Site]
-    coverage: dict[str, dict[str, int]]
-    method: str
-    made_with: dict[str, str]
-    sizes: Sizes
-    ones: list[set[str]]
-    plain: dict[str, str]
-
-
-# ------------------------------------------------------------------------------------------------ writing
-def write(path: str | Path, program: Program, variants: Sequence[Variant], about: Description, *, model: nn.Module, weights: bool, held: Mapping[str, Tensor] | None) -> None:
-    """Write graphs that were made from one program, the last ones good for any mask; ``held``: the inputs that a record of one call is good for."""
-    tensors: dict[str, Tensor] = {}
-    masks = [v.assumed.made.module for v in variants if v.assumed is not None]
-    for module in [*masks, *(module for v in variants for module, _ in v.graphs.values())]:
-        tensors |= {str(n.target): getattr(module, str(n.target)) for n in module.graph.nodes if n.op == "get_attr"}
-    referenced = {} if weights else storage.references(tensors, model)
-    kept = {n: t for n, t in tensors.items() if n not in referenced} | {f"held_{i}": t for i, t in enumerate((held or {}).values())}
-    blob, places = storage.pack(kept)
-    manifest = {
-        "format": FORMAT,
-        "made_with": about.made_with,
-        "ruleset": about.ruleset,
-        "conserve": about.conserve,
-        "method": about.method,
-        "coverage": about.coverage,
-        "sites": encode(about.sites),
-        "inputs": encode(program.inputs),
-        "sizes": {**asdict(about.sizes), "ones": [sorted(names) for names in about.ones]},
-        "plain": about.plain,
-        "device": value_of(next(iter(program.input_nodes().values()))).device.type,
-        "held": list(held or {}),
-        "outputs": {"names": list(program.outputs.names), "explained": program.outputs.explained, "alone": _is_alone(program)},
-        "tensors": places,
-        "references": referenced,
-        "differentiable": [n for n, t in tensors.items() if t.requires_grad],
-        "variants": [
-            {
-                "assumed": _encoded(v.assumed) if v.assumed is not None else None,
-                "graphs": [{"target": encode(key), "nodes": encode_graph(module.graph), "bill": encode(bill)} for key, (module, bill) in v.graphs.items()],
-            }
-            for v in variants
-        ],
-    }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        file.writestr(_MANIFEST, json.dumps(manifest), zipfile.ZIP_DEFLATED)
-        file.writestr(_WEIGHTS, blob)
-
-
-def _encoded(assumed: Assumptions) -> dict[str, Any]:
-    made = assumed.made
-    facts = {"inputs": made.inputs, "types": encode(made.types), "axes": {n: list(axes) for n, axes in made.axes.items()}}
-    return {"constants": encode(assumed.constants), "patterns": list(assumed.patterns), "nodes": encode_graph(made.module.graph), **facts}
-
-
-def _is_alone(program: Program) -> bool:
-    """Does the model return a tensor, and not something that holds tensors?"""
-    return isinstance(program.outputs.rebuild(tuple(range(len(program.outputs.names)))), int)
-
-
-# ------------------------------------------------------------------------------------------------ reading
 def load(path: str | Path, *, weights: str | Path | None = None, device: str | torch.device | None = None, operators: Sequence[str] = ()) -> SavedExplainer:
     """Read a relevance graph that `Explainer.save` wrote; call it like the explainer, with one of the targets it was saved for.
 
@@ -146,7 +57,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], bytes]:
         raise InputError(f"no file {path}")
     try:
         with zipfile.ZipFile(path) as file:
-            manifest, blob = json.loads(file.read(_MANIFEST)), file.read(_WEIGHTS)
+            manifest, blob = json.loads(file.read(MANIFEST)), file.read(WEIGHTS)
     except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no relevance graph written by Explainer.save ({error})") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from handmade import ids, ready
-from lrp_fx import saved, targets
+from lrp_fx import saving, targets
 
 from .architectures import BY_NAME
 
@@ -250,7 +250,7 @@ def placeholder(manifest: dict[str, Any]) -> dict[str, Any]:
 
 CODE = "__import__('os').system('touch /tmp/owned')"
 ATTACKS: dict[str, tuple[Any, str]] = {
-    "another format": (lambda m: m.update(format=saved.FORMAT + 1), "has format"),
+    "another format": (lambda m: m.update(format=saving.FORMAT + 1), "has format"),
     "no format": (lambda m: m.pop("format"), "has format None"),
     "a function of Python": (lambda m: first_call(m).update(target="os.system"), "only torch's own operators are allowed"),
     "a builtin": (lambda m: first_call(m).update(target="builtins.eval"), "only torch's own operators are allowed"),
