@@ -22,6 +22,7 @@ from lrp_fx.bill import Bill, InjectionInfo, PairsInfo, RelevanceGraph, SiteInfo
 from lrp_fx.canvas import Canvas
 from lrp_fx.checkpoint import checkpoint
 from lrp_fx.errors import LrpError, TargetError, module_path, source_line
+from lrp_fx.late import compute_late
 from lrp_fx.layout import BatchAxis, Layout, Owned, batch_axis, hint, same_size
 from lrp_fx.leaf_books import Arrival, LeafBooks, Read
 from lrp_fx.one_hot import pick_classes
@@ -105,6 +106,7 @@ class _Transposer:
         straighten(self.graph, self.mode, self.bill.outputs)
         if recompute:
             checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)
+        compute_late(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
         return RelevanceGraph(module, self.bill)
