@@ -35,6 +35,7 @@ from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite import Application, Rewritten
 from lrp_fx.row_reads import pull_rows
 from lrp_fx.rowwise import push_rows
+from lrp_fx.shuffles import shuffle_again
 from lrp_fx.snippet import Plan, Result, inline, per_example, relevance_of, signature, snippet_key, sum_by_rows, trace, transpose_rule
 from lrp_fx.straighten import straighten
 from lrp_fx.stream_books import StreamBooks
@@ -106,6 +107,7 @@ class _Transposer:
         straighten(self.graph, self.mode, self.bill.outputs)
         if recompute:
             checkpoint(self.graph, {n for n in self.graph.nodes if n.meta.get("residual")}, self.bill.outputs + 1)
+        shuffle_again(self.graph, self.bill.outputs + 1)
         compute_late(self.graph)
         module = fx.GraphModule(self.program.module, self.graph, "RelevanceGraph")
         module.graph.lint()
