@@ -22,7 +22,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.full_masks import Assumptions, constant_masks, drop_full_masks
 from lrp_fx.in_place import Running
 from lrp_fx.mask_patterns import Constants
-from lrp_fx.program import Program
+from lrp_fx.program import MASK_ROLE, Program
 from lrp_fx.provenance import find_provenance
 from lrp_fx.recognize.anatomy import Anatomy, find_anatomy
 from lrp_fx.rewrite import Rewritten, rewrite
@@ -256,6 +256,16 @@ class Compiler:
         if entry.assumed is None:
             return entry
         return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.plain, None)
+
+    def variants(self, entry: Entry) -> list[Entry]:
+        """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and last with any."""
+        known = {kept.constants: kept.entry for kept in self.entries if kept.entry.base is entry.base and kept.entry.assumed is not None}
+        ones: Constants = tuple((i.name, 1.0) for i in sorted(entry.base.inputs, key=lambda i: i.name) if i.role == MASK_ROLE)
+        if ones not in known and entry.base.method != CONCRETE:
+            program, assumed = drop_full_masks(entry.base, ones)
+            if assumed is not None:
+                known[ones] = self._entry_of(entry.base, assumed, program, entry.plain, None)
+        return [*known.values(), self.general(entry)]
 
     def related(self, entry: Entry) -> list[Entry]:
         """All that was made of the same captured program."""

@@ -251,8 +251,8 @@ class Explainer:
             goals = [as_target(t) for t in targets] if targets is not None else used
             if not goals or any(isinstance(g, Custom) for g in goals):
                 raise TargetError("a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions")
-            general = self._compiler.general(last)
-            entries = [*{id(e): e for e in self._compiler.related(last) if e.assumed is not None}.values(), general]
+            entries = self._compiler.variants(last)
+            general = entries[-1]
             variants = [Variant(e.assumed, {g.signature: (d.graph.module, d.graph.bill) for g in goals for d in [self._compiler.draw(e, g)]}) for e in entries]
             made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
             sites = find_sites(general.rewritten, general.anatomy)

@@ -46,7 +46,7 @@ def positions(name: str, mask: Tensor) -> dict[str, Tensor]:
 
 def sides() -> list[Any]:
     """Every text model padded on either side; on the left, where other places meet the same code, a few stand for the rest."""
-    slow = {(n, side) for n in TEXT for side in ("right", "left") if n in RELATIVES or (side == "left" and n not in ("llama", "bert", "bloom", "mixtral"))}
+    slow = {(n, side) for n in TEXT for side in ("right", "left") if n in (*RELATIVES, "modernbert") or (side == "left" and n not in ("llama", "bert"))}
     return [pytest.param(n, side, marks=[pytest.mark.slow] if (n, side) in slow else [], id=f"{side}-{n}") for n in TEXT for side in ("right", "left")]
 
 

@@ -49,7 +49,7 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
     return found if relevance.output is None else found | {"output": relevance.output}
 
 
-@pytest.mark.parametrize("keep_output", [True, False])
+@pytest.mark.parametrize("keep_output", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiled_graphs_give_the_same(keep_output: bool) -> None:
     """A merged kernel may add up in another order: some hundred terms, each wrong by 1e-16 of the magnitude."""
     torch._dynamo.reset()

@@ -192,6 +192,16 @@ def test_a_saved_file_is_good_for_any_mask(tmp_path: Path) -> None:
     assert alike(loaded(**words(15)), explain(**words(15)))
 
 
+def test_a_file_of_padded_calls_knows_full_masks(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(Attention().eval())
+    explain(**words(6, padded=2))
+    explain.save(tmp_path / "graph.lrp")
+    assert explain.statistics.captures == 1 and fused(explain.graph) == [(True, False)]
+    loaded = lrp_fx.load(tmp_path / "graph.lrp")
+    assert alike(loaded(**words(6)), explain(**words(6)))
+    assert alike(loaded(**words(7, padded=1)), explain(**words(7, padded=1)))
+
+
 @pytest.mark.parametrize("settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str)
 def test_a_loaded_graph_takes_masks_for_what_they_are(settings: dict[str, Any], tmp_path: Path) -> None:
     """A window of 20 tokens is a causal mask for 20 tokens and none for 21, from a file as well."""

@@ -58,7 +58,7 @@ def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
     assert not explainer.coverage["unexplained"]
 
 
-@pytest.mark.parametrize("name", cases(BY_NAME, slow=["gemma3", "modernbert", "clip"]))  # two conversions each; in float32 they are with the others
+@pytest.mark.parametrize("name", cases(BY_NAME, slow=["gemma3", "modernbert", "clip", "mixtral", "wav2vec2"]))  # two conversions each; in float32 they are with the others
 def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -> None:
     architecture = BY_NAME[name]
     (explainer, _), eager = explain(architecture, "eager", torch.float64, conserve="site")
