@@ -1,7 +1,8 @@
-"""What conversion costs, stage by stage: ``python -m benchmarks.conversion [--write PAGE] [--depths 2 4 8 ...] [--wide 1024]``.
+"""What conversion costs, stage by stage: ``python -m benchmarks.conversion [--write PAGE] [--depths 2 4 8 ...] [--wide
+1024]``.
 
-A Llama-like decoder of each depth (and, last, one of 24 layers that is as wide as asked) is converted from scratch. Nothing
-in it may grow faster than the number of nodes: milliseconds a node are in the last column.
+A Llama-like decoder of each depth (and, last, one of 24 layers that is as wide as asked) is converted from scratch.
+Nothing in it may grow faster than the number of nodes: milliseconds a node are in the last column.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import transformers
 
 import lrp_fx
-from lrp_fx import compiler as stages
+from lrp_fx.runtime import compiler as stages
 
 STAGES = ("capture", "canonicalize", "drop_full_masks", "find_provenance", "rewrite", "find_anatomy", "transpose")
 DEPTHS = (2, 4, 8, 16, 24, 32, 48)
@@ -54,8 +55,16 @@ def clocks() -> Iterator[Counter[str]]:
 def build(layers: int, width: int) -> torch.nn.Module:
     torch.manual_seed(0)
     heads = max(width // 64, 2)
-    sizes = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=int(width * 8 / 3) // 16 * 16)
-    return transformers.LlamaForCausalLM._from_config(transformers.LlamaConfig(vocab_size=1000, **sizes), attn_implementation="sdpa").eval()  # type: ignore[no-any-return]
+    sizes = dict(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=int(width * 8 / 3) // 16 * 16,
+    )
+    return transformers.LlamaForCausalLM._from_config(
+        transformers.LlamaConfig(vocab_size=1000, **sizes), attn_implementation="sdpa"
+    ).eval()  # type: ignore[no-any-return]
 
 
 def row(layers: int, width: int) -> list[str]:
@@ -68,7 +77,15 @@ def row(layers: int, width: int) -> list[str]:
         explain.trace(input_ids=ids, attention_mask=torch.ones_like(ids))
         total = time.perf_counter() - start
     nodes, relevance = len(explain.graph.graph.nodes), len(explain.relevance_graph.graph.nodes)
-    return [str(layers), str(width), str(nodes), str(relevance), *(f"{seconds[s]:.1f}" for s in STAGES), f"{total:.1f}", f"{1000 * total / nodes:.1f}"]
+    return [
+        str(layers),
+        str(width),
+        str(nodes),
+        str(relevance),
+        *(f"{seconds[s]:.1f}" for s in STAGES),
+        f"{total:.1f}",
+        f"{1000 * total / nodes:.1f}",
+    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -77,11 +94,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--depths", nargs="*", type=int, default=list(DEPTHS))
     parser.add_argument("--wide", type=int, default=1024, help="width of the last model, of 24 layers; 0 for none")
     options = parser.parse_args(arguments)
-    heads = ("layers", "width", "nodes", "nodes of the relevance graph", *(s.removeprefix("find_").replace("_", " ") for s in STAGES), "seconds", "ms a node")
+    heads = (
+        "layers",
+        "width",
+        "nodes",
+        "nodes of the relevance graph",
+        *(s.removeprefix("find_").replace("_", " ") for s in STAGES),
+        "seconds",
+        "ms a node",
+    )
     lines = [
         "# Conversion",
         "",
-        f"Written by `python -m benchmarks.conversion --write docs/conversion.md` with torch {torch.__version__} on {torch.get_num_threads()} thread(s): seconds in each stage.",
+        f"Written by `python -m benchmarks.conversion --write docs/conversion.md` with torch {torch.__version__} on "
+        f"{torch.get_num_threads()} thread(s): seconds in each stage.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),

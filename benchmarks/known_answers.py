@@ -1,8 +1,8 @@
 """Known answers of trained models: ``python -m benchmarks.known_answers FOLDER [--write PAGE]``.
 
 FOLDER holds one folder per model. Synthetic models (with ``eval.npz`` and marked causal tokens) are scored for every
-preset, every aggregation of position and both depths, and compared with published figures where there are any; every other
-model is run on its own held-out data and its ledger reported.
+preset, every aggregation of position and both depths, and compared with published figures where there are any; every
+other model is run on its own held-out data and its ledger reported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ HEADINGS = ("preset", "position", "hit", "mass", "hit, mean depth", "mass, mean 
 
 @dataclass(frozen=True)
 class Row:
-    """One preset and aggregation: hit and mass at the input and averaged over depths; ``published``: hit and mass, or None."""
+    """One preset and aggregation: hit and mass at the input and averaged over depths; ``published``: hit and mass, or
+    None.
+    """
 
     preset: str
     aggregation: str | None
@@ -40,17 +42,25 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        return self.published is None or all(abs(a - b) <= TOLERANCE for a, b in zip(self.at_input, self.published, strict=True))
+        return self.published is None or all(
+            abs(a - b) <= TOLERANCE for a, b in zip(self.at_input, self.published, strict=True)
+        )
 
     def cells(self) -> list[str]:
         numbers = [f"{v:.3f}" for v in (*self.at_input, *self.over_depths)]
-        published = "" if self.published is None else f"{self.published[0]:.3f}, {self.published[1]:.3f}" + ("" if self.agrees else " (differs)")
+        published = (
+            ""
+            if self.published is None
+            else f"{self.published[0]:.3f}, {self.published[1]:.3f}" + ("" if self.agrees else " (differs)")
+        )
         return [self.preset, self.aggregation or "content alone", *numbers, published]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's rows, and by preset the shares of the score (medians), the worst ledger error and the worst depth error."""
+    """A model's rows, and by preset the shares of the score (medians), the worst ledger error and the worst depth
+    error.
+    """
 
     name: str
     count: int
@@ -65,9 +75,13 @@ def synthetic(folder: Path, count: int | None) -> Answers:
     rows: list[Row] = []
     books: dict[str, tuple[dict[str, float], float, float]] = {}
     for preset in lrp_fx.rulesets():
-        relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        relevance = lrp_fx.convert(model, rules=preset)(
+            input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+        )
         for aggregation in (None, *(lrp_fx.aggregations() if relevance.position else ())):
-            at_input, over_depths = (hit_and_mass(relevance.per_token(aggregation, depth=d), sequences) for d in ("input", "mean"))
+            at_input, over_depths = (
+                hit_and_mass(relevance.per_token(aggregation, depth=d), sequences) for d in ("input", "mean")
+            )
             known = published.figures.get((preset, aggregation)) if len(sequences.ids) == published.count else None
             rows.append(Row(preset, aggregation, at_input, over_depths, known))
         ledger = relevance.ledger
@@ -115,7 +129,13 @@ def closing(folder: Path, count: int) -> str:
         model = load_model(folder)
     else:
         rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()[:count]]
-        batches = [{"input_ids": torch.tensor([r["input_ids"]]), "attention_mask": torch.ones(1, len(r["input_ids"]), dtype=torch.int64)} for r in rows]
+        batches = [
+            {
+                "input_ids": torch.tensor([r["input_ids"]]),
+                "attention_mask": torch.ones(1, len(r["input_ids"]), dtype=torch.int64),
+            }
+            for r in rows
+        ]
         model = rebuild_model(folder) if (folder / "load.py").exists() else load_model(folder)
     explain = lrp_fx.convert(model)
     results = [explain(**b) for b in batches]
@@ -142,7 +162,9 @@ for the same sample; figures agree within 0.01 unless marked.
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, help="examples of each model (default: the sample of the published figures, else 100)")
+    parser.add_argument(
+        "--count", type=int, help="examples of each model (default: the sample of the published figures, else 100)"
+    )
     parser.add_argument("--write", type=Path, help="markdown page for the tables")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
@@ -155,7 +177,9 @@ def main(arguments: list[str]) -> int:
             page += "\n".join(markdown(answers)) + "\n"
             agrees = agrees and all(row.agrees for row in answers.rows)
         elif (folder / "eval.npz").exists() or (folder / "eval.jsonl").exists():
-            console.print(closing(folder, min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)), highlight=False)
+            console.print(
+                closing(folder, min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)), highlight=False
+            )
         else:
             console.print(f"{folder.name}: no held-out data beside it", highlight=False)
     if options.write:

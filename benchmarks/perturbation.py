@@ -73,12 +73,24 @@ def _only(tokens: Tensor | dict[str, Tensor]) -> Tensor:
 def rankings() -> list[Ranking]:
     """What is compared, in the order of the table; to compare more, add to this list."""
     found = [Ranking(RANDOM, None)]
-    found += [Ranking(preset, preset, {"position": None}) for preset in ("gradient", REFERENCE, "cp-lrp", "attnlrp-gamma")]
+    found += [
+        Ranking(preset, preset, {"position": None}) for preset in ("gradient", REFERENCE, "cp-lrp", "attnlrp-gamma")
+    ]
     for preset in ("pa-lrp", "pa-lrp-gamma"):
-        found += [Ranking(f"{preset}, {aggregation or 'content only'}", preset, {"position": aggregation}) for aggregation in (None, *registry.aggregations)]
-        found += [Ranking(f"{preset}, {aggregation}{SPREAD}", preset, {"position": aggregation}, spread=True) for aggregation in CONTROLLED]
+        found += [
+            Ranking(f"{preset}, {aggregation or 'content only'}", preset, {"position": aggregation})
+            for aggregation in (None, *registry.aggregations)
+        ]
+        found += [
+            Ranking(f"{preset}, {aggregation}{SPREAD}", preset, {"position": aggregation}, spread=True)
+            for aggregation in CONTROLLED
+        ]
     for preset, aggregation in ((REFERENCE, None), ("pa-lrp", "signed"), ("pa-lrp", "positive")):
-        found.append(Ranking(f"{preset}, {aggregation or 'content only'}{DEPTH}", preset, {"position": aggregation, "depth": "mean"}))
+        found.append(
+            Ranking(
+                f"{preset}, {aggregation or 'content only'}{DEPTH}", preset, {"position": aggregation, "depth": "mean"}
+            )
+        )
     return found
 
 
@@ -104,7 +116,9 @@ def load(folder: Path, count: int, min_tokens: int) -> Material:
     chosen = [torch.tensor(ids) for ids in rows if len(ids) >= min_tokens][:count]
     if not chosen:
         raise SystemExit(f"{folder.name}: no sentence has {min_tokens} tokens")
-    return Material(folder.name, model, transformers.AutoTokenizer.from_pretrained(model.name_or_path).mask_token_id, chosen)
+    return Material(
+        folder.name, model, transformers.AutoTokenizer.from_pretrained(model.name_or_path).mask_token_id, chosen
+    )
 
 
 def progress(items: Iterable[Any], what: str) -> Iterable[Any]:
@@ -145,7 +159,10 @@ def examples(material: Material) -> list[Example]:
 
     with torch.no_grad():
         targets = [int(predict(ids.unsqueeze(0)).argmax()) for ids in material.sentences]
-    return [Example(ids, torch.arange(1, len(ids) - 1), target, predict, material.fill) for ids, target in zip(material.sentences, targets, strict=True)]
+    return [
+        Example(ids, torch.arange(1, len(ids) - 1), target, predict, material.fill)
+        for ids, target in zip(material.sentences, targets, strict=True)
+    ]
 
 
 def measure(material: Material, scores: dict[str, list[Tensor]]) -> tuple[Values, list[Metric]]:
@@ -158,7 +175,10 @@ def measure(material: Material, scores: dict[str, list[Tensor]]) -> tuple[Values
             case = Case(example, ranked[i])
             for metric in metrics:
                 cells[label][metric.name].append(metric(case))
-    return {label: {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()} for label, rows in cells.items()}, metrics
+    return {
+        label: {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}
+        for label, rows in cells.items()
+    }, metrics
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -193,7 +213,15 @@ def markdown(rows: Rows) -> str:
 
 
 def show(console: Console, title: str, rows: Rows) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
     for i, heading in enumerate(rows[0]):
         table.add_column(heading, justify="right" if i else "left")
     for row in rows[1:]:
@@ -210,7 +238,9 @@ def tables(values: Values, metrics: list[Metric]) -> dict[str, Rows]:
     found = {
         "Mean ± standard error": means(values, main),
         f"Difference to {REFERENCE}: mean, median (p)": differences(values, main, to_reference),
-        "Difference to the control, whose position relevance is spread evenly: mean, median (p)": differences(values, main, to_control),
+        "Difference to the control, whose position relevance is spread evenly: mean, median (p)": differences(
+            values, main, to_control
+        ),
         "Further metrics": means(values, further),
     }
     return {caption: rows for caption, rows in found.items() if len(rows) > 1 and len(rows[0]) > 1}
@@ -221,23 +251,38 @@ def page(sections: list[tuple[Material, dict[str, Rows]]], metrics: list[Metric]
     import transformers
 
     command = f"python -m benchmarks.perturbation FOLDER --count {options.count} --min-tokens {options.min_tokens} --seed {options.seed}"
-    versions = f"lrp_fx {lrp_fx.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    versions = (
+        f"lrp_fx {lrp_fx.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    )
     parts = [
         "# Perturbation: which words the model needs",
         f"Written by `{command} --write PAGE` ({versions}); do not edit by hand.",
-        "Words are inserted into, or replaced in, held-out sentences in the order of their scores; the area under the model's answer says how well the order "
-        "fits the model. The explained class is the predicted one, the fill is the mask token, the first and the last token stay. Sentences are the first "
+        "Words are inserted into, or replaced in, held-out sentences in the order of their scores; the area under the "
+        "model's answer says how well the order "
+        "fits the model. The explained class is the predicted one, the fill is the mask token, the first and the last "
+        "token stay. Sentences are the first "
         f"{options.count} of the held-out file with at least {options.min_tokens} tokens, those two counted.",
-        f"`++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test over sentences, `+` and `-`: with p < 0.05; "
+        f"`++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test "
+        "over sentences, `+` and `-`: with p < 0.05; "
         "not corrected for the number of comparisons.",
-        f"The rankings `{SPREAD.strip(', ')}` are a control: the sum of the position relevance is divided evenly among the words, so that it says nothing about which "
-        "word has it. What a position-aware ranking gains over attnlrp but not over its control is not due to where the position relevance lies.",
+        f"The rankings `{SPREAD.strip(', ')}` are a control: the sum of the position relevance is divided evenly "
+        "among the words, so that it says nothing about which "
+        "word has it. What a position-aware ranking gains over attnlrp but not over its control is not due to where "
+        "the position relevance lies.",
     ]
     for material, found in sections:
         parts.append(f"## {material.name}, {len(material.sentences)} sentences")
         for caption, rows in found.items():
             parts += [f"{caption}:", markdown(rows)]
-    parts += ["## Metrics", markdown([["metric", "definition", "better", "source"], *([m.name, m.definition, m.better, ", ".join(m.cites)] for m in metrics)])]
+    parts += [
+        "## Metrics",
+        markdown(
+            [
+                ["metric", "definition", "better", "source"],
+                *([m.name, m.definition, m.better, ", ".join(m.cites)] for m in metrics),
+            ]
+        ),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -250,9 +295,13 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", action="append", help=f"name of a model's folder, may be repeated (default: {', '.join(MODELS)})")
+    parser.add_argument(
+        "--model", action="append", help=f"name of a model's folder, may be repeated (default: {', '.join(MODELS)})"
+    )
     parser.add_argument("--count", type=int, default=100, help="sentences of each model")
-    parser.add_argument("--min-tokens", type=int, default=10, help="leave out shorter sentences; the first and last token count")
+    parser.add_argument(
+        "--min-tokens", type=int, default=10, help="leave out shorter sentences; the first and last token count"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random order")
     parser.add_argument("--write", type=Path, help="write the tables to this markdown page")
     options = parser.parse_args(arguments)

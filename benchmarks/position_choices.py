@@ -2,8 +2,9 @@
 
 FOLDER holds the four ``synth_*`` models (as ``examples/models`` does). Biases between tokens are read as they stand or
 against a reference, and credited to keys, queries or both; a rotary score is split between content and position in four
-ways; keys are read as they stand or centred; relevance is read at every depth. Every choice is compared, sequence by sequence, with the
-plain one: hit and mass on all causal tokens, and without the question, which attends and so gains from any credit to queries.
+ways; keys are read as they stand or centred; relevance is read at every depth. Every choice is compared, sequence by
+sequence, with the plain one: hit and mass on all causal tokens, and without the question, which attends and so gains
+from any credit to queries.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from benchmarks.reference_decoder import SPLITS, explain
 from benchmarks.scoring import Sequences, hits_and_masses, load_model, load_sequences
 from lrp_fx.rule import registry
 
-REFERENCES = {"as it stands": {}, "row mean": {"bias": "bias.row_mean"}, "attention mean": {"bias": "bias.attention_mean"}}
+REFERENCES = {
+    "as it stands": {},
+    "row mean": {"bias": "bias.row_mean"},
+    "attention mean": {"bias": "bias.attention_mean"},
+}
 COLUMNS = ("hit", "mass", "hit without question", "mass without question")
 #: A method's scores: label -> (B, T).
 Methods = dict[str, Tensor]
@@ -47,7 +52,9 @@ def biases(folder: Path, sequences: Sequences) -> Methods:
     found: Methods = {}
     for name, leaves in REFERENCES.items():
         rules = dataclasses.replace(registry.rulesets["pa-lrp"], name=name, leaves=leaves)
-        relevance = lrp_fx.convert(model, rules=rules)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        relevance = lrp_fx.convert(model, rules=rules)(
+            input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+        )
         found.setdefault("content alone", _tokens(relevance.per_token(None)))
         for credit in ("key", "query", "both"):
             found[f"{name}, {credit}"] = _tokens(relevance.per_token(credit=credit))
@@ -59,7 +66,10 @@ def _tokens(found: Tensor | dict[str, Tensor]) -> Tensor:
     return found
 
 
-AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"signed": lambda R: R.sum(-1), "positive": lambda R: R.clamp(min=0).sum(-1)}
+AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "signed": lambda R: R.sum(-1),
+    "positive": lambda R: R.clamp(min=0).sum(-1),
+}
 
 
 def rotations(folder: Path, sequences: Sequences) -> Methods:
@@ -72,7 +82,9 @@ def rotations(folder: Path, sequences: Sequences) -> Methods:
         for credit in ("key", "query") if split == "scores" else ("key",) if split != "none" else ():
             for name, aggregate in AGGREGATES.items():
                 label = f"{split}: {name}" + (f", {credit}" if split == "scores" else "")
-                found[label] = explained.content + explained.position(aggregate, credit=credit, centred=split == "scores")
+                found[label] = explained.content + explained.position(
+                    aggregate, credit=credit, centred=split == "scores"
+                )
     return found
 
 
@@ -87,10 +99,16 @@ def depths(rules: str) -> Callable[[Path, Sequences], Methods]:
 
     def methods(folder: Path, sequences: Sequences) -> Methods:
         explain_with = lrp_fx.convert(load_model(folder), rules=rules)
-        relevance = explain_with(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+        relevance = explain_with(
+            input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+        )
         rows = _tokens(relevance.depth)
         names = ["before the first block", *(f"after block {i + 1}" for i in range(len(rows) - 1))]
-        return {"input": _tokens(relevance.per_token(None)), **dict(zip(names, rows, strict=True)), "mean over depths": rows.mean(0)}
+        return {
+            "input": _tokens(relevance.per_token(None)),
+            **dict(zip(names, rows, strict=True)),
+            "mean over depths": rows.mean(0),
+        }
 
     return methods
 
@@ -137,12 +155,20 @@ def main(arguments: list[str]) -> None:
     page = [PAGE]
     parts: list[tuple[str, str, Callable[[Path, Sequences], Methods], str]] = [
         ("Biases between tokens: bucketed (T5)", "synth_t5", biases, "as it stands, key"),
-        ("Biases between tokens: linear (ALiBi, written as a function of the key's position)", "synth_alibi", biases, "as it stands, key"),
+        (
+            "Biases between tokens: linear (ALiBi, written as a function of the key's position)",
+            "synth_alibi",
+            biases,
+            "as it stands, key",
+        ),
         ("Rotary scores", "synth_rope", rotations, "half: signed"),
         ("Content scores", "synth_rope", keys, "keys as they stand"),
     ]
     for rules in ("attnlrp", "attnlrp-gamma"):
-        parts += [(f"Depth, {rules}", model, depths(rules), "input") for model in ("synth_rope", "synth_learned", "synth_t5", "synth_alibi")]
+        parts += [
+            (f"Depth, {rules}", model, depths(rules), "input")
+            for model in ("synth_rope", "synth_learned", "synth_t5", "synth_alibi")
+        ]
     for title, model, methods, plain in parts:
         sequences = load_sequences(options.folder / model, options.count)
         heading = f"{title}, {model}, {len(sequences.ids)} sequences; p against “{plain}”"

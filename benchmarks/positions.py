@@ -1,7 +1,8 @@
 """Every kind of positional encoding: ``python -m benchmarks.positions [--write PAGE] [NAME ...]``.
 
 Converts the models of ``tests/positions.py`` in float64 with every site balanced, and reports what was recognised, the
-share of the score that position carries, and how the books close. NAME: only kinds whose name or architecture contains it.
+share of the score that position carries, and how the books close. NAME: only kinds whose name or architecture contains
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from rich.table import Table
 import lrp_fx
 from tests.positions import KINDS
 
-HEADINGS = ("kind of position", "architecture", "recognised as", "injections", "per", "share of the score", "ledger error", "worst depth")
+HEADINGS = (
+    "kind of position",
+    "architecture",
+    "recognised as",
+    "injections",
+    "per",
+    "share of the score",
+    "ledger error",
+    "worst depth",
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,18 @@ def explain(kind: Any) -> lrp_fx.Relevance:
     """The model of one entry, in float64, every site balanced."""
     model = kind.build().double()
     inputs = {n: v.double() if v.is_floating_point() else v for n, v in kind.inputs().items()}
-    return lrp_fx.convert(model, conserve="site", **kind.options)(**inputs, **({} if kind.target is None else {"target": kind.target}))
+    return lrp_fx.convert(model, conserve="site", **kind.options)(
+        **inputs, **({} if kind.target is None else {"target": kind.target})
+    )
 
 
 def row(kind: Any) -> Row:
     try:
         relevance = explain(kind)
     except lrp_fx.LrpError as error:
-        return Row((kind.name, kind.architecture, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}", *[""] * 5))
+        return Row(
+            (kind.name, kind.architecture, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}", *[""] * 5)
+        )
     found = sorted({f"{p.kind}, {p.variant}" for p in relevance.position}) or ["no position"]
     reach = sorted({"pair" if p.is_pairwise else "token" if p.token_axes else "-" for p in relevance.position})
     shares = relevance.ledger.shares().get("position")

@@ -1,8 +1,8 @@
 """What rounding costs: ``python -m benchmarks.precision [--write PAGE] [--models NAME ...] [--depths 2 4 8 ...]``.
 
-Explains tiny models in float32, bfloat16, float16 and under autocast, and the same (rounded) weights in float64. Reported
-are what the books miss, in all and at the worst site, in units of the type's spacing, and how far the picture is from the
-one in float64. With ``--models`` or ``--depths`` a page that exists keeps its other rows.
+Explains tiny models in float32, bfloat16, float16 and under autocast, and the same (rounded) weights in float64.
+Reported are what the books miss, in all and at the worst site, in units of the type's spacing, and how far the picture
+is from the one in float64. With ``--models`` or ``--depths`` a page that exists keeps its other rows.
 """
 
 from __future__ import annotations
@@ -28,17 +28,32 @@ MODELS = (
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "autocast": torch.bfloat16}
 DEPTHS = (2, 4, 8, 16, 32)
-HEADINGS = ("model", "type", "steps", "books miss", "in spacings", "per root of steps", "worst site", "finite", "picture off by")
+HEADINGS = (
+    "model",
+    "type",
+    "steps",
+    "books miss",
+    "in spacings",
+    "per root of steps",
+    "worst site",
+    "finite",
+    "picture off by",
+)
 
 
 def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {n: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
 
 
-def explained(model: nn.Module, inputs: dict[str, Any], autocast: bool = False) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
+def explained(
+    model: nn.Module, inputs: dict[str, Any], autocast: bool = False
+) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
     explainer = lrp_fx.convert(model, conserve="site")
     explainer.conserve = "off"  # what the books miss is what is measured here
-    with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16) if autocast else contextlib.nullcontext():
+    with (
+        warnings.catch_warnings(),
+        torch.autocast("cpu", dtype=torch.bfloat16) if autocast else contextlib.nullcontext(),
+    ):
         warnings.simplefilter("ignore")
         return explainer, explainer(**inputs)
 
@@ -64,7 +79,17 @@ def measure(name: str, model: nn.Module, inputs: dict[str, Any], kind: str) -> l
     off = float((ours - theirs).norm() / theirs.norm())
     site = max(s.error for s in ledger.sites)
     finite = "yes" if bool(ours.isfinite().all()) else "NO"
-    return [name, kind, str(steps), f"{gap:.1e}", f"{gap / spacing:.2f}", f"{gap / spacing / steps**0.5:.3f}", f"{site:.1e}", finite, f"{off:.1e}"]
+    return [
+        name,
+        kind,
+        str(steps),
+        f"{gap:.1e}",
+        f"{gap / spacing:.2f}",
+        f"{gap / spacing / steps**0.5:.3f}",
+        f"{site:.1e}",
+        finite,
+        f"{off:.1e}",
+    ]
 
 
 def rows(names: list[str], depths: list[int]) -> list[list[str]]:
@@ -75,7 +100,9 @@ def rows(names: list[str], depths: list[int]) -> list[list[str]]:
         found += [_measured(model_type, model, inputs, kind) for kind in DTYPES]
     for depth in depths:
         model, inputs = deep(depth)
-        found += [_measured(f"llama, {depth} layers", model, inputs, kind) for kind in ("float32", "bfloat16", "float16")]
+        found += [
+            _measured(f"llama, {depth} layers", model, inputs, kind) for kind in ("float32", "bfloat16", "float16")
+        ]
     return found
 
 
@@ -90,14 +117,30 @@ def deep(layers: int) -> tuple[nn.Module, dict[str, Any]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
     model = LlamaForCausalLM(config).eval()
     return model, {"input_ids": torch.randint(3, 96, (2, 16), generator=torch.Generator().manual_seed(0))}
 
 
 def kept(page: Path | None, new: list[list[str]]) -> list[list[str]]:
     """All rows of a page, the new ones in their places."""
-    old = [[c.strip() for c in line.strip("| ").split(" | ")] for line in page.read_text().splitlines() if line.startswith("| ")][1:] if page is not None and page.exists() else []
+    old = (
+        [
+            [c.strip() for c in line.strip("| ").split(" | ")]
+            for line in page.read_text().splitlines()
+            if line.startswith("| ")
+        ][1:]
+        if page is not None and page.exists()
+        else []
+    )
     fresh = {(r[0], r[1]): r for r in new}
     known = {(r[0], r[1]) for r in old}
     return [fresh.get((r[0], r[1]), r) for r in old if len(r) > 1] + [r for key, r in fresh.items() if key not in known]
@@ -111,14 +154,21 @@ def page(found: list[list[str]]) -> str:
         "",
         __doc__.split("\n\n", 1)[1].strip() if __doc__ else "",
         "",
-        "*steps*: nodes that relevance passes. *books miss*: |score - everything booked| over all absolute relevance. *in spacings*: the same over the",
-        "spacing of the type at 1 (1.2e-7 for float32, 7.8e-3 for bfloat16, 9.8e-4 for float16). *picture off by*: distance of the inputs' relevance",
-        "from that of the same weights in float64, relative to its norm (the forward pass is rounded too, so this is no fault of the books).",
+        "*steps*: nodes that relevance passes. *books miss*: |score - everything booked| over all absolute relevance. "
+        "*in spacings*: the same over the",
+        "spacing of the type at 1 (1.2e-7 for float32, 7.8e-3 for bfloat16, 9.8e-4 for float16). *picture off by*: "
+        "distance of the inputs' relevance",
+        "from that of the same weights in float64, relative to its norm (the forward pass is rounded too, so this is "
+        "no fault of the books).",
         "",
-        "Every step rounds the relevance that passes it by at most half a spacing, so n steps miss at most n/2 spacings of all absolute relevance.",
-        "Roundings are as good as independent, so about the root of n of them remain (*per root of steps* is below one half), and less, since most relevance",
-        "stays on the residual stream, whose sums are handed on as they are: depth hardly adds to it. `lrp_fx` accepts 1e-5 in float32 (84 spacings), 5e-2 in",
-        "bfloat16 (6.4 spacings) and 1e-2 in float16 (10 spacings) of the whole; a site is held to the same, but to 1e-4 in float32.",
+        "Every step rounds the relevance that passes it by at most half a spacing, so n steps miss at most n/2 "
+        "spacings of all absolute relevance.",
+        "Roundings are as good as independent, so about the root of n of them remain (*per root of steps* is below "
+        "one half), and less, since most relevance",
+        "stays on the residual stream, whose sums are handed on as they are: depth hardly adds to it. `lrp_fx` "
+        "accepts 1e-5 in float32 (84 spacings), 5e-2 in",
+        "bfloat16 (6.4 spacings) and 1e-2 in float16 (10 spacings) of the whole; a site is held to the same, but to "
+        "1e-4 in float32.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),

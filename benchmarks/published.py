@@ -1,4 +1,6 @@
-"""Figures of the synthetic models from an independent implementation of the same rules, with the sample they were taken on."""
+"""Figures of the synthetic models from an independent implementation of the same rules, with the sample they were taken
+on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Published:
-    """``count``: the first so many sequences. ``figures``: (preset, aggregation or None for content alone) -> (hit, mass)."""
+    """``count``: the first so many sequences. ``figures``: (preset, aggregation or None for content alone) -> (hit,
+    mass).
+    """
 
     count: int
     figures: dict[tuple[str, str | None], tuple[float, float]] = field(default_factory=dict)

@@ -29,7 +29,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 #: Lengths above are left out for all but the first model: exporting them takes minutes.
 LONGEST = 32
-HEADINGS = ("tokens", "nodes captured", "scan products", "nodes of the relevance graph", "convert (s)", "run (ms)", "capture")
+HEADINGS = (
+    "tokens",
+    "nodes captured",
+    "scan products",
+    "nodes of the relevance graph",
+    "convert (s)",
+    "run (ms)",
+    "capture",
+)
 
 
 def measure(model: torch.nn.Module, length: int) -> tuple[list[str], lrp_fx.Explainer]:
@@ -43,7 +51,11 @@ def measure(model: torch.nn.Module, length: int) -> tuple[list[str], lrp_fx.Expl
     start = time.perf_counter()
     explainer(input_ids=inputs)
     run = time.perf_counter() - start
-    counts = (len(explainer.graph.graph.nodes), explainer.coverage["rule"].get("scan.frozen", 0), len(explainer.relevance_graph.graph.nodes))
+    counts = (
+        len(explainer.graph.graph.nodes),
+        explainer.coverage["rule"].get("scan.frozen", 0),
+        len(explainer.relevance_graph.graph.nodes),
+    )
     method = explainer.rewritten.program.method
     return [str(length), *map(str, counts), f"{traced:.1f}", f"{1000 * run:.0f}", method], explainer
 
@@ -58,12 +70,17 @@ def table(name: str, lengths: list[int]) -> list[str]:
         try:
             cells, explainer = measure(model, length)
         except lrp_fx.LrpError as error:
-            lines.append(f"| {length} | {type(error).__name__}: {str(error).splitlines()[0][:80]} |" + " |" * (len(HEADINGS) - 2))
+            lines.append(
+                f"| {length} | {type(error).__name__}: {str(error).splitlines()[0][:80]} |" + " |" * (len(HEADINGS) - 2)
+            )
             break
         lines.append("| " + " | ".join(cells) + " |")
         print(name, *cells, flush=True)
     explainer(input_ids=torch.randint(3, 96, (2, lengths[-1] - 1)))
-    lines += ["", f"One token less with the last of these explainers: {explainer.statistics.captures - 1} further capture(s)."]
+    lines += [
+        "",
+        f"One token less with the last of these explainers: {explainer.statistics.captures - 1} further capture(s).",
+    ]
     return lines
 
 
@@ -71,11 +88,15 @@ def page(lengths: list[int]) -> str:
     head = [
         "# What recurrences cost",
         "",
-        f"Written by `python -m benchmarks.recurrence --write docs/recurrence.md` (torch {torch.__version__}, transformers {transformers.__version__}); do not edit by hand.",
+        f"Written by `python -m benchmarks.recurrence --write docs/recurrence.md` (torch {torch.__version__}, "
+        f"transformers {transformers.__version__}); do not edit by hand.",
         "",
-        "A loop over tokens in a model's Python is captured unrolled: each token's step is in the graph, so nodes grow with the length,",
-        "and a capture holds for its length alone. A recurrence that is written by chunks has a graph that grows with the number of chunks.",
-        "Tiny random models, batch of 2, float32, one thread, preset `attnlrp`; *convert*: export, checks, rewriting, transposing.",
+        "A loop over tokens in a model's Python is captured unrolled: each token's step is in the graph, so nodes "
+        "grow with the length,",
+        "and a capture holds for its length alone. A recurrence that is written by chunks has a graph that grows with "
+        "the number of chunks.",
+        "Tiny random models, batch of 2, float32, one thread, preset `attnlrp`; *convert*: export, checks, rewriting, "
+        "transposing.",
     ]
     return "\n".join([*head, *(line for name in MODELS for line in table(name, lengths)), ""])
 

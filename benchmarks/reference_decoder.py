@@ -1,4 +1,5 @@
-"""A decoder with rotary positions explained by hand: the rules written into its forward, automatic differentiation as it is.
+"""A decoder with rotary positions explained by hand: the rules written into its forward, automatic differentiation as
+it is.
 
 Independent of the compiler (no graph, no rules folder), so that the two can be compared, and small enough to try other
 ways of splitting a score between content and position.
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from benchmarks.scoring import Sequences
 
-#: How a rotated score is split: position takes nothing; half of each rotated vector (PA-LRP); what the rotation adds to each
-#: vector; what the rotations add to the score of the unrotated vectors.
+#: How a rotated score is split: position takes nothing; half of each rotated vector (PA-LRP); what the rotation adds to
+#: each vector; what the rotations add to the score of the unrotated vectors.
 SPLITS = ("none", "half", "vectors", "scores")
 
 
@@ -38,7 +39,9 @@ def half(x: Tensor) -> Tensor:
 
 @dataclass
 class Site:
-    """Position at one layer: ``leaves`` that carry it, attention weights ``p`` and coefficients ``c`` of the scores (B, H, T, T)."""
+    """Position at one layer: ``leaves`` that carry it, attention weights ``p`` and coefficients ``c`` of the scores (B,
+    H, T, T).
+    """
 
     leaves: list[Tensor]
     pairwise: bool
@@ -59,7 +62,9 @@ class Explained:
     sites: list[Site]
 
     def position(self, aggregate: Callable[[Tensor], Tensor], *, credit: str = "key", centred: bool = False) -> Tensor:
-        """(B, T): position per token; ``aggregate`` sums (B, T, n) to (B, T). ``centred``: against the attention's mean."""
+        """(B, T): position per token; ``aggregate`` sums (B, T, n) to (B, T). ``centred``: against the attention's
+        mean.
+        """
         found = torch.zeros_like(self.content)
         for site in self.sites:
             if site.pairwise:
@@ -68,7 +73,9 @@ class Explained:
                 R = torch.where(c == 0, torch.zeros_like(b), (b - reference) * c)
                 found = found + aggregate(R.movedim(-1 if credit == "key" else -2, 1).flatten(2))
             else:
-                for pair in zip(site.leaves[::2], site.leaves[1::2], site.coefficients[::2], site.coefficients[1::2], strict=True):
+                for pair in zip(
+                    site.leaves[::2], site.leaves[1::2], site.coefficients[::2], site.coefficients[1::2], strict=True
+                ):
                     found = found + aggregate(_by_plane(*pair))
         return found.detach()
 
@@ -96,7 +103,9 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def explain(model: Any, sequences: Sequences, split: str = "half") -> Explained:
-    """Explain the true class of every sequence, in one batch, with AttnLRP's rules and one of `SPLITS` for positions."""
+    """Explain the true class of every sequence, in one batch, with AttnLRP's rules and one of `SPLITS` for
+    positions.
+    """
     config, ids, mask = model.config, sequences.ids, sequences.mask
     batch, length, width = *ids.shape, config.head_dim
     frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(0, width, 2) / width)
@@ -132,7 +141,9 @@ def _norm(x: Tensor, module: Any, config: Any) -> Tensor:
 
 def _attention(module: Any, h: Tensor, angles: Tensor, seen: Tensor, split: str) -> tuple[Tensor, Site]:
     batch, _, length, width = angles.shape
-    q, k, v = (f(h).view(batch, length, -1, width).transpose(1, 2) for f in (module.q_proj, module.k_proj, module.v_proj))
+    q, k, v = (
+        f(h).view(batch, length, -1, width).transpose(1, 2) for f in (module.q_proj, module.k_proj, module.v_proj)
+    )
     k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     scores, leaves = _scores(q, k, angles, split)
     tap = torch.zeros_like(scores).requires_grad_()
@@ -152,10 +163,17 @@ def _scores(q: Tensor, k: Tensor, angles: Tensor, split: str) -> tuple[Tensor, l
         return half(rotated_q) @ half(rotated_k).mT, []
     if split == "half":
         leaves = [_leaf(t) for t in (cos, sin, cos, sin)]
-        rotated_q, rotated_k = (half(x) * half(a) + half(_rotate(x)) * half(b) for x, a, b in ((q, *leaves[:2]), (k, *leaves[2:])))
+        rotated_q, rotated_k = (
+            half(x) * half(a) + half(_rotate(x)) * half(b) for x, a, b in ((q, *leaves[:2]), (k, *leaves[2:]))
+        )
         return half(rotated_q) @ half(rotated_k).mT, leaves
     if split == "vectors":
-        moved = [_leaf(rotated_q - q), torch.zeros_like(q).requires_grad_(), _leaf(rotated_k - k), torch.zeros_like(k).requires_grad_()]
+        moved = [
+            _leaf(rotated_q - q),
+            torch.zeros_like(q).requires_grad_(),
+            _leaf(rotated_k - k),
+            torch.zeros_like(k).requires_grad_(),
+        ]
         return half(q + moved[0] + moved[1]) @ half(k + moved[2] + moved[3]).mT, moved
     content = half(q) @ half(k).mT
     added = _leaf(rotated_q @ rotated_k.mT - content)

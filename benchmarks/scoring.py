@@ -25,7 +25,9 @@ class Sequences:
 def load_sequences(folder: Path, count: int | None = None) -> Sequences:
     """Read ``eval.npz`` of a synthetic model."""
     with np.load(folder / "eval.npz", allow_pickle=True) as data:
-        ids, mask, labels = (torch.tensor(data[name][:count]).long() for name in ("input_ids", "attention_mask", "labels"))
+        ids, mask, labels = (
+            torch.tensor(data[name][:count]).long() for name in ("input_ids", "attention_mask", "labels")
+        )
         return Sequences(ids, mask, labels, torch.tensor(data["gt_full"][:count]))
 
 
@@ -34,15 +36,17 @@ def load_model(folder: Path, attention: str = "eager") -> nn.Module:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
-    model: Any = getattr(transformers, config.architectures[0]).from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+    model: Any = getattr(transformers, config.architectures[0]).from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention
+    )
     return model.eval()  # type: ignore[no-any-return]
 
 
 def hits_and_masses(scores: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
     """Relevance rank accuracy and relevance mass accuracy (Arras et al. 2022) of each sequence, (N,) in float64.
 
-    With k causal tokens: the share of them among the k highest scores; the share of positive relevance on them. Position
-    0 and padding are excluded.
+    With k causal tokens: the share of them among the k highest scores; the share of positive relevance on them.
+    Position 0 and padding are excluded.
     """
     hits, masses = [], []
     for score, causal, mask in zip(scores.double(), sequences.causal, sequences.mask, strict=True):

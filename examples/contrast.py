@@ -26,7 +26,9 @@ def main() -> None:
     data = np.load(MODEL / "eval.npz")
     vocab = data["vocab"].tolist()
     asked = np.flatnonzero((data["input_ids"] == vocab.index(QUESTION)).any(1))
-    ids, mask, labels, causal = (torch.from_numpy(data[name][asked]) for name in ("input_ids", "attention_mask", "labels", "gt_full"))
+    ids, mask, labels, causal = (
+        torch.from_numpy(data[name][asked]) for name in ("input_ids", "attention_mask", "labels", "gt_full")
+    )
 
     explainer = lrp_fx.convert(model)
     single = explainer(input_ids=ids[:1], attention_mask=mask[:1], target=lrp_fx.targets.Contrast(YES, NO))
@@ -40,7 +42,10 @@ def main() -> None:
     assert isinstance(per_token, torch.Tensor)
     per_token[:, 0] = -torch.inf  # [BOS] may serve as an anchor: it is left out
     hits = causal.gather(1, per_token.argmax(1, keepdim=True)).sum().item()
-    print(f"the most relevant token is A, B or the question in {hits} of {len(asked)} sequences; padded tokens get {float(relevance.per_token()[mask == 0].abs().sum())}")
+    print(
+        f"the most relevant token is A, B or the question in {hits} of {len(asked)} sequences; padded tokens get "
+        f"{float(relevance.per_token()[mask == 0].abs().sum())}"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ SHARE = 0.9
 def damped(call: Call) -> Any:
     """``y = x * frozen(share * y / x) + sink(the rest)``: equal to y in value, linear in x."""
     (x,) = call.operands()
-    y = call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    y = (
+        call.value
+        if isinstance(call.value, Tensor)
+        else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    )
     ratio = torch.where(x.detach() == 0, 0.0, SHARE * y / torch.where(x.detach() == 0, 1.0, x.detach()))
     passed = x * freeze(ratio.to(x.dtype))
     return passed + sink("damped", y - passed.detach(), y)
@@ -41,13 +45,25 @@ RULE = lrp_fx.Rule(
     ops=covers("aten", "gelu relu silu tanh"),
     surrogate=damped,
     sinks=("damped",),
-    reference=lambda call, R_y: [SHARE * R_y],  # the formula in relevance form: what the laws compare the surrogate with
+    reference=lambda call, R_y: [
+        SHARE * R_y
+    ],  # the formula in relevance form: what the laws compare the surrogate with
 )
 
 
 def main() -> None:
-    default = lrp_fx.Ruleset("mine", frozenset({"content", "learned", "segment", "position"}), kinds={"elementwise": RULE.name}, about="pa-lrp with damped activations")
-    early = lrp_fx.Ruleset("mine-early", default.carriers, sites={"model.layers.0.*": {"elementwise": RULE.name}}, about="the same in the first block only")
+    default = lrp_fx.Ruleset(
+        "mine",
+        frozenset({"content", "learned", "segment", "position"}),
+        kinds={"elementwise": RULE.name},
+        about="pa-lrp with damped activations",
+    )
+    early = lrp_fx.Ruleset(
+        "mine-early",
+        default.carriers,
+        sites={"model.layers.0.*": {"elementwise": RULE.name}},
+        about="the same in the first block only",
+    )
     lrp_fx.register(RULE, default, early)
 
     model = transformers.AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.float32).eval()
@@ -56,7 +72,10 @@ def main() -> None:
     for rules in ("pa-lrp", "mine", "mine-early"):
         explainer = lrp_fx.convert(model, rules=rules)
         relevance = explainer(input_ids=ids, attention_mask=mask)
-        print(f"{rules}: {explainer.coverage['rule'].get(RULE.name, 0)} operations under the new rule\n{relevance.ledger}\n")
+        print(
+            f"{rules}: {explainer.coverage['rule'].get(RULE.name, 0)} operations under the new "
+            f"rule\n{relevance.ledger}\n"
+        )
 
 
 if __name__ == "__main__":

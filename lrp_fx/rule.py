@@ -20,9 +20,26 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lrp_fx.aggregation import Aggregation
-from lrp_fx.layout import hint
+from lrp_fx.ir.sizes import hint
 
-KINDS = ("move", "linear", "elementwise", "normalise", "softmax", "attention", "product", "gate", "sum", "residual", "route", "homogeneous", "scan", "stop", "tangent", "leaf")
+KINDS = (
+    "move",
+    "linear",
+    "elementwise",
+    "normalise",
+    "softmax",
+    "attention",
+    "product",
+    "gate",
+    "sum",
+    "residual",
+    "route",
+    "homogeneous",
+    "scan",
+    "stop",
+    "tangent",
+    "leaf",
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +112,16 @@ class Rule:
     ``surrogate``  `Call` -> value, equal to the operation's and linear in its carriers.
     ``sinks``      names of the sinks it may declare.
     ``remainder``  name of a sink obtained as "out minus in" (it closes the books but checks nothing by itself).
-    ``audit``      `Call`, coefficient of the result -> sink name -> tensor whose sum is that sink, computed another way.
-    ``reference``  `Call`, relevance of the result -> relevance of each carrier: the published formula, slow and literal.
+    ``audit``      `Call`, coefficient of the result -> sink name -> tensor whose sum is that sink, computed another
+                   way.
+    ``reference``  `Call`, relevance of the result -> relevance of each carrier: the published formula, slow and
+                   literal.
     ``samples``    calls for the laws.
     ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
-    ``spares``     name of the fact that lists positions of operands to which the rule gives nothing, if there are any.
+    ``frozen_operands``     name of the fact that lists positions of operands to which the rule gives nothing, if there
+                    are any.
     """
 
     name: str
@@ -118,7 +138,7 @@ class Rule:
     weights: Callable[[Call], Tensor] | None = None
     exact: bool = True
     frozen: bool = False
-    spares: str | None = None
+    frozen_operands: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -134,10 +154,10 @@ class Rule:
 class Ruleset:
     """Which sources carry relevance, and which rule serves each kind.
 
-    ``carriers``  leaf kinds that receive relevance (`lrp_fx.provenance.LEAF_KINDS`).
+    ``carriers``  leaf kinds that receive relevance (`lrp_fx.analysis.provenance.LEAF_KINDS`).
     ``kinds``     kind -> name of the rule that serves it; a kind not named takes the first registered rule that
                   serves the operation.
-    ``leaves``    kind of injection (`lrp_fx.recognize.injections`) -> name of the leaf rule that reads its relevance.
+    ``leaves``    kind of injection (`lrp_fx.structure.injections`) -> name of the leaf rule that reads its relevance.
     ``sites``     module-path patterns (`fnmatch`) -> kind -> rule name, for chosen sites; the first match wins.
     """
 
@@ -149,7 +169,7 @@ class Ruleset:
     about: str = ""
 
 
-Entry = Rule | Ruleset | Aggregation
+Registrable = Rule | Ruleset | Aggregation
 
 
 class Registry:
@@ -160,19 +180,25 @@ class Registry:
         self.rulesets: dict[str, Ruleset] = {}
         self.aggregations: dict[str, Aggregation] = {}
 
-    def add(self, *entries: Entry) -> None:
+    def add(self, *entries: Registrable) -> None:
         for entry in entries:
             table = self._table(entry)
             if entry.name in table:
                 raise ValueError(f"{entry.name} is registered twice")
             table[entry.name] = entry
 
-    def remove(self, *entries: Entry) -> None:
+    def remove(self, *entries: Registrable) -> None:
         for entry in entries:
             self._table(entry).pop(entry.name, None)
 
-    def _table(self, entry: Entry) -> dict[str, Any]:
-        return self.rules if isinstance(entry, Rule) else self.rulesets if isinstance(entry, Ruleset) else self.aggregations
+    def _table(self, entry: Registrable) -> dict[str, Any]:
+        return (
+            self.rules
+            if isinstance(entry, Rule)
+            else self.rulesets
+            if isinstance(entry, Ruleset)
+            else self.aggregations
+        )
 
     def kinds_of(self, op: str) -> list[str]:
         """Kinds under which some rule lists this operation by name, in order of registration."""
@@ -187,13 +213,13 @@ class Registry:
 registry = Registry()
 
 
-def register(*entries: Entry) -> None:
+def register(*entries: Registrable) -> None:
     """Make rules, rulesets or aggregations known to `lrp_fx.convert`."""
     registry.add(*entries)
 
 
 @contextlib.contextmanager
-def registered(*entries: Entry) -> Iterator[None]:
+def registered(*entries: Registrable) -> Iterator[None]:
     """Rules known only inside a ``with`` block (for tests and experiments)."""
     registry.add(*entries)
     try:
@@ -207,7 +233,8 @@ def registered(*entries: Entry) -> Iterator[None]:
 class Tape:
     """Records the sinks that a surrogate declares, and its frozen parts so that they can be replayed at other inputs.
 
-    ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that, as (constant, what it is to be multiplied by).
+    ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that, as (constant,
+    what it is to be multiplied by).
     """
 
     sinks: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -243,7 +270,8 @@ def freeze(x: Tensor) -> Tensor:
 def sink(name: str, value: Tensor, like: Tensor, *, times: Tensor | None = None) -> Tensor:
     """A constant term of the surrogate, broadcast to the result ``like``; its relevance is booked under ``name``.
 
-    ``times``: the term is ``value * times``; where ``value`` lacks axes, products with ``times`` alone are summed along them first.
+    ``times``: the term is ``value * times``; where ``value`` lacks axes, products with ``times`` alone are summed along
+    them first.
     """
     given = freeze(value).to(like.dtype)
     factor = freeze(times).to(like.dtype) if times is not None else None
@@ -295,9 +323,11 @@ def precise(x: Tensor) -> Tensor:
 
 
 def where_positive(gate: Tensor, x: Tensor) -> Tensor:
-    """``x`` where ``gate`` (of the same shape) is positive or no number, else 0, also where ``x`` is infinite; linear in ``x``.
+    """``x`` where ``gate`` (of the same shape) is positive or no number, else 0, also where ``x`` is infinite; linear
+    in ``x``.
 
-    As `torch.where` does it, in a third of the time on a CPU: the derivative of a threshold is this choice, in one vectorised pass.
+    As `torch.where` does it, in a third of the time on a CPU: the derivative of a threshold is this choice, in one
+    vectorised pass.
     """
     if x.is_complex() or x.dtype != gate.dtype:
         return torch.where(gate <= 0, 0.0, x)

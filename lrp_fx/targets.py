@@ -42,7 +42,10 @@ def rows_at(output: Tensor, mask: Tensor | None, position: Tensor) -> Tensor:
     if output.dim() == 2:
         return output
     if output.dim() != 3:
-        raise TargetError(f"targets by class and position need an output (B, classes) or (B, T, classes), got {output.dim()} axes; pass a callable")
+        raise TargetError(
+            f"targets by class and position need an output (B, classes) or (B, T, classes), got {output.dim()} axes; "
+            "pass a callable"
+        )
     steps = torch.arange(output.shape[1], device=output.device)
     last = steps[-1] if mask is None else (steps * (mask != 0)).amax(1)
     chosen = torch.where(position < 0, last + 1 + position, position)
@@ -86,7 +89,10 @@ class _AtPosition:
         if len(shape) == 1 and not self.classes:  # one number per example: a regression
             return {"position": _column(LAST, shape[0], device, "position")}
         if len(shape) not in (2, 3):
-            raise TargetError(f"{self!r} needs an output (B, classes) or (B, T, classes); this one has shape {shape}: pass a callable target")
+            raise TargetError(
+                f"{self!r} needs an output (B, classes) or (B, T, classes); this one has shape {shape}: pass a "
+                "callable target"
+            )
         columns = {name: _column(index, shape[0], device, name) for name, index in self.classes.items()}
         for values in columns.values():
             _check(values, shape[-1], "class")
@@ -157,19 +163,28 @@ class Span:
         return ("Span", self.tokens.shape[-1])
 
     def example_arguments(self) -> dict[str, Tensor]:
-        return {"tokens": torch.zeros(2, self.tokens.shape[-1], dtype=torch.int64), "start": torch.zeros(2, dtype=torch.int64)}
+        return {
+            "tokens": torch.zeros(2, self.tokens.shape[-1], dtype=torch.int64),
+            "start": torch.zeros(2, dtype=torch.int64),
+        }
 
     def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
         n = self.tokens.shape[-1]
         if len(shape) != 3:
             raise TargetError(f"a span needs an output (B, T, classes), this one has shape {shape}")
         if self.start < 0 or self.start + n > shape[1]:
-            raise TargetError(f"no such position: the span {self.start}..{self.start + n - 1} leaves the output's {shape[1]} positions")
+            raise TargetError(
+                f"no such position: the span {self.start}..{self.start + n - 1} leaves the output's {shape[1]} "
+                "positions"
+            )
         _check(self.tokens.flatten(), shape[2], "class")
         tokens = self.tokens.to(device).reshape(-1, n)
         if tokens.shape[0] not in (1, shape[0]):
             raise TargetError(f"{tokens.shape[0]} spans for a batch of {shape[0]}")
-        return {"tokens": tokens.expand(shape[0], n).contiguous(), "start": torch.full((shape[0],), self.start, device=device)}
+        return {
+            "tokens": tokens.expand(shape[0], n).contiguous(),
+            "start": torch.full((shape[0],), self.start, device=device),
+        }
 
     def score(self, output: Tensor, mask: Tensor | None, *, tokens: Tensor, start: Tensor) -> Tensor:
         total = torch.zeros_like(output[:, 0, 0])
@@ -221,4 +236,6 @@ def as_target(target: Any) -> Target:
         return target  # type: ignore[no-any-return]
     if callable(target):
         return Custom(target)
-    raise TargetError(f"not a target: {target!r}; give a class index, a target from lrp_fx.targets, or a function of the output")
+    raise TargetError(
+        f"not a target: {target!r}; give a class index, a target from lrp_fx.targets, or a function of the output"
+    )

@@ -80,14 +80,17 @@ def _sum_and_product(term: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``term + a @ b``, in one kernel where nothing but the term is broadcast."""
     shape = (*a.shape[:-1], b.shape[-1])
     sizes = [str(s) for s in shape]  # may be symbolic
-    narrow = len(term.shape) <= len(shape) and all(str(s) in ("1", n) for s, n in zip(term.shape[::-1], sizes[::-1], strict=False))
+    narrow = len(term.shape) <= len(shape) and all(
+        str(s) in ("1", n) for s, n in zip(term.shape[::-1], sizes[::-1], strict=False)
+    )
     if a.dim() < 3 or not narrow or sizes[:-2] != [str(s) for s in b.shape[:-2]]:
         return term + a @ b
     return torch.baddbmm(term.expand(shape).flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)).reshape(shape)
 
 
 def _audit(call: Call, c: Tensor) -> dict[str, Tensor]:
-    """The softmax sink from the written-out composition, ``(p - J s) v = o - (p s) v + m o`` with m = p . s: two tensors of queries by keys.
+    """The softmax sink from the written-out composition, ``(p - J s) v = o - (p s) v + m o`` with m = p . s: two
+    tensors of queries by keys.
 
     Where all scores are hidden by minus infinity nothing is passed on, and ``J s = 0``.
     """
@@ -143,7 +146,9 @@ def _samples() -> list[Call]:
     return [
         sample(aten.scaled_dot_product_attention.default, q, k, v, carriers=(0, 1, 2)),
         sample(aten.scaled_dot_product_attention.default, q, k, v, mask, carriers=(0, 1, 2)),
-        sample(aten.scaled_dot_product_attention.default, q, k[:, :, :4], v[:, :, :4], None, 0.0, True, carriers=(0, 1, 2)),
+        sample(
+            aten.scaled_dot_product_attention.default, q, k[:, :, :4], v[:, :, :4], None, 0.0, True, carriers=(0, 1, 2)
+        ),
     ]
 
 

@@ -1,14 +1,14 @@
 """Biases between pairs of tokens, read against a reference: relevance that a constant added to a row cannot change.
 
 A softmax ignores a constant added to all scores of a query, so ``b_ij`` and ``b_ij + t_i`` are the same position
-information. ``R_ij = b_ij c_ij`` is not the same for both: with ``c_ij = p_ij (g_ij - sum_l p_il g_il)`` the row's total
-does not move, because ``sum_j c_ij = 0``, but ``t_i c_ij`` is handed from key to key. Relevance against a reference that
-moves with the row,
+information. ``R_ij = b_ij c_ij`` is not the same for both: with ``c_ij = p_ij (g_ij - sum_l p_il g_il)`` the row's
+total does not move, because ``sum_j c_ij = 0``, but ``t_i c_ij`` is handed from key to key. Relevance against a
+reference that moves with the row,
 
     R_ij = (b_ij - sum_l w_il b_il) c_ij,    sum_l w_il = 1,
 
-keeps the total of every row and is the same for both. What the reference takes, ``c_ij sum_l w_il b_il``, sums to zero in
-each row; it is booked in the sink ``reference``.
+keeps the total of every row and is the same for both. What the reference takes, ``c_ij sum_l w_il b_il``, sums to zero
+in each row; it is booked in the sink ``reference``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lrp_fx.rule import Call, Rule, identity, register, sample
 
 
 def _centred(b: Tensor, w: Tensor) -> Tensor:
-    """``b`` less its mean under the weights ``w`` of each row; pairs without weight (masked: minus infinity) do not count."""
+    """``b`` less its mean under the weights ``w`` of each row; pairs without weight (masked: minus infinity) do not
+    count.
+    """
     return b - torch.where(w == 0, torch.zeros_like(b), b * w).sum(-1, keepdim=True)
 
 
@@ -36,7 +38,9 @@ def _row_mean(call: Call) -> Tensor:
 
 
 def _covariance(call: Call, R_b: Tensor) -> list[Tensor]:
-    """``R_ij = p_ij (b_ij - mean_p b_i) (g_ij - mean_p g_i)`` from ``R_b = b c``: term by term over the keys, slowly."""
+    """``R_ij = p_ij (b_ij - mean_p b_i) (g_ij - mean_p g_i)`` from ``R_b = b c``: term by term over the keys,
+    slowly.
+    """
     b, p = call.args
     c = R_b / b
     keys = range(b.shape[-1])

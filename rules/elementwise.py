@@ -1,4 +1,5 @@
-"""Elementwise nonlinearities: the identity rule. All relevance of ``f(x)`` goes to ``x``; ``f(0)`` is booked in ``offset``.
+"""Elementwise nonlinearities: the identity rule. All relevance of ``f(x)`` goes to ``x``; ``f(0)`` is booked in
+``offset``.
 
 The ratio ``(f(x) - f(0)) / x`` is taken in closed form where there is one, so that nothing is divided by a small
 number; elsewhere its limit ``f'(0)`` is used near zero.
@@ -40,7 +41,16 @@ CLOSED_FORM: dict[str, Ratio] = {
     "mish": lambda call, x: torch.tanh(torch.nn.functional.softplus(x)),
 }
 #: f(0) where it is not zero.
-OFFSET: dict[str, float] = {"sigmoid": 0.5, "exp": 1.0, "exp2": 1.0, "cos": 1.0, "cosh": 1.0, "hardsigmoid": 0.5, "log_sigmoid": -math.log(2.0), "erfc": 1.0}
+OFFSET: dict[str, float] = {
+    "sigmoid": 0.5,
+    "exp": 1.0,
+    "exp2": 1.0,
+    "cos": 1.0,
+    "cosh": 1.0,
+    "hardsigmoid": 0.5,
+    "log_sigmoid": -math.log(2.0),
+    "erfc": 1.0,
+}
 #: f'(0), for the functions that have no closed ratio.
 SLOPE: dict[str, float] = {
     "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0, "cosh": 0.0, "asinh": 1.0,
@@ -70,14 +80,23 @@ def _name(call: Call) -> str:
 
 
 def _value(call: Call) -> Any:
-    return call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    return (
+        call.value
+        if isinstance(call.value, Tensor)
+        else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    )
 
 
 def _by_differences(call: Call, y: Tensor) -> tuple[Tensor, Tensor]:
     """f(0) and f'(0) of an operation without a derivative, by central differences."""
     (position,) = call.carriers
     h = 2.0 ** round(math.log2(torch.finfo(y.dtype).eps) / 3)
-    below, at, above = (call.put({position: torch.full_like(y, s * h)}).map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run() for s in (-1.0, 0.0, 1.0))
+    below, at, above = (
+        call.put({position: torch.full_like(y, s * h)})
+        .map(lambda i, a: a.detach() if isinstance(a, Tensor) else a)
+        .run()
+        for s in (-1.0, 0.0, 1.0)
+    )
     return at, (above - below) / (2 * h)
 
 
@@ -87,7 +106,10 @@ def _each_result(call: Call, x: Tensor, ys: Any) -> Any:
     def only(k: int) -> Call:
         return replace(call, op=_Picked(call.op, k), value=ys[k].detach())
 
-    return type(ys)(_along(x, y, *_value_and_slope_at_zero(only(k), _name(call), x, y)) if y.is_floating_point() else y for k, y in enumerate(ys))
+    return type(ys)(
+        _along(x, y, *_value_and_slope_at_zero(only(k), _name(call), x, y)) if y.is_floating_point() else y
+        for k, y in enumerate(ys)
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +143,9 @@ def _along(x: Tensor, y: Tensor, at_zero: Tensor | float, slope: Tensor | float)
     slope = torch.as_tensor(slope, dtype=y.dtype, device=y.device)
     near = (x.detach() == 0) | (tiny & slope.isfinite() & (x.detach().abs() < torch.finfo(x.dtype).eps ** 0.5))
     rise = (y - at_zero) / torch.where(near, torch.ones_like(x.detach()), x.detach())
-    ratio = freeze(torch.where(near, torch.where(slope.isfinite(), slope, torch.zeros_like(slope)), rise))  # x f'(x) -> 0 where f is steep at 0
+    ratio = freeze(
+        torch.where(near, torch.where(slope.isfinite(), slope, torch.zeros_like(slope)), rise)
+    )  # x f'(x) -> 0 where f is steep at 0
     linear = x * ratio
     if isinstance(at_zero, float) and at_zero == 0.0:
         return linear
@@ -152,7 +176,11 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     (x,) = call.operands()
     (position,) = call.carriers
     y = call.run()
-    zero = torch.zeros_like(y) if call.facts.get("power") else call.map(lambda i, a: torch.zeros_like(a) if i == position else a).run()
+    zero = (
+        torch.zeros_like(y)
+        if call.facts.get("power")
+        else call.map(lambda i, a: torch.zeros_like(a) if i == position else a).run()
+    )
     return [torch.where(x == 0, torch.zeros_like(x), (y - zero) / torch.where(y == 0, torch.ones_like(y), y) * R_y)]
 
 
@@ -166,14 +194,23 @@ def _samples() -> list[Call]:
     plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink expm1".split()
     calls = [sample(getattr(aten, name).default, x) for name in plain]
     calls.append(sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)))  # in relevances f(x) = 0 != f(0) has no formula
-    calls += [sample(aten.gelu.default, x, approximate="tanh"), sample(aten.clamp.default, x, -1.0, 2.0), sample(aten.log1p.default, small), sample(aten.exp.default, x)]
+    calls += [
+        sample(aten.gelu.default, x, approximate="tanh"),
+        sample(aten.clamp.default, x, -1.0, 2.0),
+        sample(aten.log1p.default, small),
+        sample(aten.exp.default, x),
+    ]
     calls.append(sample(aten.maximum.default, x, torch.full_like(x, 0.25)))
     return calls
 
 
 def _power_samples() -> list[Call]:
     x = _points()
-    return [sample(aten.pow.Tensor_Scalar, x, 2), sample(aten.pow.Tensor_Scalar, x, 3), sample(aten.pow.Tensor_Scalar, x.abs(), -0.5)]
+    return [
+        sample(aten.pow.Tensor_Scalar, x, 2),
+        sample(aten.pow.Tensor_Scalar, x, 3),
+        sample(aten.pow.Tensor_Scalar, x.abs(), -0.5),
+    ]
 
 
 def _inferred_samples() -> list[Call]:

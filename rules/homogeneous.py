@@ -13,7 +13,9 @@ aten = torch.ops.aten
 
 
 class _LimitAtZero(torch.autograd.Function):
-    """``x``; where it is zero a coefficient without a finite value is zero: roots are steep there, but ``x f'(x)`` vanishes."""
+    """``x``; where it is zero a coefficient without a finite value is zero: roots are steep there, but ``x f'(x)``
+    vanishes.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -27,14 +29,18 @@ class _LimitAtZero(torch.autograd.Function):
 
 
 def _euler(call: Call) -> Any:
-    """Each result with the coefficients of its carriers scaled by ``1 / (n k)``; degrees may differ from result to result."""
+    """Each result with the coefficients of its carriers scaled by ``1 / (n k)``; degrees may differ from result to
+    result.
+    """
     rows = [tuple(1.0 / (len(call.carriers) * k) for k in row) for row in call.facts["degrees"]]
     runs = {row: _shared(call, row) for row in dict.fromkeys(rows)}
     if len(runs) == 1:
         return runs[rows[0]]
     queue = iter(rows)
     first = runs[rows[0]]
-    return type(first)(runs[next(queue)][i] if y.is_floating_point() or y.is_complex() else y for i, y in enumerate(first))
+    return type(first)(
+        runs[next(queue)][i] if y.is_floating_point() or y.is_complex() else y for i, y in enumerate(first)
+    )
 
 
 def _shared(call: Call, weights: tuple[float, ...]) -> Any:

@@ -100,7 +100,11 @@ def gamma_surrogate(gamma: float) -> Any:
     def surrogate(call: Call) -> Any:
         bare, bias = split_bias(call)
         position = min(call.carriers)
-        weight = next(i for i, a in enumerate(bare.flat()) if isinstance(a, Tensor) and i != position and a.is_floating_point() and a.dim() > 1)
+        weight = next(
+            i
+            for i, a in enumerate(bare.flat())
+            if isinstance(a, Tensor) and i != position and a.is_floating_point() and a.dim() > 1
+        )
         x, w = bare.flat()[position], bare.flat()[weight]
 
         def with_(x_: Tensor, w_: Tensor) -> Tensor:
@@ -195,7 +199,13 @@ def _inferred_samples() -> list[Call]:
     x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     plain = {"affine": False}
     return [
-        sample(aten.lerp.Scalar, torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64), 0.25, facts={"affine": True}),
+        sample(
+            aten.lerp.Scalar,
+            torch.ones(3, dtype=torch.float64),
+            torch.full((3,), 2.0, dtype=torch.float64),
+            0.25,
+            facts={"affine": True},
+        ),
         sample(aten.neg.default, x, facts=plain),
         sample(aten.mean.dim, x, [1], True, facts=plain),
         sample(aten.sum.dim_IntList, x, [2], facts=plain),
@@ -203,7 +213,9 @@ def _inferred_samples() -> list[Call]:
     ]
 
 
-WEIGHTED = covers("aten", "linear addmm baddbmm conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d")
+WEIGHTED = covers(
+    "aten", "linear addmm baddbmm conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"
+)
 
 register(
     Rule(

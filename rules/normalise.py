@@ -21,15 +21,23 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 def _layer_norm(call: Call) -> Any:
     x = precise(call.args[0])
     dims = list(range(-len(call.args[1]), 0))
-    centred = x + x.sum(dims, keepdim=True) * (-1.0 / math.prod(call.args[1]))  # x - mean x, in fewer passes when transposed
-    return _affine(centred * freeze(_inverse_deviation(call, x.detach(), dims)), call.arg(2, "weight"), call.arg(3, "bias")).to(call.args[0].dtype)
+    centred = x + x.sum(dims, keepdim=True) * (
+        -1.0 / math.prod(call.args[1])
+    )  # x - mean x, in fewer passes when transposed
+    return _affine(
+        centred * freeze(_inverse_deviation(call, x.detach(), dims)), call.arg(2, "weight"), call.arg(3, "bias")
+    ).to(call.args[0].dtype)
 
 
 def _inverse_deviation(call: Call, x: Tensor, dims: list[int]) -> Tensor:
-    """1 / std x, keeping its axes: the kernel's own statistic, which the forward pass has, unless it computes in half precision."""
+    """1 / std x, keeping its axes: the kernel's own statistic, which the forward pass has, unless it computes in half
+    precision.
+    """
     eps = call.arg(4, "eps", 1e-5)
     if x.dtype == call.args[0].dtype:
-        inverse: Tensor = aten.native_layer_norm.default(x, call.args[1], call.arg(2, "weight"), call.arg(3, "bias"), eps)[2]
+        inverse: Tensor = aten.native_layer_norm.default(
+            x, call.args[1], call.arg(2, "weight"), call.arg(3, "bias"), eps
+        )[2]
         return inverse
     return torch.rsqrt(x.var(dims, keepdim=True, unbiased=False) + eps)
 
@@ -51,14 +59,20 @@ def _group_norm(call: Call) -> Any:
     y = (centred * freeze(torch.rsqrt(variance + call.arg(4, "eps", 1e-5)))).reshape(x.shape)
     shape = (-1,) + (1,) * (x.dim() - 2)
     weight, bias = call.arg(2, "weight"), call.arg(3, "bias")
-    return _affine(y, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)).to(call.args[0].dtype)
+    return _affine(
+        y, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)
+    ).to(call.args[0].dtype)
 
 
 def _batch_norm(call: Call) -> Any:
     """In evaluation mode the statistics are parameters: an affine map."""
     x, weight, bias, mean, variance = call.args[:5]
     shape = (1, -1) + (1,) * (x.dim() - 2)
-    eps = call.arg(7, "eps", 1e-5) if "batch_norm" in str(call.op) and len(call.args) > 7 else call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else 1e-5)
+    eps = (
+        call.arg(7, "eps", 1e-5)
+        if "batch_norm" in str(call.op) and len(call.args) > 7
+        else call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else 1e-5)
+    )
     scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     y = x * scale.reshape(shape)
@@ -72,19 +86,33 @@ def _product(call: Call) -> Any:
 
 
 def _multiple(call: Call) -> Any:
-    """``y = s x`` with one number ``s`` along the axes of the statistic, read off by least squares: no element is divided by."""
+    """``y = s x`` with one number ``s`` along the axes of the statistic, read off by least squares: no element is
+    divided by.
+    """
     x, axes = precise(call.operands()[0]), list(call.facts["axes"])
     fixed = freeze(x)
-    y = precise((call.value if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()).detach())
+    y = precise(
+        (
+            call.value
+            if isinstance(call.value, Tensor)
+            else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+        ).detach()
+    )
     size = fixed.abs().amax(axes, keepdim=True)
     unit = fixed / torch.where(size == 0, torch.ones_like(size), size)  # the square of 1e30 is no float32
     energy = (unit * unit).sum(axes, keepdim=True) * size
-    scale = torch.where(size == 0, torch.zeros_like(size), (unit * y).sum(axes, keepdim=True) / torch.where(size == 0, torch.ones_like(energy), energy))
+    scale = torch.where(
+        size == 0,
+        torch.zeros_like(size),
+        (unit * y).sum(axes, keepdim=True) / torch.where(size == 0, torch.ones_like(energy), energy),
+    )
     return (x * freeze(scale)).to(call.operands()[0].dtype)
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    """LN-rule (Ali et al. 2022, eq. 12): with frozen sigma, R_i = sum_j x_i (d_ij - 1/N) w_j / (sigma y_j) R_j, y_j without bias' share."""
+    """LN-rule (Ali et al. 2022, eq. 12): with frozen sigma, R_i = sum_j x_i (d_ij - 1/N) w_j / (sigma y_j) R_j, y_j
+    without bias' share.
+    """
     (x,) = call.operands()
     weight, eps, y = call.arg(2, "weight"), call.arg(4, "eps", 1e-5), call.run()
     n = x.shape[-1]
@@ -180,7 +208,16 @@ register(
         ops=("*",),
         surrogate=_multiple,
         reference=lambda call, R_y: [R_y],
-        samples=lambda: [sample(aten.renorm.default, torch.tensor([[3.0, -2.0], [0.5, 4.0]], dtype=torch.float64), 2, 0, 1.0, facts={"axes": (-1,)})],
+        samples=lambda: [
+            sample(
+                aten.renorm.default,
+                torch.tensor([[3.0, -2.0], [0.5, 4.0]], dtype=torch.float64),
+                2,
+                0,
+                1.0,
+                facts={"axes": (-1,)},
+            )
+        ],
     ),
     Rule(
         name="normalise.product",
@@ -190,6 +227,12 @@ register(
         ops=covers("aten", "mul div"),
         surrogate=_product,
         reference=_product_reference,
-        samples=lambda: [sample(aten.mul.Tensor, torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.5]], dtype=torch.float64))],
+        samples=lambda: [
+            sample(
+                aten.mul.Tensor,
+                torch.tensor([[1.0, -2.0]], dtype=torch.float64),
+                torch.tensor([[0.5]], dtype=torch.float64),
+            )
+        ],
     ),
 )

@@ -29,7 +29,9 @@ def _uniform(call: Call) -> Any:
 
 
 def _is_smaller(call: Call) -> bool:
-    """Is the result smaller than the operands together? Then its coefficient is the cheaper one to scale (as attention's weights times values)."""
+    """Is the result smaller than the operands together? Then its coefficient is the cheaper one to scale (as
+    attention's weights times values).
+    """
     y = call.value
     return isinstance(y, Tensor) and elements(y) < sum(map(elements, call.operands()))
 
@@ -69,7 +71,10 @@ def _reference_matrix(call: Call, R_y: Tensor) -> list[Tensor]:
     A, V = call.args[:2]
     total = call.factors[0] + call.factors[1]
     messages = A.unsqueeze(-1) * V.unsqueeze(-3) * (R_y / call.run()).unsqueeze(-2)
-    return [messages.sum(-1) * call.factors[0] / total, (messages * call.factors[1] / total).sum(-3).sum_to_size(V.shape)]
+    return [
+        messages.sum(-1) * call.factors[0] / total,
+        (messages * call.factors[1] / total).sum(-3).sum_to_size(V.shape),
+    ]
 
 
 def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -87,7 +92,11 @@ def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    return _reference_matrix(call, R_y) if "mm" in str(call.op) or "matmul" in str(call.op) else _reference_elementwise(call, R_y)
+    return (
+        _reference_matrix(call, R_y)
+        if "mm" in str(call.op) or "matmul" in str(call.op)
+        else _reference_elementwise(call, R_y)
+    )
 
 
 def _draw(*shape: int, seed: int = 6) -> Tensor:
@@ -124,7 +133,9 @@ register(
         ops=("*",),
         surrogate=_uniform,
         reference=_reference,
-        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3, 4), _draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})],
+        samples=lambda: [
+            sample(aten.mul.Tensor, _draw(2, 3, 4), _draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})
+        ],
     ),
     Rule(
         name="gate.uniform",
@@ -134,7 +145,9 @@ register(
         ops=covers("aten", "mul"),
         surrogate=_uniform,
         reference=_reference,
-        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})],
+        samples=lambda: [
+            sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
+        ],
     ),
     Rule(
         name="gate.frozen",
@@ -143,8 +156,12 @@ register(
         cites=("ali2022",),
         ops=covers("aten", "mul"),
         surrogate=_frozen_gate,
-        reference=lambda call, R_y: [R_y if i != call.facts["activated"] else torch.zeros_like(R_y) for i in sorted(call.carriers)],
-        samples=lambda: [sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})],
+        reference=lambda call, R_y: [
+            R_y if i != call.facts["activated"] else torch.zeros_like(R_y) for i in sorted(call.carriers)
+        ],
+        samples=lambda: [
+            sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
+        ],
     ),
     Rule(
         name="product.quotient",
@@ -169,9 +186,25 @@ register(
         sinks=("bias",),
         reference=_reference_with_term,
         samples=lambda: [
-            sample(aten.addcmul.default, _draw(2, 3), _draw(2, 3, seed=8), _draw(2, 3, seed=9), carriers=(0, 1, 2), factors={0: 1, 1: 2, 2: 1}, value=0.5),
+            sample(
+                aten.addcmul.default,
+                _draw(2, 3),
+                _draw(2, 3, seed=8),
+                _draw(2, 3, seed=9),
+                carriers=(0, 1, 2),
+                factors={0: 1, 1: 2, 2: 1},
+                value=0.5,
+            ),
             sample(aten.addmm.default, _draw(5), _draw(3, 4), _draw(4, 5, seed=9), carriers=(1, 2)),
-            sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(1, 2), beta=0.5, alpha=2.0),
+            sample(
+                aten.baddbmm.default,
+                _draw(2, 3, 5),
+                _draw(2, 3, 4),
+                _draw(2, 4, 5, seed=9),
+                carriers=(1, 2),
+                beta=0.5,
+                alpha=2.0,
+            ),
             sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(0, 1, 2)),
         ],
     ),

@@ -24,21 +24,31 @@ def _assemble(call: Call) -> Tensor:
     if not _has_constants(call):
         return y
     constant = constant_part(call)
-    return (y - constant.masked_fill(constant.isinf(), 0.0)).masked_fill(constant.isinf(), 0.0) + sink("bias", constant, y)
+    return (y - constant.masked_fill(constant.isinf(), 0.0)).masked_fill(constant.isinf(), 0.0) + sink(
+        "bias", constant, y
+    )
 
 
 def _has_constants(call: Call) -> bool:
     """Is there a part that carries nothing and is not zero? Fills with -inf or the lowest number only mask."""
     lowest = torch.finfo(torch.float16).min
-    tensors = (a for i, a in enumerate(call.flat()) if i not in call.carriers and i not in call.masks and isinstance(a, Tensor))
-    return any(a.is_floating_point() for a in tensors) or any(a != 0 and a > lowest and a != float("inf") for a in _fills(call))
+    tensors = (
+        a for i, a in enumerate(call.flat()) if i not in call.carriers and i not in call.masks and isinstance(a, Tensor)
+    )
+    return any(a.is_floating_point() for a in tensors) or any(
+        a != 0 and a > lowest and a != float("inf") for a in _fills(call)
+    )
 
 
 def _fills(call: Call) -> list[float]:
     """Numbers that the operation writes into its result (whole numbers too; dimensions and sizes are none)."""
     parameters = call.op._schema.arguments  # type: ignore[attr-defined]
     given = [(p, call.args[i] if i < len(call.args) else call.kwargs.get(p.name)) for i, p in enumerate(parameters)]
-    return [float(a) for p, a in given if p.name != "alpha" and str(p.type) in ("number", "float", "Optional[float]") and isinstance(a, (int, float))]
+    return [
+        float(a)
+        for p, a in given
+        if p.name != "alpha" and str(p.type) in ("number", "float", "Optional[float]") and isinstance(a, (int, float))
+    ]
 
 
 def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -96,7 +106,8 @@ register(
         cites=("bach2015",),
         ops=covers(
             "aten",
-            "cat stack where masked_fill masked_scatter index_put scatter scatter_add slice_scatter select_scatter index_add "
+            "cat stack where masked_fill masked_scatter index_put scatter scatter_add slice_scatter select_scatter "
+            "index_add "
             "index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
         ),
         surrogate=_assemble,

@@ -33,7 +33,9 @@ def _run(call: Call) -> Any:
 def _coefficients(call: Call) -> tuple[int, ...]:
     """Positions of coefficients; where none are named, of all factors that carry but the first."""
     first = 1 if _has_term(call) else 0
-    named: tuple[int, ...] = call.facts.get("coefficients") or tuple([i for i in sorted(call.carriers) if i >= first][1:])
+    named: tuple[int, ...] = call.facts.get("coefficients") or tuple(
+        [i for i in sorted(call.carriers) if i >= first][1:]
+    )
     return named
 
 
@@ -43,7 +45,9 @@ def _frozen(call: Call) -> Any:
 
 
 def _uniform(call: Call) -> Any:
-    """As a product outside of recurrences: in proportion to the factors behind each operand, a denominator negatively."""
+    """As a product outside of recurrences: in proportion to the factors behind each operand, a denominator
+    negatively.
+    """
     factors = [i for i in sorted(call.carriers) if not (_has_term(call) and i == 0)]
     total = sum(call.factors.get(i, 1) for i in factors)
     weights = {i: call.factors.get(i, 1) / total for i in factors}
@@ -64,11 +68,17 @@ def _messages(call: Call, R_y: Tensor, kept: dict[int, float]) -> list[Tensor]:
         m = alpha * (a / b if "div" in str(call.op) else a * b) / y * R_y
         given = [m, m]
     result = [(beta * call.args[0] / y * R_y).sum_to_size(call.args[0].shape)] if offset and 0 in call.carriers else []
-    return result + [kept[i] * given[i - offset].sum_to_size(call.operand(i).shape) for i in sorted(call.carriers) if i in (offset, offset + 1)]
+    return result + [
+        kept[i] * given[i - offset].sum_to_size(call.operand(i).shape)
+        for i in sorted(call.carriers)
+        if i in (offset, offset + 1)
+    ]
 
 
 def _reference_frozen(call: Call, R_y: Tensor) -> list[Tensor]:
-    """MambaLRP, section 4: the whole relevance of a product goes to the value (zero to a coefficient that stands beside it)."""
+    """MambaLRP, section 4: the whole relevance of a product goes to the value (zero to a coefficient that stands beside
+    it).
+    """
     return _messages(call, R_y, {i: 0.0 if i in _coefficients(call) else 1.0 for i in call.carriers})
 
 
@@ -114,7 +124,7 @@ register(
         sinks=("bias",),
         reference=_reference_frozen,
         samples=lambda: _samples(False),
-        spares="coefficients",
+        frozen_operands="coefficients",
     ),
     Rule(
         name="scan.uniform",

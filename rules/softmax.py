@@ -15,7 +15,11 @@ OPS = covers("aten", "softmax _softmax _safe_softmax")
 
 def weights_of(call: Call, x: Tensor) -> Tensor:
     """The softmax itself: the machine's value where it has one."""
-    return call.value.detach() if isinstance(call.value, Tensor) else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    return (
+        call.value.detach()
+        if isinstance(call.value, Tensor)
+        else call.map(lambda i, a: a.detach() if isinstance(a, Tensor) else a).run()
+    )
 
 
 class _Weights(torch.autograd.Function):
@@ -39,17 +43,23 @@ def _taylor(call: Call) -> Any:
     p = freeze(weights_of(call, x))
     if call.facts.get("written_out"):
         return _at_scores(x.to(p.dtype), p, dim)
-    # x = log p + const along a row and J const = 0: the tangent needs the weights alone, so that scores need not be kept.
-    # Masked scores (-inf) have weight 0 and carry nothing: 0 * log 0 must not become NaN.
+    # x = log p + const along a row and J const = 0: the tangent needs the weights alone, so that scores need not be
+    # kept. Masked scores (-inf) have weight 0 and carry nothing: 0 * log 0 must not become NaN.
     weights = precise(p)
     information = weights.clamp_min(torch.finfo(weights.dtype).tiny).log() * weights
     mean = information.sum(dim, keepdim=True)  # minus the entropy
     through: Tensor = _Weights.apply(x.to(p.dtype), p, dim)  # type: ignore[no-untyped-call]
-    return carry((information - weights * mean).to(p.dtype), through) + sink("softmax", -information, p) + sink("softmax", 1 + mean, p, times=p)
+    return (
+        carry((information - weights * mean).to(p.dtype), through)
+        + sink("softmax", -information, p)
+        + sink("softmax", 1 + mean, p, times=p)
+    )
 
 
 def _at_scores(scores: Tensor, p: Tensor, dim: int) -> Any:
-    """The same for weights that were written out, and may add up to less than 1: there a score beside the others, or an epsilon, has a part."""
+    """The same for weights that were written out, and may add up to less than 1: there a score beside the others, or an
+    epsilon, has a part.
+    """
     finite = where_positive(p, scores.detach())  # as above
     mean = (p * finite).sum(dim, keepdim=True)
     tangent = p * (finite - mean)
@@ -75,7 +85,11 @@ def _samples() -> list[Call]:
     masked = x.masked_fill(torch.tensor([False, True, False, False, True]), float("-inf"))
     steep = x * 300  # some weights are too small for any number
     calls = [sample(aten.softmax.int, t, d) for t, d in ((x, -1), (x, 1), (masked, -1), (steep, -1))]
-    return [*calls, sample(aten._safe_softmax.default, masked, -1), sample(aten.softmax.int, masked, -1, facts={"written_out": True})]
+    return [
+        *calls,
+        sample(aten._safe_softmax.default, masked, -1),
+        sample(aten.softmax.int, masked, -1, facts={"written_out": True}),
+    ]
 
 
 def _log(call: Call) -> Any:
@@ -138,8 +152,10 @@ register(
         surrogate=_log_sum,
         sinks=("softmax",),
         reference=_log_sum_reference,
-        samples=lambda: [sample(aten.logsumexp.default, _samples()[0].args[0], [-1], keep) for keep in (True, False)]
-        + [sample(aten.logsumexp.default, _samples()[2].args[0], [-1], True)],
+        samples=lambda: (
+            [sample(aten.logsumexp.default, _samples()[0].args[0], [-1], keep) for keep in (True, False)]
+            + [sample(aten.logsumexp.default, _samples()[2].args[0], [-1], True)]
+        ),
     ),
     Rule(
         name="softmax.log",

@@ -18,7 +18,9 @@ def _plain(call: Call) -> Any:
     (position,) = call.carriers
     y = call.value if isinstance(call.value, Tensor) else call.run().detach()
     constant = constant_part(call.map(lambda i, a: a.new_zeros(()) if i == position else a))
-    linear = call.map(lambda i, a: a if i in call.carriers or i > 1 else a.new_zeros(()) if isinstance(a, Tensor) else 0).run()
+    linear = call.map(
+        lambda i, a: a if i in call.carriers or i > 1 else a.new_zeros(()) if isinstance(a, Tensor) else 0
+    ).run()
     return linear.to(y.dtype).expand(y.shape) + sink("bias", constant, y)
 
 
@@ -61,9 +63,15 @@ def gamma_surrogate(gamma: float) -> Any:
         terms = _terms(call)
         y = freeze(sum(terms[1:], terms[0]))
         raised = [freeze(1.0 + gamma * (t.detach() * y > 0)) for t in terms]
-        total = freeze(sum((w * t.detach() for w, t in zip(raised[1:], terms[1:], strict=True)), raised[0] * terms[0].detach()))
-        ratio = freeze(torch.where(total == 0, torch.zeros_like(y), y / torch.where(total == 0, torch.ones_like(y), total)))
-        return sum((t * (w * ratio) for t, w in zip(terms[1:], raised[1:], strict=True)), terms[0] * (raised[0] * ratio))
+        total = freeze(
+            sum((w * t.detach() for w, t in zip(raised[1:], terms[1:], strict=True)), raised[0] * terms[0].detach())
+        )
+        ratio = freeze(
+            torch.where(total == 0, torch.zeros_like(y), y / torch.where(total == 0, torch.ones_like(y), total))
+        )
+        return sum(
+            (t * (w * ratio) for t, w in zip(terms[1:], raised[1:], strict=True)), terms[0] * (raised[0] * ratio)
+        )
 
     return surrogate
 

@@ -32,7 +32,9 @@ class Architecture:
     def build(self, attention: str = "eager", dtype: torch.dtype = torch.float32) -> nn.Module:
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.settings)
-        model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention, **self.build_options)
+        model = getattr(transformers, self.model)._from_config(
+            config, attn_implementation=attention, **self.build_options
+        )
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, p in model.named_parameters():
@@ -62,8 +64,27 @@ def image() -> dict[str, Tensor]:
 
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-ENCODER = dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, num_labels=3, **SPECIAL)
-DECODER = dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, max_position_embeddings=64, head_dim=8, **SPECIAL)
+ENCODER = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    num_labels=3,
+    **SPECIAL,
+)
+DECODER = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    head_dim=8,
+    **SPECIAL,
+)
 GPT = dict(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, **SPECIAL)
 
 
@@ -76,28 +97,202 @@ TOWER = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, interme
 ARCHITECTURES = [
     Architecture("bert", "BertForSequenceClassification", "BertConfig", ENCODER, text),
     Architecture("roberta", "RobertaForSequenceClassification", "RobertaConfig", ENCODER, text),
-    Architecture("distilbert", "DistilBertForSequenceClassification", "DistilBertConfig", dict(vocab_size=VOCAB, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64, num_labels=3, pad_token_id=0), text),
-    Architecture("modernbert", "ModernBertForSequenceClassification", "ModernBertConfig", _without(ENCODER, num_hidden_layers=3, local_attention=6, cls_token_id=1, sep_token_id=2), text),
-    Architecture("deberta_v2", "DebertaV2ForSequenceClassification", "DebertaV2Config", dict(**_without(ENCODER), relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, norm_rel_ebd="layer_norm", share_att_key=True, position_buckets=8, type_vocab_size=0), text, fused=False),
+    Architecture(
+        "distilbert",
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        dict(
+            vocab_size=VOCAB,
+            dim=32,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=48,
+            max_position_embeddings=64,
+            num_labels=3,
+            pad_token_id=0,
+        ),
+        text,
+    ),
+    Architecture(
+        "modernbert",
+        "ModernBertForSequenceClassification",
+        "ModernBertConfig",
+        _without(ENCODER, num_hidden_layers=3, local_attention=6, cls_token_id=1, sep_token_id=2),
+        text,
+    ),
+    Architecture(
+        "deberta_v2",
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2Config",
+        dict(
+            **_without(ENCODER),
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_biased_input=False,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            position_buckets=8,
+            type_vocab_size=0,
+        ),
+        text,
+        fused=False,
+    ),
     Architecture("gpt2", "GPT2LMHeadModel", "GPT2Config", GPT, text),
-    Architecture("gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", _without(DECODER, "num_key_value_heads", "head_dim"), text),
+    Architecture(
+        "gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", _without(DECODER, "num_key_value_heads", "head_dim"), text
+    ),
     Architecture("gptj", "GPTJForCausalLM", "GPTJConfig", _without(GPT, rotary_dim=4), text, fused=False),
-    Architecture("opt", "OPTForCausalLM", "OPTConfig", dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=32, **SPECIAL), text),
-    Architecture("bloom", "BloomForCausalLM", "BloomConfig", dict(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, **SPECIAL), text, fused=False),
+    Architecture(
+        "opt",
+        "OPTForCausalLM",
+        "OPTConfig",
+        dict(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=48,
+            max_position_embeddings=64,
+            word_embed_proj_dim=32,
+            **SPECIAL,
+        ),
+        text,
+    ),
+    Architecture(
+        "bloom",
+        "BloomForCausalLM",
+        "BloomConfig",
+        dict(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, **SPECIAL),
+        text,
+        fused=False,
+    ),
     Architecture("llama", "LlamaForCausalLM", "LlamaConfig", DECODER, text),
     Architecture("mistral", "MistralForCausalLM", "MistralConfig", _without(DECODER, sliding_window=6), text),
     Architecture("qwen3", "Qwen3ForCausalLM", "Qwen3Config", DECODER, text),
-    Architecture("gemma2", "Gemma2ForCausalLM", "Gemma2Config", _without(DECODER, sliding_window=6, query_pre_attn_scalar=8), text, fused=False),
-    Architecture("gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig", _without(DECODER, sliding_window=6, query_pre_attn_scalar=8), text),
+    Architecture(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        _without(DECODER, sliding_window=6, query_pre_attn_scalar=8),
+        text,
+        fused=False,
+    ),
+    Architecture(
+        "gemma3",
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        _without(DECODER, sliding_window=6, query_pre_attn_scalar=8),
+        text,
+    ),
     Architecture("phi", "PhiForCausalLM", "PhiConfig", _without(DECODER, "head_dim", num_key_value_heads=4), text),
-    Architecture("mixtral", "MixtralForCausalLM", "MixtralConfig", _without(DECODER, num_local_experts=4, num_experts_per_tok=2), text, build_options={"experts_implementation": "batched_mm"}),
-    Architecture("t5", "T5ForConditionalGeneration", "T5Config", dict(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, relative_attention_num_buckets=8, relative_attention_max_distance=16, feed_forward_proj="gated-gelu", decoder_start_token_id=0, **SPECIAL), two_texts),
-    Architecture("bart", "BartForConditionalGeneration", "BartConfig", dict(vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, decoder_start_token_id=2, forced_eos_token_id=2, **SPECIAL), two_texts),
-    Architecture("vit", "ViTForImageClassification", "ViTConfig", dict(image_size=32, patch_size=8, num_labels=3, **TOWER), image),
-    Architecture("swin", "SwinForImageClassification", "SwinConfig", dict(image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=3), image),
-    Architecture("clip", "CLIPModel", "CLIPConfig", dict(text_config=dict(vocab_size=VOCAB, max_position_embeddings=32, **TOWER, **SPECIAL), vision_config=dict(image_size=32, patch_size=8, **TOWER), projection_dim=16), lambda: {**text(), **image()}),
-    Architecture("whisper", "WhisperForConditionalGeneration", "WhisperConfig", dict(vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=16, max_source_positions=20, max_target_positions=32, decoder_start_token_id=2, suppress_tokens=None, begin_suppress_tokens=None, **SPECIAL), lambda: {"input_features": _floats(BATCH, 16, 40), "decoder_input_ids": _ids(BATCH, 6, seed=3)}),
-    Architecture("wav2vec2", "Wav2Vec2ForCTC", "Wav2Vec2Config", dict(vocab_size=VOCAB, conv_dim=[16, 16], conv_stride=[5, 4], conv_kernel=[10, 4], num_feat_extract_layers=2, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, **TOWER, **SPECIAL), lambda: {"input_values": _floats(BATCH, 400)}),
+    Architecture(
+        "mixtral",
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        _without(DECODER, num_local_experts=4, num_experts_per_tok=2),
+        text,
+        build_options={"experts_implementation": "batched_mm"},
+    ),
+    Architecture(
+        "t5",
+        "T5ForConditionalGeneration",
+        "T5Config",
+        dict(
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=16,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            **SPECIAL,
+        ),
+        two_texts,
+    ),
+    Architecture(
+        "bart",
+        "BartForConditionalGeneration",
+        "BartConfig",
+        dict(
+            vocab_size=VOCAB,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=64,
+            decoder_start_token_id=2,
+            forced_eos_token_id=2,
+            **SPECIAL,
+        ),
+        two_texts,
+    ),
+    Architecture(
+        "vit", "ViTForImageClassification", "ViTConfig", dict(image_size=32, patch_size=8, num_labels=3, **TOWER), image
+    ),
+    Architecture(
+        "swin",
+        "SwinForImageClassification",
+        "SwinConfig",
+        dict(image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=3),
+        image,
+    ),
+    Architecture(
+        "clip",
+        "CLIPModel",
+        "CLIPConfig",
+        dict(
+            text_config=dict(vocab_size=VOCAB, max_position_embeddings=32, **TOWER, **SPECIAL),
+            vision_config=dict(image_size=32, patch_size=8, **TOWER),
+            projection_dim=16,
+        ),
+        lambda: {**text(), **image()},
+    ),
+    Architecture(
+        "whisper",
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        dict(
+            vocab_size=VOCAB,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            num_mel_bins=16,
+            max_source_positions=20,
+            max_target_positions=32,
+            decoder_start_token_id=2,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            **SPECIAL,
+        ),
+        lambda: {"input_features": _floats(BATCH, 16, 40), "decoder_input_ids": _ids(BATCH, 6, seed=3)},
+    ),
+    Architecture(
+        "wav2vec2",
+        "Wav2Vec2ForCTC",
+        "Wav2Vec2Config",
+        dict(
+            vocab_size=VOCAB,
+            conv_dim=[16, 16],
+            conv_stride=[5, 4],
+            conv_kernel=[10, 4],
+            num_feat_extract_layers=2,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+            **TOWER,
+            **SPECIAL,
+        ),
+        lambda: {"input_values": _floats(BATCH, 400)},
+    ),
 ]
 BY_NAME = {a.name: a for a in ARCHITECTURES}
 

@@ -16,7 +16,9 @@ for _place in (Path(__file__).parent, Path(__file__).parent.parent):
         sys.path.insert(0, str(_place))
 
 torch.set_num_threads(1)
-settings.register_profile("lrp", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "lrp", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("lrp")
 
 

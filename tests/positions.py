@@ -19,14 +19,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architectures import BATCH, BY_NAME, DECODER, ENCODER, LENGTH, SPECIAL, TOWER, VOCAB, Architecture, _floats, _ids, _without, image, text, two_texts
+from .architectures import (
+    BATCH,
+    BY_NAME,
+    DECODER,
+    ENCODER,
+    LENGTH,
+    SPECIAL,
+    TOWER,
+    VOCAB,
+    Architecture,
+    _floats,
+    _ids,
+    _without,
+    image,
+    text,
+    two_texts,
+)
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to inject position in one model; ``options`` for `lrp_fx.convert`, ``target`` where the default does not fit.
+    """One way to inject position in one model; ``options`` for `lrp_fx.convert`, ``target`` where the default does not
+    fit.
 
     ``learned``: how many learned tokens the model has. ``slow``: takes long, and others are like it.
     """
@@ -56,11 +73,19 @@ class Kind:
 
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of the model's forward."""
-        return self.tokens() if self.tokens is not None else self.model.inputs() if isinstance(self.model, Architecture) else {"input_ids": _ids(BATCH, LENGTH)}
+        return (
+            self.tokens()
+            if self.tokens is not None
+            else self.model.inputs()
+            if isinstance(self.model, Architecture)
+            else {"input_ids": _ids(BATCH, LENGTH)}
+        )
 
 
 def vary(model: nn.Module) -> nn.Module:
-    """Randomise what is the same everywhere (zero tokens, zero tables), and make small matrices large enough for attention to attend."""
+    """Randomise what is the same everywhere (zero tokens, zero tables), and make small matrices large enough for
+    attention to attend.
+    """
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for p in model.parameters():
@@ -82,7 +107,9 @@ HEAD = WIDTH // HEADS
 
 
 class Small(nn.Module):
-    """Two pre-norm causal layers; functions inject position into tokens, queries and keys, or scores; ``parts`` are theirs."""
+    """Two pre-norm causal layers; functions inject position into tokens, queries and keys, or scores; ``parts`` are
+    theirs.
+    """
 
     def __init__(self, place: Any = None, turn: Any = None, scores: Any = None, **parts: Any) -> None:
         super().__init__()
@@ -111,7 +138,10 @@ def steps(x: Tensor) -> Tensor:
 
 
 def angles(x: Tensor, width: int = HEAD, base: float | Tensor = 100.0) -> Tensor:
-    return torch.outer(steps(x), torch.as_tensor(base, dtype=x.dtype) ** (-torch.arange(0, width, 2, device=x.device, dtype=x.dtype) / width))
+    return torch.outer(
+        steps(x),
+        torch.as_tensor(base, dtype=x.dtype) ** (-torch.arange(0, width, 2, device=x.device, dtype=x.dtype) / width),
+    )
 
 
 def sinusoids(x: Tensor) -> Tensor:
@@ -140,7 +170,9 @@ def half_split(x: Tensor, angle: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], -1) * sin
 
 
-def rotary(how: Callable[[Tensor, Tensor], Tensor], base: Callable[[Tensor], Any] = lambda q: 100.0) -> Callable[[], nn.Module]:
+def rotary(
+    how: Callable[[Tensor, Tensor], Tensor], base: Callable[[Tensor], Any] = lambda q: 100.0
+) -> Callable[[], nn.Module]:
     return lambda: Small(turn=lambda q, k: (how(q, angles(q, base=base(q))), how(k, angles(k, base=base(q)))))
 
 
@@ -153,7 +185,9 @@ def rows_and_columns(x: Tensor, angle: Tensor) -> Tensor:
     """Half of the features turn with the row, half with the column of tokens laid out in rows of five."""
     n, speeds = steps(x), angles(x, HEAD // 2)[1]
     places = torch.div(n, 5, rounding_mode="floor"), torch.remainder(n, 5)
-    return torch.cat([interleaved(part, torch.outer(place, speeds)) for part, place in zip(x.chunk(2, -1), places, strict=True)], -1)
+    return torch.cat(
+        [interleaved(part, torch.outer(place, speeds)) for part, place in zip(x.chunk(2, -1), places, strict=True)], -1
+    )
 
 
 def xpos(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +224,9 @@ def transformer_xl(model: Any, q: Tensor, k: Tensor) -> Tensor:
 
 def shaw(model: Any, q: Tensor, k: Tensor) -> Tensor:
     """A learned row per clipped distance, met by the queries (Shaw et al. 2018)."""
-    return q @ k.transpose(-1, -2) + torch.einsum("bhqd,qkd->bhqk", q, model.rows(distance(q).to(torch.int64).clamp(-4, 4) + 4))
+    return q @ k.transpose(-1, -2) + torch.einsum(
+        "bhqd,qkd->bhqk", q, model.rows(distance(q).to(torch.int64).clamp(-4, 4) + 4)
+    )
 
 
 def sliced(model: Any, x: Tensor) -> Tensor:
@@ -220,7 +256,13 @@ def table(n: int = 64, width: int = WIDTH) -> nn.Parameter:
 
 
 # ------------------------------------------------------------------------------------------------- from transformers
-def hf(model: str, settings: dict[str, Any], inputs: Callable[[], dict[str, Tensor]] = text, config: str = "", **build_options: Any) -> Architecture:
+def hf(
+    model: str,
+    settings: dict[str, Any],
+    inputs: Callable[[], dict[str, Tensor]] = text,
+    config: str = "",
+    **build_options: Any,
+) -> Architecture:
     stem = re.sub(r"For[A-Z].*|(MT)?Model$", "", model)
     return Architecture(model, model, config or f"{stem}Config", settings, inputs, build_options=build_options)
 
@@ -230,7 +272,16 @@ def llama(**rope: Any) -> Architecture:
 
 
 def llama4(layers: list[int]) -> Architecture:
-    settings = _without(DECODER, intermediate_size_mlp=48, moe_layers=[], num_local_experts=2, no_rope_layers=layers, floor_scale=3, attn_scale=0.3, attention_chunk_size=16)
+    settings = _without(
+        DECODER,
+        intermediate_size_mlp=48,
+        moe_layers=[],
+        num_local_experts=2,
+        no_rope_layers=layers,
+        floor_scale=3,
+        attn_scale=0.3,
+        attention_chunk_size=16,
+    )
     return hf("Llama4ForCausalLM", settings, config="Llama4TextConfig")
 
 
@@ -249,16 +300,68 @@ def sound() -> dict[str, Tensor]:
 
 BART, T5, SWIN, WAVE = (BY_NAME[n].settings for n in ("bart", "t5", "swin", "wav2vec2"))
 PATCHES = dict(image_size=32, patch_size=8, num_labels=3, **TOWER)
-WHISPER = _without(BY_NAME["whisper"].settings, "decoder_start_token_id", "suppress_tokens", "begin_suppress_tokens", classifier_proj_size=16, num_labels=3)
-SPEECH = _without(BART, "max_position_embeddings", "forced_eos_token_id", max_source_positions=64, max_target_positions=32, input_feat_per_channel=16, conv_channels=16, conv_kernel_sizes=(3, 3))
+WHISPER = _without(
+    BY_NAME["whisper"].settings,
+    "decoder_start_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    classifier_proj_size=16,
+    num_labels=3,
+)
+SPEECH = _without(
+    BART,
+    "max_position_embeddings",
+    "forced_eos_token_id",
+    max_source_positions=64,
+    max_target_positions=32,
+    input_feat_per_channel=16,
+    conv_channels=16,
+    conv_kernel_sizes=(3, 3),
+)
 CONFORMER = dict(vocab_size=VOCAB, conv_depthwise_kernel_size=3, max_source_positions=64, **TOWER, **SPECIAL)
 CONFORMED = {**WAVE, **CONFORMER}
 PHI3 = _without(DECODER, "head_dim", original_max_position_embeddings=8)
 LONG = dict(rope_type="longrope", rope_theta=100.0, short_factor=[1.0] * 4, long_factor=[1.0, 1.5, 2.0, 4.0])
-LAYOUT = _without(ENCODER, max_2d_position_embeddings=64, coordinate_size=6, shape_size=4, rel_pos_bins=8, max_rel_pos=16, rel_2d_pos_bins=8, max_rel_2d_pos=16, visual_embed=False)
-DEEPSEEK = _without(DECODER, "head_dim", first_k_dense_replace=2, kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2)
-QWEN_VL = dict(text_config=_without(DECODER, "head_dim", rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 2]}), vision_config=dict(depth=1, embed_dim=16, num_heads=2, hidden_size=32, patch_size=4))
-SAM = dict(image_size=32, patch_size=8, output_channels=8, window_size=0, global_attn_indexes=[0, 1], mlp_dim=48, initializer_range=0.2, **_without(TOWER, "intermediate_size"))
+LAYOUT = _without(
+    ENCODER,
+    max_2d_position_embeddings=64,
+    coordinate_size=6,
+    shape_size=4,
+    rel_pos_bins=8,
+    max_rel_pos=16,
+    rel_2d_pos_bins=8,
+    max_rel_2d_pos=16,
+    visual_embed=False,
+)
+DEEPSEEK = _without(
+    DECODER,
+    "head_dim",
+    first_k_dense_replace=2,
+    kv_lora_rank=16,
+    q_lora_rank=None,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    num_key_value_heads=4,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+)
+QWEN_VL = dict(
+    text_config=_without(
+        DECODER, "head_dim", rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 2]}
+    ),
+    vision_config=dict(depth=1, embed_dim=16, num_heads=2, hidden_size=32, patch_size=4),
+)
+SAM = dict(
+    image_size=32,
+    patch_size=8,
+    output_channels=8,
+    window_size=0,
+    global_attn_indexes=[0, 1],
+    mlp_dim=48,
+    initializer_range=0.2,
+    **_without(TOWER, "intermediate_size"),
+)
 
 ABSOLUTE, SINES = ("absolute", "learned"), ("absolute", "sinusoidal")
 HALVES, NEIGHBOURS, COMPLEX = ("rotary", "half-split"), ("rotary", "interleaved"), ("rotary", "complex")
@@ -274,73 +377,337 @@ KINDS = [
     Kind("learned, with an offset, counted by the mask", "OPT", BY_NAME["opt"], *ABSOLUTE),
     Kind("learned, with an offset", "BART", BY_NAME["bart"], *ABSOLUTE, slow=True),
     Kind("learned, without an index", "ViT", BY_NAME["vit"], *ABSOLUTE, learned=1),
-    Kind("learned, image tower of CLIP", "CLIP", hf("CLIPForImageClassification", {**BY_NAME["clip"].settings, "num_labels": 3}, image), *ABSOLUTE, learned=1),
+    Kind(
+        "learned, image tower of CLIP",
+        "CLIP",
+        hf("CLIPForImageClassification", {**BY_NAME["clip"].settings, "num_labels": 3}, image),
+        *ABSOLUTE,
+        learned=1,
+    ),
     Kind("learned, a sliced parameter", "hand-written", lambda: Small(sliced, table=table()), *ABSOLUTE),
-    Kind("learned, beside the features", "hand-written", lambda: Small(beside, table=table(), mix=nn.Linear(2 * WIDTH, WIDTH)), *ABSOLUTE),
-    Kind("sinusoidal, fixed table", "Marian", hf("MarianMTModel", {**_without(BART, "forced_eos_token_id"), "decoder_start_token_id": 0}, two_texts), *SINES, slow=True),
-    Kind("sinusoidal, fixed table, sound", "Whisper encoder", hf("WhisperForAudioClassification", WHISPER, lambda: {"input_features": _floats(BATCH, 16, 40)}), *SINES),
-    Kind("sinusoidal, fixed table, encoder of Pegasus", "Pegasus", hf("PegasusForConditionalGeneration", _without(BART, "forced_eos_token_id"), two_texts), *SINES, slow=True),
-    Kind("sinusoidal, with an offset, counted over what is no padding", "M2M-100", hf("M2M100ForConditionalGeneration", _without(BART, "forced_eos_token_id"), two_texts), *SINES, slow=True),
-    Kind("sinusoidal, a sliced buffer", "hand-written", lambda: Small(sliced, table=nn.Buffer(sinusoids(torch.zeros(64, WIDTH))[None])), *SINES),
-    Kind("sinusoidal, picked for all texts at once", "hand-written", lambda: Small(picked_flat, table=nn.Buffer(sinusoids(torch.zeros(64, WIDTH))[None])), *SINES),
-    Kind("sinusoidal, picked in forward", "Speech2Text", hf("Speech2TextForConditionalGeneration", SPEECH, lambda: {**sound(), "decoder_input_ids": _ids(BATCH, 6, seed=3)}), *SINES, slow=True),
-    Kind("sinusoidal, computed in forward", "hand-written", lambda: Small(lambda model, x: x * WIDTH**0.5 + sinusoids(x)), *SINES),
-    Kind("sinusoidal, of the type and size of the values", "hand-written", lambda: Small(lambda model, x: x * WIDTH**0.5 + of_their_type(x)), *SINES),
+    Kind(
+        "learned, beside the features",
+        "hand-written",
+        lambda: Small(beside, table=table(), mix=nn.Linear(2 * WIDTH, WIDTH)),
+        *ABSOLUTE,
+    ),
+    Kind(
+        "sinusoidal, fixed table",
+        "Marian",
+        hf("MarianMTModel", {**_without(BART, "forced_eos_token_id"), "decoder_start_token_id": 0}, two_texts),
+        *SINES,
+        slow=True,
+    ),
+    Kind(
+        "sinusoidal, fixed table, sound",
+        "Whisper encoder",
+        hf("WhisperForAudioClassification", WHISPER, lambda: {"input_features": _floats(BATCH, 16, 40)}),
+        *SINES,
+    ),
+    Kind(
+        "sinusoidal, fixed table, encoder of Pegasus",
+        "Pegasus",
+        hf("PegasusForConditionalGeneration", _without(BART, "forced_eos_token_id"), two_texts),
+        *SINES,
+        slow=True,
+    ),
+    Kind(
+        "sinusoidal, with an offset, counted over what is no padding",
+        "M2M-100",
+        hf("M2M100ForConditionalGeneration", _without(BART, "forced_eos_token_id"), two_texts),
+        *SINES,
+        slow=True,
+    ),
+    Kind(
+        "sinusoidal, a sliced buffer",
+        "hand-written",
+        lambda: Small(sliced, table=nn.Buffer(sinusoids(torch.zeros(64, WIDTH))[None])),
+        *SINES,
+    ),
+    Kind(
+        "sinusoidal, picked for all texts at once",
+        "hand-written",
+        lambda: Small(picked_flat, table=nn.Buffer(sinusoids(torch.zeros(64, WIDTH))[None])),
+        *SINES,
+    ),
+    Kind(
+        "sinusoidal, picked in forward",
+        "Speech2Text",
+        hf(
+            "Speech2TextForConditionalGeneration",
+            SPEECH,
+            lambda: {**sound(), "decoder_input_ids": _ids(BATCH, 6, seed=3)},
+        ),
+        *SINES,
+        slow=True,
+    ),
+    Kind(
+        "sinusoidal, computed in forward",
+        "hand-written",
+        lambda: Small(lambda model, x: x * WIDTH**0.5 + sinusoids(x)),
+        *SINES,
+    ),
+    Kind(
+        "sinusoidal, of the type and size of the values",
+        "hand-written",
+        lambda: Small(lambda model, x: x * WIDTH**0.5 + of_their_type(x)),
+        *SINES,
+    ),
     Kind("rotary, half-split", "Llama", BY_NAME["llama"], *HALVES, slow=True),
-    Kind("rotary, positions given", "Llama", BY_NAME["llama"], *HALVES, tokens=lambda: {**text(), "position_ids": torch.arange(LENGTH).expand(BATCH, -1).contiguous()}, slow=True),
+    Kind(
+        "rotary, positions given",
+        "Llama",
+        BY_NAME["llama"],
+        *HALVES,
+        tokens=lambda: {**text(), "position_ids": torch.arange(LENGTH).expand(BATCH, -1).contiguous()},
+        slow=True,
+    ),
     Kind("rotary, half-split, by hand", "hand-written", rotary(half_split), *HALVES),
     Kind("rotary, interleaved, from a table", "GPT-J", BY_NAME["gptj"], *NEIGHBOURS, slow=True),
-    Kind("rotary, interleaved", "Cohere", hf("CohereForCausalLM", _without(DECODER, "head_dim", logit_scale=1.0)), *NEIGHBOURS, slow=True),
+    Kind(
+        "rotary, interleaved",
+        "Cohere",
+        hf("CohereForCausalLM", _without(DECODER, "head_dim", logit_scale=1.0)),
+        *NEIGHBOURS,
+        slow=True,
+    ),
     Kind("rotary, interleaved and partial", "GLM", hf("GlmForCausalLM", DECODER), *NEIGHBOURS, slow=True),
     Kind("rotary, sinusoidal table", "RoFormer", hf("RoFormerForSequenceClassification", ENCODER), *NEIGHBOURS),
     Kind("rotary, complex numbers", "Llama-4", llama4([1, 1]), *COMPLEX, slow=True),
-    Kind("rotary, complex numbers, a part of the head", "DeepSeek-V2", hf("DeepseekV2ForCausalLM", DEEPSEEK), *COMPLEX, slow=True),
+    Kind(
+        "rotary, complex numbers, a part of the head",
+        "DeepSeek-V2",
+        hf("DeepseekV2ForCausalLM", DEEPSEEK),
+        *COMPLEX,
+        slow=True,
+    ),
     Kind("rotary, complex numbers, by hand", "hand-written", rotary(complex_numbers), *COMPLEX),
-    Kind("rotary, four products, joined by cat", "GPT-OSS", hf("GptOssForCausalLM", _without(DECODER, num_local_experts=4, num_experts_per_tok=2, sliding_window=6), experts_implementation="batched_mm"), *HALVES, learned=2, slow=True),
+    Kind(
+        "rotary, four products, joined by cat",
+        "GPT-OSS",
+        hf(
+            "GptOssForCausalLM",
+            _without(DECODER, num_local_experts=4, num_experts_per_tok=2, sliding_window=6),
+            experts_implementation="batched_mm",
+        ),
+        *HALVES,
+        learned=2,
+        slow=True,
+    ),
     Kind("rotary, four products, joined by stack", "hand-written", rotary(interleaved), *NEIGHBOURS),
     Kind("rotary, partial", "GPT-NeoX", BY_NAME["gpt_neox"], *HALVES, slow=True),
     Kind("rotary, partial", "Phi", BY_NAME["phi"], *HALVES, slow=True),
-    Kind("rotary, of hidden states", "Wav2Vec2-Conformer", hf("Wav2Vec2ConformerForCTC", {**CONFORMED, "position_embeddings_type": "rotary"}, BY_NAME["wav2vec2"].inputs), *HALVES, slow=True),
+    Kind(
+        "rotary, of hidden states",
+        "Wav2Vec2-Conformer",
+        hf("Wav2Vec2ConformerForCTC", {**CONFORMED, "position_embeddings_type": "rotary"}, BY_NAME["wav2vec2"].inputs),
+        *HALVES,
+        slow=True,
+    ),
     Kind("rotary, linear scaling", "Llama", llama(rope_type="linear", factor=4.0), *HALVES, slow=True),
-    Kind("rotary, dynamic NTK", "Llama", hf("LlamaForCausalLM", {**DECODER, "max_position_embeddings": 8, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}), *HALVES),
+    Kind(
+        "rotary, dynamic NTK",
+        "Llama",
+        hf(
+            "LlamaForCausalLM",
+            {
+                **DECODER,
+                "max_position_embeddings": 8,
+                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0},
+            },
+        ),
+        *HALVES,
+    ),
     Kind("rotary, dynamic NTK, by hand", "hand-written", rotary(half_split, longer), *HALVES),
-    Kind("rotary, YaRN", "Llama", llama(rope_type="yarn", factor=8.0, original_max_position_embeddings=8), *HALVES, slow=True),
-    Kind("rotary, Llama 3", "Llama", llama(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8), *HALVES, slow=True),
+    Kind(
+        "rotary, YaRN",
+        "Llama",
+        llama(rope_type="yarn", factor=8.0, original_max_position_embeddings=8),
+        *HALVES,
+        slow=True,
+    ),
+    Kind(
+        "rotary, Llama 3",
+        "Llama",
+        llama(
+            rope_type="llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=8,
+        ),
+        *HALVES,
+        slow=True,
+    ),
     Kind("rotary, LongRoPE", "Phi-3", hf("Phi3ForCausalLM", {**PHI3, "rope_parameters": LONG}), *HALVES, slow=True),
     Kind("rotary, xPos", "hand-written", lambda: Small(turn=xpos), *HALVES),
     Kind("rotary, several sections", "Qwen2-VL", hf("Qwen2VLForConditionalGeneration", QWEN_VL), *HALVES, slow=True),
-    Kind("rotary, two-dimensional", "DINOv3", hf("DINOv3ViTModel", {**_without(PATCHES, "num_labels"), "num_register_tokens": 2}, image), *HALVES, learned=2, options={"output": "pooler_output"}),
-    Kind("rotary, two-dimensional, images packed", "Pixtral", hf("PixtralVisionModel", _without(PATCHES, "num_labels"), image, "PixtralVisionConfig"), *HALVES, tokens=lambda: {"pixel_values": _floats(1, 3, 32, 32)}, options={"dynamic": False}, target=some),
+    Kind(
+        "rotary, two-dimensional",
+        "DINOv3",
+        hf("DINOv3ViTModel", {**_without(PATCHES, "num_labels"), "num_register_tokens": 2}, image),
+        *HALVES,
+        learned=2,
+        options={"output": "pooler_output"},
+    ),
+    Kind(
+        "rotary, two-dimensional, images packed",
+        "Pixtral",
+        hf("PixtralVisionModel", _without(PATCHES, "num_labels"), image, "PixtralVisionConfig"),
+        *HALVES,
+        tokens=lambda: {"pixel_values": _floats(1, 3, 32, 32)},
+        options={"dynamic": False},
+        target=some,
+    ),
     Kind("rotary, two-dimensional, by hand", "hand-written", rotary(rows_and_columns), *NEIGHBOURS),
     Kind("rotary, other frequencies per layer", "Gemma-3", BY_NAME["gemma3"], *HALVES, slow=True),
     Kind("rotary, other frequencies per layer", "ModernBERT", BY_NAME["modernbert"], *HALVES, slow=True),
     Kind("temperature of queries", "Llama-4", llama4([0, 0]), *SCALE, slow=True),
     Kind("temperature of queries, beside rotation", "Llama-4", llama4([1, 0]), *SCALE, also=(COMPLEX,)),
-    Kind("temperature of queries, by hand", "hand-written", lambda: Small(turn=lambda q, k: (q * (1 + 0.3 * torch.log1p(torch.floor((steps(q) + 1) / 3)))[:, None], k)), *SCALE),
+    Kind(
+        "temperature of queries, by hand",
+        "hand-written",
+        lambda: Small(turn=lambda q, k: (q * (1 + 0.3 * torch.log1p(torch.floor((steps(q) + 1) / 3)))[:, None], k)),
+        *SCALE,
+    ),
     Kind("buckets, shared by the layers", "T5", BY_NAME["t5"], *TABLE, slow=True),
     Kind("buckets, encoder only", "T5", hf("T5ForTokenClassification", {**T5, "num_labels": 3}), *TABLE),
-    Kind("buckets, one table per layer", "UMT5", hf("UMT5ForTokenClassification", {**T5, "num_labels": 3}), *TABLE, slow=True),
+    Kind(
+        "buckets, one table per layer",
+        "UMT5",
+        hf("UMT5ForTokenClassification", {**T5, "num_labels": 3}),
+        *TABLE,
+        slow=True,
+    ),
     Kind("linear, from the mask", "BLOOM", BY_NAME["bloom"], *SLOPES),
-    Kind("linear, a constant", "MPT", hf("MptForCausalLM", dict(vocab_size=VOCAB, d_model=32, n_heads=4, n_layers=2, max_seq_len=64, **SPECIAL)), *SLOPES),
+    Kind(
+        "linear, a constant",
+        "MPT",
+        hf("MptForCausalLM", dict(vocab_size=VOCAB, d_model=32, n_heads=4, n_layers=2, max_seq_len=64, **SPECIAL)),
+        *SLOPES,
+    ),
     Kind("linear, distance times slope", "hand-written", lambda: Small(scores=linear), *SLOPES),
     Kind("table in windows", "Swin", BY_NAME["swin"], *TABLE),
     Kind("network in windows", "Swin-v2", hf("Swinv2ForImageClassification", SWIN, image), *NET, slow=True),
-    Kind("network of the distance", "hand-written", lambda: Small(scores=network, net=nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, HEADS))), *NET),
-    Kind("table over patches", "BEiT", hf("BeitForImageClassification", {**PATCHES, "use_relative_position_bias": True}, image), *TABLE, learned=1),
-    Kind("tables of distances on a page", "LayoutLMv3", hf("LayoutLMv3ForTokenClassification", LAYOUT, boxes), *TABLE, also=(ABSOLUTE,), options={"roles": {"bbox": "position"}}),
+    Kind(
+        "network of the distance",
+        "hand-written",
+        lambda: Small(scores=network, net=nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, HEADS))),
+        *NET,
+    ),
+    Kind(
+        "table over patches",
+        "BEiT",
+        hf("BeitForImageClassification", {**PATCHES, "use_relative_position_bias": True}, image),
+        *TABLE,
+        learned=1,
+    ),
+    Kind(
+        "tables of distances on a page",
+        "LayoutLMv3",
+        hf("LayoutLMv3ForTokenClassification", LAYOUT, boxes),
+        *TABLE,
+        also=(ABSOLUTE,),
+        options={"roles": {"bbox": "position"}},
+    ),
     Kind("disentangled, gathered", "DeBERTa-v2", BY_NAME["deberta_v2"], *ROWS),
-    Kind("disentangled, a row per pair", "Wav2Vec2-BERT", hf("Wav2Vec2BertForCTC", {**CONFORMER, "feature_projection_input_dim": 16, "left_max_position_embeddings": 4, "right_max_position_embeddings": 2}, sound), *ROWS, slow=True),
-    Kind("disentangled, a row per pair, by hand", "hand-written", lambda: Small(scores=shaw, rows=nn.Embedding(9, HEAD)), *ROWS),
-    Kind("disentangled, rows and columns", "SAM", hf("SamVisionModel", SAM, image, "SamVisionConfig"), *ROWS, also=(ABSOLUTE,), target=some),
-    Kind("disentangled, sinusoidal", "XLNet", hf("XLNetForSequenceClassification", dict(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48, num_labels=3, **SPECIAL)), *WAVES, slow=True),
-    Kind("disentangled, sinusoidal, both sides", "Wav2Vec2-Conformer", hf("Wav2Vec2ConformerForCTC", {**CONFORMED, "position_embeddings_type": "relative"}, BY_NAME["wav2vec2"].inputs), *WAVES),
-    Kind("disentangled, sinusoidal, by hand", "hand-written", lambda: Small(scores=transformer_xl, map=nn.Linear(WIDTH, WIDTH, bias=False), u=table(1, HEAD), v=table(1, HEAD)), *WAVES),
+    Kind(
+        "disentangled, a row per pair",
+        "Wav2Vec2-BERT",
+        hf(
+            "Wav2Vec2BertForCTC",
+            {
+                **CONFORMER,
+                "feature_projection_input_dim": 16,
+                "left_max_position_embeddings": 4,
+                "right_max_position_embeddings": 2,
+            },
+            sound,
+        ),
+        *ROWS,
+        slow=True,
+    ),
+    Kind(
+        "disentangled, a row per pair, by hand",
+        "hand-written",
+        lambda: Small(scores=shaw, rows=nn.Embedding(9, HEAD)),
+        *ROWS,
+    ),
+    Kind(
+        "disentangled, rows and columns",
+        "SAM",
+        hf("SamVisionModel", SAM, image, "SamVisionConfig"),
+        *ROWS,
+        also=(ABSOLUTE,),
+        target=some,
+    ),
+    Kind(
+        "disentangled, sinusoidal",
+        "XLNet",
+        hf(
+            "XLNetForSequenceClassification",
+            dict(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48, num_labels=3, **SPECIAL),
+        ),
+        *WAVES,
+        slow=True,
+    ),
+    Kind(
+        "disentangled, sinusoidal, both sides",
+        "Wav2Vec2-Conformer",
+        hf(
+            "Wav2Vec2ConformerForCTC", {**CONFORMED, "position_embeddings_type": "relative"}, BY_NAME["wav2vec2"].inputs
+        ),
+        *WAVES,
+    ),
+    Kind(
+        "disentangled, sinusoidal, by hand",
+        "hand-written",
+        lambda: Small(
+            scores=transformer_xl, map=nn.Linear(WIDTH, WIDTH, bias=False), u=table(1, HEAD), v=table(1, HEAD)
+        ),
+        *WAVES,
+    ),
     Kind("convolution", "wav2vec2", BY_NAME["wav2vec2"], *NONE),
     Kind("convolution", "HuBERT", hf("HubertForCTC", WAVE, BY_NAME["wav2vec2"].inputs), *NONE, slow=True),
-    Kind("none", "SmolLM3", hf("SmolLM3ForCausalLM", _without(DECODER, "head_dim", no_rope_layers=[0, 0])), *NONE, slow=True),
+    Kind(
+        "none",
+        "SmolLM3",
+        hf("SmolLM3ForCausalLM", _without(DECODER, "head_dim", no_rope_layers=[0, 0])),
+        *NONE,
+        slow=True,
+    ),
     Kind("none, by hand", "hand-written", Small, *NONE),
-    Kind("registers", "DINOv2", hf("Dinov2WithRegistersForImageClassification", {**_without(PATCHES, "intermediate_size"), "num_register_tokens": 2}, image), *ABSOLUTE, learned=2),
-    Kind("mask token", "BEiT", hf("BeitForMaskedImageModeling", {**PATCHES, "use_mask_token": True, "use_absolute_position_embeddings": True}, masked_image), *ABSOLUTE, learned=2),
-    Kind("mask token", "ViT", hf("ViTForMaskedImageModeling", {**PATCHES, "encoder_stride": 8}, masked_image), *ABSOLUTE, learned=2, options={"output": "reconstruction"}, target=some, slow=True),
+    Kind(
+        "registers",
+        "DINOv2",
+        hf(
+            "Dinov2WithRegistersForImageClassification",
+            {**_without(PATCHES, "intermediate_size"), "num_register_tokens": 2},
+            image,
+        ),
+        *ABSOLUTE,
+        learned=2,
+    ),
+    Kind(
+        "mask token",
+        "BEiT",
+        hf(
+            "BeitForMaskedImageModeling",
+            {**PATCHES, "use_mask_token": True, "use_absolute_position_embeddings": True},
+            masked_image,
+        ),
+        *ABSOLUTE,
+        learned=2,
+    ),
+    Kind(
+        "mask token",
+        "ViT",
+        hf("ViTForMaskedImageModeling", {**PATCHES, "encoder_stride": 8}, masked_image),
+        *ABSOLUTE,
+        learned=2,
+        options={"output": "reconstruction"},
+        target=some,
+        slow=True,
+    ),
     Kind("prefix", "hand-written", lambda: Small(behind_prefix, table=table(), prefix=table(4)), *ABSOLUTE, learned=1),
 ]

@@ -8,8 +8,25 @@ from torch import Tensor
 
 from .architectures import SPECIAL, Architecture, text
 
-SMALL = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, use_cache=False, **SPECIAL)
-SSD = dict(mamba_d_state=8, mamba_n_heads=8, mamba_d_head=8, mamba_expand=2, mamba_chunk_size=4, mamba_n_groups=1, mamba_d_conv=3)
+SMALL = dict(
+    vocab_size=96,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    use_cache=False,
+    **SPECIAL,
+)
+SSD = dict(
+    mamba_d_state=8,
+    mamba_n_heads=8,
+    mamba_d_head=8,
+    mamba_expand=2,
+    mamba_chunk_size=4,
+    mamba_n_groups=1,
+    mamba_d_conv=3,
+)
 
 
 def ids(length: int = 8) -> dict[str, Tensor]:
@@ -20,7 +37,8 @@ def model_of(name: str, config: str, settings: dict[str, Any], **build_options: 
     return Architecture(config.removesuffix("Config").lower(), name, config, settings, ids, build_options=build_options)
 
 
-#: Model, number of scans, gates and other products that remain inside its recurrent blocks ("product.uniform" elsewhere is attention's).
+#: Model, number of scans, gates and other products that remain inside its recurrent blocks ("product.uniform" elsewhere
+#: is attention's).
 MODELS = {
     "mamba": (model_of("MambaForCausalLM", "MambaConfig", dict(vocab_size=96, hidden_size=16, state_size=4, num_hidden_layers=2, time_step_rank=3, **SPECIAL)), 2, 2, 0),
     "mamba2": (model_of("Mamba2ForCausalLM", "Mamba2Config", dict(vocab_size=96, hidden_size=16, state_size=4, num_heads=4, head_dim=8, n_groups=2, chunk_size=4, num_hidden_layers=2, **SPECIAL)), 2, 2, 0),

@@ -26,8 +26,12 @@ BLIND = SEES.clone()
 BLIND[0, 0, 1] = False  # a query that sees nothing
 
 
-def attention(*args: object, masks: frozenset[int] = frozenset(), carriers: tuple[int, ...] = (0, 1, 2), **kwargs: object) -> Call:
-    return replace(sample(torch.ops.aten.scaled_dot_product_attention.default, *args, carriers=carriers, **kwargs), masks=masks)
+def attention(
+    *args: object, masks: frozenset[int] = frozenset(), carriers: tuple[int, ...] = (0, 1, 2), **kwargs: object
+) -> Call:
+    return replace(
+        sample(torch.ops.aten.scaled_dot_product_attention.default, *args, carriers=carriers, **kwargs), masks=masks
+    )
 
 
 def hidden(sees: Tensor) -> Tensor:

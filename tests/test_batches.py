@@ -14,7 +14,25 @@ import lrp_fx
 from .architectures import BY_NAME, RELATIVES, VOCAB
 
 LENGTHS = (9, 6)
-TEXT = ["bert", "roberta", "distilbert", "modernbert", "deberta_v2", "gpt2", "gpt_neox", "gptj", "opt", "bloom", "llama", "mistral", "qwen3", "gemma2", "gemma3", "phi", "mixtral"]
+TEXT = [
+    "bert",
+    "roberta",
+    "distilbert",
+    "modernbert",
+    "deberta_v2",
+    "gpt2",
+    "gpt_neox",
+    "gptj",
+    "opt",
+    "bloom",
+    "llama",
+    "mistral",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi",
+    "mixtral",
+]
 #: Models whose own output changes with left padding: absolute positions counted from the left, or a head that reads
 #: the first token, which is padding then.
 CARES_ABOUT_LEFT_PADDING = {"bert", "distilbert", "roberta", "modernbert", "deberta_v2"}
@@ -45,9 +63,20 @@ def positions(name: str, mask: Tensor) -> dict[str, Tensor]:
 
 
 def sides() -> list[Any]:
-    """Every text model padded on either side; on the left, where other places meet the same code, a few stand for the rest."""
-    slow = {(n, side) for n in TEXT for side in ("right", "left") if n in (*RELATIVES, "modernbert") or (side == "left" and n not in ("llama", "bert"))}
-    return [pytest.param(n, side, marks=[pytest.mark.slow] if (n, side) in slow else [], id=f"{side}-{n}") for n in TEXT for side in ("right", "left")]
+    """Every text model padded on either side; on the left, where other places meet the same code, a few stand for the
+    rest.
+    """
+    slow = {
+        (n, side)
+        for n in TEXT
+        for side in ("right", "left")
+        if n in (*RELATIVES, "modernbert") or (side == "left" and n not in ("llama", "bert"))
+    }
+    return [
+        pytest.param(n, side, marks=[pytest.mark.slow] if (n, side) in slow else [], id=f"{side}-{n}")
+        for n in TEXT
+        for side in ("right", "left")
+    ]
 
 
 @pytest.mark.parametrize(("name", "side"), sides())
@@ -56,8 +85,13 @@ def test_padding_changes_nothing_where_the_model_does_not_care(name: str, side: 
     ids, mask = padded(side)
     if side == "left" and name in CARES_ABOUT_LEFT_PADDING:
         with torch.no_grad():
-            ours, alone = model(input_ids=ids, attention_mask=mask).logits[1], model(input_ids=rows()[1].unsqueeze(0)).logits[0]
-        assert not torch.allclose(ours, alone, rtol=1e-6), "if the model's own output is the same, relevance must be too"
+            ours, alone = (
+                model(input_ids=ids, attention_mask=mask).logits[1],
+                model(input_ids=rows()[1].unsqueeze(0)).logits[0],
+            )
+        assert not torch.allclose(ours, alone, rtol=1e-6), (
+            "if the model's own output is the same, relevance must be too"
+        )
         return
     explainer = lrp_fx.convert(model)
     batch = explain(explainer, input_ids=ids, attention_mask=mask, **positions(name, mask))
@@ -78,7 +112,12 @@ def test_padding_changes_nothing_where_the_model_does_not_care(name: str, side: 
 @pytest.mark.parametrize(
     ("name", "attention"),
     [
-        pytest.param(name, attention, marks=[pytest.mark.slow] if attention == "eager" and name not in ("bert", "vit") else [], id=f"{attention}-{name}")
+        pytest.param(
+            name,
+            attention,
+            marks=[pytest.mark.slow] if attention == "eager" and name not in ("bert", "vit") else [],
+            id=f"{attention}-{name}",
+        )
         for name in ("llama", "bert", "t5", "vit", "whisper")
         for attention in ("eager", "sdpa")
     ],

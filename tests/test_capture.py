@@ -1,4 +1,6 @@
-"""Capture: the ladder from symbolic export to the record of one call, nested arguments, packed inputs, reordered rows."""
+"""Capture: the ladder from symbolic export to the record of one call, nested arguments, packed inputs, reordered
+rows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from lrp_fx.arguments import Flattened, flatten
+from lrp_fx.capture.arguments import Flattened, flatten
 
 from .handmade import F, T, V, ids, ready
 
@@ -165,7 +167,9 @@ def test_a_graph_of_equal_sizes_gives_no_number_for_unequal_ones(keep_output: bo
     explain(input_ids=ids(3), features=features(3), target=target)
     assert explain.statistics.captures == captures, "other sizes, as equal as before"
     for texts, rows, advice in ((2, 1, "features.expand(2, -1, -1)"), (1, 2, "input_ids.expand(2, -1)")):
-        with pytest.raises(lrp_fx.InputError, match=re.escape(advice)):  # what two examples share has no relevance of its own in each of them
+        with pytest.raises(
+            lrp_fx.InputError, match=re.escape(advice)
+        ):  # what two examples share has no relevance of its own in each of them
             explain(input_ids=ids(texts), features=features(rows), target=target)
 
 
@@ -173,7 +177,9 @@ def test_one_mask_for_all_examples_after_a_mask_for_each() -> None:
     explain = lrp_fx.convert(ready(TwoContents()))
     mask = torch.ones(1, T, dtype=torch.int64)
     mask[0, -2:] = 0
-    each, one = (explain(input_ids=ids(2), features=features(2), attention_mask=m) for m in (mask.expand(2, -1).clone(), mask))
+    each, one = (
+        explain(input_ids=ids(2), features=features(2), attention_mask=m) for m in (mask.expand(2, -1).clone(), mask)
+    )
     assert explain.statistics.captures == 2
     assert torch.allclose(each.content["input_ids"], one.content["input_ids"], rtol=0, atol=EXACT)
     assert torch.allclose(each.content["features"], one.content["features"], rtol=0, atol=EXACT)
@@ -216,7 +222,9 @@ class Nested(nn.Module):
         super().__init__()
         self.embed, self.view, self.head = nn.Embedding(V, F), nn.Linear(4, F), nn.Linear(F, 3)
 
-    def forward(self, batch: Batch, extra: dict[str, Any], views: list[Tensor], pair: Pair, scale: float = 1.0) -> dict[str, Any]:
+    def forward(
+        self, batch: Batch, extra: dict[str, Any], views: list[Tensor], pair: Pair, scale: float = 1.0
+    ) -> dict[str, Any]:
         assert batch.note == "a word" and extra["flag"] is True
         kept = batch.attention_mask.unsqueeze(-1)
         x = (self.embed(batch.input_ids) * kept).sum(1) / kept.sum(1)
@@ -258,7 +266,9 @@ def test_tensors_in_containers_have_dotted_names() -> None:
     assert torch.allclose(relevance.output["logits"], model(**nested())["logits"])
     assert relevance.ledger.error.max() <= EXACT
     assert {s.module for s in explain.sites if s.kind == "input"} == {""}
-    assert any(a.label().startswith("head: ") for a in explain.rewritten.applications.values()), "module paths are the user's"
+    assert any(a.label().startswith("head: ") for a in explain.rewritten.applications.values()), (
+        "module paths are the user's"
+    )
 
 
 def test_nested_arguments_of_other_sizes_do_not_capture_again() -> None:
@@ -276,8 +286,12 @@ def test_the_same_function_with_flat_arguments_gets_the_same() -> None:
             super().__init__()
             self.inner = model
 
-        def forward(self, a: Tensor, mask: Tensor, b: Tensor, v: Tensor, w: Tensor, left: Tensor, right: Tensor) -> Tensor:
-            return self.inner(Batch(a, mask), {"flag": True, "second": {"input_ids": b}}, [v, w], Pair(left, right), 0.5)["logits"]
+        def forward(
+            self, a: Tensor, mask: Tensor, b: Tensor, v: Tensor, w: Tensor, left: Tensor, right: Tensor
+        ) -> Tensor:
+            return self.inner(
+                Batch(a, mask), {"flag": True, "second": {"input_ids": b}}, [v, w], Pair(left, right), 0.5
+            )["logits"]
 
     model = ready(Nested())
     theirs = lrp_fx.convert(model)(**nested(), target=1)
@@ -367,7 +381,9 @@ def test_rows_sorted_by_expert_still_belong_to_their_examples() -> None:
         assert together.ledger.error.max() <= EXACT
         for i in range(batch):
             alone = explain(input_ids=x[i : i + 1])
-            assert torch.allclose(together.content["input_ids"][i], alone.content["input_ids"][0], rtol=1e-8, atol=1e-12)
+            assert torch.allclose(
+                together.content["input_ids"][i], alone.content["input_ids"][0], rtol=1e-8, atol=1e-12
+            )
             for name, total in alone.ledger.sinks.items():
                 assert torch.allclose(together.ledger.sinks[name][i], total[0], rtol=1e-8, atol=1e-12), name
     assert explain.statistics.captures == 1
@@ -375,7 +391,8 @@ def test_rows_sorted_by_expert_still_belong_to_their_examples() -> None:
 
 
 class AddedExperts(nn.Module):
-    """Each token to two of three experts, in a loop over experts; what they give is added up in fresh zeros, where tokens were taken from.
+    """Each token to two of three experts, in a loop over experts; what they give is added up in fresh zeros, where
+    tokens were taken from.
 
     In between heads are repeated, and the attention has scores, biases and positions of its own.
     """

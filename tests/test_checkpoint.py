@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
-from lrp_fx.program import value_of
+from lrp_fx.ir.graph import value_of
 
 from .architectures import BY_NAME
 from .test_rowwise import parts
@@ -24,7 +24,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.attention_norm(x)).chunk(3, -1)
-        x = x + torch.nn.functional.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+        x = x + torch.nn.functional.scaled_dot_product_attention(
+            q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+        ).squeeze(1)
         return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
 
 
@@ -32,7 +34,11 @@ class Deep(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.words, self.blocks, self.head = nn.Embedding(20, 8), nn.ModuleList(Block() for _ in range(depth)), nn.Linear(8, 5)
+        self.words, self.blocks, self.head = (
+            nn.Embedding(20, 8),
+            nn.ModuleList(Block() for _ in range(depth)),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.words(input_ids)
@@ -51,7 +57,11 @@ def kept(module: fx.GraphModule) -> int:
 
     def size(node: fx.Node) -> int:
         value = value_of(node)
-        sizes = [int(s) if isinstance(s, int) else s.node.hint for s in value.shape] if node.op == "call_function" and isinstance(value, Tensor) else [0]
+        sizes = (
+            [int(s) if isinstance(s, int) else s.node.hint for s in value.shape]
+            if node.op == "call_function" and isinstance(value, Tensor)
+            else [0]
+        )
         return int(torch.tensor(sizes).prod())
 
     alive = most = 0

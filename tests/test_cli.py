@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 import lrp_fx
-from lrp_fx import loading
-from lrp_fx.cli import app
+from lrp_fx.cli import inputs as loading
+from lrp_fx.cli.app import app
 from lrp_fx.rule import covers, registered
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
@@ -32,15 +32,39 @@ def test_explain_prints_heatmap_parts_and_ledger_and_writes_a_page(tmp_path: Pat
     page = tmp_path / "story.html"
     result = run("explain", STORIES, "--text", "Once upon a time, there was a little girl named", "--html", str(page))
     assert result.exit_code == 0, result.output
-    for expected in ("next token: ' Lily'", "Once upon a time", "content", "position", "sink softmax", "cancellation", f"wrote {page}"):
+    for expected in (
+        "next token: ' Lily'",
+        "Once upon a time",
+        "content",
+        "position",
+        "sink softmax",
+        "cancellation",
+        f"wrote {page}",
+    ):
         assert expected in result.output.replace("\n", " ") or expected in result.output
     assert "Position sites" in page.read_text(encoding="utf-8")
 
 
 def test_explain_contrast_of_ids_without_a_tokenizer() -> None:
-    result = run("explain", ROPE, "--ids", "1,12,3,14,15,6", "--contrast", "4", "LABEL_2", "--rules", "attnlrp", "--conserve", "site")
+    result = run(
+        "explain",
+        ROPE,
+        "--ids",
+        "1,12,3,14,15,6",
+        "--contrast",
+        "4",
+        "LABEL_2",
+        "--rules",
+        "attnlrp",
+        "--conserve",
+        "site",
+    )
     assert result.exit_code == 0, result.output
-    assert "Contrast(a=4, b=2" in result.output and "rules attnlrp" in result.output and "leaf position" not in result.output
+    assert (
+        "Contrast(a=4, b=2" in result.output
+        and "rules attnlrp" in result.output
+        and "leaf position" not in result.output
+    )
 
 
 def test_explain_an_image_from_an_array(tmp_path: Path) -> None:
@@ -55,7 +79,10 @@ def test_inspect_groups_layers_and_names_sources() -> None:
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
     assert any(row[:1] == ["model.layers.*.self_attn"] and "3" in row and "attention.taylor" in row for row in rows)
-    assert all(word in result.output for word in ("normalisation", "rotary, half-split", "input_ids: content", "coverage", "modeling_llama.py:"))
+    assert all(
+        word in result.output
+        for word in ("normalisation", "rotary, half-split", "input_ids: content", "coverage", "modeling_llama.py:")
+    )
 
 
 def test_verify_passes_and_says_what_it_compared() -> None:
@@ -69,7 +96,9 @@ def test_verify_fails_with_exit_code_1_when_a_rule_loses_relevance() -> None:
         name="leak", kind="elementwise", law="wrong on purpose", cites=("bach2015",), ops=covers("aten", "silu gelu relu"),
         surrogate=lambda call: _leak(call),
     )  # fmt: skip
-    rules = lrp_fx.Ruleset("leaky", frozenset({"content", "position", "learned", "segment"}), kinds={"elementwise": "leak"})
+    rules = lrp_fx.Ruleset(
+        "leaky", frozenset({"content", "position", "learned", "segment"}), kinds={"elementwise": "leak"}
+    )
     with registered(leak, rules):
         result = run("verify", ROPE, "--rules", "leaky")
         with pytest.raises(lrp_fx.ConservationError):

@@ -15,7 +15,9 @@ from .handmade import F, V, ids, ready
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
-    pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler"),
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler"
+    ),
 ]
 
 
@@ -36,7 +38,12 @@ class Two(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.place, self.blocks, self.head = nn.Embedding(V, F), nn.Embedding(32, F), nn.Sequential(Block(), Block()), nn.Linear(F, 3)
+        self.embed, self.place, self.blocks, self.head = (
+            nn.Embedding(V, F),
+            nn.Embedding(32, F),
+            nn.Sequential(Block(), Block()),
+            nn.Linear(F, 3),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.embed(input_ids) + self.place(torch.arange(input_ids.shape[1]))
@@ -44,7 +51,9 @@ class Two(nn.Module):
 
 
 def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
-    found = {f"content {n}": r for n, r in relevance.content.items()} | {f"position {p.name}": p.relevance for p in relevance.position}
+    found = {f"content {n}": r for n, r in relevance.content.items()} | {
+        f"position {p.name}": p.relevance for p in relevance.position
+    }
     found |= {"score": relevance.score} | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()}
     return found if relevance.output is None else found | {"output": relevance.output}
 
@@ -64,4 +73,6 @@ def test_compiled_graphs_give_the_same(keep_output: bool) -> None:
             assert torch.allclose(a[name], b[name], rtol=0, atol=1e-14 * float(theirs.ledger.magnitude.max())), name
         assert float(theirs.tokens.abs().max()) > 0.01
     assert compiled.statistics.captures == 1
-    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], "compiled whole, and once for all lengths"
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], (
+        "compiled whole, and once for all lengths"
+    )

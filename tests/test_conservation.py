@@ -1,4 +1,6 @@
-"""Conservation is checked, not claimed: broken rules and tampered coefficients are caught and named by the right site."""
+"""Conservation is checked, not claimed: broken rules and tampered coefficients are caught and named by the right
+site.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
-from lrp_fx.conservation import rounding_floor
+from lrp_fx.report.ledger import rounding_floor
 from lrp_fx.rule import Call, Rule, registered, registry, share, sink
 
 from .architectures import BY_NAME
@@ -24,7 +26,13 @@ class Tiny(nn.Module):
         torch.manual_seed(0)
         self.fused = fused
         self.embed, self.place = nn.Embedding(20, 8), nn.Embedding(16, 8)
-        self.norm, self.qkv, self.up, self.gate, self.head = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm, self.qkv, self.up, self.gate, self.head = (
+            nn.LayerNorm(8),
+            nn.Linear(8, 24),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 3),
+        )
         with torch.no_grad():
             for p in self.parameters():
                 p.copy_(torch.randn(p.shape) * 0.6)
@@ -34,7 +42,9 @@ class Tiny(nn.Module):
         x = self.embed(input_ids) + self.place(torch.arange(input_ids.shape[1], device=input_ids.device))
         q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
         if self.fused:
-            x = x + nn.functional.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+            x = x + nn.functional.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(
+                1
+            )
         else:
             x = x + torch.softmax(q @ k.transpose(1, 2) / 8**0.5, -1) @ v
         x = x + self.up(x) * nn.functional.silu(self.gate(x))
@@ -87,7 +97,11 @@ def test_tampering_is_caught_in_a_real_architecture() -> None:
     explainer = lrp_fx.convert(architecture.build("sdpa", torch.float64), conserve="site")
     inputs = architecture.inputs()
     explainer(**inputs)
-    kernels = [n for n in explainer.relevance_graph.graph.nodes if (n.meta.get("lrp") or ("", "", 0))[1] == "coefficient" and n.meta["lrp"][0].startswith("scaled_dot")]
+    kernels = [
+        n
+        for n in explainer.relevance_graph.graph.nodes
+        if (n.meta.get("lrp") or ("", "", 0))[1] == "coefficient" and n.meta["lrp"][0].startswith("scaled_dot")
+    ]
     assert len(kernels) == 6, "q, k, v of two layers"
     for node in kernels:
         module = explainer.relevance_graph
@@ -146,7 +160,9 @@ def test_a_broken_rule_is_caught_and_named(case: str) -> None:
     assert rule.name in message
     assert node in message
     assert "test_conservation.py" in message, "names the source line"
-    assert all(rule.name in line for line in message.splitlines() if line.startswith("  %")), "no innocent site is accused"
+    assert all(rule.name in line for line in message.splitlines() if line.startswith("  %")), (
+        "no innocent site is accused"
+    )
 
 
 def test_total_mode_catches_a_broken_rule_too() -> None:
@@ -192,8 +208,12 @@ class TopOne(nn.Module):
 
 
 def test_what_is_rounding_of_the_whole_is_no_loss_at_a_site() -> None:
-    relevance = lrp_fx.convert(TopOne().double().eval(), conserve="site")(input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    relevance = lrp_fx.convert(TopOne().double().eval(), conserve="site")(
+        input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]])
+    )
     assert relevance.ledger.error.max() <= 1e-10
     floor = rounding_floor(torch.float64) * float(relevance.ledger.magnitude.sum())
     assert all(s.scale >= floor for s in relevance.ledger.sites)
-    assert floor <= 1e-4 * float(relevance.ledger.magnitude.sum()), "a loss at a site that a ten-thousandth of all relevance passes is measured against that"
+    assert floor <= 1e-4 * float(relevance.ledger.magnitude.sum()), (
+        "a loss at a site that a ten-thousandth of all relevance passes is measured against that"
+    )

@@ -35,15 +35,21 @@ def test_a_type_that_closes() -> None:
 
 def test_a_rule_that_loses_relevance_is_seen(monkeypatch: Any) -> None:
     rule = registry.rules["linear.zero"]
-    monkeypatch.setitem(registry.rules, rule.name, dataclasses.replace(rule, surrogate=lambda call: rule.surrogate(call) * 0.99))
+    monkeypatch.setitem(
+        registry.rules, rule.name, dataclasses.replace(rule, surrogate=lambda call: rule.surrogate(call) * 0.99)
+    )
     found = row()
     assert found.stage == "open"
     assert "ledger off" in found.reason and "a site off" in found.reason
 
 
 def test_the_page_counts_what_the_rows_say() -> None:
-    closed = Row("a", "CAUSAL_LM", stage="closed", method="dynamic", shares=(3, 1, 0), ledger=1e-16, site=1e-16, forward=0.0)
-    narrow = dataclasses.replace(closed, model_type="b", dtype="float32", shares=(1, 0, 2), approximated={"aten.odd": 2})
+    closed = Row(
+        "a", "CAUSAL_LM", stage="closed", method="dynamic", shares=(3, 1, 0), ledger=1e-16, site=1e-16, forward=0.0
+    )
+    narrow = dataclasses.replace(
+        closed, model_type="b", dtype="float32", shares=(1, 0, 2), approximated={"aten.odd": 2}
+    )
     missing = Row("c", "CAUSAL_LM", stage="not captured", reason="concrete: draws random numbers")
     text = summary([closed, narrow, missing], types=4)
     assert "3 model types of 4 (the sweep was stopped" in text and "3 run forward here: 2 captured" in text

@@ -55,19 +55,25 @@ def test_what_passes_a_decoder_by_is_counted() -> None:
 
 def test_the_first_and_the_last_depth() -> None:
     model, sequences = load_model(MODELS / "synth_rope").double(), load_sequences(MODELS / "synth_rope", 8)
-    relevance = lrp_fx.convert(model, conserve="site")(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+    relevance = lrp_fx.convert(model, conserve="site")(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    )
     assert isinstance(relevance.depth, Tensor)
     assert relevance.depth.shape == (4, *sequences.ids.shape)
     assert torch.allclose(relevance.depth[0], relevance.content["input_ids"]), "the stream starts as the embeddings"
     last = torch.nn.functional.one_hot(sequences.mask.sum(1) - 1, sequences.ids.shape[1]).bool()
-    assert float(relevance.depth[-1][~last].abs().max()) == 0, "after the last block only the row that is read out counts"
+    assert float(relevance.depth[-1][~last].abs().max()) == 0, (
+        "after the last block only the row that is read out counts"
+    )
     assert torch.allclose(relevance.depth[-1][last], relevance.score)
     assert float(relevance.depth[:, sequences.mask == 0].abs().max()) == 0
 
 
 def test_the_mean_over_depths_counts_position_above_each() -> None:
     model, sequences = load_model(MODELS / "synth_rope").double(), load_sequences(MODELS / "synth_rope", 8)
-    relevance = lrp_fx.convert(model)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+    relevance = lrp_fx.convert(model)(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    )
     assert isinstance(relevance.depth, Tensor)
     expected = relevance.depth.clone()
     for site in relevance.position:
@@ -87,7 +93,13 @@ class Residual(nn.Module):
         torch.manual_seed(0)
         self.style = style
         self.embed = nn.Embedding(20, 16)
-        self.maps = nn.ModuleList(nn.ModuleDict({n: nn.Linear(16, 16) for n in "qkvo"} | {"up": nn.Linear(16, 24), "down": nn.Linear(24, 16), "norm": nn.LayerNorm(16)}) for _ in range(3))
+        self.maps = nn.ModuleList(
+            nn.ModuleDict(
+                {n: nn.Linear(16, 16) for n in "qkvo"}
+                | {"up": nn.Linear(16, 24), "down": nn.Linear(24, 16), "norm": nn.LayerNorm(16)}
+            )
+            for _ in range(3)
+        )
         self.head = nn.Linear(16, 3)
 
     def attend(self, m: nn.ModuleDict, x: Tensor) -> Tensor:
@@ -119,7 +131,9 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("rules", ["pa-lrp", "attnlrp-gamma", "cp-lrp"])
 @pytest.mark.parametrize("style", ["pre-norm", "post-norm", "parallel", "in place"])
 def test_streams_in_any_spelling(style: str, rules: str) -> None:
-    relevance = lrp_fx.convert(Residual(style).double().eval(), rules=rules, conserve="site")(input_ids=torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]), target=0)
+    relevance = lrp_fx.convert(Residual(style).double().eval(), rules=rules, conserve="site")(
+        input_ids=torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]), target=0
+    )
     assert isinstance(relevance.depth, Tensor)
     assert relevance.depth.shape == (4, 2, 5)
     assert all(float(d.error.max()) <= 1e-10 for d in relevance.ledger.depths)

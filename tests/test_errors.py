@@ -144,7 +144,13 @@ def test_strict_refuses_what_is_approximated_and_says_what_to_do() -> None:
 
 
 def test_all_errors_are_one_family() -> None:
-    for error in (lrp_fx.CaptureError, lrp_fx.ConservationError, lrp_fx.InputError, lrp_fx.TargetError, lrp_fx.UnsupportedOperatorError):
+    for error in (
+        lrp_fx.CaptureError,
+        lrp_fx.ConservationError,
+        lrp_fx.InputError,
+        lrp_fx.TargetError,
+        lrp_fx.UnsupportedOperatorError,
+    ):
         assert issubclass(error, lrp_fx.LrpError)
 
 

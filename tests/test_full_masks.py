@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
-from lrp_fx.mask_patterns import kinds
-from lrp_fx.program import op_name, value_of
+from lrp_fx.guards.masks import kinds
+from lrp_fx.ir.graph import op_name, value_of
 
 from .architectures import BY_NAME
 
@@ -19,9 +19,18 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Attention(nn.Module):
-    """One block whose mask of queries by keys is made from the mask of tokens, their places, a window, blocks or a buffer."""
+    """One block whose mask of queries by keys is made from the mask of tokens, their places, a window, blocks or a
+    buffer.
+    """
 
-    def __init__(self, causal: bool = True, window: int | None = None, blocks: int | None = None, table: int | None = None, additive: bool = False) -> None:
+    def __init__(
+        self,
+        causal: bool = True,
+        window: int | None = None,
+        blocks: int | None = None,
+        table: int | None = None,
+        additive: bool = False,
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words, self.qkv, self.head = nn.Embedding(20, 8), nn.Linear(8, 24), nn.Linear(8, 3)
@@ -42,9 +51,15 @@ class Attention(nn.Module):
             keep = keep & (place[:, None] // 8 - place[None, :] // 8 < self.blocks)
         if self.table is not None:
             keep = keep & self.table[: place.shape[0], : place.shape[0]]
-        mask = torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, torch.finfo(x.dtype).min) if self.additive else keep
+        mask = (
+            torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, torch.finfo(x.dtype).min)
+            if self.additive
+            else keep
+        )
         q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
-        return self.head(x + torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)).mean(1)
+        return self.head(
+            x + torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        ).mean(1)
 
 
 def fused(graph: fx.GraphModule) -> list[tuple[bool, bool]]:
@@ -60,7 +75,13 @@ def words(tokens: int, padded: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-WINDOWS = {"short window": {"window": 3}, "window": {"window": 20}, "blocks": {"blocks": 4}, "buffer": {"table": 20}, "additive": {"window": 20, "additive": True}}
+WINDOWS = {
+    "short window": {"window": 3},
+    "window": {"window": 20},
+    "blocks": {"blocks": 4},
+    "buffer": {"table": 20},
+    "additive": {"window": 20, "additive": True},
+}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +108,9 @@ def test_what_a_mask_is(settings: dict[str, Any], expected: tuple[bool, bool]) -
 @pytest.mark.parametrize("settings", WINDOWS.values(), ids=WINDOWS)
 @pytest.mark.parametrize("lengths", [(6, 60, 7), (60, 6)], ids=str)
 def test_a_window_is_a_window_for_longer_texts(settings: dict[str, Any], lengths: tuple[int, ...]) -> None:
-    """However short the text that was explained first: what a mask is taken for holds for sizes for which it was computed."""
+    """However short the text that was explained first: what a mask is taken for holds for sizes for which it was
+    computed.
+    """
     model = Attention(**settings).double().eval()
     explain = lrp_fx.convert(model, conserve="site")
     for tokens in lengths:
@@ -135,7 +158,9 @@ def test_a_mask_of_a_derived_length() -> None:
         assert fused(explain.graph) == [(False, True)]
 
 
-@pytest.mark.parametrize("settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str
+)
 def test_masks_in_parts(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Some queries at a time, a mask is the same as whole."""
     model = Attention(**settings).eval()
@@ -145,8 +170,14 @@ def test_masks_in_parts(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     assert assumed is not None
     found = []
     for entries in (2**20, 64, 1):
-        monkeypatch.setattr("lrp_fx.mask_patterns._ENTRIES", entries)
-        found.append([kinds(assumed.made, mask, assumed.constants, dict.fromkeys(words(6), (2, t))) for mask in assumed.made.masks for t in (1, 6, 20, 21, 40)])
+        monkeypatch.setattr("lrp_fx.guards.masks._ENTRIES", entries)
+        found.append(
+            [
+                kinds(assumed.made, mask, assumed.constants, dict.fromkeys(words(6), (2, t)))
+                for mask in assumed.made.masks
+                for t in (1, 6, 20, 21, 40)
+            ]
+        )
     assert found[0] == found[1] == found[2]
     assert any(found[0])
 
@@ -174,12 +205,16 @@ def test_a_mask_that_hides_everything_is_no_full_mask() -> None:
 
 def alike(ours: lrp_fx.Relevance, theirs: lrp_fx.Relevance) -> bool:
     """To the bit, with what every sink took (those of softmax are computed otherwise where a mask is written out)."""
-    sinks = ours.ledger.sinks.keys() == theirs.ledger.sinks.keys() and all(torch.equal(ours.ledger.sinks[k], theirs.ledger.sinks[k]) for k in ours.ledger.sinks)
+    sinks = ours.ledger.sinks.keys() == theirs.ledger.sinks.keys() and all(
+        torch.equal(ours.ledger.sinks[k], theirs.ledger.sinks[k]) for k in ours.ledger.sinks
+    )
     return sinks and torch.equal(ours.tokens, theirs.tokens)  # type: ignore[arg-type]
 
 
 def test_a_saved_file_is_good_for_any_mask(tmp_path: Path) -> None:
-    """It holds the graphs that were used and the one that takes nothing for granted; the numbers are the same to the bit."""
+    """It holds the graphs that were used and the one that takes nothing for granted; the numbers are the same to the
+    bit.
+    """
     explain = lrp_fx.convert(Attention().eval())
     full = explain(**words(6))
     graphs = explain.graph, explain.relevance_graph
@@ -202,7 +237,9 @@ def test_a_file_of_padded_calls_knows_full_masks(tmp_path: Path) -> None:
     assert alike(loaded(**words(7, padded=1)), explain(**words(7, padded=1)))
 
 
-@pytest.mark.parametrize("settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"causal": False}, {"window": 20}, {"table": 20}, {"additive": True}], ids=str
+)
 def test_a_loaded_graph_takes_masks_for_what_they_are(settings: dict[str, Any], tmp_path: Path) -> None:
     """A window of 20 tokens is a causal mask for 20 tokens and none for 21, from a file as well."""
     explain = lrp_fx.convert(Attention(**settings).eval())

@@ -56,7 +56,11 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.attend, self.head = nn.Embedding(V, F), nn.MultiheadAttention(F, 2, batch_first=True), nn.Linear(F, 3)
+        self.embed, self.attend, self.head = (
+            nn.Embedding(V, F),
+            nn.MultiheadAttention(F, 2, batch_first=True),
+            nn.Linear(F, 3),
+        )
 
     def forward(self, query_ids: Tensor, doc_ids: Tensor) -> dict[str, Tensor]:
         q, d = self.embed(query_ids), self.embed(doc_ids)
@@ -89,7 +93,12 @@ class Rms(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.weight, self.up, self.head = nn.Embedding(V, F), nn.Parameter(torch.ones(F)), nn.Linear(F, F), nn.Linear(F, 3)
+        self.embed, self.weight, self.up, self.head = (
+            nn.Embedding(V, F),
+            nn.Parameter(torch.ones(F)),
+            nn.Linear(F, F),
+            nn.Linear(F, 3),
+        )
         self.register_buffer("mean", torch.randn(F, generator=torch.Generator().manual_seed(3)))
 
     def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
@@ -175,7 +184,9 @@ def test_what_cannot_be_explained_yet_is_refused_by_name() -> None:
 
 
 def test_example_inputs_may_be_positional() -> None:
-    explain = lrp_fx.convert(ready(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))), torch.randn(2, 4, dtype=torch.float64))
+    explain = lrp_fx.convert(
+        ready(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))), torch.randn(2, 4, dtype=torch.float64)
+    )
     relevance = explain(torch.randn(3, 4, dtype=torch.float64))
     assert relevance.content["input"].shape == (3, 4)
     assert explain.statistics.captures == 1

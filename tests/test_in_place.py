@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.in_place import IN_PLACE, Running, write_in_place
-from lrp_fx.program import op_name
-from lrp_fx.snippet import trace
-from lrp_fx.tidy import tidy
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.reuse_buffers import IN_PLACE, reuse_buffers
+from lrp_fx.optimize.simplify import simplify
+from lrp_fx.runtime.run import Running
 
 from .architectures import BY_NAME
 
@@ -32,11 +33,11 @@ def rewritten(function: Callable[..., Any], *inputs: Tensor, tidily: bool = Fals
     mode = FakeTensorMode()
     pure = trace(lambda *values: list(function(*values)), [mode.from_tensor(x) for x in inputs], mode)
     if tidily:  # its example values lie in memory as they did before
-        tidy(pure.graph)
+        simplify(pure.graph)
         pure.recompile()
         function = pure
     before = str(pure.graph)
-    module = write_in_place(pure)
+    module = reuse_buffers(pure)
     assert str(pure.graph) == before
     expected, copies = function(*(x.clone() for x in inputs)), [x.clone() for x in inputs]
     for _ in range(2):
@@ -47,7 +48,12 @@ def rewritten(function: Callable[..., Any], *inputs: Tensor, tidily: bool = Fals
 
 
 def test_a_chain_of_elementwise_operations_needs_memory_once() -> None:
-    assert written(rewritten(lambda x, y: [(x * y).clamp_min(0.1).log() * y - x], X, Y)) == ["aten.clamp_min_", "aten.log_", "aten.mul_", "aten.sub_"]
+    assert written(rewritten(lambda x, y: [(x * y).clamp_min(0.1).log() * y - x], X, Y)) == [
+        "aten.clamp_min_",
+        "aten.log_",
+        "aten.mul_",
+        "aten.sub_",
+    ]
 
 
 def chosen(gate: Tensor, x: Tensor) -> Tensor:
@@ -64,8 +70,15 @@ def test_a_choice_makes_room_where_both_operands_lie_alike() -> None:
 
     assert count(product, X, Y) == 1
     turned = Y.transpose(1, 2)
-    assert count(lambda c, x: [chosen((s := torch.bmm(c, x)).abs(), x * s), s], X, turned) == 0, "the product lies as x does"
-    assert count(lambda c, x: [chosen((s := torch.bmm(c, x).sum(-1, keepdim=True).expand(3, 4, 4)).abs(), s * x)], X, turned) == 0, "elements that are repeated have no order"
+    assert count(lambda c, x: [chosen((s := torch.bmm(c, x)).abs(), x * s), s], X, turned) == 0, (
+        "the product lies as x does"
+    )
+    assert (
+        count(
+            lambda c, x: [chosen((s := torch.bmm(c, x).sum(-1, keepdim=True).expand(3, 4, 4)).abs(), s * x)], X, turned
+        )
+        == 0
+    ), "elements that are repeated have no order"
 
 
 def test_only_the_first_operand_makes_room() -> None:
@@ -80,7 +93,9 @@ def test_numbers_of_a_wider_type_are_rounded_where_they_stand() -> None:
 
 
 def test_a_matrix_product_is_overwritten_behind_its_reshape() -> None:
-    assert written(rewritten(lambda x, y: [torch.bmm(x, y).reshape(3, 2, 8) * y.reshape(3, 2, 8)], X, Y)) == ["aten.mul_"]
+    assert written(rewritten(lambda x, y: [torch.bmm(x, y).reshape(3, 2, 8) * y.reshape(3, 2, 8)], X, Y)) == [
+        "aten.mul_"
+    ]
 
 
 def test_squares() -> None:
@@ -121,7 +136,15 @@ def part_read_later(s: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
         lambda s, x, y: [s[:, :2].neg()],
         lambda s, x, y: [s.sum(), x.transpose(0, 1).neg()],
     ],
-    ids=["inputs", "an output", "read later", "with its transpose", "its transpose with it", "a look read later", "read later than its look"]
+    ids=[
+        "inputs",
+        "an output",
+        "read later",
+        "with its transpose",
+        "its transpose with it",
+        "a look read later",
+        "read later than its look",
+    ]
     + ["a part of it", "broadcast", "a look of unknown kind", "an input behind a look"],
 )
 def test_what_is_looked_at_again_stays(function: Callable[..., Any]) -> None:
@@ -129,7 +152,9 @@ def test_what_is_looked_at_again_stays(function: Callable[..., Any]) -> None:
 
 
 def test_looks_that_have_been_read_are_over() -> None:
-    assert written(rewritten(lambda x, y: [(s := x + y).transpose(1, 2).sum(), s.transpose(0, 1).exp().sum(), s.neg()], X, Y)) == ["aten.neg_"]
+    assert written(
+        rewritten(lambda x, y: [(s := x + y).transpose(1, 2).sum(), s.transpose(0, 1).exp().sum(), s.neg()], X, Y)
+    ) == ["aten.neg_"]
 
 
 def test_another_type_needs_memory_of_its_own() -> None:
@@ -144,7 +169,9 @@ def test_results_lie_in_memory_as_the_first_operand_does() -> None:
         product = y * ((x + y).transpose(1, 2).clone(memory_format=torch.contiguous_format) * 2.0)
         return [product, product.sum(1), product.sum((0, 2))]
 
-    rewritten(function, *(torch.randn(7, 33, 33, generator=torch.Generator().manual_seed(s)) for s in (0, 1)), tidily=True)
+    rewritten(
+        function, *(torch.randn(7, 33, 33, generator=torch.Generator().manual_seed(s)) for s in (0, 1)), tidily=True
+    )
 
 
 def test_broadcast_operands_are_read_not_written() -> None:
@@ -156,7 +183,12 @@ class Placed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.words, self.places, self.up, self.head = nn.Embedding(20, 16), nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.words, self.places, self.up, self.head = (
+            nn.Embedding(20, 16),
+            nn.Embedding(20, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 3),
+        )
 
     def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         return self.head(torch.tanh(self.up(self.places(position_ids)) + self.words(input_ids))).mean(1)  # type: ignore[no-any-return]
@@ -164,7 +196,9 @@ class Placed(nn.Module):
 
 @pytest.mark.usefixtures("quiet")
 def test_what_is_broadcast_is_another_graph() -> None:
-    """Positions of one row for two texts, after a graph that was captured with two rows: the sum would not fit in their place."""
+    """Positions of one row for two texts, after a graph that was captured with two rows: the sum would not fit in their
+    place.
+    """
     model = Placed().eval()
     ids, places = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0)), torch.arange(7)[None]
     explainer = lrp_fx.convert(model)
@@ -183,14 +217,23 @@ def test_the_copy_follows_its_graph() -> None:
     assert running.copy is first and torch.equal(running(X, Y)[0], (X + Y) * 2)
     (doubled,) = [n for n in pure.graph.nodes if op_name(n) == "aten.mul"]
     with pure.graph.inserting_before(doubled):
-        doubled.args = (pure.graph.call_function(torch.ops.aten.neg.default, (doubled.args[0],)), 2)  # without an example value
+        doubled.args = (
+            pure.graph.call_function(torch.ops.aten.neg.default, (doubled.args[0],)),
+            2,
+        )  # without an example value
     pure.recompile()
     assert torch.equal(running(X, Y)[0], (X + Y) * -2)
 
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
-    ("name", "conserve"), [("t5", "total"), ("gpt2", "site"), pytest.param("llama", "total", marks=pytest.mark.slow), pytest.param("bert", "site", marks=pytest.mark.slow)]
+    ("name", "conserve"),
+    [
+        ("t5", "total"),
+        ("gpt2", "site"),
+        pytest.param("llama", "total", marks=pytest.mark.slow),
+        pytest.param("bert", "site", marks=pytest.mark.slow),
+    ],
 )
 def test_whole_explanations_are_the_same_to_the_bit(name: str, conserve: str) -> None:
     architecture = BY_NAME[name]

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import lrp_fx
-from lrp_fx.infer import Inferred, infer
+from lrp_fx.analysis.classify import Inferred, infer
 from lrp_fx.rule import Call, registry
 
 from .test_laws import LISTED, check_balance, check_value, floating, with_value
@@ -35,7 +35,9 @@ def define(name: str, body: Callable[..., Any], schema: str, *, derivative: str 
     def backward(ctx: Any, *grads: Any) -> Any:
         flat, spec = pytree.tree_flatten(ctx.given)
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t for t in flat]
+            leaves = [
+                t.detach().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t for t in flat
+            ]
             outs = pytree.tree_leaves(body(*pytree.tree_unflatten(leaves, spec)))
         seeds = pytree.tree_leaves(grads, is_leaf=lambda g: g is None)
         pairs = [(o, g) for o, g in zip(outs, seeds, strict=True) if g is not None and o.requires_grad]
@@ -124,9 +126,15 @@ def test_custom_operators_are_classified(case: str) -> None:
     assert relevance.ledger.error.max() <= 1e-10
     assert relevance.tokens.isfinite().all()
     (rule,) = {a.rule.name for a in applied(explain)}
-    assert all(a.how == "inferred" and "lrp_fx_tests." in a.why for a in applied(explain)), "every inferred decision says why"
+    assert all(a.how == "inferred" and "lrp_fx_tests." in a.why for a in applied(explain)), (
+        "every inferred decision says why"
+    )
     assert rule == (OPERATORS[case][2] or "tangent.unexplained")
-    assert bool(explain.coverage["unexplained"]) == ("unexplained" in relevance.ledger.sinks) == (OPERATORS[case][2] is None), "reported, never silent"
+    assert (
+        bool(explain.coverage["unexplained"])
+        == ("unexplained" in relevance.ledger.sinks)
+        == (OPERATORS[case][2] is None)
+    ), "reported, never silent"
 
 
 def test_strict_mode_refuses_what_has_no_class_only_and_says_what_to_write() -> None:
@@ -136,11 +144,21 @@ def test_strict_mode_refuses_what_has_no_class_only_and_says_what_to_write() -> 
     with pytest.raises(lrp_fx.UnsupportedOperatorError) as caught:
         lrp_fx.convert(model_of("of no class"), strict=True)(input_ids=IDS)
     message = str(caught.value)
-    for part in ("lrp_fx_tests.odd", "test_infer.py", "neither linear, elementwise", 'ops=("lrp_fx_tests.odd",)', "surrogate=", "rules/", "strict=False"):
+    for part in (
+        "lrp_fx_tests.odd",
+        "test_infer.py",
+        "neither linear, elementwise",
+        'ops=("lrp_fx_tests.odd",)',
+        "surrogate=",
+        "rules/",
+        "strict=False",
+    ):
         assert part in message, part
 
 
-@pytest.mark.parametrize(("derivative", "said"), [("none", "has no derivative"), ("wrong", "derivative is not that of its values")])
+@pytest.mark.parametrize(
+    ("derivative", "said"), [("none", "has no derivative"), ("wrong", "derivative is not that of its values")]
+)
 def test_an_operator_without_a_right_derivative_is_refused(derivative: str, said: str) -> None:
     op = define(f"stiff_{derivative}", lambda x: x.flip(-1) * 2.0, ONE, derivative=derivative)
     explain = lrp_fx.convert(Model(lambda x, y: op(x)).double().eval(), conserve="off")
@@ -156,7 +174,8 @@ def test_an_operator_off_the_relevance_path_needs_no_derivative() -> None:
     lrp_fx.convert(model, rules="cp-lrp").trace(input_ids=IDS)
 
 
-# ------------------------------------------------------------------------------------------------ same function, same relevance
+# ------------------------------------------------------------------------------------------------ same function, same
+# relevance
 KNOWN: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "elementwise": ("elementwise", lambda x, y: torch.sin(x) * x),
     "an offset": ("elementwise with an offset", lambda x, y: torch.exp(-x * x)),
@@ -206,7 +225,9 @@ def infer_call(op: Any, *args: Any, carriers: tuple[int, ...] = (0,)) -> Inferre
 
 def test_probing_is_deterministic_and_leaves_the_generator_alone() -> None:
     noisy = define("noisy", lambda x: x * torch.rand_like(x), ONE)
-    node, operands = node_of(Call(torch.ops.lrp_fx_tests.noisy.default, (torch.ones(2, 3, dtype=torch.float64),), carriers=frozenset({0})))
+    node, operands = node_of(
+        Call(torch.ops.lrp_fx_tests.noisy.default, (torch.ones(2, 3, dtype=torch.float64),), carriers=frozenset({0}))
+    )
     before = torch.get_rng_state()
     found = infer(node, operands)
     assert torch.equal(torch.get_rng_state(), before)
@@ -259,13 +280,16 @@ def test_integer_operands_that_cannot_be_drawn_are_not_guessed() -> None:
             raise ValueError("a permutation of 100..")
         return x[..., i - 100]
 
-    op = torch.library.custom_op("lrp_fx_tests::particular", body, mutates_args=(), schema="(Tensor x, Tensor i) -> Tensor")
+    op = torch.library.custom_op(
+        "lrp_fx_tests::particular", body, mutates_args=(), schema="(Tensor x, Tensor i) -> Tensor"
+    )
     assert op is not None
     found = infer_call(torch.ops.lrp_fx_tests.particular.default, torch.zeros(2, 6), torch.arange(100, 106))
     assert found.kind == "tangent" and "could not be probed" in found.why
 
 
-# ------------------------------------------------------------------------------------------------ what need not be listed
+# ------------------------------------------------------------------------------------------------ what need not be
+# listed
 def listed_by_hand() -> set[str]:
     """Operations of PyTorch that some rule lists by name."""
     return {op for rule in registry.rules.values() if rule.kind != "leaf" for op in rule.ops if "." in op}

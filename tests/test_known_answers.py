@@ -1,6 +1,7 @@
 """Trained models whose causal tokens are known: published figures, reached within 0.01.
 
-Rotary ``paper-positive`` and ``paper-absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released code.
+Rotary ``paper-positive`` and ``paper-absolute`` are taken per (layer, q or k, cos or sin), as in the paper's released
+code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ ONLY = {"synth_rope": ("attnlrp", "pa-lrp")}  # the others are told apart by the
 
 
 def _is_quick(name: str, preset: str, attention: str) -> bool:
-    return (preset in QUICK[attention] and preset in ONLY.get(name, PRESETS)) or (name, preset, attention) == ("synth_t5", "pa-lrp-gamma", "eager")
+    return (preset in QUICK[attention] and preset in ONLY.get(name, PRESETS)) or (name, preset, attention) == (
+        "synth_t5",
+        "pa-lrp-gamma",
+        "eager",
+    )
 
 
 CASES = [
@@ -38,20 +43,26 @@ def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
     published = PUBLISHED[name]
     model, sequences = load_model(MODELS / name, attention), load_sequences(MODELS / name, published.count)
     assert len(sequences.ids) == published.count
-    relevance = lrp_fx.convert(model, rules=preset)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
+    relevance = lrp_fx.convert(model, rules=preset)(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    )
     ledger = relevance.ledger
     assert ledger.error.median() <= 1e-6
     # Against all that is summed: one sequence of the T5 model has a score of 0.2, left over from relevances of 78.
     assert ((ledger.score - ledger.total).abs() / ledger.magnitude).max() <= 1e-6
     for (rules, aggregation), expected in published.figures.items():
         if rules == preset:
-            assert hit_and_mass(relevance.per_token(aggregation), sequences) == pytest.approx(expected, abs=TOLERANCE), aggregation
+            assert hit_and_mass(relevance.per_token(aggregation), sequences) == pytest.approx(
+                expected, abs=TOLERANCE
+            ), aggregation
 
 
 def test_shares_of_the_rotary_model() -> None:
     """Medians over 100 sequences: content 0.502, position 0.050, softmax 0.456 of the logit."""
     model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope", 100)
-    ledger = lrp_fx.convert(model)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)).ledger
+    ledger = lrp_fx.convert(model)(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    ).ledger
     medians = {name: float(share.median()) for name, share in ledger.shares().items()}
     assert medians["content"] == pytest.approx(0.502, abs=0.01)
     assert medians["position"] == pytest.approx(0.050, abs=0.01)

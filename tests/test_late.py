@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.late import compute_late
-from lrp_fx.layout import hint
-from lrp_fx.program import op_name, value_of
-from lrp_fx.snippet import trace
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.sizes import hint
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.schedule import schedule_late
 
 from .architectures import BY_NAME
 from .handmade import F, V, ids, ready
@@ -25,7 +25,9 @@ X, Y = (torch.rand(3, 4, generator=torch.Generator().manual_seed(s)) for s in (0
 def lives(graph: fx.Graph) -> dict[str, tuple[int, int]]:
     """First and last place of each value, as numbers of computed nodes."""
     order = {node: i for i, node in enumerate(graph.nodes)}
-    return {node.name: (order[node], max((order[user] for user in node.users), default=order[node])) for node in graph.nodes}
+    return {
+        node.name: (order[node], max((order[user] for user in node.users), default=order[node])) for node in graph.nodes
+    }
 
 
 def late(function: Callable[..., Any], *inputs: Tensor) -> list[str]:
@@ -33,12 +35,12 @@ def late(function: Callable[..., Any], *inputs: Tensor) -> list[str]:
     mode = FakeTensorMode()
     module = trace(lambda *values: list(function(*values)), [mode.from_tensor(x) for x in inputs], mode)
     before = module(*inputs)
-    compute_late(module.graph)
+    schedule_late(module.graph)
     module.graph.lint()
     module.recompile()
     assert all(torch.equal(a, b) for a, b in zip(module(*inputs), before, strict=True))
     order = str(module.graph)
-    compute_late(module.graph)
+    schedule_late(module.graph)
     assert str(module.graph) == order, "once is enough"
     return [op_name(n) for n in module.graph.nodes if n.op == "call_function"]
 
@@ -72,17 +74,24 @@ def test_what_may_be_written_over_is_read_first() -> None:
 
 @pytest.mark.parametrize(
     ("name", "attention", "options"),
-    [("t5", "eager", {}), pytest.param("t5", "eager", {"conserve": "site"}, marks=pytest.mark.slow), ("llama", "sdpa", {"keep_output": False}), ("llama", "sdpa", {"checkpoint": True})],
+    [
+        ("t5", "eager", {}),
+        pytest.param("t5", "eager", {"conserve": "site"}, marks=pytest.mark.slow),
+        ("llama", "sdpa", {"keep_output": False}),
+        ("llama", "sdpa", {"checkpoint": True}),
+    ],
     ids=str,
 )
-def test_relevance_graphs_need_less_memory_and_give_the_same_bits(name: str, attention: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relevance_graphs_need_less_memory_and_give_the_same_bits(
+    name: str, attention: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     early = fx.Graph()
 
     def recording(graph: fx.Graph) -> None:
         early.output(early.graph_copy(graph, {}))
-        compute_late(graph)
+        schedule_late(graph)
 
-    monkeypatch.setattr("lrp_fx.transpose.compute_late", recording)
+    monkeypatch.setattr("lrp_fx.transpose.reverse.schedule_late", recording)
     inputs = BY_NAME[name].inputs()
     explain = lrp_fx.convert(BY_NAME[name].build(attention), **options)
     explain(**inputs)
@@ -92,17 +101,28 @@ def test_relevance_graphs_need_less_memory_and_give_the_same_bits(name: str, att
     entry = explain._compiler.current
     assert entry is not None
     given = [inputs[i.name] for i in entry.program.inputs]
-    given += lrp_fx.targets.as_target(None).arguments(entry.sizes().output_shape({n: v.shape for n, v in inputs.items()}), given[0].device).values()
+    given += (
+        lrp_fx.targets.as_target(None)
+        .arguments(entry.sizes().output_shape({n: v.shape for n, v in inputs.items()}), given[0].device)
+        .values()
+    )
     for value, other in zip(late(*given), fx.GraphModule(late, early)(*given), strict=True):
         assert torch.equal(value, other)
 
 
 class Biased(nn.Module):
-    """Attention written out, with a bias for each pair: what softmax took is read from the weights and their coefficient."""
+    """Attention written out, with a bias for each pair: what softmax took is read from the weights and their
+    coefficient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.qkv, self.head, self.bias = nn.Embedding(V, F), nn.Linear(F, 3 * F), nn.Linear(F, 3), nn.Embedding(32, 1)
+        self.embed, self.qkv, self.head, self.bias = (
+            nn.Embedding(V, F),
+            nn.Linear(F, 3 * F),
+            nn.Linear(F, 3),
+            nn.Embedding(32, 1),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         q, k, v = self.qkv(self.embed(input_ids)).chunk(3, -1)

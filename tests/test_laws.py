@@ -1,7 +1,8 @@
 """The laws of rules, over everything registered: a rule is tested by being registered.
 
 value      the surrogate equals the operation, sinks included
-linearity  with the frozen parts fixed the surrogate is linear in its carriers, or it is the operation's own tangent with
+linearity  with the frozen parts fixed the surrogate is linear in its carriers, or it is the operation's own tangent
+with
            one weight for each carrier
 balance    what the result has is what the carriers and sinks get
 reference  the carriers get what the published formula, written in relevances, says
@@ -30,14 +31,16 @@ F64, F32 = torch.float64, torch.float32
 rule_of = registry.rules
 TIGHT = {torch.float64: 1e-13, torch.float32: 2e-6}
 
-#: Kinds whose surrogate may be the operation itself, nonlinear in its carriers, with weighted coefficients: its linear map
-#: is the tangent at the current activations. All others must be linear as written.
+#: Kinds whose surrogate may be the operation itself, nonlinear in its carriers, with weighted coefficients: its linear
+#: map is the tangent at the current activations. All others must be linear as written.
 TANGENT_KINDS = frozenset({"product", "gate", "scan", "attention", "homogeneous", "route", "tangent"})
 
 
 # ------------------------------------------------------------------------------------------------ applying a rule
 def relevance_of(x: Tensor, c: Tensor) -> Tensor:
-    """``x * c``, for complex values the two real parts together; a coefficient of 0 takes nothing from an infinite value."""
+    """``x * c``, for complex values the two real parts together; a coefficient of 0 takes nothing from an infinite
+    value.
+    """
     if x.is_complex():
         return (torch.view_as_real(x.resolve_conj()) * torch.view_as_real(c.resolve_conj())).sum(-1)
     return torch.where(c == 0, torch.zeros_like(x), x * c)
@@ -91,7 +94,12 @@ def with_value(call: Call) -> Call:
 
 def seeds_for(results: list[Tensor], seed: int = 0) -> list[Tensor]:
     g = torch.Generator().manual_seed(seed)
-    return [torch.randn(y.shape, generator=g, dtype=F64).to(y.dtype) if not y.is_complex() else torch.randn(y.shape, generator=g, dtype=y.dtype) for y in results]
+    return [
+        torch.randn(y.shape, generator=g, dtype=F64).to(y.dtype)
+        if not y.is_complex()
+        else torch.randn(y.shape, generator=g, dtype=y.dtype)
+        for y in results
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ the laws
@@ -104,20 +112,32 @@ def check_value(rule: Rule, call: Call, tolerance: float | None = None) -> None:
         assert got.shape == y.shape and got.dtype == y.dtype
         tol = tolerance if tolerance is not None else TIGHT[y.real.dtype if y.is_complex() else y.dtype]
         finite = y.isfinite()
-        assert torch.equal(torch.where(finite, torch.zeros_like(y), y), torch.where(finite, torch.zeros_like(y), got.detach())), "infinite values must agree"
-        scale = y.abs() + sum((s.detach().abs() for _, s in applied.tape.sinks if s.shape == y.shape), torch.zeros_like(y.abs()))
+        assert torch.equal(
+            torch.where(finite, torch.zeros_like(y), y), torch.where(finite, torch.zeros_like(y), got.detach())
+        ), "infinite values must agree"
+        scale = y.abs() + sum(
+            (s.detach().abs() for _, s in applied.tape.sinks if s.shape == y.shape), torch.zeros_like(y.abs())
+        )
         if rule.kind not in ("elementwise", "move", "route"):  # sums round relative to their largest terms
             scale = scale + (y[finite].abs().max() if finite.any() else 0.0)
         own_rounding = (y.to(exact.dtype) - exact).abs().nan_to_num()  # the operation's own, where its formula cancels
         error = (got.detach() - y).abs()
         information = torch.finfo(got.real.dtype if got.is_complex() else got.dtype)
-        smallest = information.tiny * information.eps * (1 + max(float(x.detach().abs().nan_to_num(posinf=0.0).max()) for x in applied.carriers))
-        assert bool((error <= tol * scale + 2 * own_rounding + smallest)[finite].all()), f"{rule.name}: value off by {float((error / scale.clamp_min(1e-300))[finite].max()):.2e}"
+        smallest = (
+            information.tiny
+            * information.eps
+            * (1 + max(float(x.detach().abs().nan_to_num(posinf=0.0).max()) for x in applied.carriers))
+        )
+        assert bool((error <= tol * scale + 2 * own_rounding + smallest)[finite].all()), (
+            f"{rule.name}: value off by {float((error / scale.clamp_min(1e-300))[finite].max()):.2e}"
+        )
 
 
 def check_balance(rule: Rule, call: Call, tolerance: float = 1e-11) -> None:
     applied = apply(rule, call)
-    seeds = [c.masked_fill(~y.isfinite(), 0.0) for y, c in zip(applied.results, seeds_for(applied.results), strict=True)]
+    seeds = [
+        c.masked_fill(~y.isfinite(), 0.0) for y, c in zip(applied.results, seeds_for(applied.results), strict=True)
+    ]
     c_x, c_sinks = applied.coefficients(seeds)
     with torch.no_grad():
         out = [relevance_of(y, c) for y, c in zip(floating(call.run()), seeds, strict=True)]
@@ -137,10 +157,12 @@ def check_sinks(rule: Rule, call: Call) -> None:
 
 
 def check_linearity(rule: Rule, call: Call, tolerance: float = 1e-10) -> str:
-    """Linear as written; else, for kinds that may, linear in one carrier at a time; else the tangent with one weight each.
+    """Linear as written; else, for kinds that may, linear in one carrier at a time; else the tangent with one weight
+    each.
 
-    Returns which of the three it is. Linear in the carriers means: values of the surrogate with its frozen parts replayed
-    are affine, and its coefficients do not depend on where they are taken (for ``carry``, whose value is frozen).
+    Returns which of the three it is. Linear in the carriers means: values of the surrogate with its frozen parts
+    replayed are affine, and its coefficients do not depend on where they are taken (for ``carry``, whose value is
+    frozen).
     """
     carriers = sorted(call.carriers)
     if _is_affine(rule, call, carriers, tolerance):
@@ -158,15 +180,29 @@ def _is_affine(rule: Rule, call: Call, positions: list[int], tolerance: float) -
     g = torch.Generator().manual_seed(11)
     noise = {i: torch.randn(call.operand(i).shape, generator=g, dtype=F64) for i in positions}
     there, middle = (
-        apply(rule, call.map(lambda i, a, t=t: a + t * noise[i].masked_fill(~a.isfinite(), 0.0) if i in positions else a), list(here.tape.frozen)) for t in (1.0, 0.3)
+        apply(
+            rule,
+            call.map(lambda i, a, t=t: a + t * noise[i].masked_fill(~a.isfinite(), 0.0) if i in positions else a),
+            list(here.tape.frozen),
+        )
+        for t in (1.0, 0.3)
     )
     seeds = seeds_for(here.results)
     for a, b, m in zip(here.results, there.results, middle.results, strict=True):
         expected = 0.7 * a + 0.3 * b
-        if not torch.allclose(m, torch.where(expected.isfinite(), expected, m), rtol=tolerance, atol=tolerance * float(a[a.isfinite()].abs().max())):
+        if not torch.allclose(
+            m,
+            torch.where(expected.isfinite(), expected, m),
+            rtol=tolerance,
+            atol=tolerance * float(a[a.isfinite()].abs().max()),
+        ):
             return False
     c_here, c_there = here.coefficients(seeds)[0], there.coefficients(seeds)[0]
-    return all(torch.allclose(c, d, rtol=tolerance, atol=tolerance * float(c.abs().max())) for i, c, d in zip(sorted(call.carriers), c_here, c_there, strict=True) if i in positions)
+    return all(
+        torch.allclose(c, d, rtol=tolerance, atol=tolerance * float(c.abs().max()))
+        for i, c, d in zip(sorted(call.carriers), c_here, c_there, strict=True)
+        if i in positions
+    )
 
 
 def _tangent_weights(rule: Rule, call: Call) -> list[float] | None:
@@ -195,7 +231,9 @@ def check_reference(rule: Rule, call: Call, tolerance: float = 1e-9) -> None:
         for x, c, R in zip(applied.carriers, c_x, expected, strict=True):
             got = relevance_of(x, c)
             assert got.shape == R.shape
-            assert torch.allclose(got, R, rtol=tolerance, atol=tolerance * float(R.abs().max())), f"{rule.name}: off by {float((got - R).abs().max()):.2e} of {float(R.abs().max()):.2e}"
+            assert torch.allclose(got, R, rtol=tolerance, atol=tolerance * float(R.abs().max())), (
+                f"{rule.name}: off by {float((got - R).abs().max()):.2e} of {float(R.abs().max()):.2e}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------ over the registry
@@ -213,7 +251,11 @@ def cases(*, exempt: Callable[[Rule], str | None] = lambda rule: None) -> Iterat
 
 
 def _unaudited(rule: Rule) -> str | None:
-    return "its remainder is this difference by definition, and there is no audit" if rule.remainder is not None and rule.audit is None else None
+    return (
+        "its remainder is this difference by definition, and there is no audit"
+        if rule.remainder is not None and rule.audit is None
+        else None
+    )
 
 
 def _no_published_formula(rule: Rule) -> str | None:
@@ -222,7 +264,9 @@ def _no_published_formula(rule: Rule) -> str | None:
 
 @pytest.mark.parametrize("rule", registry.rules.values(), ids=lambda r: r.name)
 def test_a_rule_can_be_tested(rule: Rule) -> None:
-    """Samples, a reference and citations are not optional (frozen rules carry nothing, inexact ones are refused by strict mode)."""
+    """Samples, a reference and citations are not optional (frozen rules carry nothing, inexact ones are refused by
+    strict mode).
+    """
     assert rule.samples() or rule.frozen or not rule.exact
     assert rule.reference is not None or rule.frozen or rule.kind == "tangent"
     assert rule.remainder is None or rule.remainder in rule.sinks
@@ -278,7 +322,12 @@ def test_operations_exist() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ leaf rules
-LEAF_CASES = [pytest.param(rule, call, id=rule.name) for rule in registry.rules.values() if rule.kind == "leaf" for call in rule.samples()]
+LEAF_CASES = [
+    pytest.param(rule, call, id=rule.name)
+    for rule in registry.rules.values()
+    if rule.kind == "leaf"
+    for call in rule.samples()
+]
 
 
 def _score_coefficients(p: Tensor) -> Tensor:
@@ -322,7 +371,9 @@ def test_leaf_rule_leaves_masked_pairs_out(rule: Rule, call: Call) -> None:
     q = q / q.sum(-1, keepdim=True)
     short = rule.surrogate(call.put({0: b[..., :-2], 1: q[..., :-2]}))
     for low in (float("-inf"), torch.finfo(F64).min):
-        assert torch.allclose(rule.surrogate(call.put({0: b.masked_fill(hidden, low), 1: q}))[..., :-2], short, rtol=1e-12)
+        assert torch.allclose(
+            rule.surrogate(call.put({0: b.masked_fill(hidden, low), 1: q}))[..., :-2], short, rtol=1e-12
+        )
 
 
 def test_covariance_form() -> None:
@@ -332,10 +383,13 @@ def test_covariance_form() -> None:
         b, p = call.args
         g = torch.randn(p.shape, generator=torch.Generator().manual_seed(33), dtype=F64)
         b_mean, g_mean = (p * b).sum(-1, keepdim=True), (p * g).sum(-1, keepdim=True)
-        assert torch.allclose(rule.surrogate(call) * (p * (g - g_mean)), p * (b - b_mean) * (g - g_mean), rtol=1e-12, atol=1e-15)
+        assert torch.allclose(
+            rule.surrogate(call) * (p * (g - g_mean)), p * (b - b_mean) * (g - g_mean), rtol=1e-12, atol=1e-15
+        )
 
 
-# ------------------------------------------------------------------------------------------------ every listed operation
+# ------------------------------------------------------------------------------------------------ every listed
+# operation
 def _x(*shape: int, seed: int = 20) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
@@ -349,8 +403,10 @@ def _listed() -> dict[str, list[Call]]:
     w, e = _x(4, seed=24), _x(5, 3, seed=25)
     a = aten
     calls: dict[str, list[Call]] = {name: [sample(getattr(a, name).default, x)] for name in
-        "silu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos sinh cosh asinh "
-        "atan hardtanh hardsigmoid softshrink hardshrink expm1 exp exp2 abs sign sgn round floor ceil trunc nan_to_num sinc square reciprocal neg "
+        "silu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos "
+        "sinh cosh asinh "
+        "atan hardtanh hardsigmoid softshrink hardshrink expm1 exp exp2 abs sign sgn round floor ceil trunc "
+        "nan_to_num sinc square reciprocal neg "
         "sum mean t tril triu ravel real _conj view_as_real max min median sort mode".split()}  # fmt: skip
     del calls["view_as_real"], calls["mode"]
     calls["flatten"] = [sample(a.flatten.using_ints, x)]
@@ -550,8 +606,14 @@ NOT_CALLED = {
 
 def _listed_cases() -> Iterator[Any]:
     for rule in operation_rules():
-        if rule.kind in ("product", "gate", "residual") or not rule.exact or rule.ops == ("*",) or rule.name in ("elementwise.product", "normalise.product"):
-            continue  # the machine picks their carriers (all terms, or the independent ones): their own samples say which
+        if (
+            rule.kind in ("product", "gate", "residual")
+            or not rule.exact
+            or rule.ops == ("*",)
+            or rule.name in ("elementwise.product", "normalise.product")
+        ):
+            # the machine picks their carriers (all terms, or the independent ones): their own samples say which
+            continue
         for op in rule.ops:
             for k, call in enumerate(LISTED.get(op.removeprefix("aten."), [])):
                 if rule.name == "linear.coefficient" and op == "aten.div" and 0 not in call.carriers:
@@ -576,7 +638,8 @@ def test_listed_operation(rule: Rule, call: Call) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ drawn calls
-#: Values that break formulas: zeros, the smallest and largest that a float16 holds without overflowing in a sum, near-zeros.
+#: Values that break formulas: zeros, the smallest and largest that a float16 holds without overflowing in a sum,
+#: near-zeros.
 AWKWARD = (0.0, -0.0, 1.0, -1.0, 1e-3, -1e-3, 1e-7, -1e-7, 3.5, -3.5, 20.0, -20.0, 400.0, -400.0)
 HALF = (torch.bfloat16, torch.float16)
 dtypes = st.sampled_from([F64, F32])
@@ -589,7 +652,9 @@ def tensors(draw: Any, shape: tuple[int, ...], dtype: torch.dtype = F64, *, awkw
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     x = torch.randn(shape, generator=g, dtype=F64).flatten()
     if awkward and x.numel():
-        for place, value in draw(st.lists(st.tuples(st.integers(0, x.numel() - 1), st.sampled_from(AWKWARD)), max_size=4)):
+        for place, value in draw(
+            st.lists(st.tuples(st.integers(0, x.numel() - 1), st.sampled_from(AWKWARD)), max_size=4)
+        ):
             x[place] = value
     return x.view(shape).to(dtype)
 
@@ -598,7 +663,9 @@ def tensors(draw: Any, shape: tuple[int, ...], dtype: torch.dtype = F64, *, awkw
 def broadcast_shapes(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Two shapes that broadcast: axes of size 1 and missing axes on either side."""
     full = tuple(draw(st.lists(sizes, min_size=1, max_size=3)))
-    cut = [tuple(s if draw(st.booleans()) else 1 for s in full)[draw(st.integers(0, len(full) - 1)) :] for _ in range(2)]
+    cut = [
+        tuple(s if draw(st.booleans()) else 1 for s in full)[draw(st.integers(0, len(full) - 1)) :] for _ in range(2)
+    ]
     keep = draw(st.sampled_from([0, 1, None]))
     return (full if keep == 0 else cut[0], full if keep == 1 else cut[1])
 
@@ -616,19 +683,22 @@ def obey(rule: Rule, call: Call, *, reference: bool = False) -> None:
 
 
 def check_finite(rule: Rule, call: Call) -> None:
-    """In half precision: the right value, and finite coefficients and relevance wherever the operation's own value is finite."""
+    """In half precision: the right value, and finite coefficients and relevance wherever the operation's own value is
+    finite.
+    """
     check_value(rule, call, 16 * torch.finfo(call.operands()[0].dtype).eps)
     applied = apply(rule, with_value(call))
     assert all(bool(y.isfinite().all()) for y in floating(call.run())), "draw smaller values"
     c_x, c_sinks = applied.coefficients(seeds_for(applied.results))
     for x, c in zip(applied.carriers, c_x, strict=True):
         assert c.dtype == x.dtype and bool(c.isfinite().all())
-        assert bool(relevance_of(x.detach().float(), c.float()).isfinite().all()), f"{rule.name} on {call.op}: relevance is not finite"
+        assert bool(relevance_of(x.detach().float(), c.float()).isfinite().all()), (
+            f"{rule.name} on {call.op}: relevance is not finite"
+        )
     assert all(bool(c.isfinite().all()) for c in c_sinks)
 
 
 ELEMENTWISE = "silu gelu relu relu6 leaky_relu hardswish mish tanh elu selu celu softplus sigmoid log_sigmoid erf erfc sin cos asinh atan hardtanh hardsigmoid softshrink hardshrink abs sinc".split()
-
 
 
 @given(st.data(), st.sampled_from(ELEMENTWISE), dtypes, st.lists(sizes, max_size=3))
@@ -644,10 +714,18 @@ def test_drawn_elementwise_in_half(data: Any, name: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise_at_awkward_values_in_half(name: str, dtype: torch.dtype) -> None:
-    check_finite(rule_of["elementwise.identity"], sample(getattr(aten, name).default, torch.tensor(AWKWARD, dtype=dtype)))
+    check_finite(
+        rule_of["elementwise.identity"], sample(getattr(aten, name).default, torch.tensor(AWKWARD, dtype=dtype))
+    )
 
 
-@given(st.data(), dtypes, st.lists(sizes, min_size=1, max_size=3), st.floats(0.5, 50.0), st.sampled_from(["softmax.taylor", "softmax.log"]))
+@given(
+    st.data(),
+    dtypes,
+    st.lists(sizes, min_size=1, max_size=3),
+    st.floats(0.5, 50.0),
+    st.sampled_from(["softmax.taylor", "softmax.log"]),
+)
 def test_drawn_softmax(data: Any, dtype: torch.dtype, shape: list[int], scale: float, name: str) -> None:
     dim = data.draw(st.integers(-len(shape), len(shape) - 1))
     x = data.draw(tensors(tuple(shape), dtype)) * scale
@@ -675,8 +753,17 @@ def test_softmax_of_a_row_that_is_masked_throughout() -> None:
     check_finite(rule_of["softmax.taylor"], call)
 
 
-@given(st.data(), dtypes, st.lists(sizes, max_size=2), st.integers(2, 5), st.booleans(), st.sampled_from([1e-5, 1e-12, 0.1]))
-def test_drawn_layer_norm(data: Any, dtype: torch.dtype, shape: list[int], features: int, affine: bool, eps: float) -> None:
+@given(
+    st.data(),
+    dtypes,
+    st.lists(sizes, max_size=2),
+    st.integers(2, 5),
+    st.booleans(),
+    st.sampled_from([1e-5, 1e-12, 0.1]),
+)
+def test_drawn_layer_norm(
+    data: Any, dtype: torch.dtype, shape: list[int], features: int, affine: bool, eps: float
+) -> None:
     x = data.draw(tensors((*shape, features), dtype))
     w, b = (data.draw(tensors((features,), dtype)) if affine else None for _ in range(2))
     assume(bool((x.var(-1, unbiased=False) > 1e-4).all()))  # below this a variance is rounding error
@@ -684,9 +771,14 @@ def test_drawn_layer_norm(data: Any, dtype: torch.dtype, shape: list[int], featu
 
 
 @given(st.data(), dtypes, st.lists(sizes, max_size=2), st.integers(1, 5), st.booleans(), st.sampled_from([None, 1e-5]))
-def test_drawn_rms_norm(data: Any, dtype: torch.dtype, shape: list[int], features: int, affine: bool, eps: float | None) -> None:
+def test_drawn_rms_norm(
+    data: Any, dtype: torch.dtype, shape: list[int], features: int, affine: bool, eps: float | None
+) -> None:
     x = data.draw(tensors((*shape, features), dtype))
-    obey(rule_of["normalise.statistics"], sample(aten.rms_norm.default, x, [features], data.draw(tensors((features,), dtype)) if affine else None, eps))
+    obey(
+        rule_of["normalise.statistics"],
+        sample(aten.rms_norm.default, x, [features], data.draw(tensors((features,), dtype)) if affine else None, eps),
+    )
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
@@ -697,34 +789,80 @@ def test_norms_of_zeros_in_half(dtype: torch.dtype) -> None:
     check_finite(rule_of["normalise.statistics"], sample(aten.rms_norm.default, x, [4], None, 1e-5))
 
 
-@given(st.data(), dtypes, broadcast_shapes(), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.sampled_from(["mul", "div"]))
-def test_drawn_products(data: Any, dtype: torch.dtype, shapes: tuple[Any, Any], factors: tuple[int, int], name: str) -> None:
+@given(
+    st.data(),
+    dtypes,
+    broadcast_shapes(),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.sampled_from(["mul", "div"]),
+)
+def test_drawn_products(
+    data: Any, dtype: torch.dtype, shapes: tuple[Any, Any], factors: tuple[int, int], name: str
+) -> None:
     a, b = (data.draw(tensors(s, dtype)) for s in shapes)
     if name == "div":
         b = torch.where(b.abs() < 1e-2, torch.ones_like(b), b)
     rule = rule_of["product.uniform" if name == "mul" else "product.quotient"]
-    obey(rule, sample(getattr(aten, name).Tensor, a, b, carriers=(0, 1), factors=dict(enumerate(factors))), reference=True)
+    obey(
+        rule,
+        sample(getattr(aten, name).Tensor, a, b, carriers=(0, 1), factors=dict(enumerate(factors))),
+        reference=True,
+    )
 
 
-@given(st.data(), dtypes, st.tuples(sizes, sizes, sizes), st.sampled_from([(), (2,), (1,), (2, 1), (1, 3)]), st.sampled_from([(), (2,), (1,), (2, 3)]), st.tuples(st.integers(1, 3), st.integers(1, 3)))
-def test_drawn_matrix_products(data: Any, dtype: torch.dtype, sizes_: tuple[int, int, int], left: tuple[int, ...], right: tuple[int, ...], factors: tuple[int, int]) -> None:
+@given(
+    st.data(),
+    dtypes,
+    st.tuples(sizes, sizes, sizes),
+    st.sampled_from([(), (2,), (1,), (2, 1), (1, 3)]),
+    st.sampled_from([(), (2,), (1,), (2, 3)]),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_drawn_matrix_products(
+    data: Any,
+    dtype: torch.dtype,
+    sizes_: tuple[int, int, int],
+    left: tuple[int, ...],
+    right: tuple[int, ...],
+    factors: tuple[int, int],
+) -> None:
     n, k, m = sizes_
     try:
         torch.broadcast_shapes(left, right)
     except RuntimeError:
         assume(False)
     a, b = data.draw(tensors((*left, n, k), dtype)), data.draw(tensors((*right, k, m), dtype))
-    obey(rule_of["product.uniform"], sample(aten.matmul.default, a, b, carriers=(0, 1), factors=dict(enumerate(factors))))
+    obey(
+        rule_of["product.uniform"], sample(aten.matmul.default, a, b, carriers=(0, 1), factors=dict(enumerate(factors)))
+    )
 
 
-@given(st.data(), dtypes, broadcast_shapes(), st.sampled_from([(0,), (1,), (0, 1)]), st.sampled_from(["add", "sub", "rsub"]), st.sampled_from([1, 0.5, -2.0]))
-def test_drawn_sums(data: Any, dtype: torch.dtype, shapes: tuple[Any, Any], carriers: tuple[int, ...], name: str, alpha: float) -> None:
+@given(
+    st.data(),
+    dtypes,
+    broadcast_shapes(),
+    st.sampled_from([(0,), (1,), (0, 1)]),
+    st.sampled_from(["add", "sub", "rsub"]),
+    st.sampled_from([1, 0.5, -2.0]),
+)
+def test_drawn_sums(
+    data: Any, dtype: torch.dtype, shapes: tuple[Any, Any], carriers: tuple[int, ...], name: str, alpha: float
+) -> None:
     a, b = (data.draw(tensors(s, dtype)) for s in shapes)
     obey(rule_of["sum.plain"], sample(getattr(aten, name).Tensor, a, b, carriers=carriers, alpha=alpha))
 
 
-@given(st.data(), dtypes, st.lists(sizes, max_size=2), st.tuples(sizes, sizes), st.booleans(), st.sampled_from(["linear.zero", "linear.epsilon", "linear.gamma"]))
-def test_drawn_linear(data: Any, dtype: torch.dtype, shape: list[int], features: tuple[int, int], bias: bool, name: str) -> None:
+@given(
+    st.data(),
+    dtypes,
+    st.lists(sizes, max_size=2),
+    st.tuples(sizes, sizes),
+    st.booleans(),
+    st.sampled_from(["linear.zero", "linear.epsilon", "linear.gamma"]),
+)
+def test_drawn_linear(
+    data: Any, dtype: torch.dtype, shape: list[int], features: tuple[int, int], bias: bool, name: str
+) -> None:
     x = data.draw(tensors((*shape, features[0]), dtype))
     w, b = data.draw(tensors(features[::-1], dtype)), data.draw(tensors(features[1:], dtype)) if bias else None
     obey(rule_of[name], sample(aten.linear.default, x, w, b))
@@ -732,7 +870,11 @@ def test_drawn_linear(data: Any, dtype: torch.dtype, shape: list[int], features:
 
 @given(st.data(), st.sampled_from(HALF), st.sampled_from(["linear.zero", "linear.epsilon", "linear.gamma"]))
 def test_drawn_linear_in_half(data: Any, dtype: torch.dtype, name: str) -> None:
-    x, w, b = data.draw(tensors((2, 3), dtype)).clamp(-20, 20), data.draw(tensors((4, 3), dtype)).clamp(-20, 20), data.draw(tensors((4,), dtype))
+    x, w, b = (
+        data.draw(tensors((2, 3), dtype)).clamp(-20, 20),
+        data.draw(tensors((4, 3), dtype)).clamp(-20, 20),
+        data.draw(tensors((4,), dtype)),
+    )
     check_finite(rule_of[name], sample(aten.linear.default, x, w, b))
     check_finite(rule_of[name], sample(aten.linear.default, torch.zeros_like(x), w, torch.zeros_like(b)))
 
@@ -740,14 +882,29 @@ def test_drawn_linear_in_half(data: Any, dtype: torch.dtype, name: str) -> None:
 @given(st.data(), dtypes, st.integers(1, 3), st.integers(1, 4), st.booleans())
 def test_drawn_attention(data: Any, dtype: torch.dtype, queries: int, keys: int, masked: bool) -> None:
     q, k, v = (data.draw(tensors((2, n, 3), dtype, awkward=False)) for n in (queries, keys, keys))
-    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=keys, max_size=keys))).expand(2, queries, keys) if masked else None
+    mask = (
+        torch.tensor(data.draw(st.lists(st.booleans(), min_size=keys, max_size=keys))).expand(2, queries, keys)
+        if masked
+        else None
+    )
     assume(mask is None or bool(mask.any()))
-    obey(rule_of["attention.taylor"], sample(aten.scaled_dot_product_attention.default, q, k, v, mask, carriers=(0, 1, 2)))
+    obey(
+        rule_of["attention.taylor"],
+        sample(aten.scaled_dot_product_attention.default, q, k, v, mask, carriers=(0, 1, 2)),
+    )
 
 
-# ------------------------------------------------------------------------------------------------ lawless rules are caught
+# ------------------------------------------------------------------------------------------------ lawless rules are
+# caught
 def _lawless(surrogate: Callable[[Call], Any], **changes: Any) -> Rule:
-    fields: dict[str, Any] = {"kind": "elementwise", "law": "none", "cites": ("bach2015",), "ops": covers("aten", "silu"), "reference": lambda call, R_y: [R_y], **changes}
+    fields: dict[str, Any] = {
+        "kind": "elementwise",
+        "law": "none",
+        "cites": ("bach2015",),
+        "ops": covers("aten", "silu"),
+        "reference": lambda call, R_y: [R_y],
+        **changes,
+    }
     return Rule(name="lawless", surrogate=surrogate, **fields)
 
 
@@ -794,7 +951,9 @@ def test_a_rule_that_does_not_freeze_is_caught() -> None:
 
 
 def test_a_shared_product_with_weights_that_depend_on_the_values_is_caught() -> None:
-    call = sample(aten.mul.Tensor, torch.tensor([1.0, 2.0], dtype=F64), torch.tensor([3.0, -1.0], dtype=F64), carriers=(0, 1))
+    call = sample(
+        aten.mul.Tensor, torch.tensor([1.0, 2.0], dtype=F64), torch.tensor([3.0, -1.0], dtype=F64), carriers=(0, 1)
+    )
 
     def surrogate(call: Call) -> Any:
         a, b = call.args
@@ -810,8 +969,14 @@ def test_a_shared_product_with_weights_that_depend_on_the_values_is_caught() -> 
 
 def test_a_rule_that_moves_relevance_to_the_wrong_place_is_caught() -> None:
     """Right value, linear, its books close: only the published formula tells."""
-    call = sample(aten.mul.Tensor, torch.tensor([1.0, 2.0], dtype=F64), torch.tensor([3.0, -1.0], dtype=F64), carriers=(0, 1))
-    rule = _lawless(lambda c: c.args[0] * freeze(c.args[1]) + 0 * c.args[1], kind="product", reference=rule_of["product.uniform"].reference)
+    call = sample(
+        aten.mul.Tensor, torch.tensor([1.0, 2.0], dtype=F64), torch.tensor([3.0, -1.0], dtype=F64), carriers=(0, 1)
+    )
+    rule = _lawless(
+        lambda c: c.args[0] * freeze(c.args[1]) + 0 * c.args[1],
+        kind="product",
+        reference=rule_of["product.uniform"].reference,
+    )
     for check in (check_value, check_balance, check_linearity):
         check(rule, call)
     with pytest.raises(AssertionError, match="off by"):
@@ -827,6 +992,12 @@ def test_an_undeclared_sink_is_caught() -> None:
 
 
 def test_a_wrong_audit_is_caught() -> None:
-    rule = _lawless(lambda call: call.run(), kind="tangent", sinks=("tangent",), remainder="tangent", audit=lambda call, c: {"tangent": torch.zeros_like(c)})
+    rule = _lawless(
+        lambda call: call.run(),
+        kind="tangent",
+        sinks=("tangent",),
+        remainder="tangent",
+        audit=lambda call, c: {"tangent": torch.zeros_like(c)},
+    )
     with pytest.raises(AssertionError, match="out .* in "):
         check_balance(rule, SILU)

@@ -79,7 +79,9 @@ def test_areas_of_reversed_scores() -> None:
 
 
 def test_squared_error_sums_over_classes() -> None:
-    both = Example(torch.ones(12), torch.arange(1, 11), 0, lambda x: torch.stack([x @ WEIGHTS / 10, -(x @ WEIGHTS) / 10], 1))
+    both = Example(
+        torch.ones(12), torch.arange(1, 11), 0, lambda x: torch.stack([x @ WEIGHTS / 10, -(x @ WEIGHTS) / 10], 1)
+    )
     assert values(WEIGHTS, both)["AU-MSE generation"] == pytest.approx(2 * squared_area(SMALLEST_GONE), rel=1e-6)
 
 

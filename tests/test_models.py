@@ -1,4 +1,6 @@
-"""Real architectures with tiny random weights: forward equality, books that close, eager and fused attention agreeing."""
+"""Real architectures with tiny random weights: forward equality, books that close, eager and fused attention
+agreeing.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-from lrp_fx.capture import largest_difference
+from lrp_fx.capture.ladder import largest_difference
 
 from .architectures import ARCHITECTURES, BY_NAME, RELATIVES, Architecture, cases
 
 TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
 
 
-def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any) -> tuple[Any, lrp_fx.Relevance]:
+def explain(
+    architecture: Architecture, attention: str, dtype: torch.dtype, **options: Any
+) -> tuple[Any, lrp_fx.Relevance]:
     model = architecture.build(attention, dtype)
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in architecture.inputs().items()}
     explainer = lrp_fx.convert(model, **options)
@@ -26,7 +30,9 @@ def explain(architecture: Architecture, attention: str, dtype: torch.dtype, **op
         relevance = explainer(**inputs, target=TARGETS.get(architecture.name))
     with torch.no_grad():
         expected = model(**inputs)
-    differences = [largest_difference(got, want) for got, want in zip(floats(relevance.output), floats(expected), strict=False)]
+    differences = [
+        largest_difference(got, want) for got, want in zip(floats(relevance.output), floats(expected), strict=False)
+    ]
     return (explainer, max(differences)), relevance
 
 
@@ -41,12 +47,16 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
 
 
 def attentions() -> list[Any]:
-    """Every class with its fused attention where it has one; with attention written out (which float64 tests too) among the slow tests."""
+    """Every class with its fused attention where it has one; with attention written out (which float64 tests too) among
+    the slow tests.
+    """
     found = []
     for name, architecture in BY_NAME.items():
         for attention in ("eager", "sdpa") if architecture.fused else ("eager",):
             slow = name in RELATIVES or (attention == "eager" and architecture.fused)
-            found.append(pytest.param(name, attention, marks=[pytest.mark.slow] if slow else [], id=f"{name}-{attention}"))
+            found.append(
+                pytest.param(name, attention, marks=[pytest.mark.slow] if slow else [], id=f"{name}-{attention}")
+            )
     return found
 
 
@@ -58,7 +68,9 @@ def test_float32_equals_the_model_and_closes(name: str, attention: str) -> None:
     assert not explainer.coverage["unexplained"]
 
 
-@pytest.mark.parametrize("name", cases(BY_NAME, slow=["gemma3", "modernbert", "clip", "mixtral", "wav2vec2"]))  # two conversions each; in float32 they are with the others
+@pytest.mark.parametrize(
+    "name", cases(BY_NAME, slow=["gemma3", "modernbert", "clip", "mixtral", "wav2vec2"])
+)  # two conversions each; in float32 they are with the others
 def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -> None:
     architecture = BY_NAME[name]
     (explainer, _), eager = explain(architecture, "eager", torch.float64, conserve="site")
@@ -67,7 +79,9 @@ def test_float64_closes_at_every_site_and_attention_spellings_agree(name: str) -
     assert max(s.error for s in eager.ledger.sites) <= 1e-10
     assert explainer.statistics.captures == 1
     calls = [n.target for n in explainer.relevance_graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    assert not [c for c in calls if c._schema.is_mutable], "equal expressions are computed once: nothing may be written to"
+    assert not [c for c in calls if c._schema.is_mutable], (
+        "equal expressions are computed once: nothing may be written to"
+    )
     if not architecture.fused:
         return
     _, fused = explain(architecture, "sdpa", torch.float64, conserve="site")
@@ -110,5 +124,5 @@ def test_no_code_knows_an_architecture() -> None:
 
     root = pathlib.Path(__file__).parents[1]
     names = re.compile(r"\b(" + "|".join(a.name.replace("_", "[-_]?") for a in ARCHITECTURES) + r")\b", re.IGNORECASE)
-    for file in [*root.glob("lrp_fx/*.py"), *root.glob("lrp_fx/recognize/*.py"), *root.glob("rules/*.py")]:
+    for file in [*root.glob("lrp_fx/**/*.py"), *root.glob("rules/*.py")]:
         assert not names.search(file.read_text()), file

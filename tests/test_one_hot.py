@@ -1,4 +1,6 @@
-"""One class of each row: the head's transpose and, where nobody wants the rest, the head itself read one row of their matrix."""
+"""One class of each row: the head's transpose and, where nobody wants the rest, the head itself read one row of their
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
 from lrp_fx import targets
-from lrp_fx.one_hot import pick_classes
-from lrp_fx.program import op_name
-from lrp_fx.snippet import trace
-from lrp_fx.tidy import tidy
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.one_hot import pick_classes
+from lrp_fx.optimize.simplify import simplify
 
 from .architectures import BY_NAME
 
 PRODUCT = {"aten.linear", "aten.mm", "aten.addmm"}
 ROWS, CLASSES, WIDTH = 3, 7, 4
 G = torch.Generator().manual_seed(0)
-X, W, B = torch.randn(ROWS, WIDTH, generator=G), torch.randn(CLASSES, WIDTH, generator=G), torch.randn(CLASSES, generator=G)
+X, W, B = (
+    torch.randn(ROWS, WIDTH, generator=G),
+    torch.randn(CLASSES, WIDTH, generator=G),
+    torch.randn(CLASSES, generator=G),
+)
 INDEX = torch.tensor([[2], [0], [6]])
 
 
@@ -30,7 +36,7 @@ def picked(function: Callable[..., Any]) -> list[str]:
     """Operations of the rewritten graph of ``function(x, weight, bias, index)``, which must give the same values."""
     mode, inputs = FakeTensorMode(), (X, W, B, INDEX)
     module = trace(lambda *values: list(function(*values)), [mode.from_tensor(x) for x in inputs], mode)
-    tidy(module.graph)
+    simplify(module.graph)
     pick_classes(module.graph, mode)
     module.graph.lint()
     module.recompile()
@@ -53,7 +59,9 @@ PRODUCTS: dict[str, Callable[..., Any]] = {
     "written, not added": lambda x, w, b, i: [zeros(x).scatter(1, i, x[:, :1]) @ w],
     "the difference of two": lambda x, w, b, i: [(seed(x, i) + seed(-x, (i + 1) % CLASSES)) @ w],
     "some rows count": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, seed(x, i), x.new_zeros(())) @ w],
-    "some texts count": lambda x, w, b, i: [torch.where(x[:, None, 1:2] > COUNTS, seed(x, i).unsqueeze(1), x.new_zeros(())).squeeze(1) @ w],
+    "some texts count": lambda x, w, b, i: [
+        torch.where(x[:, None, 1:2] > COUNTS, seed(x, i).unsqueeze(1), x.new_zeros(())).squeeze(1) @ w
+    ],
     "a row of tokens": lambda x, w, b, i: [seed(x, i).unsqueeze(1).squeeze(1) @ w],
     "a turned matrix": lambda x, w, b, i: [seed(x, i) @ w.t().clone(memory_format=torch.contiguous_format).t()],
 }
@@ -66,7 +74,9 @@ def test_products_read_the_rows_that_count(function: Callable[..., Any]) -> None
 
 
 OTHERS: dict[str, Callable[..., Any]] = {
-    "two classes in a row": lambda x, w, b, i: [zeros(x).scatter_add(1, torch.cat([i, (i + 1) % CLASSES], 1), x[:, :2]) @ w],
+    "two classes in a row": lambda x, w, b, i: [
+        zeros(x).scatter_add(1, torch.cat([i, (i + 1) % CLASSES], 1), x[:, :2]) @ w
+    ],
     "into ones": lambda x, w, b, i: [torch.ones_like(zeros(x)).scatter_add(1, i, x[:, :1]) @ w],
     "with another part": lambda x, w, b, i: [(seed(x, i) + x @ w.t()) @ w],
     "ones elsewhere": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, seed(x, i), x.new_ones(())) @ w],
@@ -88,8 +98,12 @@ READS: dict[str, Callable[..., Any]] = {
     "one class": lambda x, w, b, i: [head(x, w).gather(1, i)],
     "with a bias": lambda x, w, b, i: [head(x, w, b).gather(-1, i)],
     "two classes": lambda x, w, b, i: [head(x, w, b).gather(1, i) - head(x, w, b).gather(1, (i + 1) % CLASSES)],
-    "rows that count": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, head(x, w, b), x.new_zeros(())).gather(1, i)],
-    "texts that count": lambda x, w, b, i: [torch.where(x[:, None, 1:2] > COUNTS, head(x.unsqueeze(1), w), x.new_zeros(())).squeeze(1).gather(1, i)],
+    "rows that count": lambda x, w, b, i: [
+        torch.where(x[:, 1:2] > COUNTS, head(x, w, b), x.new_zeros(())).gather(1, i)
+    ],
+    "texts that count": lambda x, w, b, i: [
+        torch.where(x[:, None, 1:2] > COUNTS, head(x.unsqueeze(1), w), x.new_zeros(())).squeeze(1).gather(1, i)
+    ],
     "a token of each text": lambda x, w, b, i: [head(x.unsqueeze(1), w, b).squeeze(1).gather(1, i)],
 }
 
@@ -105,7 +119,9 @@ MORE: dict[str, Callable[..., Any]] = {
     "the largest": lambda x, w, b, i: [(y := head(x, w, b)).gather(1, y.argmax(-1, keepdim=True))],
     "ones elsewhere": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, head(x, w, b), x.new_ones(())).gather(1, i)],
     "two in a row": lambda x, w, b, i: [head(x, w, b).gather(1, torch.cat([i, i], 1))],
-    "zeros for each class": lambda x, w, b, i: [torch.where(x[:, 1:2] > COUNTS, head(x, w, b), b.new_zeros(CLASSES)).gather(1, i)],
+    "zeros for each class": lambda x, w, b, i: [
+        torch.where(x[:, 1:2] > COUNTS, head(x, w, b), b.new_zeros(CLASSES)).gather(1, i)
+    ],
     "one bias for all": lambda x, w, b, i: [torch.addmm(b[:1], x, w.t()).gather(1, i)],
     "one of all rows": lambda x, w, b, i: [head(x, w, b).gather(0, i.expand(-1, CLASSES) % ROWS)],
 }
@@ -120,8 +136,12 @@ def test_logits_that_are_read_are_computed(function: Callable[..., Any]) -> None
 def test_the_models_own_outputs_are_computed_as_the_model_does() -> None:
     """An expert chosen for each token is a product of the model's own."""
     mode = FakeTensorMode()
-    module = trace(lambda x, w, i: [seed(x, i) @ w, (seed(x, i) + 0.0 * x.sum()) @ w, seed(2 * x, i) @ w], [mode.from_tensor(x) for x in (X, W, INDEX)], mode)
-    tidy(module.graph)
+    module = trace(
+        lambda x, w, i: [seed(x, i) @ w, (seed(x, i) + 0.0 * x.sum()) @ w, seed(2 * x, i) @ w],
+        [mode.from_tensor(x) for x in (X, W, INDEX)],
+        mode,
+    )
+    simplify(module.graph)
     pick_classes(module.graph, mode, wanted=2)
     assert [op_name(n) for n in module.graph.nodes].count("aten.mm") == 2
 
@@ -132,7 +152,11 @@ class _Scorer(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.words = kind, nn.Embedding(20, 6)
-        self.table, self.vector, self.bias = nn.Parameter(torch.randn(64, 5)), nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(1))
+        self.table, self.vector, self.bias = (
+            nn.Parameter(torch.randn(64, 5)),
+            nn.Parameter(torch.randn(6)),
+            nn.Parameter(torch.randn(1)),
+        )
         self.double()
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -157,16 +181,26 @@ def test_unusual_heads(kind: str, target: Any, quiet: None) -> None:
 def _products_with(module: fx.GraphModule, words: int) -> list[str]:
     """Matrix products that read or write something as long as the vocabulary."""
     kinds = ("aten.mm", "aten.linear", "aten.addmm", "aten.bmm")
-    values = {n: [v.meta.get("val") for v in (n, *n.all_input_nodes)] for n in module.graph.nodes if op_name(n) in kinds}
+    values = {
+        n: [v.meta.get("val") for v in (n, *n.all_input_nodes)] for n in module.graph.nodes if op_name(n) in kinds
+    }
     return [op_name(n) for n, found in values.items() if any(isinstance(v, Tensor) and words in v.shape for v in found)]
 
 
 @pytest.mark.parametrize(
     ("target", "keep_output", "expected"),
-    [(None, True, ["aten.linear"]), (None, False, ["aten.linear"]), (5, True, ["aten.linear"]), (5, False, []), (targets.Contrast(5, 9), False, [])],
+    [
+        (None, True, ["aten.linear"]),
+        (None, False, ["aten.linear"]),
+        (5, True, ["aten.linear"]),
+        (5, False, []),
+        (targets.Contrast(5, 9), False, []),
+    ],
     ids=["prediction", "prediction, relevance only", "class", "class, relevance only", "contrast, relevance only"],
 )
-def test_of_a_large_vocabulary_no_more_is_read_than_the_target_reads(target: Any, keep_output: bool, expected: list[str], quiet: None) -> None:
+def test_of_a_large_vocabulary_no_more_is_read_than_the_target_reads(
+    target: Any, keep_output: bool, expected: list[str], quiet: None
+) -> None:
     model, inputs = BY_NAME["llama"].build("sdpa", torch.float64), BY_NAME["llama"].inputs()
     explain = lrp_fx.convert(model, keep_output=keep_output)
     relevance = explain(**inputs, target=target)

@@ -1,4 +1,6 @@
-"""What is installed is what is here: rules under one name, machine and knowledge apart, the README's commands the tested ones."""
+"""What is installed is what is here: rules under one name, machine and knowledge apart, the README's commands the
+tested ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,15 @@ def machine() -> list[Path]:
 
 
 def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def commands() -> dict[str, str]:
@@ -43,7 +53,11 @@ def test_rules_are_imported_under_one_name_only() -> None:
 
 @pytest.mark.parametrize("path", machine(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_machine_names_no_rule(path: Path) -> None:
-    words = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    words = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     assert not words & set(registry.rules)
 
 
@@ -56,13 +70,17 @@ def test_rule_files_import_only_torch_and_the_vocabulary(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
     ours = {name for name in imported if name.split(".")[0] == "lrp_fx"}
-    others = {name.split(".")[0] for name in imported} - {"lrp_fx", "torch", "__future__"} - set(sys.stdlib_module_names)
+    others = (
+        {name.split(".")[0] for name in imported} - {"lrp_fx", "torch", "__future__"} - set(sys.stdlib_module_names)
+    )
     assert not others
     assert all(name in ("lrp_fx.rule", "lrp_fx.aggregation") or name.startswith("lrp_fx.rules.") for name in ours)
 
 
 def test_every_folder_with_code_is_packaged() -> None:
-    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "lrp_fx").rglob("__init__.py")} | {"lrp_fx.rules"}
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "lrp_fx").rglob("__init__.py")} | {
+        "lrp_fx.rules"
+    }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
     assert not [p for p in (ROOT / "rules").iterdir() if p.is_dir() and p.name != "__pycache__"], "keep rules/ flat"
 
@@ -73,7 +91,11 @@ def test_version_is_the_same_everywhere() -> None:
 
 
 def test_constraints_fix_every_direct_dependency() -> None:
-    fixed = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
+    fixed = {
+        line.split("==")[0]
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
     declared = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
     assert {re.split(r"[<>=~! ]", d)[0] for d in declared} <= fixed
 
@@ -93,7 +115,9 @@ def test_the_checks_read_the_commands_as_written(tmp_path: Path) -> None:
     function = re.search(r"^command_of\(\) \{.*?^\}", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.S | re.M)
     assert function is not None
     for name, command in commands().items():
-        done = subprocess.run([bash, "-c", f"{function[0]}\ncommand_of {name}"], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [bash, "-c", f"{function[0]}\ncommand_of {name}"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == command
 
 
@@ -105,15 +129,36 @@ def test_the_readme_names_every_preset() -> None:
 @pytest.mark.slow
 def test_wheel_and_source_archive_install_outside_the_checkout(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    )
     shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignored)
     build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, str(tmp_path / "dist")], cwd=checkout, check=True, capture_output=True)
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     for number, source in enumerate((checkout, archive)):
         target = tmp_path / f"site{number}"
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target), str(source)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            str(target),
+            str(source),
+        ]
         subprocess.run(pip, check=True, capture_output=True)
-        assert not (target / "rules").exists() and (target / "lrp_fx" / "rules" / "linear.py").is_file() and (target / "lrp_fx" / "py.typed").is_file()
-        done = python("import lrp_fx.rules; from lrp_fx.rule import registry; print(lrp_fx.__file__, len(registry.rules))", tmp_path, PYTHONPATH=str(target))
+        assert (
+            not (target / "rules").exists()
+            and (target / "lrp_fx" / "rules" / "linear.py").is_file()
+            and (target / "lrp_fx" / "py.typed").is_file()
+        )
+        done = python(
+            "import lrp_fx.rules; from lrp_fx.rule import registry; print(lrp_fx.__file__, len(registry.rules))",
+            tmp_path,
+            PYTHONPATH=str(target),
+        )
         assert done.stdout.split() == [str(target / "lrp_fx" / "__init__.py"), str(len(registry.rules))], done.stderr

@@ -12,12 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import lrp_fx
-from lrp_fx.canonicalize import PASSES, canonicalize, check_canonical
-from lrp_fx.capture import capture, inference_configuration
+from lrp_fx.analysis.provenance import find_provenance
+from lrp_fx.canonicalize.passes import PASSES, canonicalize, check_canonical
+from lrp_fx.capture.ladder import capture, inference_configuration
 from lrp_fx.errors import LrpError
-from lrp_fx.program import Pass, Program, check_well_formed, copy_graph, op_name
-from lrp_fx.provenance import find_provenance
-from lrp_fx.snippet import trace
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.passes import Pass
+from lrp_fx.ir.program import Program, check_well_formed, copy_graph
+from lrp_fx.ir.tracing import trace
 
 from .architectures import BY_NAME
 
@@ -57,7 +59,11 @@ def test_canonical_programs_are_what_they_promise(captured: tuple[nn.Module, Pro
     canonical = canonicalize(program)
     check_well_formed(canonical)
     check_canonical(canonical)
-    calls = [(n.target, n.args, tuple(sorted(n.kwargs.items(), key=str))) for n in canonical.graph.nodes if n.op == "call_function"]
+    calls = [
+        (n.target, n.args, tuple(sorted(n.kwargs.items(), key=str)))
+        for n in canonical.graph.nodes
+        if n.op == "call_function"
+    ]
     assert len(calls) == len({str(c) for c in calls}), "nothing is computed twice"
     assert not any(op_name(n) == "aten.view" for n in canonical.graph.nodes)
 
@@ -104,7 +110,12 @@ def test_the_relevance_graph_is_flat_and_needs_no_autograd() -> None:
     graph = explain.relevance_graph.graph
     assert {n.op for n in graph.nodes} == {"placeholder", "get_attr", "call_function", "output"}
     functions = {n.target for n in graph.nodes if n.op == "call_function"}
-    assert all(isinstance(f, torch._ops.OpOverload) or f is operator.getitem or f.__module__ in ("_operator", "math", "torch", "builtins") for f in functions), functions
+    assert all(
+        isinstance(f, torch._ops.OpOverload)
+        or f is operator.getitem
+        or f.__module__ in ("_operator", "math", "torch", "builtins")
+        for f in functions
+    ), functions
     with torch.inference_mode():
         again = explain(**inputs)
     assert torch.equal(again.tokens, relevance.tokens)
@@ -154,7 +165,9 @@ def test_islands_of_float32_do_not_round_the_books_of_a_float64_model() -> None:
 
 
 def test_a_stride_is_read_as_the_sizes_it_spans() -> None:
-    """Along an axis of size 1 a stride is anything: a size that the tracer finds there only must be written otherwise."""
+    """Along an axis of size 1 a stride is anything: a size that the tracer finds there only must be written
+    otherwise.
+    """
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment)
     real = torch.randn(2, 1, 16, 8)

@@ -1,4 +1,6 @@
-"""Rules about position: what no output can tell must not change relevance, and without position the books do not close."""
+"""Rules about position: what no output can tell must not change relevance, and without position the books do not
+close.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Attention(nn.Module):
         bias = self.bias(x.shape[1], x)
         causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         if self.fused:
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v, bias.masked_fill(~causal, float("-inf")).expand(len(x), -1, -1, -1))
+            mixed = nn.functional.scaled_dot_product_attention(
+                q, k, v, bias.masked_fill(~causal, float("-inf")).expand(len(x), -1, -1, -1)
+            )
         else:
             scores = (q @ k.transpose(-1, -2) / 8**0.5 + bias).masked_fill(~causal, float("-inf"))
             mixed = torch.softmax(scores, -1) @ v
@@ -60,7 +64,9 @@ SPELLINGS = ("position of the key", "distance", "a constant of its own in every 
 @functools.cache
 def _explain(spelling: str, rule: str | None, fused: bool) -> lrp_fx.Relevance:
     rules = dataclasses.replace(registry.rulesets["pa-lrp"], name=str(rule), leaves={"bias": rule} if rule else {})
-    relevance = lrp_fx.convert(Attention(spelling, fused).double().eval(), rules=rules, conserve="site")(**IDS, target=1)
+    relevance = lrp_fx.convert(Attention(spelling, fused).double().eval(), rules=rules, conserve="site")(
+        **IDS, target=1
+    )
     assert relevance.ledger.error.max() <= 1e-10
     return relevance
 
@@ -79,7 +85,10 @@ def test_a_constant_in_a_row_changes_no_relevance(rule: str, fused: bool) -> Non
     for spelling in SPELLINGS:
         for credit in ("key", "query", "both"):
             found = _per_token(spelling, rule, fused=fused, credit=credit)
-            assert torch.allclose(found, _per_token("distance", rule, credit=credit), rtol=1e-9, atol=1e-12), (spelling, credit)
+            assert torch.allclose(found, _per_token("distance", rule, credit=credit), rtol=1e-9, atol=1e-12), (
+                spelling,
+                credit,
+            )
     assert expected.abs().max() > 1e-3
 
 
@@ -91,7 +100,9 @@ def test_read_as_it_stands_it_does() -> None:
 
 
 def test_a_vector_added_to_all_keys_changes_no_relevance_of_content() -> None:
-    """The bias of the key projection moves every score of a row alike: its sink holds it, token by token, and sums to zero."""
+    """The bias of the key projection moves every score of a row alike: its sink holds it, token by token, and sums to
+    zero.
+    """
     relevances = []
     for shift in (0.0, 2.0):
         model = Attention("distance").double().eval()
@@ -128,7 +139,10 @@ class Rotated(nn.Module):
         place = torch.arange(x.shape[1], device=x.device).to(x.dtype)[:, None]
         angle = (place * 10.0 ** (-torch.arange(8).to(x.dtype) / 4)).repeat(1, 2)
         scale = (1.2 ** (place / 4)).expand(-1, 16)
-        q, k = self.turn(self.q(x), angle.cos(), angle.sin(), scale), self.turn(self.k(x), angle.cos(), angle.sin(), 1 / scale)
+        q, k = (
+            self.turn(self.q(x), angle.cos(), angle.sin(), scale),
+            self.turn(self.k(x), angle.cos(), angle.sin(), 1 / scale),
+        )
         return self.head((torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ self.v(x))[:, -1])
 
 
@@ -136,7 +150,9 @@ def test_position_factors_of_one_product_are_one() -> None:
     found = [lrp_fx.convert(Rotated(i).double().eval(), conserve="site")(**IDS, target=1) for i in range(3)]
     for other in found[1:]:
         for aggregation in (None, "signed", "positive", "absolute"):
-            assert torch.allclose(found[0].per_token(aggregation), other.per_token(aggregation), rtol=1e-9, atol=1e-12), aggregation
+            assert torch.allclose(
+                found[0].per_token(aggregation), other.per_token(aggregation), rtol=1e-9, atol=1e-12
+            ), aggregation
     assert all({p.kind for p in relevance.position} == {"rotary"} for relevance in found)
 
 
@@ -148,10 +164,19 @@ def test_a_shift_of_all_positions_changes_no_aggregation() -> None:
     runs = []
     for shift in (0, 17):
         place = torch.arange(sequences.ids.shape[1]).expand_as(sequences.ids) + shift
-        runs.append(explain_at(input_ids=sequences.ids, attention_mask=sequences.mask, position_ids=place, target=lrp_fx.targets.Class(sequences.labels)))
+        runs.append(
+            explain_at(
+                input_ids=sequences.ids,
+                attention_mask=sequences.mask,
+                position_ids=place,
+                target=lrp_fx.targets.Class(sequences.labels),
+            )
+        )
     here, there = runs
     for aggregation in ("signed", "positive", "absolute"):
-        assert torch.allclose(here.per_token(aggregation), there.per_token(aggregation), rtol=1e-5, atol=1e-5), aggregation
+        assert torch.allclose(here.per_token(aggregation), there.per_token(aggregation), rtol=1e-5, atol=1e-5), (
+            aggregation
+        )
     for aggregation in ("paper-positive", "paper-absolute"):
         assert (here.per_token(aggregation) - there.per_token(aggregation)).abs().max() > 1e-2, aggregation
 
@@ -160,8 +185,14 @@ def test_a_shift_of_all_positions_changes_no_aggregation() -> None:
 def test_the_compiler_agrees_with_a_decoder_explained_by_hand(aggregation: str | None) -> None:
     model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope", 40)
     by_hand = explain(model.requires_grad_(False), sequences, "half")
-    relevance = lrp_fx.convert(model)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels))
-    aggregate = {None: lambda R: R.sum(-1) * 0, "signed": lambda R: R.sum(-1), "positive": lambda R: R.clamp(min=0).sum(-1)}[aggregation]
+    relevance = lrp_fx.convert(model)(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    )
+    aggregate = {
+        None: lambda R: R.sum(-1) * 0,
+        "signed": lambda R: R.sum(-1),
+        "positive": lambda R: R.clamp(min=0).sum(-1),
+    }[aggregation]
     expected = by_hand.content + by_hand.position(aggregate)
     assert torch.allclose(relevance.per_token(aggregation), expected, atol=2e-5 * float(expected.abs().max()))
     assert isinstance(relevance.depth, Tensor)
@@ -174,13 +205,20 @@ MISSED = {"synth_learned": 0.03, "synth_alibi": 0.005, "synth_t5": 0.03}
 
 @pytest.mark.parametrize("name", MISSED)
 def test_without_position_the_books_do_not_close(name: str) -> None:
-    """PA-LRP's lemma as a number: content, learned tokens and the sinks of pa-lrp miss the score by the position leaves."""
+    """PA-LRP's lemma as a number: content, learned tokens and the sinks of pa-lrp miss the score by the position
+    leaves.
+    """
     model, sequences = load_model(MODELS / name).double(), load_sequences(MODELS / name, 60)
-    ledger = lrp_fx.convert(model)(input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)).ledger
+    ledger = lrp_fx.convert(model)(
+        input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
+    ).ledger
     position = ledger.leaves["position"]
     missing = (ledger.score - (ledger.total - position)).abs() / ledger.score.abs()
     assert ledger.error.max() <= 1e-10
-    print(f"{name}: without position the books miss {float(missing.median()):.1%} of the score (median), {float(missing.max()):.1%} at most")
+    print(
+        f"{name}: without position the books miss {float(missing.median()):.1%} of the score (median), "
+        f"{float(missing.max()):.1%} at most"
+    )
     assert float(missing.median()) >= MISSED[name]
 
 
@@ -219,6 +257,9 @@ def test_an_aggregation_of_ones_own() -> None:
 def test_the_same_sites_before_any_run() -> None:
     explainer = lrp_fx.convert(load_model(MODELS / "synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
     before = [(s.module, s.variant, s.source, s.layer) for s in explainer.sites if s.kind == "position"]
-    after = [(p.module, f"{p.kind}, {p.variant}", p.source, p.layer) for p in explainer(input_ids=torch.arange(3, 12).repeat(2, 1)).position]
+    after = [
+        (p.module, f"{p.kind}, {p.variant}", p.source, p.layer)
+        for p in explainer(input_ids=torch.arange(3, 12).repeat(2, 1)).position
+    ]
     assert before == after
     assert [layer for *_, layer in before] == [0, 0, 1, 1, 2, 2]

@@ -17,7 +17,10 @@ TOLERANCE = 1e-10
 
 
 def cases() -> list[Any]:
-    return [pytest.param(kind, marks=[pytest.mark.slow] if kind.slow else [], id=f"{kind.name}-{kind.architecture}") for kind in KINDS]
+    return [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind.slow else [], id=f"{kind.name}-{kind.architecture}")
+        for kind in KINDS
+    ]
 
 
 @pytest.mark.parametrize("kind", cases())
@@ -29,7 +32,9 @@ def test_position_is_found_and_accounted_for(kind: Kind) -> None:
     check_books(relevance)
     check_rows(relevance)
     if not kind.learned and not any(value.is_floating_point() for value in kind.inputs().values()):
-        assert all(site.owner() is not None for site in relevance.position), "what a text's tokens received is credited to them"
+        assert all(site.owner() is not None for site in relevance.position), (
+            "what a text's tokens received is credited to them"
+        )
 
 
 def explain(kind: Kind) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
@@ -61,7 +66,9 @@ def check_rows(relevance: lrp_fx.Relevance) -> None:
                 rows = site.per_token(credit=credit)
                 assert rows is not None
                 assert rows.shape == relevance.inputs[owner].shape
-                assert torch.allclose(rows.sum(1), site.total, rtol=0, atol=TOLERANCE * float(relevance.ledger.magnitude.max()))
+                assert torch.allclose(
+                    rows.sum(1), site.total, rtol=0, atol=TOLERANCE * float(relevance.ledger.magnitude.max())
+                )
 
 
 def windowed(folded: bool) -> Any:
@@ -78,10 +85,19 @@ def windowed(folded: bool) -> Any:
 
 def test_a_mask_folded_into_a_bias_is_no_position() -> None:
     """Pairs without weight have no coefficient: whatever is added to hide them, relevance is that of the bias."""
-    apart, folded = (explain(Kind("", "", lambda f=f: Small(scores=windowed(f)), "bias", "fixed"))[1] for f in (False, True))
-    assert [(site.kind, site.token_axes, site.owners) for site in folded.position] == [(site.kind, site.token_axes, site.owners) for site in apart.position]
+    apart, folded = (
+        explain(Kind("", "", lambda f=f: Small(scores=windowed(f)), "bias", "fixed"))[1] for f in (False, True)
+    )
+    assert [(site.kind, site.token_axes, site.owners) for site in folded.position] == [
+        (site.kind, site.token_axes, site.owners) for site in apart.position
+    ]
     for credit in ("key", "query"):
-        assert torch.allclose(folded.per_token(content=False, credit=credit), apart.per_token(content=False, credit=credit), rtol=1e-9, atol=1e-14)
+        assert torch.allclose(
+            folded.per_token(content=False, credit=credit),
+            apart.per_token(content=False, credit=credit),
+            rtol=1e-9,
+            atol=1e-14,
+        )
     assert torch.allclose(folded.content["input_ids"], apart.content["input_ids"], rtol=1e-9, atol=1e-14)
 
 

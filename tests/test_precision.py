@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from lrp_fx.layout import BatchAxis
-from lrp_fx.snippet import constant_per_example
+from lrp_fx.ir.layout import BatchAxis
+from lrp_fx.transpose.vjp import constant_per_example
 
 from .architectures import BY_NAME
 
-#: Closure demanded, relative to all absolute relevance: the type's spacing, added up at random over some hundred operations.
+#: Closure demanded, relative to all absolute relevance: the type's spacing, added up at random over some hundred
+#: operations.
 CLOSES = {torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.float32: 1e-5}
 
 
@@ -28,11 +29,25 @@ def gap(relevance: lrp_fx.Relevance) -> float:
 
 
 def finite(relevance: lrp_fx.Relevance) -> bool:
-    parts = [*relevance.content.values(), *(p for s in relevance.position for p in s.parts.values()), *relevance.learned.values(), *relevance.ledger.sinks.values()]
+    parts = [
+        *relevance.content.values(),
+        *(p for s in relevance.position for p in s.parts.values()),
+        *relevance.learned.values(),
+        *relevance.ledger.sinks.values(),
+    ]
     return all(bool(p.isfinite().all()) for p in parts)
 
 
-@pytest.mark.parametrize("name", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "vit", "gemma2", "t5", "swin", "mixtral", "gpt2", "whisper", "deberta_v2"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("bert", "vit", "gemma2", "t5", "swin", "mixtral", "gpt2", "whisper", "deberta_v2")
+        ),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_precision_is_finite_and_closes(name: str, dtype: torch.dtype) -> None:
     architecture = BY_NAME[name]
@@ -61,18 +76,33 @@ class Zeros(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embed, self.norm, self.up, self.head = nn.Embedding(9, 8, padding_idx=0), nn.RMSNorm(8, eps=1e-6), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+        self.embed, self.norm, self.up, self.head = (
+            nn.Embedding(9, 8, padding_idx=0),
+            nn.RMSNorm(8, eps=1e-6),
+            nn.Linear(8, 8, bias=False),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.embed(input_ids)
-        x = x + torch.nn.functional.silu(self.up(self.norm(x))) + torch.nn.functional.gelu(self.up(x)) + torch.tanh(x) + torch.relu(x) * 20
+        x = (
+            x
+            + torch.nn.functional.silu(self.up(self.norm(x)))
+            + torch.nn.functional.gelu(self.up(x))
+            + torch.tanh(x)
+            + torch.relu(x) * 20
+        )
         scores = (x @ x.mT).masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), float("-inf"))
         return self.head((scores.softmax(-1) @ self.up(x)).mean(1))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bfloat16", "float16", "float32"]
+)
 def test_zeros_and_minus_infinity_make_no_nan(dtype: torch.dtype) -> None:
-    relevance = lrp_fx.convert(Zeros().to(dtype).eval(), conserve="off")(input_ids=torch.tensor([[0, 3, 0, 5], [0, 0, 0, 0]]))
+    relevance = lrp_fx.convert(Zeros().to(dtype).eval(), conserve="off")(
+        input_ids=torch.tensor([[0, 3, 0, 5], [0, 0, 0, 0]])
+    )
     assert finite(relevance)
     assert gap(relevance) <= CLOSES[dtype]
 
@@ -119,5 +149,7 @@ def test_weights_of_a_long_text_do_not_underflow_with_their_coefficients() -> No
     x = torch.randn(2, 1024, 8).half()
     exact = Pool().double().eval()
     exact.load_state_dict({n: p.double() for n, p in half.state_dict().items()})
-    got, expected = (lrp_fx.convert(m)(x=v, target=1).ledger.sinks["softmax"].double() for m, v in ((half, x), (exact, x.double())))
+    got, expected = (
+        lrp_fx.convert(m)(x=v, target=1).ledger.sinks["softmax"].double() for m, v in ((half, x), (exact, x.double()))
+    )
     assert float((got - expected).abs().max()) < 0.1 * float(expected.abs().max())

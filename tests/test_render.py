@@ -14,9 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import lrp_fx
-from lrp_fx.render import fragment, plot, show, to_html
+from lrp_fx.render import page
+from lrp_fx.render.data import colour, ink
 from lrp_fx.render.page import png
-from lrp_fx.render.view import colour, examples, ink, token_names
+from lrp_fx.report.view import examples, picture, token_names
 
 
 class Text(nn.Module):
@@ -37,7 +38,12 @@ class Image(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.token, self.place, self.head = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 13, 8)), nn.Linear(8, 3)
+        self.patch, self.token, self.place, self.head = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.Parameter(torch.randn(1, 1, 8)),
+            nn.Parameter(torch.randn(1, 13, 8)),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.patch(pixel_values).flatten(2).transpose(1, 2)
@@ -62,7 +68,9 @@ class Two(nn.Module):
         self.embed, self.head = nn.Embedding(9, 8), nn.Linear(8, 3)
 
     def forward(self, input_ids: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.embed(input_ids)).mean(1) + torch.sigmoid(self.embed(decoder_input_ids)).mean(1))
+        return self.head(
+            torch.tanh(self.embed(input_ids)).mean(1) + torch.sigmoid(self.embed(decoder_input_ids)).mean(1)
+        )
 
 
 VOCABULARY = ["[PAD]", "<b>", "a&b", '"q"', " word", "ü", "x", "y", "z"]
@@ -90,7 +98,9 @@ def wave() -> lrp_fx.Relevance:
 @pytest.fixture(scope="module")
 def two() -> lrp_fx.Relevance:
     torch.manual_seed(0)
-    return lrp_fx.convert(Two().eval())(input_ids=torch.tensor([[1, 2, 3, 4, 5]]), decoder_input_ids=torch.tensor([[6, 7, 8]]))
+    return lrp_fx.convert(Two().eval())(
+        input_ids=torch.tensor([[1, 2, 3, 4, 5]]), decoder_input_ids=torch.tensor([[6, 7, 8]])
+    )
 
 
 class Page(HTMLParser):
@@ -121,14 +131,16 @@ class Page(HTMLParser):
 
 def printed(relevance: lrp_fx.Relevance, *, colours: bool = False, tokenizer: object = None) -> str:
     out = io.StringIO()
-    show(relevance, tokenizer, Console(file=out, width=120, force_terminal=colours, color_system="truecolor" if colours else None))
+    relevance.show(
+        tokenizer, Console(file=out, width=120, force_terminal=colours, color_system="truecolor" if colours else None)
+    )
     return out.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "wave", "two"])
 def test_pages_are_well_formed_and_self_contained(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     relevance = request.getfixturevalue(kind)
-    source = to_html(relevance, tmp_path / "page.html", VOCABULARY)
+    source = relevance.to_html(tmp_path / "page.html", VOCABULARY)
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == source
     page = Page(source)
     assert not page.open
@@ -140,7 +152,7 @@ def test_pages_are_well_formed_and_self_contained(kind: str, request: pytest.Fix
 
 
 def test_tokens_are_escaped_and_legible(text: lrp_fx.Relevance) -> None:
-    source = to_html(text, None, VOCABULARY)
+    source = text.to_html(None, VOCABULARY)
     assert "<b>" not in re.sub(r"<b>(token|total|content|position|pa-lrp|Predicted|[+-])", "", source)
     assert all(escaped in source for escaped in ("&lt;b&gt;", "a&amp;b", "&quot;q&quot;", "ü"))
 
@@ -149,7 +161,7 @@ def test_padded_tokens_are_left_out(text: lrp_fx.Relevance) -> None:
     first, second = examples(text, VOCABULARY)
     assert first.tokens[0].index == (0, 1, 2, 3, 4, 5)
     assert second.tokens[0].index == (2, 3, 4, 5)
-    assert "[PAD]" not in to_html(text, None, VOCABULARY) + printed(text, tokenizer=VOCABULARY)
+    assert "[PAD]" not in text.to_html(None, VOCABULARY) + printed(text, tokenizer=VOCABULARY)
 
 
 def test_rows_add_up_to_the_ledger(text: lrp_fx.Relevance) -> None:
@@ -166,7 +178,7 @@ def test_images_have_heat_and_positions_by_patch(image: lrp_fx.Relevance) -> Non
     assert raster.heat.shape == (12, 16) and raster.image.shape == (12, 16, 3)
     assert np.allclose(raster.heat, image.heatmap()[1].numpy())
     assert raster.position is not None and raster.position.shape == (3, 4) and raster.prefix == 1
-    assert to_html(image).count("data:image/png;base64,") == 8
+    assert image.to_html().count("data:image/png;base64,") == 8
 
 
 def test_every_token_input_is_drawn(two: lrp_fx.Relevance) -> None:
@@ -174,7 +186,9 @@ def test_every_token_input_is_drawn(two: lrp_fx.Relevance) -> None:
     assert "decoder_input_ids" in printed(two)
 
 
-def test_terminal_without_and_with_colours(text: lrp_fx.Relevance, image: lrp_fx.Relevance, wave: lrp_fx.Relevance) -> None:
+def test_terminal_without_and_with_colours(
+    text: lrp_fx.Relevance, image: lrp_fx.Relevance, wave: lrp_fx.Relevance
+) -> None:
     plain = printed(text, tokenizer=VOCABULARY)
     assert "\x1b[" not in plain and "content" in plain and "cancellation" in plain and "example 1" in plain
     assert "\x1b[48;2;" in printed(text, colours=True) or ";48;2;" in printed(text, colours=True)
@@ -188,14 +202,18 @@ def test_markup_in_tokens_is_not_interpreted(text: lrp_fx.Relevance) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "image", "wave", "two"])
 def test_figures_draw(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    plot(request.getfixturevalue(kind), VOCABULARY).savefig(tmp_path / "figure.png", dpi=40)
+    request.getfixturevalue(kind).plot(VOCABULARY).savefig(tmp_path / "figure.png", dpi=40)
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_notebooks_get_a_fragment(text: lrp_fx.Relevance) -> None:
-    assert text._repr_html_() == fragment(text)
+    assert text._repr_html_() == page.fragment(picture(text, None, 64))
     assert "<html" not in text._repr_html_()
-    assert all(line.startswith((".lrp", "<style>", "</style>")) for line in text._repr_html_().split("</style>")[0].splitlines() if "{" in line)
+    assert all(
+        line.startswith((".lrp", "<style>", "</style>"))
+        for line in text._repr_html_().split("</style>")[0].splitlines()
+        if "{" in line
+    )
 
 
 @pytest.mark.parametrize("x", [-1.0, -0.5, -0.1, 0.0, 0.1, 0.5, 1.0, float("nan")])

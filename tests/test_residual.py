@@ -20,7 +20,12 @@ class Parallel(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.order = order
-        self.embed, self.one, self.two, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.embed, self.one, self.two, self.head = (
+            nn.Embedding(20, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.embed(input_ids)
@@ -41,7 +46,10 @@ def test_order_of_addition_does_not_matter() -> None:
     assert torch.allclose(tokens[0], tokens[2], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("llama", 4), ("gpt_neox", 2), ("bert", 4), pytest.param("bart", 10, marks=pytest.mark.slow), ("vit", 4)])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("llama", 4), ("gpt_neox", 2), ("bert", 4), pytest.param("bart", 10, marks=pytest.mark.slow), ("vit", 4)],
+)
 def test_the_stream_is_found(name: str, blocks: int) -> None:
     """Two sums a block (one where attention and MLP run in parallel, three with cross-attention), no other sum."""
     architecture = BY_NAME[name]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from handmade import V, ids, ready
-from lrp_fx.compiler import CACHED_PROGRAMS
+from lrp_fx.runtime.compiler import CACHED_PROGRAMS
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -64,10 +64,10 @@ def test_caches_are_bounded() -> None:
         for n in range(CACHED_PROGRAMS + 6):
             explain(input_ids=ids(1, 3 + n % 4, seed=n), target=n % 3)
             kept = explain._compiler.entries
-            sizes.append((len(kept), sum(len(k.entry.graphs) for k in kept), len(explain._compiler.snippets)))
+            sizes.append((len(kept), sum(len(k.entry.graphs) for k in kept), len(explain._compiler.traces)))
     assert sizes[-1][0] == CACHED_PROGRAMS
     assert sizes[-1][1] <= CACHED_PROGRAMS, "a graph goes with its program"
-    assert sizes[-1][2] <= max(s for *_, s in sizes[: CACHED_PROGRAMS])
+    assert sizes[-1][2] <= max(s for *_, s in sizes[:CACHED_PROGRAMS])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")

@@ -14,10 +14,10 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 import lrp_fx
 from lrp_fx import targets
-from lrp_fx.program import op_name, value_of
-from lrp_fx.row_reads import pull_rows
-from lrp_fx.snippet import trace
-from lrp_fx.tidy import tidy
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.pull_rows import pull_rows
+from lrp_fx.optimize.simplify import simplify
 
 from .architectures import BY_NAME
 from .test_rowwise import parts
@@ -29,14 +29,29 @@ B, T, D, V = 3, 5, 4, 6
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("name", "mask"), [("bert", True), ("llama", True), ("llama", False), *(pytest.param(n, m, marks=SLOW) for n in ("bert", "gpt2", "t5", "gemma3", "vit") for m in (True, False))])
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("bert", True),
+        ("llama", True),
+        ("llama", False),
+        *(pytest.param(n, m, marks=SLOW) for n in ("bert", "gpt2", "t5", "gemma3", "vit") for m in (True, False)),
+    ],
+)
 def test_relevance_is_the_same_without_the_output(name: str, mask: bool) -> None:
     """With a mask, and without one, where attention is causal by itself."""
     architecture = BY_NAME[name]
     model = architecture.build("sdpa" if architecture.fused else "eager", torch.float64)
-    inputs = {n: v.double() if v.is_floating_point() else v for n, v in architecture.inputs().items() if mask or n != "attention_mask"}
+    inputs = {
+        n: v.double() if v.is_floating_point() else v
+        for n, v in architecture.inputs().items()
+        if mask or n != "attention_mask"
+    }
     with_output, without = lrp_fx.convert(model), lrp_fx.convert(model, keep_output=False)
-    for goal in [None, *([targets.Class(2, position=[1, 0]), targets.Span([4, 7], start=1)] if name == "llama" and mask else [])]:
+    for goal in [
+        None,
+        *([targets.Class(2, position=[1, 0]), targets.Span([4, 7], start=1)] if name == "llama" and mask else []),
+    ]:
         theirs, ours = with_output(**inputs, target=goal), without(**inputs, target=goal)
         assert ours.output is None
         assert torch.allclose(ours.score, theirs.score, rtol=1e-12)
@@ -68,7 +83,8 @@ def test_a_saved_graph_without_output(tmp_path: Path) -> None:
     assert torch.equal(ours.per_token(), theirs.per_token())  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------ operation by operation
+# ------------------------------------------------------------------------------------------------ operation by
+# operation
 def gathered(y: Tensor, place: Tensor) -> Tensor:
     return y.gather(1, place.reshape(-1, *(1,) * (y.dim() - 1)).expand(-1, 1, *y.shape[2:]))
 
@@ -93,7 +109,14 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
     "softmax over tokens": (lambda x, w: x.softmax(1), False),
     "mean": (lambda x, w: x * x.square().mean(-1, keepdim=True), True),
     "sum over tokens": (lambda x, w: x * x.sum(1, keepdim=True), False),
-    "heads": (lambda x, w: (x.reshape(x.shape[0], x.shape[1], 2, 2).transpose(1, 2) * 3).transpose(1, 2).reshape(x.shape[0], x.shape[1], 4), True),
+    "heads": (
+        lambda x, w: (
+            (x.reshape(x.shape[0], x.shape[1], 2, 2).transpose(1, 2) * 3)
+            .transpose(1, 2)
+            .reshape(x.shape[0], x.shape[1], 4)
+        ),
+        True,
+    ),
     "rotated": (lambda x, w: torch.cat([-x[..., 2:], x[..., :2]], -1) * 2, True),
     "in parts": (lambda x, w: x.split(2, -1)[1] * x.split(2, -1)[0], True),
     "new axis": (lambda x, w: (x.unsqueeze(2) * 2).sum(2), True),
@@ -116,8 +139,17 @@ def attention(x: Tensor, y: Tensor, causal: bool = False) -> Tensor:
 def test_operations(name: str, reader: str, sizes: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     batch, tokens = sizes
-    values = [torch.randint(0, tokens, (batch,), generator=generator), torch.randn(batch, tokens, D, generator=generator), torch.randn(D, V, generator=generator)]
-    assert torch.allclose(pulled(name, reader)(*values)[0], READERS[reader](FUNCTIONS[name][0](*values[1:]), values[0]), rtol=1e-5, atol=1e-6)
+    values = [
+        torch.randint(0, tokens, (batch,), generator=generator),
+        torch.randn(batch, tokens, D, generator=generator),
+        torch.randn(D, V, generator=generator),
+    ]
+    assert torch.allclose(
+        pulled(name, reader)(*values)[0],
+        READERS[reader](FUNCTIONS[name][0](*values[1:]), values[0]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_places_counted_from_the_end() -> None:
@@ -165,18 +197,25 @@ def pulled(name: str, reader: str) -> fx.GraphModule:
     return trace_reader(READERS[reader], FUNCTIONS[name][0])
 
 
-def trace_reader(read: Callable[[Tensor, Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor], batch: int | None = None) -> fx.GraphModule:
+def trace_reader(
+    read: Callable[[Tensor, Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor], batch: int | None = None
+) -> fx.GraphModule:
     """The function traced with symbolic sizes, only one row of each example read, with its rows pulled."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def symbolic(value: Tensor, axes: tuple[int, ...]) -> Tensor:
-        return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]))
+        return mode.from_tensor(
+            value,
+            symbolic_context=StatelessSymbolicContext(
+                dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]
+            ),
+        )
 
     x = symbolic(torch.randn(batch or B, T, D), (0, 1) if batch is None else (1,))
     with mode:
         place = x.new_empty(x.shape[0], dtype=torch.int64)
     module = trace(lambda place, x, w: [read(function(x, w), place)], [place, x, symbolic(torch.randn(D, V), ())], mode)
-    tidy(module.graph)
+    simplify(module.graph)
     pull_rows(module.graph, mode)
     module.graph.lint()
     module.recompile()

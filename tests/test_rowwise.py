@@ -12,11 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import lrp_fx
-import lrp_fx.transpose
 from lrp_fx import targets
-from lrp_fx.program import op_name, value_of
-from lrp_fx.rowwise import push_rows
-from lrp_fx.snippet import trace
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.push_rows import push_rows
 
 from .architectures import BY_NAME, cases
 
@@ -27,18 +26,34 @@ B, T, D, V = 3, 5, 4, 6
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A switch: from now on everything is computed for all tokens."""
-    return lambda: monkeypatch.setattr(lrp_fx.transpose, "push_rows", lambda *given: None)
+    return lambda: monkeypatch.setattr("lrp_fx.transpose.reverse.push_rows", lambda *given: None)
 
 
 def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
-    found = {f"content {n}": R for n, R in relevance.content.items()} | {f"position {i}": s.relevance for i, s in enumerate(relevance.position)}
-    return found | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()} | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
+    found = {f"content {n}": R for n, R in relevance.content.items()} | {
+        f"position {i}": s.relevance for i, s in enumerate(relevance.position)
+    }
+    return (
+        found
+        | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()}
+        | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
+    )
 
 
-@pytest.mark.parametrize("name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"]))
+@pytest.mark.parametrize(
+    "name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"])
+)
 def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
-    model, inputs = BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64), BY_NAME[name].inputs()
-    goals = [None, targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
+    model, inputs = (
+        BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64),
+        BY_NAME[name].inputs(),
+    )
+    goals = [
+        None,
+        targets.Class(3, position=[1, 0]),
+        targets.Contrast(2, 5, position=-2),
+        targets.Span([4, 7], start=1),
+    ]
     explain = lrp_fx.convert(model, conserve="site")
     ours = [explain(**inputs, target=goal) for goal in goals]
     whole()
@@ -57,10 +72,20 @@ def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -
     architecture = BY_NAME["llama"]
     explain = lrp_fx.convert(architecture.build("sdpa"))
     explain(**architecture.inputs())
-    words = [n for n in explain.relevance_graph.graph.nodes if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1]
+    words = [
+        n
+        for n in explain.relevance_graph.graph.nodes
+        if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1
+    ]
     assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
-    backward = [n for n in explain.relevance_graph.graph.nodes if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"]
-    assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], "one query in the last block; keys and values, and all below, whole"
+    backward = [
+        n
+        for n in explain.relevance_graph.graph.nodes
+        if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"
+    ]
+    assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], (
+        "one query in the last block; keys and values, and all below, whole"
+    )
 
 
 class Chosen(nn.Module):
@@ -69,7 +94,12 @@ class Chosen(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.how, self.words, self.norm, self.weight = how, nn.Embedding(20, 8), nn.LayerNorm(8), nn.Parameter(torch.randn(8))
+        self.how, self.words, self.norm, self.weight = (
+            how,
+            nn.Embedding(20, 8),
+            nn.LayerNorm(8),
+            nn.Parameter(torch.randn(8)),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.words(input_ids)
@@ -83,12 +113,18 @@ class Chosen(nn.Module):
         return torch.tanh(x * put).sum(1)
 
 
-@pytest.mark.parametrize("how", ["a part is read", "a part is read by the target", "a vector is written", "a number is written"])
+@pytest.mark.parametrize(
+    "how", ["a part is read", "a part is read by the target", "a vector is written", "a number is written"]
+)
 def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
     """What writes or reads less than a row is computed whole."""
     ids = torch.tensor([[5, 7, 3, 9, 1], [2, 3, 8, 3, 4]])
     model = Chosen(how).double().eval()
-    target = (lambda out: out.gather(1, out[..., :1].argmax(1, keepdim=True)).flatten()) if how == "a part is read by the target" else None
+    target = (
+        (lambda out: out.gather(1, out[..., :1].argmax(1, keepdim=True)).flatten())
+        if how == "a part is read by the target"
+        else None
+    )
     ours = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
     whole()
     theirs = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
@@ -128,7 +164,8 @@ def test_the_models_own_outputs_are_computed_as_the_model_does(how: str) -> None
     assert torch.allclose(alone(input_ids=ids).tokens, relevance.tokens, rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ operation by operation
+# ------------------------------------------------------------------------------------------------ operation by
+# operation
 def seeded(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., list[Tensor]]:
     def run(row: Tensor, place: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
         index = place.reshape(-1, 1, 1).expand(-1, 1, row.shape[-1])
@@ -137,7 +174,8 @@ def seeded(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[...
     return run
 
 
-#: c is zero but for a row of each example, (B, T, D); x is (B, T, D), w is (D, V). True: nothing before the end needs all rows.
+#: c is zero but for a row of each example, (B, T, D); x is (B, T, D), w is (D, V). True: nothing before the end needs
+#: all rows.
 FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
     "product": (lambda c, x, w: (c * x).sum(-1), True),
     "product from the left": (lambda c, x, w: (x * c).sum(-1), True),
@@ -145,25 +183,37 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = 
     "product with what differs by token only": (lambda c, x, w: c * x[:1], True),
     "product with what has no batch": (lambda c, x, w: c * x[0], False),
     "quotient": (lambda c, x, w: c / x, True),
-    "quotient the other way": (lambda c, x, w: (x / (c + 1)), False),
+    "quotient the other way": (lambda c, x, w: x / (c + 1), False),
     "with itself": (lambda c, x, w: c * c, True),
     "sum": (lambda c, x, w: (c * x) + (c * 2), True),
     "sum with others": (lambda c, x, w: c + x, False),
     "matrix": (lambda c, x, w: c @ w, True),
-    "derivative of a softmax": (lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(-1), -1, x.dtype), True),
-    "derivative of a softmax over tokens": (lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(1), 1, x.dtype), False),
+    "derivative of a softmax": (
+        lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(-1), -1, x.dtype),
+        True,
+    ),
+    "derivative of a softmax over tokens": (
+        lambda c, x, w: torch.ops.aten._softmax_backward_data(c, x.softmax(1), 1, x.dtype),
+        False,
+    ),
     "matrix, flattened": (lambda c, x, w: (c.reshape(-1, D) @ w).reshape(x.shape[0], x.shape[1], V), True),
     "flattened and multiplied": (lambda c, x, w: c.reshape(-1, D) * x.reshape(-1, D), True),
     "matrix over examples": (lambda c, x, w: (c * x).sum(-1).t() @ x[:, 0], False),
     "matrix from the left": (lambda c, x, w: x.transpose(1, 2) @ c, False),
     "heads": (lambda c, x, w: c.reshape(x.shape[0], x.shape[1], 2, 2).transpose(1, 2) * 3, True),
-    "heads multiplied": (lambda c, x, w: (c.reshape(x.shape[0], x.shape[1], 2, 2) * x.reshape(x.shape[0], x.shape[1], 2, 2)).sum(-1), True),
+    "heads multiplied": (
+        lambda c, x, w: (c.reshape(x.shape[0], x.shape[1], 2, 2) * x.reshape(x.shape[0], x.shape[1], 2, 2)).sum(-1),
+        True,
+    ),
     "sum over tokens": (lambda c, x, w: (c * x).sum(1), True),
     "sum over all": (lambda c, x, w: (c * x).sum(), True),
     "sum over examples": (lambda c, x, w: (c * x).sum(0), False),
     "sum, kept": (lambda c, x, w: (c * x).sum(-1, keepdim=True) * x, True),
     "zero times infinity": (lambda c, x, w: torch.where(c == 0, torch.zeros_like(c * x), c * (x / 0)), True),
-    "zero times infinity, vectorised": (lambda c, x, w: torch.ops.aten.threshold_backward(c * (x / 0), c.abs(), 0.0), True),
+    "zero times infinity, vectorised": (
+        lambda c, x, w: torch.ops.aten.threshold_backward(c * (x / 0), c.abs(), 0.0),
+        True,
+    ),
     "where others are positive": (lambda c, x, w: torch.ops.aten.threshold_backward(c, x, 0.0), True),
     "others where it is positive": (lambda c, x, w: torch.ops.aten.threshold_backward(x, c, 0.0), False),
     "choice between others": (lambda c, x, w: torch.where(c == 0, x, c), False),
@@ -183,7 +233,12 @@ def test_operations(name: str, sizes: tuple[int, int]) -> None:
     function, _ = FUNCTIONS[name]
     generator = torch.Generator().manual_seed(0)
     batch, tokens = sizes
-    values = [torch.randn(batch, 1, D, generator=generator), torch.randint(0, tokens, (batch,), generator=generator), torch.randn(batch, tokens, D, generator=generator), torch.randn(D, V, generator=generator)]
+    values = [
+        torch.randn(batch, 1, D, generator=generator),
+        torch.randint(0, tokens, (batch,), generator=generator),
+        torch.randn(batch, tokens, D, generator=generator),
+        torch.randn(D, V, generator=generator),
+    ]
     module = pushed(name)
     got, expected = module(*values)[0], seeded(function)(*values)[0]
     assert torch.allclose(torch.nan_to_num(got), torch.nan_to_num(expected), rtol=1e-6, atol=1e-6)
@@ -194,7 +249,9 @@ def test_rows_go_as_far_as_they_can(name: str) -> None:
     """Scattered at the very end, or not at all, where every operation keeps zero rows zero."""
     nodes = list(pushed(name).graph.nodes)
     scattered = [i for i, n in enumerate(nodes) if op_name(n) in ("aten.scatter", "aten.scatter_add")]
-    last = all(op_name(n) == "aten.flatten" or n.op == "output" for n in nodes[scattered[-1] + 1 :]) if scattered else True
+    last = (
+        all(op_name(n) == "aten.flatten" or n.op == "output" for n in nodes[scattered[-1] + 1 :]) if scattered else True
+    )
     assert last is FUNCTIONS[name][1]
 
 
@@ -204,7 +261,12 @@ def pushed(name: str) -> fx.GraphModule:
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def symbolic(value: Tensor, axes: tuple[int, ...]) -> Tensor:
-        return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]))
+        return mode.from_tensor(
+            value,
+            symbolic_context=StatelessSymbolicContext(
+                dynamic_sizes=[DimDynamic.DYNAMIC if a in axes else DimDynamic.STATIC for a in range(value.dim())]
+            ),
+        )
 
     x = symbolic(torch.randn(B, T, D), (0, 1))
     with mode:

@@ -1,4 +1,6 @@
-"""Saving: a relevance graph travels in one file, gives the same numbers to the bit, and no file can make anything run."""
+"""Saving: a relevance graph travels in one file, gives the same numbers to the bit, and no file can make anything
+run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 import lrp_fx
 from handmade import ids, ready
-from lrp_fx import saving, targets
+from lrp_fx import targets
+from lrp_fx.file import write as saving
 
 from .architectures import BY_NAME
 
@@ -86,7 +89,12 @@ class Wide(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.mix, self.lower, self.head = nn.Embedding(20, 32), nn.Linear(32, 32), nn.Conv1d(32, 8, 3), nn.Linear(8, 3)
+        self.embed, self.mix, self.lower, self.head = (
+            nn.Embedding(20, 32),
+            nn.Linear(32, 32),
+            nn.Conv1d(32, 8, 3),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = torch.tanh(self.mix(self.embed(input_ids)))
@@ -94,11 +102,15 @@ class Wide(nn.Module):
 
 
 def moved(model: nn.Module, offset: int) -> nn.Module:
-    """The model with every parameter so many bytes into a block of 64 (a file mapped into memory puts them anywhere)."""
+    """The model with every parameter so many bytes into a block of 64 (a file mapped into memory puts them
+    anywhere).
+    """
     for parameter in model.parameters():
         block = torch.empty(parameter.nbytes + 128, dtype=torch.uint8)
         start = (offset - block.data_ptr()) % 64
-        parameter.data = block[start : start + parameter.nbytes].view(parameter.dtype).view(parameter.shape).copy_(parameter.data)
+        parameter.data = (
+            block[start : start + parameter.nbytes].view(parameter.dtype).view(parameter.shape).copy_(parameter.data)
+        )
     return model
 
 
@@ -119,7 +131,9 @@ def test_to_the_bit_wherever_the_weights_are(offset: int, frozen: bool, keep_out
             assert not keep_output or torch.equal(ours.output, relevance.output)
 
 
-@pytest.mark.parametrize("name", ["llama", "swin", pytest.param("t5", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["llama", "swin", pytest.param("t5", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.slow)]
+)
 def test_models_of_the_library(name: str, tmp_path: Path) -> None:
     explain = lrp_fx.convert(BY_NAME[name].build("eager"))
     theirs = explain(**BY_NAME[name].inputs())
@@ -150,7 +164,9 @@ def test_weights_may_stay_in_the_models_own_file(tmp_path: Path) -> None:
     theirs = explain(**inputs())
     explain.save(tmp_path / "light.lrp", weights=False)
     explain.save(tmp_path / "whole.lrp")
-    state = {n: t.detach().contiguous() for n, t in explain.model.state_dict().items() if n != "head.weight"}  # tied weights are stored once
+    state = {
+        n: t.detach().contiguous() for n, t in explain.model.state_dict().items() if n != "head.weight"
+    }  # tied weights are stored once
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     same(lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path / "model.safetensors")(**inputs()), theirs)
     same(lrp_fx.load(tmp_path / "light.lrp", weights=tmp_path)(**inputs()), theirs)
@@ -187,7 +203,10 @@ def test_what_a_file_cannot_explain_is_refused(tmp_path: Path) -> None:
         ({"input_ids": given["input_ids"], "target": 1}, "made for input_ids, attention_mask"),
         ({**given, "input_ids": given["input_ids"].float(), "target": 1}, "must be torch.int64"),
         ({**given, "input_ids": given["input_ids"][0], "target": 1}, "must be torch.int64 of shape"),
-        ({**given, "attention_mask": given["attention_mask"][:1], "target": 1}, "axis 0 of attention_mask must be as long as axis 0 of input_ids: got 1 and 2"),
+        (
+            {**given, "attention_mask": given["attention_mask"][:1], "target": 1},
+            "axis 0 of attention_mask must be as long as axis 0 of input_ids: got 1 and 2",
+        ),
     ):
         with pytest.raises((lrp_fx.InputError, lrp_fx.TargetError), match=message):
             loaded(**wrong)
@@ -215,7 +234,8 @@ def test_the_record_of_one_call_holds_for_it_alone(tmp_path: Path) -> None:
         loaded(input_ids=ids(seed=5))
 
 
-# ------------------------------------------------------------------------------------------------ files that are not ours
+# ------------------------------------------------------------------------------------------------ files that are not
+# ours
 def written(tmp_path: Path) -> Path:
     explain = explainer()
     explain(**inputs())
@@ -252,40 +272,94 @@ CODE = "__import__('os').system('touch /tmp/owned')"
 ATTACKS: dict[str, tuple[Any, str]] = {
     "another format": (lambda m: m.update(format=saving.FORMAT + 1), "has format"),
     "no format": (lambda m: m.pop("format"), "has format None"),
-    "a function of Python": (lambda m: first_call(m).update(target="os.system"), "only torch's own operators are allowed"),
+    "a function of Python": (
+        lambda m: first_call(m).update(target="os.system"),
+        "only torch's own operators are allowed",
+    ),
     "a builtin": (lambda m: first_call(m).update(target="builtins.eval"), "only torch's own operators are allowed"),
     "an attribute of torch.ops": (lambda m: first_call(m).update(target="aten.__class__.default"), "does not have"),
-    "another library's operator": (lambda m: first_call(m).update(target="mylib.secret.default"), r"operators=\('mylib',\)"),
+    "another library's operator": (
+        lambda m: first_call(m).update(target="mylib.secret.default"),
+        r"operators=\('mylib',\)",
+    ),
     "an unknown overload": (lambda m: first_call(m).update(target="aten.add.nonsense"), "does not have"),
     "an operator that opens files": (lambda m: first_call(m).update(target="aten.from_file.default"), "opens files"),
-    "an operator that changes its arguments": (lambda m: first_call(m).update(target="aten.add_.Tensor"), "changes its arguments"),
+    "an operator that changes its arguments": (
+        lambda m: first_call(m).update(target="aten.add_.Tensor"),
+        "changes its arguments",
+    ),
     "a method": (lambda m: first_call(m).update(op="call_method", target="__reduce__"), "calls operations only"),
     "code as an argument's name": (lambda m: placeholder(m).update(target=f"x={CODE}"), "a name that is none"),
     "code as a node's name": (lambda m: first_call(m).update(name=f"x; {CODE}"), "a name that is none"),
-    "code as a keyword": (lambda m: first_call(m).update(kwargs={"dict": [[f"x={CODE}, y", 1]]}), "a name that is none"),
-    "weights that begin between two numbers": (lambda m: next(iter(m["tensors"].values())).update(offset=7), "lie where no tensor begins"),
-    "weights that begin beyond a block": (lambda m: next(iter(m["tensors"].values())).update(offset=64), "lie where no tensor begins"),
+    "code as a keyword": (
+        lambda m: first_call(m).update(kwargs={"dict": [[f"x={CODE}, y", 1]]}),
+        "a name that is none",
+    ),
+    "weights that begin between two numbers": (
+        lambda m: next(iter(m["tensors"].values())).update(offset=7),
+        "lie where no tensor begins",
+    ),
+    "weights that begin beyond a block": (
+        lambda m: next(iter(m["tensors"].values())).update(offset=64),
+        "lie where no tensor begins",
+    ),
     "code as an output's size": (lambda m: m["sizes"].update(output=[CODE]), "no expression of sizes"),
-    "something of torch that is no type": (lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}), "no type, layout or memory format"),
-    "a record of another kind": (lambda m: graph(m).update(bill={"record": "Popen", "fields": {}}), "unknown kind"),
-    "something else": (lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}), "no part of a relevance graph"),
-    "a value from nowhere": (lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}), "used before it is computed"),
+    "something of torch that is no type": (
+        lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}),
+        "no type, layout or memory format",
+    ),
+    "a record of another kind": (
+        lambda m: graph(m).update(signature={"record": "Popen", "fields": {}}),
+        "unknown kind",
+    ),
+    "something else": (
+        lambda m: first_call(m).update(args={"tuple": [{"pickle": "gASV"}]}),
+        "no part of a relevance graph",
+    ),
+    "a value from nowhere": (
+        lambda m: first_call(m).update(args={"tuple": [{"node": "nobody"}]}),
+        "used before it is computed",
+    ),
     "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
     "sizes of other inputs": (lambda m: m["sizes"]["axes"].update(input_ids=["s0"]), "is broken"),
     "a size of another kind": (lambda m: m["sizes"]["axes"].update(input_ids=[["s0"], ["s1"]]), "is broken"),
     "code as a size": (lambda m: m["sizes"]["axes"].update(input_ids=["s0", CODE]), "is broken"),
     "code as a condition": (lambda m: m["sizes"]["conditions"].append(CODE), "is broken"),
-    "an operator of the JIT alone": (lambda m: first_call(m).update(target="aten.manual_seed.default"), "is no operation on tensors"),
+    "an operator of the JIT alone": (
+        lambda m: first_call(m).update(target="aten.manual_seed.default"),
+        "is no operation on tensors",
+    ),
     "a warning": (lambda m: first_call(m).update(target="aten.warn.default"), "is no operation on tensors"),
-    "another family of torch's": (lambda m: first_call(m).update(target="prim.device.default"), "only torch's own operators are allowed"),
-    "a message to other processes": (lambda m: first_call(m).update(target="_c10d_functional.all_reduce.default"), "only torch's own operators are allowed"),
-    "keywords of two kinds": (lambda m: first_call(m).update(kwargs={"tuple": [], "dict": []}), "no part of a relevance graph"),
+    "another family of torch's": (
+        lambda m: first_call(m).update(target="prim.device.default"),
+        "only torch's own operators are allowed",
+    ),
+    "a message to other processes": (
+        lambda m: first_call(m).update(target="_c10d_functional.all_reduce.default"),
+        "only torch's own operators are allowed",
+    ),
+    "keywords of two kinds": (
+        lambda m: first_call(m).update(kwargs={"tuple": [], "dict": []}),
+        "no part of a relevance graph",
+    ),
     "keywords that are none": (lambda m: first_call(m).update(kwargs={"tuple": []}), "arguments that are none"),
     "arguments with names only": (lambda m: first_call(m).update(args={"dict": []}), "arguments that are none"),
-    "a value of two kinds": (lambda m: first_call(m).update(args={"tuple": [{"float": "0", "node": "nobody"}]}), "no part of a relevance graph"),
-    "a record with more than its fields": (lambda m: graph(m)["bill"].update(more=1), "no part of a relevance graph"),
-    "two nodes of one name": (lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), target="other")), "two things of one name"),
-    "two arguments of one name": (lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), name="other")), "two things of one name"),
+    "a value of two kinds": (
+        lambda m: first_call(m).update(args={"tuple": [{"float": "0", "node": "nobody"}]}),
+        "no part of a relevance graph",
+    ),
+    "a record with more than its fields": (
+        lambda m: graph(m)["signature"].update(more=1),
+        "no part of a relevance graph",
+    ),
+    "two nodes of one name": (
+        lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), target="other")),
+        "two things of one name",
+    ),
+    "two arguments of one name": (
+        lambda m: graph(m)["nodes"].insert(1, dict(placeholder(m), name="other")),
+        "two things of one name",
+    ),
     "a name that hides a builtin": (lambda m: first_call(m).update(name="len"), "a name that is none"),
     "a number that is none": (lambda m: first_call(m).update(args={"tuple": [{"float": 10**400}]}), "is broken"),
     "a missing part": (lambda m: m.pop("variants"), "is broken"),
@@ -306,10 +380,16 @@ def test_a_file_that_is_not_ours_is_refused_before_anything_runs(attack: str, fi
 
 
 MASKS: dict[str, tuple[Any, str]] = {
-    "an operator of Python": (lambda m: next(n for n in assumed(m)["nodes"] if n["op"] == "call_function").update(target="os.system"), "only torch's own operators"),
+    "an operator of Python": (
+        lambda m: next(n for n in assumed(m)["nodes"] if n["op"] == "call_function").update(target="os.system"),
+        "only torch's own operators",
+    ),
     "patterns of no mask": (lambda m: assumed(m)["patterns"].clear(), "masks of which it does not say what they are"),
     "inputs without names": (lambda m: assumed(m)["inputs"].clear(), "masks of which it does not say what they are"),
-    "inputs without types": (lambda m: assumed(m).update(types={"dict": []}), "masks of which it does not say what they are"),
+    "inputs without types": (
+        lambda m: assumed(m).update(types={"dict": []}),
+        "masks of which it does not say what they are",
+    ),
     "masks without axes": (lambda m: assumed(m)["axes"].clear(), "masks of which it does not say what they are"),
     "no graphs for other masks": (lambda m: m["variants"].pop(), "no graph for some masks"),
     "other targets for other masks": (lambda m: m["variants"][0]["graphs"].clear(), "no graph for some masks"),
@@ -340,7 +420,11 @@ def test_what_a_file_assumes_of_masks_is_checked(attack: str, decoder: Path) -> 
 def test_files_of_another_kind(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "pickled.pt")
     (tmp_path / "text.lrp").write_text("no archive")
-    for path, message in ((tmp_path / "pickled.pt", "no relevance graph"), (tmp_path / "text.lrp", "no relevance graph"), (tmp_path / "none.lrp", "no file")):
+    for path, message in (
+        (tmp_path / "pickled.pt", "no relevance graph"),
+        (tmp_path / "text.lrp", "no relevance graph"),
+        (tmp_path / "none.lrp", "no file"),
+    ):
         with pytest.raises(lrp_fx.InputError, match=message):
             lrp_fx.load(path)
 
@@ -406,7 +490,15 @@ def test_saving_while_others_explain(tmp_path: Path) -> None:
     explain = lrp_fx.convert(ready(Scaled()))
     explain(input_ids=ids(), target=0)
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(explain, input_ids=ids(1 + n % 3, 5), scale=1.0 + n % 4, target=targets.Contrast(n % 3, (n + 1) % 3) if n % 2 else n % 3) for n in range(24)]
+        calls = [
+            pool.submit(
+                explain,
+                input_ids=ids(1 + n % 3, 5),
+                scale=1.0 + n % 4,
+                target=targets.Contrast(n % 3, (n + 1) % 3) if n % 2 else n % 3,
+            )
+            for n in range(24)
+        ]
         saves = [pool.submit(explain.save, tmp_path / f"{n}.lrp") for n in range(8)]
         for done in (*calls, *saves):
             done.result()
@@ -440,7 +532,10 @@ def test_arguments_may_have_names_of_python(tmp_path: Path) -> None:
 def reordered(manifest: dict[str, Any]) -> None:
     """An argument after a value that has its name, which it would hide."""
     nodes = graph(manifest)["nodes"]
-    nodes.insert(nodes.index(first_call(manifest)) + 1, dict(placeholder(manifest), name="other", target=first_call(manifest)["name"]))
+    nodes.insert(
+        nodes.index(first_call(manifest)) + 1,
+        dict(placeholder(manifest), name="other", target=first_call(manifest)["name"]),
+    )
 
 
 def test_an_argument_hides_no_value(file: Path) -> None:
@@ -465,8 +560,14 @@ def test_weights_of_the_same_bytes_but_another_shape_or_type(tmp_path: Path) -> 
     explain.save(tmp_path / "light.lrp", weights=False)
     state = {n: t.detach().contiguous() for n, t in explain.model.state_dict().items() if n != "head.weight"}
     for mix, message in (
-        (state["mix"].reshape(4, 16), r"mix is float64 of shape \(4, 16\), the one explained was float64 of shape \(8, 8\)"),
-        (state["mix"].view(torch.int64), r"mix is int64 of shape \(8, 8\), the one explained was float64 of shape \(8, 8\)"),
+        (
+            state["mix"].reshape(4, 16),
+            r"mix is float64 of shape \(4, 16\), the one explained was float64 of shape \(8, 8\)",
+        ),
+        (
+            state["mix"].view(torch.int64),
+            r"mix is int64 of shape \(8, 8\), the one explained was float64 of shape \(8, 8\)",
+        ),
     ):
         safetensors.torch.save_file({**state, "mix": mix}, tmp_path / "model.safetensors")
         with pytest.raises(lrp_fx.InputError, match=message):

@@ -22,10 +22,14 @@ from .recurrent import MODELS, ids
 from .test_models import explain as explain_model
 
 PRESETS = ("pa-lrp", "attnlrp", "cp-lrp")
-UNIFORM = lrp_fx.Ruleset("all products alike", frozenset({"content", "learned", "segment"}), kinds={"scan": "scan.uniform"})
+UNIFORM = lrp_fx.Ruleset(
+    "all products alike", frozenset({"content", "learned", "segment"}), kinds={"scan": "scan.uniform"}
+)
 
 
-def run(model: nn.Module, inputs: dict[str, Tensor], rules: Any = "attnlrp", target: Any = 0) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
+def run(
+    model: nn.Module, inputs: dict[str, Tensor], rules: Any = "attnlrp", target: Any = 0
+) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance]:
     explainer = lrp_fx.convert(model, rules=rules, conserve="site", dynamic=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of cancellation in random models
@@ -54,7 +58,13 @@ class SelectiveScan(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.read(self.table(input_ids), frozen=lambda x: x, silu=F.silu, gate=torch.mul)
 
-    def read(self, e: Tensor, frozen: Callable[[Tensor], Tensor], silu: Callable[[Tensor], Tensor], gate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def read(
+        self,
+        e: Tensor,
+        frozen: Callable[[Tensor], Tensor],
+        silu: Callable[[Tensor], Tensor],
+        gate: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         """The model on embeddings; a relevance rule is a choice of ``frozen``, ``silu`` and ``gate``."""
         u, z = self.inputs(e).chunk(2, -1)
         u = silu(self.convolution(u.transpose(1, 2))[..., : e.shape[1]].transpose(1, 2))
@@ -71,7 +81,9 @@ class SelectiveScan(nn.Module):
 
 
 def test_selective_scan_is_mambalrp() -> None:
-    """Gradient x input of the model with A, B, C and the step detached, SiLU as x times a constant, half of the gate's."""
+    """Gradient x input of the model with A, B, C and the step detached, SiLU as x times a constant, half of the
+    gate's.
+    """
     torch.manual_seed(0)
     model = SelectiveScan().double().eval()
     e = model.table(input_ids()).detach().requires_grad_()
@@ -128,7 +140,9 @@ def test_padding_before_and_after() -> None:
 
 # ------------------------------------------------------------------------------------------------ linear attention
 class Linear(Attending):
-    """Linear attention of positive queries and keys, with decays f, write strengths b and gates g where a family has them."""
+    """Linear attention of positive queries and keys, with decays f, write strengths b and gates g where a family has
+    them.
+    """
 
     def __init__(self, spelling: Spelling) -> None:
         super().__init__(spelling)
@@ -201,7 +215,9 @@ def delta_loop(q: Tensor, k: Tensor, v: Tensor, f: Tensor, b: Tensor) -> Tensor:
 def delta_in_place(q: Tensor, k: Tensor, v: Tensor, f: Tensor, b: Tensor) -> Tensor:
     k, y = F.normalize(k, dim=-1), torch.zeros_like(v)
     S = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], dtype=q.dtype)
-    for t, (q_t, k_t, v_t, f_t, b_t) in enumerate(zip(q.unbind(2), k.unbind(2), v.unbind(2), f.exp().unbind(2), b.unbind(2), strict=True)):
+    for t, (q_t, k_t, v_t, f_t, b_t) in enumerate(
+        zip(q.unbind(2), k.unbind(2), v.unbind(2), f.exp().unbind(2), b.unbind(2), strict=True)
+    ):
         S *= f_t[..., None, None]
         S += torch.einsum("bhd,bhe->bhde", k_t, (v_t - torch.einsum("bhd,bhde->bhe", k_t, S)) * b_t[..., None])
         y[:, :, t] = (q_t.unsqueeze(-2) @ S).squeeze(-2)
@@ -225,7 +241,11 @@ FAMILIES = {
     "gated": (gated_loop, gated_weights, gated_sum),
     "delta": (delta_loop, delta_in_place, delta_solved),
 }
-CASES = [pytest.param(s, family, marks=[] if s is FAMILIES[family][-1] else pytest.mark.slow, id=s.__name__) for family, spellings in FAMILIES.items() for s in spellings]
+CASES = [
+    pytest.param(s, family, marks=[] if s is FAMILIES[family][-1] else pytest.mark.slow, id=s.__name__)
+    for family, spellings in FAMILIES.items()
+    for s in spellings
+]
 
 
 @cache
@@ -266,7 +286,9 @@ def test_linear_attention(spelling: Spelling, family: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ what is no scan
 class Accumulated(Tokens):
-    """Experts added one by one with weights from a router: a loop, but not over tokens and without a state that is read."""
+    """Experts added one by one with weights from a router: a loop, but not over tokens and without a state that is
+    read.
+    """
 
     def __init__(self, spelling: Spelling) -> None:
         super().__init__(spelling)
@@ -308,7 +330,10 @@ def one_by_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize(("host", "spelling"), [(Accumulated, None), (Excited, None), (Attending, softmaxed), (Attending, sigmoids), (Attending, one_by_one)])
+@pytest.mark.parametrize(
+    ("host", "spelling"),
+    [(Accumulated, None), (Excited, None), (Attending, softmaxed), (Attending, sigmoids), (Attending, one_by_one)],
+)
 def test_what_is_no_scan_is_left_alone(host: type[Tokens], spelling: Any) -> None:
     explainer, _ = run(build(host, spelling), {"input_ids": input_ids()})
     assert not any(name.startswith("scan") for name in rules_used(explainer))
@@ -324,8 +349,8 @@ def test_architectures_without_recurrence_have_no_scan(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ library models
-#: Solves a triangular system with another algorithm while exported, in float32 whatever the model's type: no capture of it equals
-#: a float64 model to float64's rounding.
+#: Solves a triangular system with another algorithm while exported, in float32 whatever the model's type: no capture of
+#: it equals a float64 model to float64's rounding.
 FLOAT32 = ("qwen3_next",)
 
 
@@ -333,7 +358,9 @@ FLOAT32 = ("qwen3_next",)
 def test_models_with_recurrences(name: str) -> None:
     architecture, scans, gates, products = MODELS[name]
     dtype = torch.float32 if name in FLOAT32 else torch.float64
-    (explainer, difference), relevance = explain_model(architecture, "eager", dtype, rules="attnlrp", conserve="site", dynamic=False)
+    (explainer, difference), relevance = explain_model(
+        architecture, "eager", dtype, rules="attnlrp", conserve="site", dynamic=False
+    )
     # In float64 what models force to float32 inside is computed in float64: the output differs by float32's rounding.
     assert difference * torch.finfo(dtype).eps <= 64 * torch.finfo(torch.float32).eps
     assert relevance.ledger.error.max() <= (1e-5 if name in FLOAT32 else 1e-9)

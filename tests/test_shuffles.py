@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.program import op_name
-from lrp_fx.shuffles import shuffle_again
-from lrp_fx.snippet import trace
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.rematerialize import rematerialize_moves
 
 from .architectures import BY_NAME
 from .handmade import F, V, ids, ready
@@ -25,7 +25,7 @@ def made(function: Any) -> list[str]:
     mode = FakeTensorMode()
     module = trace(lambda x: list(function(x)), [mode.from_tensor(X)], mode)
     before = module(X)
-    shuffle_again(module.graph, 1)
+    rematerialize_moves(module.graph, 1)
     module.graph.lint()
     module.recompile()
     assert all(torch.equal(a, b) for a, b in zip(module(X), before, strict=True))
@@ -91,10 +91,12 @@ def test_halves_of_queries_and_keys_turned_round_are_not_kept(conserve: str, mon
     halves = [n for n in graph.nodes if op_name(n) == "aten.cat" and op_name(n.args[0][0]) == "aten.neg"]  # type: ignore[index, arg-type]
     kept = [n for n in halves if n < forward and any(user > forward for user in n.users)]
     assert len(halves) >= 4 and not kept
-    monkeypatch.setattr("lrp_fx.transpose.shuffle_again", lambda graph, wanted: None)
+    monkeypatch.setattr("lrp_fx.transpose.reverse.rematerialize_moves", lambda graph, own_outputs: None)
     theirs = lrp_fx.convert(explain.model, conserve=conserve)(input_ids=ids(2, 7), target=1)
     assert torch.equal(ours.tokens, theirs.tokens)  # type: ignore[arg-type]
-    assert [torch.equal(a.relevance, b.relevance) for a, b in zip(ours.position, theirs.position, strict=True)] == [True] * len(ours.position)
+    assert [torch.equal(a.relevance, b.relevance) for a, b in zip(ours.position, theirs.position, strict=True)] == [
+        True
+    ] * len(ours.position)
 
 
 @pytest.mark.slow
@@ -103,10 +105,10 @@ def test_the_same_bits_where_blocks_are_computed_twice(monkeypatch: pytest.Monke
     ours = lrp_fx.convert(model, checkpoint=True)(**inputs)
     seen: list[int] = []
 
-    def counting(graph: fx.Graph, wanted: int) -> None:
+    def counting(graph: fx.Graph, own_outputs: int) -> None:
         seen.append(len(graph.nodes))
 
-    monkeypatch.setattr("lrp_fx.transpose.shuffle_again", counting)
+    monkeypatch.setattr("lrp_fx.transpose.reverse.rematerialize_moves", counting)
     theirs = lrp_fx.convert(model, checkpoint=True)(**inputs)
     assert seen
     assert torch.equal(ours.tokens, theirs.tokens)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from handmade import F, V, ids, ready
-from lrp_fx.sizes import Sizes
+from lrp_fx.guards.sizes import Sizes
 
 pytestmark = pytest.mark.usefixtures("quiet")
 EXACT = 1e-12
@@ -50,7 +50,10 @@ def test_a_branch_on_a_size_is_taken_as_the_model_takes_it(decision: str) -> Non
         relevance = explain(input_ids=ids(batch, length), target=1)
         assert torch.allclose(relevance.output, model(ids(batch, length)), rtol=0, atol=EXACT), (batch, length)
         alone = lrp_fx.convert(model, dynamic=False)(input_ids=ids(batch, length), target=1)
-        assert torch.allclose(relevance.content["input_ids"], alone.content["input_ids"], rtol=0, atol=EXACT), (batch, length)
+        assert torch.allclose(relevance.content["input_ids"], alone.content["input_ids"], rtol=0, atol=EXACT), (
+            batch,
+            length,
+        )
 
 
 def test_what_decides_nothing_is_captured_once() -> None:
@@ -105,7 +108,10 @@ def test_a_file_holds_for_one_example_where_the_model_makes_no_difference(tmp_pa
     explain = lrp_fx.convert(ready(Deciding(lambda shape: True)))
     explain(input_ids=ids(2, 12), target=1)
     explain.save(tmp_path / "graph.lrp")
-    assert torch.equal(lrp_fx.load(tmp_path / "graph.lrp")(input_ids=ids(1, 5), target=1).score, explain(input_ids=ids(1, 5), target=1).score)
+    assert torch.equal(
+        lrp_fx.load(tmp_path / "graph.lrp")(input_ids=ids(1, 5), target=1).score,
+        explain(input_ids=ids(1, 5), target=1).score,
+    )
 
 
 def test_messages_name_axes() -> None:
@@ -114,7 +120,9 @@ def test_messages_name_axes() -> None:
     assert sizes.refusal({"a": (2, 6), "b": (3, 7, 4)}) == "axis 0 of b must be as long as axis 0 of a: got 3 and 2"
     assert sizes.refusal({"a": (2, 6), "b": (2, 6, 4)}) == "axis 1 of b must be a.shape[1] + 1: got 6"
     assert sizes.refusal({"a": (2, 5), "b": (2, 6, 4)}) == "made for sizes with a.shape[1] % 2 == 0 and a.shape[1] > 2"
-    assert sizes.refusal({"a": (2, 4), "b": (2, 5, 4)}) == "made for sizes with a.shape[0] // (a.shape[1] - 4) != 7", "no number at all"
+    assert sizes.refusal({"a": (2, 4), "b": (2, 5, 4)}) == "made for sizes with a.shape[0] // (a.shape[1] - 4) != 7", (
+        "no number at all"
+    )
     assert sizes.ones({"a": (1, 6), "b": (1, 7, 4)}) == {"s0"}
 
 
@@ -157,13 +165,30 @@ def test_the_outputs_shape_is_known_before_it_is_computed(name: str, tmp_path: P
         with pytest.raises(lrp_fx.TargetError, match=f"no such position: {rows}"):
             explain(input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=rows))
         explain.save(tmp_path / "graph.lrp")
-        saved = lrp_fx.load(tmp_path / "graph.lrp")(input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=-1))
+        saved = lrp_fx.load(tmp_path / "graph.lrp")(
+            input_ids=ids(2, length), target=lrp_fx.targets.Class(1, position=-1)
+        )
         assert torch.equal(saved.score, found.score)
         assert torch.equal(saved.content["input_ids"], found.content["input_ids"])
     assert explain.statistics.captures == captures
 
 
-@pytest.mark.parametrize("text", ["__import__('os')", "s0.bit_length()", "s0 ** 9", "[s0]", "'a' * s0", "1.5 * s0", "max()", "lambda: 1", "s0 if s0 else 1", "(", "s0 < s0 < s0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os')",
+        "s0.bit_length()",
+        "s0 ** 9",
+        "[s0]",
+        "'a' * s0",
+        "1.5 * s0",
+        "max()",
+        "lambda: 1",
+        "s0 if s0 else 1",
+        "(",
+        "s0 < s0 < s0",
+    ],
+)
 def test_nothing_but_arithmetic_is_evaluated(text: str) -> None:
     with pytest.raises(ValueError, match="no expression of sizes"):
         Sizes({"a": ("s0",)}, (text,)).check()

@@ -33,7 +33,9 @@ def test_sections_are_replaced_and_others_kept_in_order(tmp_path: Path) -> None:
     page.write(file, dict([made(FIRST, 128, "new"), made(FIRST, 512, "more")]))
     text = file.read_text()
     assert text.startswith("# Performance") and text.count("# Performance") == 1
-    assert [line for line in text.split("### ")[0].splitlines() if line] == [line for line in page.intro().splitlines() if line]
+    assert [line for line in text.split("### ")[0].splitlines() if line] == [
+        line for line in page.intro().splitlines() if line
+    ]
     found = [tuple(part.split("\n\n")) for part in text.split("### ")[1:]]
     assert [(title, body.strip()) for title, body, *_ in found] == [
         (f"{FIRST}, 128 tokens, batch 1", "new"),
@@ -72,7 +74,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Fake]], dict[s
 
     def times(fakes: dict[str, Fake]) -> dict[str, measure.Found]:
         monkeypatch.setattr(measure, "MODELS", {"fake": Model()})
-        monkeypatch.setattr(measure, "CONTENDERS", {name: lambda timed, model, fake=fake: fake for name, fake in fakes.items()})
+        monkeypatch.setattr(
+            measure, "CONTENDERS", {name: lambda timed, model, fake=fake: fake for name, fake in fakes.items()}
+        )
         monkeypatch.setattr(measure, "_seconds", seconds)
         (row,) = measure.times("fake", [(128, 1)], list(fakes), budget=1.0)
         assert row["cell"] == [128, 1]

@@ -1,7 +1,7 @@
 """Implementation invariance: the same function, however it is spelled, gives the same relevance.
 
-Each file under ``spellings/`` lists ways to write one function. Every one is put into the same small model with the same
-weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
+Each file under ``spellings/`` lists ways to write one function. Every one is put into the same small model with the
+same weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
 """
 
 from __future__ import annotations
@@ -77,11 +77,16 @@ def test_spelling(family: str, name: str, rules: str) -> None:
     _, expected = explained(family, first(family), rules)
     explainer, got = explained(family, name, rules)
     assert explainer.coverage["unexplained"] == {}, explainer.coverage["unexplained"]
-    for part, theirs, ours in (("content", expected.content, got.content), ("position", {"": _position(expected)}, {"": _position(got)})):
+    for part, theirs, ours in (
+        ("content", expected.content, got.content),
+        ("position", {"": _position(expected)}, {"": _position(got)}),
+    ):
         assert set(ours) == set(theirs)
         for key, R in theirs.items():
             scale = float(R.abs().max().clamp_min(1e-300))
-            assert float((ours[key] - R).abs().max()) <= TOLERANCE * scale, f"{part}: {ours[key].tolist()} for {R.tolist()}\n{explainer.rewritten.print_readable()}"
+            assert float((ours[key] - R).abs().max()) <= TOLERANCE * scale, (
+                f"{part}: {ours[key].tolist()} for {R.tolist()}\n{explainer.rewritten.print_readable()}"
+            )
 
 
 def _position(result: lrp_fx.Relevance) -> torch.Tensor:

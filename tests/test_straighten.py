@@ -10,19 +10,22 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.program import op_name
-from lrp_fx.snippet import trace
-from lrp_fx.straighten import straighten
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.contiguous import make_contiguous
 
 from .architectures import BY_NAME
 
-TABLE, X = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)), torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+TABLE, X = (
+    torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)),
+    torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1)),
+)
 
 
-def straightened(function: Callable[[Tensor, Tensor], list[Tensor]], wanted: int = 0) -> fx.GraphModule:
+def straightened(function: Callable[[Tensor, Tensor], list[Tensor]], own_outputs: int = 0) -> fx.GraphModule:
     mode = FakeTensorMode()
     module = trace(function, [mode.from_tensor(TABLE), mode.from_tensor(X)], mode)
-    straighten(module.graph, mode, wanted)
+    make_contiguous(module.graph, mode, own_outputs)
     module.graph.lint()
     module.recompile()
     for value, other in zip(module(TABLE, X), function(TABLE, X), strict=True):

@@ -138,7 +138,15 @@ def test_positions_that_do_not_exist(language_model: tuple) -> None:
 @pytest.mark.parametrize("fixture", ["language_model", "classifier"])
 def test_several_targets_are_explained_as_one_by_one(fixture: str, request: pytest.FixtureRequest) -> None:
     _, explain, inputs = request.getfixturevalue(fixture)
-    goals = [None, 1, targets.Class([2, 0]), targets.Contrast(0, 1), lambda output: output.flatten(1)[:, 0], 2, targets.Contrast(2, 1)]
+    goals = [
+        None,
+        1,
+        targets.Class([2, 0]),
+        targets.Contrast(0, 1),
+        lambda output: output.flatten(1)[:, 0],
+        2,
+        targets.Contrast(2, 1),
+    ]
     before = explain.statistics.runs
     together = explain(**inputs, targets=goals)
     assert explain.statistics.runs == before + 1

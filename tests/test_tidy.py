@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrp_fx
-from lrp_fx.canonicalize import canonicalize
-from lrp_fx.capture import capture
-from lrp_fx.program import op_name
-from lrp_fx.snippet import trace
-from lrp_fx.tidy import tidy
+from lrp_fx.canonicalize.passes import canonicalize
+from lrp_fx.capture.ladder import capture
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.tracing import trace
+from lrp_fx.optimize.simplify import simplify
 
 X, Y = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 
@@ -22,7 +22,7 @@ X, Y = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(s)) for s i
 def tidied(function: Callable[[Tensor, Tensor], Tensor]) -> fx.GraphModule:
     mode = FakeTensorMode()
     module = trace(lambda x, y: [function(x, y)], [mode.from_tensor(X), mode.from_tensor(Y)], mode)
-    tidy(module.graph)
+    simplify(module.graph)
     module.recompile()
     torch.testing.assert_close(module(X, Y)[0], function(X, Y))
     return module
@@ -46,7 +46,9 @@ def test_sums_are_negated_instead_of_their_terms(function: Callable[[Tensor, Ten
 
 
 def test_two_signs_cancel_out_in_value() -> None:
-    assert negated(tidied(lambda x, y: (-x * -y).sum(-1))) == [(2, 3, 4), (2, 3)], "one sign is delayed, the other stays with its factor"
+    assert negated(tidied(lambda x, y: (-x * -y).sum(-1))) == [(2, 3, 4), (2, 3)], (
+        "one sign is delayed, the other stays with its factor"
+    )
 
 
 def test_a_square_has_no_sign() -> None:
@@ -80,7 +82,11 @@ def test_products_with_one_are_gone_and_casts_by_them_are_not() -> None:
     torch.manual_seed(0)
     model, counts = Ones().eval(), torch.tensor([1, 2, 3, 4])
     program = canonicalize(capture(model, {"x": X, "counts": counts}, {"x": "content", "counts": "mask"}))
-    constants = [n.args[1] for n in program.graph.nodes if op_name(n) in ("aten.mul", "aten.div") and not isinstance(n.args[1], fx.Node)]
+    constants = [
+        n.args[1]
+        for n in program.graph.nodes
+        if op_name(n) in ("aten.mul", "aten.div") and not isinstance(n.args[1], fx.Node)
+    ]
     assert sorted(constants) == [1.0, 2.0]
     with torch.no_grad():
         assert torch.equal(program.module(X, counts)[program.outputs.explained], model(X, counts))
@@ -88,7 +94,9 @@ def test_products_with_one_are_gone_and_casts_by_them_are_not() -> None:
 
 @pytest.mark.parametrize("reshaped", [False, True])
 @pytest.mark.parametrize("copy", [lambda x: x * 1.0, Tensor.contiguous], ids=["product with one", "copy"])
-def test_what_makes_a_dense_copy_for_an_operation_on_strides_stays(copy: Callable[[Tensor], Tensor], reshaped: bool) -> None:
+def test_what_makes_a_dense_copy_for_an_operation_on_strides_stays(
+    copy: Callable[[Tensor], Tensor], reshaped: bool
+) -> None:
     class Complex(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -96,7 +104,9 @@ def test_what_makes_a_dense_copy_for_an_operation_on_strides_stays(copy: Callabl
 
         def forward(self, x: Tensor) -> Tensor:
             pairs = copy(self.linear(x)[..., 1:] if reshaped else self.linear(x)[..., 1:3])
-            return torch.view_as_real(torch.view_as_complex(pairs.reshape(*pairs.shape[:-1], 3, 2) if reshaped else pairs) * 2.0).flatten(1)
+            return torch.view_as_real(
+                torch.view_as_complex(pairs.reshape(*pairs.shape[:-1], 3, 2) if reshaped else pairs) * 2.0
+            ).flatten(1)
 
     torch.manual_seed(0)
     model = Complex().eval()

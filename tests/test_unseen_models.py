@@ -39,11 +39,15 @@ def floats(tree: object) -> list[Tensor]:
 
 
 def close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and float((got - want).abs().max()) <= TOLERANCE * float(want.abs().max().clamp_min(1e-300))
+    return got.shape == want.shape and float((got - want).abs().max()) <= TOLERANCE * float(
+        want.abs().max().clamp_min(1e-300)
+    )
 
 
 def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
-    """Relevance by argument, position per token and the learned tokens (leaves are named after nodes: their sums, sorted, have to do)."""
+    """Relevance by argument, position per token and the learned tokens (leaves are named after nodes: their sums,
+    sorted, have to do).
+    """
     result = {f"content {k}": v for k, v in relevance.content.items()}
     if relevance.position:
         tokens = relevance.per_token("signed", content=False)
@@ -66,10 +70,18 @@ def test_forward_and_books(name: str) -> None:
 
 
 #: Sites that are found, but not yet as what they are.
-MISNAMED = {"latent attention": "a rotation of one plane, by one angle for all its features, is reported as a scale of each product"}
+MISNAMED = {
+    "latent attention": "a rotation of one plane, by one angle for all its features, is reported as a scale of each product"
+}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=MISNAMED[n])] if n in MISNAMED else []) for n in CASES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=MISNAMED[n])] if n in MISNAMED else [])
+        for n in CASES
+    ],
+)
 def test_sites_are_named(name: str) -> None:
     _, explainer, _ = explained(name)
     found = Counter(s.kind for s in explainer.sites)
@@ -90,7 +102,9 @@ def test_the_twin_gets_the_same(name: str) -> None:
     want, got = parts(relevance), parts(other)
     assert set(got) == set(want)
     for key, value in want.items():
-        assert close(got[key], value), f"{key}: {got[key].tolist()} for {value.tolist()}\n{explainer.rewritten.print_readable()}"
+        assert close(got[key], value), (
+            f"{key}: {got[key].tolist()} for {value.tolist()}\n{explainer.rewritten.print_readable()}"
+        )
 
 
 @pytest.mark.parametrize("name", CASES)

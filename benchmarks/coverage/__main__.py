@@ -1,7 +1,9 @@
-"""Convert every architecture in transformers: ``python -m benchmarks.coverage [NAME ...] [--again failed] [--write PAGE]``.
+"""Convert every architecture in transformers: ``python -m benchmarks.coverage [NAME ...] [--again failed] [--write
+PAGE]``.
 
 Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
-was stopped goes on where it was. NAME: only these model types (again). ``--again failed`` repeats those that fell short,
+was stopped goes on where it was. NAME: only these model types (again). ``--again failed`` repeats those that fell
+short,
 ``--again all`` everything.
 """
 
@@ -47,7 +49,11 @@ def main(arguments: list[str]) -> None:
     rows = store.rows()
     Console(width=200).print(summary(rows, len(model_types())))
     if options.write:
-        text = PAGE.format(torch=torch.__version__.split("+")[0], transformers=transformers.__version__, summary=summary(rows, len(model_types())))
+        text = PAGE.format(
+            torch=torch.__version__.split("+")[0],
+            transformers=transformers.__version__,
+            summary=summary(rows, len(model_types())),
+        )
         options.write.write_text(text + "\n".join(table(rows)) + "\n")
 
 
@@ -81,7 +87,11 @@ def wanted(model_type: str, options: argparse.Namespace, store: Store) -> bool:
     if options.again == "all":
         return True
     row = next((r for r in store.rows() if r.model_type == model_type), None)
-    short = row is not None and (not row.explained or any(w in row.padding for w in ("off", "gets", "failed")) or (row.expected and not row.positions))
+    short = row is not None and (
+        not row.explained
+        or any(w in row.padding for w in ("off", "gets", "failed"))
+        or (row.expected and not row.positions)
+    )
     return row is None or (options.again == "failed" and short)
 
 
@@ -97,7 +107,11 @@ def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Names
         while queue or running:
             while queue and len(running) < options.jobs:
                 model_type, tasks = queue.pop(0)
-                running[start(model_type, tasks, scratch / f"{model_type}.json", options.gigabytes)] = (model_type, tasks, time.monotonic())
+                running[start(model_type, tasks, scratch / f"{model_type}.json", options.gigabytes)] = (
+                    model_type,
+                    tasks,
+                    time.monotonic(),
+                )
             for pid, (model_type, tasks, since) in list(running.items()):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 late = time.monotonic() - since > options.seconds
@@ -110,7 +124,11 @@ def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Names
                     store.add(row)
                     del running[pid]
                     progress.update(bar, advance=1, description=f"{row.model_type}: {row.stage}")
-                    print(f"{row.model_type:<28}{row.stage:<15}{row.method:<10}{row.seconds:>6.0f} s  {row.shares}  {row.padding}  {row.reason[:150]}", flush=True)
+                    print(
+                        f"{row.model_type:<28}{row.stage:<15}{row.method:<10}{row.seconds:>6.0f} s  {row.shares}  "
+                        f"{row.padding}  {row.reason[:150]}",
+                        flush=True,
+                    )
             time.sleep(0.05)
 
 
@@ -151,7 +169,9 @@ def collect(part: Path, model_type: str, tasks: list[str], status: int | None, o
 
 def git_revision() -> str:
     try:
-        return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

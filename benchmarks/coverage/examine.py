@@ -18,11 +18,12 @@ import lrp_fx
 from benchmarks import zoo
 from benchmarks.coverage.padding import padding
 from benchmarks.coverage.row import Row
-from lrp_fx.capture import accepts, inference_configuration
+from lrp_fx.capture.ladder import accepts, inference_configuration
 
 #: Closure demanded of the ledger and of every site.
 CLOSED = {torch.float64: 1e-9, torch.float32: 1e-4}
-#: Forward difference allowed, relative to the largest output: models force float32 in places, which a float64 program computes in float64.
+#: Forward difference allowed, relative to the largest output: models force float32 in places, which a float64 program
+#: computes in float64.
 SAME = 1e-4
 _POSITIONS = re.compile(r"rotary|rope|inv_freq|position|pos_emb|wpe|alibi|relative|rel_pos|sinus", re.IGNORECASE)
 Save = Callable[[Row], None]
@@ -61,7 +62,11 @@ def _examine(row: Row, save: Save) -> None:
         reports.append(_check(model, other, explainer(**other)))
     row.forward, row.ledger, row.site = (max(values) for values in zip(*reports, strict=True))
     limit = CLOSED[torch.float64 if row.dtype == "float64" else torch.float32]
-    measured = (("forward off by", row.forward, SAME), ("ledger off by", row.ledger, limit), ("a site off by", row.site, limit))
+    measured = (
+        ("forward off by", row.forward, SAME),
+        ("ledger off by", row.ledger, limit),
+        ("a site off by", row.site, limit),
+    )
     faults = [f"{what} {value:.0e}" for what, value, allowed in measured if not value <= allowed]
     row.stage, row.reason = ("open", ", ".join(faults)) if faults else ("closed", "")
     save(row)
@@ -71,8 +76,12 @@ def _examine(row: Row, save: Save) -> None:
         row.padding = f"failed: {phrase(error)}"
 
 
-def _explained(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance, dict[str, Any]]:
-    """The first explanation; in float32 where a model's own float32 islands take other kernels when exported, so that float64 shows their rounding."""
+def _explained(
+    model: nn.Module, inputs: dict[str, Any], row: Row
+) -> tuple[lrp_fx.Explainer, lrp_fx.Relevance, dict[str, Any]]:
+    """The first explanation; in float32 where a model's own float32 islands take other kernels when exported, so that
+    float64 shows their rounding.
+    """
     try:
         explainer = lrp_fx.convert(model, conserve="site")
         explainer.conserve = "off"  # its graphs balance every site; what the books show is read below, not raised
@@ -103,7 +112,9 @@ def _describe(explainer: lrp_fx.Explainer, row: Row) -> None:
     row.method, row.nodes = program.method, len(program.graph.nodes)
     row.relevance_nodes = len(explainer.relevance_graph.graph.nodes)
     row.shares = tuple(sum(coverage[how].values()) for how in ("rule", "inferred", "unexplained"))  # type: ignore[assignment]
-    row.approximated = dict(Counter(str(a.node.target) for a in explainer.rewritten.applications.values() if not a.rule.exact))
+    row.approximated = dict(
+        Counter(str(a.node.target) for a in explainer.rewritten.applications.values() if not a.rule.exact)
+    )
     row.positions = sorted({s.variant for s in explainer.sites if s.kind == "position"})
 
 
@@ -114,7 +125,9 @@ def _check(model: nn.Module, inputs: dict[str, Any], relevance: lrp_fx.Relevance
     got = [t for t in pytree.tree_leaves(relevance.output) if isinstance(t, Tensor) and t.is_floating_point()]
     forward = max((difference(g, e) for g, e in zip(got, expected, strict=False)), default=float("inf"))
     ledger = relevance.ledger
-    finite = all(bool(t.isfinite().all()) for t in (*relevance.content.values(), *ledger.leaves.values(), *ledger.sinks.values()))
+    finite = all(
+        bool(t.isfinite().all()) for t in (*relevance.content.values(), *ledger.leaves.values(), *ledger.sinks.values())
+    )
     return forward, float(ledger.error.max()) if finite else float("inf"), worst_site(ledger)
 
 
@@ -128,16 +141,26 @@ def difference(got: Tensor, expected: Tensor) -> float:
     if got.shape != expected.shape or not torch.equal(got.isfinite(), expected.isfinite()):
         return float("inf")
     kept = expected.isfinite()
-    return float((got[kept] - expected[kept]).abs().max() / expected[kept].abs().max().clamp_min(1e-30)) if bool(kept.any()) else 0.0
+    return (
+        float((got[kept] - expected[kept]).abs().max() / expected[kept].abs().max().clamp_min(1e-30))
+        if bool(kept.any())
+        else 0.0
+    )
 
 
 def expects_positions(model: nn.Module) -> bool:
-    names = [*(type(m).__name__ for m in model.modules()), *(n for n, _ in model.named_parameters()), *(n for n, _ in model.named_buffers())]
+    names = [
+        *(type(m).__name__ for m in model.modules()),
+        *(n for n, _ in model.named_parameters()),
+        *(n for n, _ in model.named_buffers()),
+    ]
     return any(_POSITIONS.search(n) for n in names)
 
 
 def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.Module, dict[str, Any]]:
-    """Model and inputs in float64 (experts by batched products: the grouped kernel has no float64), else, where the model fails or is not finite, as they were."""
+    """Model and inputs in float64 (experts by batched products: the grouped kernel has no float64), else, where the
+    model fails or is not finite, as they were.
+    """
     wide = pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, inputs)
     model.double()
     if _answers(model, wide):
@@ -181,7 +204,9 @@ def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def phrase(error: Exception, *, last: bool = False) -> str:
-    """The error in one line: its first telling line (of a capture's refusals the last rung's), and where it happened if it is nobody's message."""
+    """The error in one line: its first telling line (of a capture's refusals the last rung's), and where it happened if
+    it is nobody's message.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if last:
         lines = [line for line in lines if line.startswith(("dynamic:", "static:", "concrete:"))][-1:] or lines

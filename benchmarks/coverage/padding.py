@@ -1,4 +1,6 @@
-"""Padding: where the model's own answer does not change with padding, relevance must not either, and padding gets nothing."""
+"""Padding: where the model's own answer does not change with padding, relevance must not either, and padding gets
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,19 @@ SAME = {torch.float64: 1e-8, torch.float32: 2e-4}
 def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
     """What padding on either side changes: ``right ok, left ok``; ``the model cares`` where its own answer changes.
 
-    ``-`` without text, or where relevance is not by the tokens of ``input_ids`` (prompts in front of them, an encoder that nothing reads).
+    ``-`` without text, or where relevance is not by the tokens of ``input_ids`` (prompts in front of them, an encoder
+    that nothing reads).
     """
     tensors = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
     if not {"input_ids", "attention_mask"} <= set(tensors) or any(v.is_floating_point() for v in tensors.values()):
         return "-"
     ids = inputs["input_ids"]
-    if tuple(ids.shape) != tuple(inputs["attention_mask"].shape) or ids.dim() != 2 or ids.shape[0] < 2 or ids.shape[1] <= 2 * CUT:
+    if (
+        tuple(ids.shape) != tuple(inputs["attention_mask"].shape)
+        or ids.dim() != 2
+        or ids.shape[0] < 2
+        or ids.shape[1] <= 2 * CUT
+    ):
         return "-"
     if any(tuple(v.shape[:2]) != tuple(ids.shape) for n, v in tensors.items() if not n.startswith("decoder")):
         return "-"

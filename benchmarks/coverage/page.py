@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from benchmarks.coverage.row import Row
 
-HEADINGS = ("model type", "head", "capture", "nodes", "exact / inferred / approximated", "position", "padding", "ledger error", "worst site", "s", "what is short")
+HEADINGS = (
+    "model type",
+    "head",
+    "capture",
+    "nodes",
+    "exact / inferred / approximated",
+    "position",
+    "padding",
+    "ledger error",
+    "worst site",
+    "s",
+    "what is short",
+)
 
 PAGE = """# Coverage: every model type of transformers
 
@@ -28,19 +40,28 @@ def summary(rows: list[Row], types: int) -> str:
     runs = [r for r in rows if r.runs]
     count = {name: sum(getattr(r, name) for r in rows) for name in ("captured", "closed", "explained")}
     narrow = sum(r.closed and r.dtype == "float32" for r in rows)
-    worst = {what: max((getattr(r, what) for r in rows if r.closed and r.dtype == "float64"), default=0.0) for what in ("ledger", "site", "forward")}
+    worst = {
+        what: max((getattr(r, what) for r in rows if r.closed and r.dtype == "float64"), default=0.0)
+        for what in ("ledger", "site", "forward")
+    }
     methods = ", ".join(f"{sum(r.method == m for r in runs)} {m}" for m in ("dynamic", "static", "concrete"))
     nodes = [sum(r.shares[i] for r in rows) for i in range(3)]
     without = sum(r.expected and r.captured and not r.positions for r in rows)
-    padded = [r for r in rows if "ok" in r.padding or "off" in r.padding or "gets" in r.padding or "failed" in r.padding]
+    padded = [
+        r for r in rows if "ok" in r.padding or "off" in r.padding or "gets" in r.padding or "failed" in r.padding
+    ]
     good = sum("off" not in r.padding and "gets" not in r.padding and "failed" not in r.padding for r in padded)
     missing = f" of {types} (the sweep was stopped before it came to the others)" if len(rows) < types else ""
     return (
-        f"**{len(rows)} model types{missing}, {len(runs)} run forward here: {count['captured']} captured ({methods}), {count['closed']} with a closed ledger and every site "
-        f"balanced to 1e-9 in float64 ({narrow} of them only in float32, to 1e-4), {count['explained']} of these with nothing approximated.** "
-        f"Worst in float64: ledger {worst['ledger']:.0e}, site {worst['site']:.0e}, output {worst['forward']:.0e} from the model's own (which forces float32 in places). "
+        f"**{len(rows)} model types{missing}, {len(runs)} run forward here: {count['captured']} captured ({methods}), "
+        f"{count['closed']} with a closed ledger and every site "
+        f"balanced to 1e-9 in float64 ({narrow} of them only in float32, to 1e-4), {count['explained']} of these with "
+        "nothing approximated.** "
+        f"Worst in float64: ledger {worst['ledger']:.0e}, site {worst['site']:.0e}, output {worst['forward']:.0e} "
+        "from the model's own (which forces float32 in places). "
         f"Nodes on relevance paths: {nodes[0]} by listed rules, {nodes[1]} inferred, {nodes[2]} approximated. "
-        f"Padded equals unpadded in {good} of the {len(padded)} types whose own answer does not change; {without} types with something named after positions have no position site."
+        f"Padded equals unpadded in {good} of the {len(padded)} types whose own answer does not change; {without} "
+        "types with something named after positions have no position site."
     )
 
 
@@ -54,9 +75,29 @@ def cells(row: Row) -> tuple[str, ...]:
     shares = " / ".join(map(str, row.shares)) if row.captured else ""
     short = [row.stage] if not row.closed else []
     short += [row.reason] if row.reason else []
-    short += [f"approximated: {', '.join(f'{n} x {op}' for op, n in row.approximated.items())}"] if row.approximated else []
-    short += ["in float32: the model does not run, or takes other kernels when exported, in float64"] if row.dtype == "float32" and row.runs else []
+    short += (
+        [f"approximated: {', '.join(f'{n} x {op}' for op, n in row.approximated.items())}"] if row.approximated else []
+    )
+    short += (
+        ["in float32: the model does not run, or takes other kernels when exported, in float64"]
+        if row.dtype == "float32" and row.runs
+        else []
+    )
     position = "; ".join(row.positions) or ("none found" if row.expected and row.captured else "-")
-    numbers = [f"{row.ledger:.0e}" if row.ledger == row.ledger else "", f"{row.site:.0e}" if row.site == row.site else ""]
+    numbers = [
+        f"{row.ledger:.0e}" if row.ledger == row.ledger else "",
+        f"{row.site:.0e}" if row.site == row.site else "",
+    ]
     text = ". ".join(short).replace("|", "\\|")
-    return (row.model_type, row.head, row.method, str(row.nodes or ""), shares, position, row.padding, *numbers, f"{row.seconds:.0f}", text)
+    return (
+        row.model_type,
+        row.head,
+        row.method,
+        str(row.nodes or ""),
+        shares,
+        position,
+        row.padding,
+        *numbers,
+        f"{row.seconds:.0f}",
+        text,
+    )

@@ -11,13 +11,15 @@ STAGES = ("not built", "no forward", "not captured", "not converted", "not expla
 
 @dataclass
 class Row:
-    """One model type. ``stage``: how far it came (`STAGES`); ``reason``: why no farther, or what is short, in one phrase.
+    """One model type. ``stage``: how far it came (`STAGES`); ``reason``: why no farther, or what is short, in one
+    phrase.
 
     ``shares``: relevance-path nodes served by a listed rule, by inference, and only approximated. ``approximated``: the
     operations of the latter. ``positions``: kinds of position sites found; ``expected``: does the model have modules,
-    parameters or buffers that are named after positions (a label for this page only)? ``padding``: what padding changed.
-    ``forward``: largest difference to the model's own output, relative to its largest value. ``ledger``, ``site``: worst
-    error of the ledger and of a site over two inputs. ``dtype``: float64 where the model itself runs in it.
+    parameters or buffers that are named after positions (a label for this page only)? ``padding``: what padding
+    changed.
+    ``forward``: largest difference to the model's own output, relative to its largest value. ``ledger``, ``site``:
+    worst error of the ledger and of a site over two inputs. ``dtype``: float64 where the model itself runs in it.
     """
 
     model_type: str

@@ -40,7 +40,9 @@ def compare(values: Tensor, reference: Tensor) -> Comparison:
     from scipy.stats import rankdata, wilcoxon  # type: ignore[import-untyped]
 
     if values.shape != reference.shape or values.dim() != 1:
-        raise ValueError(f"paired values have one axis and equal length, got {tuple(values.shape)} and {tuple(reference.shape)}")
+        raise ValueError(
+            f"paired values have one axis and equal length, got {tuple(values.shape)} and {tuple(reference.shape)}"
+        )
     difference = (values.double() - reference.double()).numpy()
     unequal = difference[difference != 0]
     if not len(unequal):

@@ -19,7 +19,9 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Way:
-    """A walk over the units: which score comes first, and whether units are inserted into nothing or replaced in the input."""
+    """A walk over the units: which score comes first, and whether units are inserted into nothing or replaced in the
+    input.
+    """
 
     insert: bool
     descending: bool
@@ -35,7 +37,9 @@ WAYS = {
 
 
 def counts(n: int) -> Tensor:
-    """(11,): units touched at each fraction, ``ceil(j n / 10)`` in whole numbers (0.7 * 10 is above 7 in floating point)."""
+    """(11,): units touched at each fraction, ``ceil(j n / 10)`` in whole numbers (0.7 * 10 is above 7 in floating
+    point).
+    """
     return torch.tensor([-(-j * n // STEPS) for j in range(STEPS + 1)])
 
 
@@ -79,13 +83,76 @@ _PAPERS = ("ali2022", "bakish2025")
 _MODEL = ("predict",)
 
 register(
-    Metric("AUAC generation", "insert by descending score into nothing; area under p_t", _PAPERS, "higher", lambda c: probability(c, "generation"), _MODEL),
-    Metric("AU-MSE generation", "the same insertions; area under sum_c (f_c(x) - f_c(x_phi))^2", _PAPERS, "lower", lambda c: squared_error(c, "generation"), _MODEL),
-    Metric("AUAC pruning", "replace by ascending absolute score; area under p_t", _PAPERS, "higher", lambda c: probability(c, "pruning"), _MODEL),
-    Metric("AU-MSE pruning", "replace by ascending absolute score; area under sum_c (f_c(x) - f_c(x_phi))^2", _PAPERS, "lower", lambda c: squared_error(c, "pruning"), _MODEL),
-    Metric("ABPC", "area of LeRF minus area of MoRF", ("achtibat2024",), "higher", lambda c: logit(c, "least first") - logit(c, "most first"), _MODEL),
-    Metric("MoRF", "replace by descending score; area under f_t", ("achtibat2024",), "lower", lambda c: logit(c, "most first"), _MODEL),
-    Metric("LeRF", "replace by ascending score; area under f_t", ("achtibat2024",), "higher", lambda c: logit(c, "least first"), _MODEL),
-    Metric("AUAC pruning, signed", "replace by ascending score; area under p_t", _PAPERS, "higher", lambda c: probability(c, "least first"), _MODEL),
-    Metric("AU-MSE pruning, signed", "replace by ascending score; area under sum_c (f_c(x) - f_c(x_phi))^2", _PAPERS, "lower", lambda c: squared_error(c, "least first"), _MODEL),
+    Metric(
+        "AUAC generation",
+        "insert by descending score into nothing; area under p_t",
+        _PAPERS,
+        "higher",
+        lambda c: probability(c, "generation"),
+        _MODEL,
+    ),
+    Metric(
+        "AU-MSE generation",
+        "the same insertions; area under sum_c (f_c(x) - f_c(x_phi))^2",
+        _PAPERS,
+        "lower",
+        lambda c: squared_error(c, "generation"),
+        _MODEL,
+    ),
+    Metric(
+        "AUAC pruning",
+        "replace by ascending absolute score; area under p_t",
+        _PAPERS,
+        "higher",
+        lambda c: probability(c, "pruning"),
+        _MODEL,
+    ),
+    Metric(
+        "AU-MSE pruning",
+        "replace by ascending absolute score; area under sum_c (f_c(x) - f_c(x_phi))^2",
+        _PAPERS,
+        "lower",
+        lambda c: squared_error(c, "pruning"),
+        _MODEL,
+    ),
+    Metric(
+        "ABPC",
+        "area of LeRF minus area of MoRF",
+        ("achtibat2024",),
+        "higher",
+        lambda c: logit(c, "least first") - logit(c, "most first"),
+        _MODEL,
+    ),
+    Metric(
+        "MoRF",
+        "replace by descending score; area under f_t",
+        ("achtibat2024",),
+        "lower",
+        lambda c: logit(c, "most first"),
+        _MODEL,
+    ),
+    Metric(
+        "LeRF",
+        "replace by ascending score; area under f_t",
+        ("achtibat2024",),
+        "higher",
+        lambda c: logit(c, "least first"),
+        _MODEL,
+    ),
+    Metric(
+        "AUAC pruning, signed",
+        "replace by ascending score; area under p_t",
+        _PAPERS,
+        "higher",
+        lambda c: probability(c, "least first"),
+        _MODEL,
+    ),
+    Metric(
+        "AU-MSE pruning, signed",
+        "replace by ascending score; area under sum_c (f_c(x) - f_c(x_phi))^2",
+        _PAPERS,
+        "lower",
+        lambda c: squared_error(c, "least first"),
+        _MODEL,
+    ),
 )

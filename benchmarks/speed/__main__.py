@@ -1,9 +1,10 @@
-"""Explaining against plain gradient x input: ``python -m benchmarks.speed [--write PAGE] [--models NAME ...] [--lengths N ...] [--batches N ...]``.
+"""Explaining against plain gradient x input: ``python -m benchmarks.speed [--write PAGE] [--models NAME ...] [--lengths
+N ...] [--batches N ...]``.
 
-For each model, one process times all contenders in turns, cell by cell (length, batch); ratios are of neighbouring runs.
-Peak memory is what the resident set grows by in a process that runs one contender alone, once it is converted. A cell over
-the limits (16 GiB, five minutes) is left out, and the page says why. ``--write`` replaces the sections of the cells that
-were measured and keeps the others.
+For each model, one process times all contenders in turns, cell by cell (length, batch); ratios are of neighbouring
+runs. Peak memory is what the resident set grows by in a process that runs one contender alone, once it is converted. A
+cell over the limits (16 GiB, five minutes) is left out, and the page says why. ``--write`` replaces the sections of the
+cells that were measured and keeps the others.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def intro() -> str:
     return (
         "# Performance\n\n"
         "Written by `python -m benchmarks.speed --write docs/performance.md`: random weights, float32, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} thread on a CPU. Ratios are to gradient x input of the untouched model (parameters frozen), "
-        "which is a forward and a backward pass; each is the median over runs in turns, with quartiles. Memory is the growth of the resident set while one "
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread on a CPU. Ratios are to gradient x input of the "
+        "untouched model (parameters frozen), "
+        "which is a forward and a backward pass; each is the median over runs in turns, with quartiles. Memory is the "
+        "growth of the resident set while one "
         "contender runs. What the figures mean is in [performance_notes.md](performance_notes.md).\n"
     )
 
@@ -41,19 +44,33 @@ def cells_of(model: str, lengths: list[int], batches: list[int]) -> list[tuple[i
     return [(n, b) for n in chosen for b in (batches if n <= 512 else [1])]
 
 
-def section(model: str, cell: tuple[int, int], times: dict[str, measure.Found], peaks: dict[str, measure.Found], names: list[str]) -> str:
+def section(
+    model: str,
+    cell: tuple[int, int],
+    times: dict[str, measure.Found],
+    peaks: dict[str, measure.Found],
+    names: list[str],
+) -> str:
     lines = [f"### {model}, {cell[0]} tokens, batch {cell[1]}", ""]
     if BASE not in times or "why" in times[BASE]:
         return "\n".join([*lines, f"Left out: {times.get(BASE, {}).get('why', 'not measured')}.", ""])
-    lines += ["| contender | ms | ratio in time | quartiles | peak memory, MiB | ratio in memory |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| contender | ms | ratio in time | quartiles | peak memory, MiB | ratio in memory |",
+        "|---|---|---|---|---|---|",
+    ]
     base = peaks.get(BASE, {}).get("mib")
     for name in names:
         found, mib = times.get(name, {"why": "not run"}), peaks.get(name, {}).get("mib")
         if "why" in found:
             lines.append(f"| {name} | {found['why']} | | | | |")
             continue
-        memory = f"{mib:.0f} | {mib / base:.2f}" if mib is not None and base else f"{peaks.get(name, {}).get('why', '')} | "
-        lines.append(f"| {name} | {found['ms']:.1f} | {found['ratio']:.2f} | {found['low']:.2f} to {found['high']:.2f} | {memory} |")
+        memory = (
+            f"{mib:.0f} | {mib / base:.2f}" if mib is not None and base else f"{peaks.get(name, {}).get('why', '')} | "
+        )
+        lines.append(
+            f"| {name} | {found['ms']:.1f} | {found['ratio']:.2f} | {found['low']:.2f} to {found['high']:.2f} | "
+            f"{memory} |"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -62,7 +79,9 @@ def write(page: Path, sections: dict[tuple[str, int, int], str]) -> None:
     text = page.read_text() if page.exists() else ""
     places = [*TITLE.finditer(text)]
     ends = [*(m.start() for m in places[1:]), len(text)][: len(places)]
-    known = {(m[1], int(m[2]), int(m[3])): text[m.start() : end].strip() + "\n" for m, end in zip(places, ends, strict=True)}
+    known = {
+        (m[1], int(m[2]), int(m[3])): text[m.start() : end].strip() + "\n" for m, end in zip(places, ends, strict=True)
+    }
     known |= sections
     order = list(MODELS)
     page.write_text("\n".join([intro(), *(known[k] for k in sorted(known, key=lambda k: (order.index(k[0]), k[1:])))]))
@@ -84,7 +103,11 @@ def main(arguments: list[str]) -> None:
     if options.child:
         (model,) = options.models
         cells = [(int(n), int(b)) for n, b in options.cells]
-        found = measure.times(model, cells, options.contenders, options.budget) if options.child == "times" else measure.peaks(model, cells, options.contenders[0])
+        found = (
+            measure.times(model, cells, options.contenders, options.budget)
+            if options.child == "times"
+            else measure.peaks(model, cells, options.contenders[0])
+        )
         for row in found:
             print(json.dumps(row), flush=True)
         return
@@ -93,11 +116,15 @@ def main(arguments: list[str]) -> None:
         cells = cells_of(model, options.lengths, options.batches)
         timed = measure.in_child("times", model, cells, names, options.budget)
         ran = {name: [tuple(row["cell"]) for row in timed if "ms" in row["found"].get(name, {})] for name in names}
-        memory = {name: measure.in_child("peaks", model, ran[name], [name], options.budget) for name in names if ran[name]}
+        memory = {
+            name: measure.in_child("peaks", model, ran[name], [name], options.budget) for name in names if ran[name]
+        }
         sections = {}
         for cell in cells:
             times = {n: f for row in timed if tuple(row["cell"]) == cell for n, f in row["found"].items()}
-            peaks = {name: row["found"][name] for name, rows in memory.items() for row in rows if tuple(row["cell"]) == cell}
+            peaks = {
+                name: row["found"][name] for name, rows in memory.items() for row in rows if tuple(row["cell"]) == cell
+            }
             sections[model, *cell] = section(model, cell, times, peaks, names)
             print(sections[model, *cell], flush=True)
         if options.write:

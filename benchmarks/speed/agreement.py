@@ -1,4 +1,6 @@
-"""Does the preset `attnlrp` compute what lxt computes? ``python -m benchmarks.speed.agreement [MODEL ...] [--length N]``."""
+"""Does the preset `attnlrp` compute what lxt computes? ``python -m benchmarks.speed.agreement [MODEL ...] [--length
+N]``.
+"""
 
 from __future__ import annotations
 

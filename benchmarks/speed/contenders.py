@@ -25,7 +25,9 @@ class Unavailable(Exception):
 
 def score(model: nn.Module, inputs: Inputs) -> Tensor:
     """The predicted class, or next token after the last one, of each example."""
-    logits = model(**inputs, **({"use_cache": False} if "input_ids" in inputs or "inputs_embeds" in inputs else {})).logits
+    logits = model(
+        **inputs, **({"use_cache": False} if "input_ids" in inputs or "inputs_embeds" in inputs else {})
+    ).logits
     return (logits if logits.dim() == 2 else logits[:, -1]).amax(-1)
 
 
@@ -63,7 +65,9 @@ def lxt(timed: Timed, model: nn.Module) -> Run:
         with lxt_patches(model):
             run(timed.inputs(16, 1))
     except Exception as error:
-        raise Unavailable(str(error) if isinstance(error, LxtUnavailable) else f"lxt fails: {type(error).__name__}: {str(error)[:80]}") from error
+        raise Unavailable(
+            str(error) if isinstance(error, LxtUnavailable) else f"lxt fails: {type(error).__name__}: {str(error)[:80]}"
+        ) from error
 
     def patched(inputs: Inputs) -> object:
         with lxt_patches(model):
@@ -80,15 +84,25 @@ def integrated(timed: Timed, model: nn.Module) -> Run:
 
     if not timed.words:
         method = IntegratedGradients(lambda x: score(model, {"pixel_values": x}))
-        return lambda inputs: method.attribute(inputs["pixel_values"], n_steps=STEPS, internal_batch_size=len(inputs["pixel_values"]))
+        return lambda inputs: method.attribute(
+            inputs["pixel_values"], n_steps=STEPS, internal_batch_size=len(inputs["pixel_values"])
+        )
 
     words = (model.get_encoder() if timed.decoder else model).get_input_embeddings()  # type: ignore[operator]
 
     def run(inputs: Inputs) -> object:
         rest = {n: v for n, v in inputs.items() if n != "input_ids"}
         names, ids = list(rest), inputs["input_ids"]
-        layer = LayerIntegratedGradients(lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), words)
-        return layer.attribute(ids, torch.zeros_like(ids), additional_forward_args=tuple(rest.values()), n_steps=STEPS, internal_batch_size=len(ids))
+        layer = LayerIntegratedGradients(
+            lambda ids, *others: score(model, {"input_ids": ids, **dict(zip(names, others, strict=True))}), words
+        )
+        return layer.attribute(
+            ids,
+            torch.zeros_like(ids),
+            additional_forward_args=tuple(rest.values()),
+            n_steps=STEPS,
+            internal_batch_size=len(ids),
+        )
 
     return run
 
@@ -108,4 +122,9 @@ CONTENDERS: dict[str, Callable[[Timed, nn.Module], Run]] = {
     "integrated gradients, 20 steps": integrated,
 }
 #: How many gradients' time a contender takes, about, where that is known before it runs.
-GRADIENTS = {"integrated gradients, 20 steps": STEPS, "forward": 0.5, "lrp_fx, every site": 1.5, "lrp_fx, checkpoint": 1.2}
+GRADIENTS = {
+    "integrated gradients, 20 steps": STEPS,
+    "forward": 0.5,
+    "lrp_fx, every site": 1.5,
+    "lrp_fx, checkpoint": 1.2,
+}

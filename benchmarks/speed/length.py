@@ -36,7 +36,8 @@ def main() -> None:
     lines = [
         "# Memory against length",
         "",
-        f"Written by `python -m benchmarks.speed.length --write docs/length.md`. {options.model}, random weights, float32, on a CPU: peak memory of one run in MiB, "
+        f"Written by `python -m benchmarks.speed.length --write docs/length.md`. {options.model}, random weights, "
+        "float32, on a CPU: peak memory of one run in MiB, "
         "and the power of the length that it grows with (1 is linear).",
         "",
         f"| contender | {' | '.join(f'{n} tokens' for n in options.lengths)} | power |",
@@ -47,7 +48,11 @@ def main() -> None:
         found = {int(row["cell"][0]): row["found"][name] for row in rows}
         known = {n: f["mib"] for n, f in found.items() if "mib" in f}
         power = f"{exponent(list(known), list(known.values())):.2f}" if len(known) > 1 else ""
-        lines.append(f"| {name} | " + " | ".join(f"{known[n]:.0f}" if n in known else found[n]["why"] for n in options.lengths) + f" | {power} |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{known[n]:.0f}" if n in known else found[n]["why"] for n in options.lengths)
+            + f" | {power} |"
+        )
         print(lines[-1], flush=True)
     if options.write:
         options.write.write_text("\n".join(lines) + "\n")

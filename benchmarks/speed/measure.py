@@ -28,11 +28,17 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "memory" in text.lower() or isinstance(error, MemoryError):
         return f"more than {GIGABYTES} GiB"
-    return text if isinstance(error, Unavailable) else f"{type(error).__name__}: {text.splitlines()[0][:100] if text else ''}"
+    return (
+        text
+        if isinstance(error, Unavailable)
+        else f"{type(error).__name__}: {text.splitlines()[0][:100] if text else ''}"
+    )
 
 
 def times(model_name: str, cells: list[Cell], names: list[str], budget: float) -> Iterator[Found]:
-    """For each cell, milliseconds and ratios to the gradient of each contender, in turns, for about ``budget`` seconds."""
+    """For each cell, milliseconds and ratios to the gradient of each contender, in turns, for about ``budget``
+    seconds.
+    """
     timed = MODELS[model_name]
     runs: dict[str, Run] = {}
     refused: dict[str, Found] = {}
@@ -46,12 +52,18 @@ def times(model_name: str, cells: list[Cell], names: list[str], budget: float) -
         single, why = _once(runs, inputs)
         found = refused | {name: {"why": reason} for name, reason in why.items()}
         if BASE in single:
-            found |= _in_turns({name: runs[name] for name in single}, inputs, rounds=int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / sum(single.values())))))
+            found |= _in_turns(
+                {name: runs[name] for name in single},
+                inputs,
+                rounds=int(min(MOST_ROUNDS, max(LEAST_ROUNDS, budget / sum(single.values())))),
+            )
         yield {"cell": [length, batch], "found": found}
 
 
 def _once(runs: dict[str, Run], inputs: Inputs) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds that a run of each contender takes, and why some have none; the yardstick's first, and none without it."""
+    """Seconds that a run of each contender takes, and why some have none; the yardstick's first, and none without
+    it.
+    """
     single: dict[str, float] = {}
     why: dict[str, str] = {}
     spent = 0.0
@@ -94,7 +106,13 @@ def _in_turns(runs: dict[str, Run], inputs: Inputs, rounds: int) -> dict[str, Fo
     for name, each in seconds.items():
         ratios = sorted(t / b for t, b in zip(each, seconds[BASE], strict=False))
         quarter = len(ratios) // 4
-        found[name] = {"ms": 1e3 * statistics.median(each), "ratio": statistics.median(ratios), "low": ratios[quarter], "high": ratios[-1 - quarter], "runs": len(each)}
+        found[name] = {
+            "ms": 1e3 * statistics.median(each),
+            "ratio": statistics.median(ratios),
+            "low": ratios[quarter],
+            "high": ratios[-1 - quarter],
+            "runs": len(each),
+        }
     return found
 
 
@@ -113,7 +131,9 @@ def peaks(model_name: str, cells: list[Cell], name: str) -> Iterator[Found]:
         try:
             run(inputs)
             gc.collect()
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what conversion left behind with the allocator would hide what a run takes
+            ctypes.CDLL("libc.so.6").malloc_trim(
+                0
+            )  # what conversion left behind with the allocator would hide what a run takes
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             before = _status("VmRSS")
             run(inputs)
@@ -134,7 +154,21 @@ def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget:
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
 
-    command = [sys.executable, "-m", "benchmarks.speed", "--child", what, "--models", model, "--contenders", *names, "--cells", json.dumps(cells), "--budget", str(budget)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed",
+        "--child",
+        what,
+        "--models",
+        model,
+        "--contenders",
+        *names,
+        "--cells",
+        json.dumps(cells),
+        "--budget",
+        str(budget),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limits, check=False)
     rows = []
     for line in done.stdout.splitlines():
@@ -143,4 +177,6 @@ def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget:
     reached = {tuple(row["cell"]) for row in rows}
     last = done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else ""
     why = f"more than {GIGABYTES} GiB" if done.returncode < 0 or "memory" in last.lower() else last
-    return rows + [{"cell": list(cell), "found": {name: {"why": why} for name in names}} for cell in cells if cell not in reached]
+    return rows + [
+        {"cell": list(cell), "found": {name: {"why": why} for name in names}} for cell in cells if cell not in reached
+    ]

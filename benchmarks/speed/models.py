@@ -47,8 +47,16 @@ def _build(name: str, config: Any, attention: str = "sdpa", **settings: Any) -> 
 
 
 def _llama(width: int, layers: int, heads: int) -> Callable[[], nn.Module]:
-    sizes = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=int(width * 8 / 3) // 16 * 16)
-    return _build("LlamaForCausalLM", transformers.LlamaConfig, vocab_size=WORDS, max_position_embeddings=16_384, **sizes)
+    sizes = dict(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=int(width * 8 / 3) // 16 * 16,
+    )
+    return _build(
+        "LlamaForCausalLM", transformers.LlamaConfig, vocab_size=WORDS, max_position_embeddings=16_384, **sizes
+    )
 
 
 LENGTHS = (128, 512, 2048)
@@ -57,8 +65,22 @@ MODELS = {
     for m in (
         Timed("Llama-like, 256 wide, 4 layers", _llama(256, 4, 4), LENGTHS),
         Timed("Llama-like, 768 wide, 12 layers", _llama(768, 12, 12), LENGTHS),
-        Timed("BERT-base-like", _build("BertForSequenceClassification", transformers.BertConfig, max_position_embeddings=2048), LENGTHS),
-        Timed("ViT-B/16-like", _build("ViTForImageClassification", transformers.ViTConfig, num_labels=1000), (197,), words=False),
-        Timed("T5-small-like", _build("T5ForConditionalGeneration", transformers.T5Config, "eager", decoder_start_token_id=0), LENGTHS, decoder=True),
+        Timed(
+            "BERT-base-like",
+            _build("BertForSequenceClassification", transformers.BertConfig, max_position_embeddings=2048),
+            LENGTHS,
+        ),
+        Timed(
+            "ViT-B/16-like",
+            _build("ViTForImageClassification", transformers.ViTConfig, num_labels=1000),
+            (197,),
+            words=False,
+        ),
+        Timed(
+            "T5-small-like",
+            _build("T5ForConditionalGeneration", transformers.T5Config, "eager", decoder_start_token_id=0),
+            LENGTHS,
+            decoder=True,
+        ),
     )
 }

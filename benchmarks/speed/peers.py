@@ -1,4 +1,6 @@
-"""lxt as it has to be called to run beside others: its patches are process-wide and have no undo, here they are put on and taken off."""
+"""lxt as it has to be called to run beside others: its patches are process-wide and have no undo, here they are put on
+and taken off.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class _Functions(dict[str, Any]):
 
 
 def _load_map(model_module: types.ModuleType) -> dict[Any, Callable[[Any], bool]]:
-    """lxt's AttnLRP patches for the model's module (loaded alone: importing all of them needs other versions of transformers)."""
+    """lxt's AttnLRP patches for the model's module (loaded alone: importing all of them needs other versions of
+    transformers).
+    """
     if importlib.util.find_spec("lxt") is None:
         raise LxtUnavailable("lxt is not installed")
     family = model_module.__name__.split(".")[-2]
@@ -39,7 +43,9 @@ def _load_map(model_module: types.ModuleType) -> dict[Any, Callable[[Any], bool]
             sys.modules["lxt.efficient.models"] = package
         return dict(importlib.import_module(f"lxt.efficient.models.{family}").attnLRP)
     except Exception as error:
-        raise LxtUnavailable(f"lxt does not support it: {type(error).__name__}: {str(error).splitlines()[0][:80]}") from error
+        raise LxtUnavailable(
+            f"lxt does not support it: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -47,7 +53,12 @@ def lxt_patches(model: nn.Module) -> Iterator[None]:
     """AttnLRP by lxt inside the block: then gradient x input is its relevance."""
     module = importlib.import_module(type(model).__module__)
     patches = _load_map(module)
-    before = [(target, name, getattr(target, name)) for target in patches for name in ("forward", "eager_attention_forward", "ALL_ATTENTION_FUNCTIONS") if hasattr(target, name)]
+    before = [
+        (target, name, getattr(target, name))
+        for target in patches
+        for name in ("forward", "eager_attention_forward", "ALL_ATTENTION_FUNCTIONS")
+        if hasattr(target, name)
+    ]
     try:
         for target, patch in patches.items():
             patch(target)

@@ -1,7 +1,8 @@
-"""Where the time goes: ``python -m benchmarks.speed.profile MODEL [--length N] [--batch B] [--rules R] [--relevance-only] [--top K]``.
+"""Where the time goes: ``python -m benchmarks.speed.profile MODEL [--length N] [--batch B] [--rules R]
+[--relevance-only] [--top K]``.
 
-Kernels of one explanation and of one gradient x input, by operator, as torch.profiler counts them (own time, without what
-they call), and the relevance graph's nodes by what they are for.
+Kernels of one explanation and of one gradient x input, by operator, as torch.profiler counts them (own time, without
+what they call), and the relevance graph's nodes by what they are for.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     timed = MODELS[options.model]
     inputs, model = timed.inputs(options.length, options.batch), timed.build()
-    explain = lrp_fx.convert(model, rules=options.rules, conserve=options.conserve, keep_output=not options.relevance_only)
+    explain = lrp_fx.convert(
+        model, rules=options.rules, conserve=options.conserve, keep_output=not options.relevance_only
+    )
     found, run = explain(**inputs), gradient(timed, model)
     show("gradient x input, by operator", by_operator(lambda: run(inputs)), options.top)
     show("explainer, by operator", by_operator(lambda: explain(**inputs)), options.top)

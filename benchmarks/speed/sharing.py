@@ -1,4 +1,6 @@
-"""Several targets at once against one after the other: ``python -m benchmarks.speed.sharing [MODEL] [--length N] [--targets K ...]``."""
+"""Several targets at once against one after the other: ``python -m benchmarks.speed.sharing [MODEL] [--length N]
+[--targets K ...]``.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,18 @@ def main() -> None:
     print("| targets | one by one, ms | together, ms | ratio |\n|---|---|---|---|")
     for count in options.targets:
         goals = list(range(count))
-        runs = (lambda goals=goals: [explain(**inputs, target=g) for g in goals], lambda goals=goals: explain(**inputs, targets=goals))
+        runs = (
+            lambda goals=goals: [explain(**inputs, target=g) for g in goals],
+            lambda goals=goals: explain(**inputs, targets=goals),
+        )
         for run in runs:
             run()
         pairs = [tuple(seconds(run) for run in runs) for _ in range(ROUNDS)]
         apart, together = (1e3 * statistics.median(p[i] for p in pairs) for i in range(2))
-        print(f"| {count} | {apart:.0f} | {together:.0f} | {statistics.median(p[1] / p[0] for p in pairs):.2f} |", flush=True)
+        print(
+            f"| {count} | {apart:.0f} | {together:.0f} | {statistics.median(p[1] / p[0] for p in pairs):.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

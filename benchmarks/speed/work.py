@@ -1,8 +1,8 @@
 """Matrix products that cannot be saved: ``python -m benchmarks.speed.work [--write PAGE] [--lengths N ...]``.
 
-Floating-point operations in matrix products, convolutions and attention kernels of one run, as torch counts them, relative
-to gradient x input. No schedule and no compiler changes them: where they take nearly all the time (on a CPU, in models
-that are wide), the ratio in time cannot fall below this one by much. The counts are exact; nothing is timed.
+Floating-point operations in matrix products, convolutions and attention kernels of one run, as torch counts them,
+relative to gradient x input. No schedule and no compiler changes them: where they take nearly all the time (on a CPU,
+in models that are wide), the ratio in time cannot fall below this one by much. The counts are exact; nothing is timed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Counter(TorchDispatchMode):
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         count = COUNTS.get(func.overloadpacket)
         self.total += int(count(*args, **(kwargs or {}), out_val=out)) if count is not None else 0
@@ -74,7 +76,8 @@ def main() -> None:
     lines = [
         "# Matrix products",
         "",
-        "Written by `python -m benchmarks.speed.work --write docs/work.md`: floating-point operations in matrix products and attention kernels of one run, "
+        "Written by `python -m benchmarks.speed.work --write docs/work.md`: floating-point operations in matrix "
+        "products and attention kernels of one run, "
         "relative to gradient x input of the untouched model. Counted, not timed.",
         "",
         f"| model, tokens | {BASE}, 10^9 | {' | '.join(NAMES)} |",

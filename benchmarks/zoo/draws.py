@@ -43,11 +43,19 @@ def text_inputs(params: Any, b: int = B, s: int = S) -> dict[str, Tensor]:
 def image_shape(cfg: PreTrainedConfig) -> tuple[int, int, int]:
     """(side, channels, patch) of the images a model takes."""
     vc = getattr(cfg, "vision_config", None) or cfg
-    size = find_setting(vc, "image_size", "img_size", "crop_size", "input_size") if isinstance(vc, PreTrainedConfig) else IMG
+    size = (
+        find_setting(vc, "image_size", "img_size", "crop_size", "input_size")
+        if isinstance(vc, PreTrainedConfig)
+        else IMG
+    )
     if isinstance(size, (list, tuple)):
         size = size[0]
     ch = find_setting(vc, "num_channels", "in_channels", "in_chans", "num_input_channels")
     p = find_setting(vc, "patch_size")
     if isinstance(p, (list, tuple)):
         p = p[0]
-    return (size if isinstance(size, int) and 8 <= size <= 512 else IMG), (ch if isinstance(ch, int) else 3), (p if isinstance(p, int) else PATCH)
+    return (
+        (size if isinstance(size, int) and 8 <= size <= 512 else IMG),
+        (ch if isinstance(ch, int) else 3),
+        (p if isinstance(p, int) else PATCH),
+    )

@@ -45,7 +45,7 @@ def _texts(task: str, model: nn.Module, params: Any) -> Iterator[Candidate]:
             k2 = dict(kw)
             k2["input_ids"] = torch.cat([kw["input_ids"][:, :-1], torch.full((B, 1), 2)], 1)
             yield k2
-        if isinstance(find_setting(cfg, "num_codebooks"), int):                 # musicgen: one row per codebook
+        if isinstance(find_setting(cfg, "num_codebooks"), int):  # musicgen: one row per codebook
             yield {"input_ids": draw_ids(B * find_setting(cfg, "num_codebooks"), S)}
         s = 32
         yield text_inputs(params, B, s)
@@ -55,7 +55,12 @@ def _texts(task: str, model: nn.Module, params: Any) -> Iterator[Candidate]:
         yield {**k, "bbox": bb}
         yield {**k, "bbox": bb, "image": draw(B, 3, IMG, IMG)}
         yield {**k, "bbox": bb, "pixel_values": draw(B, 3, IMG, IMG)}
-        yield {**k, "bbox": torch.rand(B, S, 4), "pixel_values": draw(B, 3, IMG, IMG), "decoder_input_ids": draw_ids(B, 7, seed=3)}
+        yield {
+            **k,
+            "bbox": torch.rand(B, S, 4),
+            "pixel_values": draw(B, 3, IMG, IMG),
+            "decoder_input_ids": draw_ids(B, 7, seed=3),
+        }
         yield {**k, "token_type_ids": torch.zeros(B, S, 7, dtype=torch.long)}
         yield {**k, "langs": torch.zeros(B, S, dtype=torch.long)}
     if "input_features" in params:
@@ -75,8 +80,11 @@ def _images(model: nn.Module, params: Any) -> Iterator[Candidate]:
     yield {name: draw(B, ch, 64, 64)}
     yield {name: draw(B, ch, 224, 224)}
     n = (size // p) ** 2
-    yield {name: draw(B, n, ch * p * p), "pixel_attention_mask": torch.ones(B, n, dtype=torch.long),
-           "spatial_shapes": torch.tensor([[size // p, size // p]] * B)}
+    yield {
+        name: draw(B, n, ch * p * p),
+        "pixel_attention_mask": torch.ones(B, n, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[size // p, size // p]] * B),
+    }
     yield {"input_ids": draw_ids(B, S), name: draw(B, ch, size, size)}
     if "input_ids" in params and "pixel_values" in params:
         yield from image_text_inputs(model, params)

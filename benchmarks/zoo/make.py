@@ -1,4 +1,6 @@
-"""Find inputs that a tiny model accepts: candidates are tried, numbers of placeholder tokens read off the model's own errors."""
+"""Find inputs that a tiny model accepts: candidates are tried, numbers of placeholder tokens read off the model's own
+errors.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,15 @@ import torch
 from benchmarks.zoo.draws import draw_ids, find_setting
 from benchmarks.zoo.inputs import candidates
 
-_MISMATCH = [re.compile(p, re.I | re.S) for p in (
-    r"tokens:\s*(\d+),?\s*features:?\s*(\d+)", r"tokens:\s*(\d+).*?features:?\s*torch\.Size\(\[(\d+)", r"tokens:\s*(\d+),?\s*features\s*(\d+)",
-    r"n_image_tokens\D+(\d+)\D+(\d+)")]
+_MISMATCH = [
+    re.compile(p, re.I | re.S)
+    for p in (
+        r"tokens:\s*(\d+),?\s*features:?\s*(\d+)",
+        r"tokens:\s*(\d+).*?features:?\s*torch\.Size\(\[(\d+)",
+        r"tokens:\s*(\d+),?\s*features\s*(\d+)",
+        r"n_image_tokens\D+(\d+)\D+(\d+)",
+    )
+]
 
 
 def _retoken(kw, err, cfg):
@@ -27,14 +35,14 @@ def _retoken(kw, err, cfg):
         if m and tok is not None and "input_ids" in kw:
             have, want = int(m.group(1)), int(m.group(2))
             cur = int((kw["input_ids"] == tok).sum())
-            if cur and have != want and want > have and have > cur:      # error reports elements, not tokens
+            if cur and have != want and want > have and have > cur:  # error reports elements, not tokens
                 want = want * cur // have
             elif cur and have > cur:
                 want = max(1, want * cur // have)
             if want == cur or not 0 < want < 4096:
                 return None
             ids = draw_ids(1, 7 + want)
-            ids[:, 3:3 + want] = tok
+            ids[:, 3 : 3 + want] = tok
             out = {**kw, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
             for n in ("mm_token_type_ids", "token_type_ids"):
                 if n in kw:
@@ -76,8 +84,10 @@ def make_inputs(task, model, max_tries=40):
                 n = int(m.group(1))
                 if sum(secs[0].mrope_section) % n and n % 2 == 0:
                     n //= 2
-                for x in secs:                            # mrope sections hard-coded in the model, not in the config
-                    x.mrope_section = [n - 2 * (3 * n // 8), 3 * n // 8, 3 * n // 8] if n >= 8 else [n - 2 * (n // 3), n // 3, n // 3]
+                for x in secs:  # mrope sections hard-coded in the model, not in the config
+                    x.mrope_section = (
+                        [n - 2 * (3 * n // 8), 3 * n // 8, 3 * n // 8] if n >= 8 else [n - 2 * (n // 3), n // 3, n // 3]
+                    )
                 queue.append(kw)
                 continue
             new = _retoken(kw, msg, model.config)

@@ -17,7 +17,10 @@ Candidate = dict[str, Any]
 
 def audio_inputs(model: nn.Module, params: Any) -> Iterator[dict[str, Any]]:
     cfg = model.config
-    mel = find_setting(cfg, "num_mel_bins", "input_feat_size", "feature_projection_input_dim", "input_dim", "n_mel_bins") or 80
+    mel = (
+        find_setting(cfg, "num_mel_bins", "input_feat_size", "feature_projection_input_dim", "input_dim", "n_mel_bins")
+        or 80
+    )
     if "input_values" in params:
         yield {"input_values": draw(B, 2000)}
         yield {"input_values": draw(B, 8000)}
@@ -39,11 +42,13 @@ def audio_text_inputs(model: nn.Module, params: Any) -> Iterator[dict[str, Any]]
     tok = find_setting(cfg, "audio_token_id", "audio_token_index")
     mel = find_setting(cfg, "num_mel_bins", "input_dim", "feature_size") or 80
     src = find_setting(cfg, "max_source_positions")
-    for shape in dict.fromkeys([(1, mel, 2 * src) if isinstance(src, int) else (1, 64, mel), (1, 64, mel), (1, mel, 64), (1, mel, 200)]):
+    for shape in dict.fromkeys(
+        [(1, mel, 2 * src) if isinstance(src, int) else (1, 64, mel), (1, 64, mel), (1, mel, 64), (1, mel, 200)]
+    ):
         t = shape[-1] if shape[1] == mel else shape[1]
         for n in (t // 8, t // 4):
             ids = draw_ids(1, 7 + n)
-            ids[:, 3:3 + n] = tok
+            ids[:, 3 : 3 + n] = tok
             kw = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "input_features": draw(*shape)}
             for m in ("input_features_mask", "feature_attention_mask"):
                 if m in params:
@@ -74,7 +79,9 @@ class _Layouts:
     def __init__(self, config: PreTrainedConfig, names: set[str]) -> None:
         self.config, self.names = config, names
         self.size, self.channels, self.patch = image_shape(config)
-        self.token = find_setting(config, "image_token_id", "image_token_index", "image_patch_id", "media_token_id", "img_token_id")
+        self.token = find_setting(
+            config, "image_token_id", "image_token_index", "image_patch_id", "media_token_id", "img_token_id"
+        )
         self.patches = (self.size // self.patch) ** 2
         merge = find_setting(config, "spatial_merge_size", "merge_size") or 1
         self.merge = merge if isinstance(merge, int) else 1
@@ -99,7 +106,8 @@ class _Layouts:
                 candidate[name] = (candidate["input_ids"] == self.token).long()
         return candidate
 
-    # ------------------------------------------------------------------------------------------------ patches in one list
+    # ------------------------------------------------------------------------------------------------ patches in one
+    # list
     def grids(self, argument: str) -> Iterator[Candidate]:
         if argument == "grid_thw" and "image_grid_thw" in self.names:
             return
@@ -112,29 +120,44 @@ class _Layouts:
             yield self.with_text(n, pixel_values=draw(g * g, ch, frames, p, p), **grid)
 
     def large_grid(self, argument: str) -> Iterator[Candidate]:
-        yield self.with_text(16, pixel_values=draw(1, 64, self.channels, self.patch, self.patch), **{argument: torch.tensor([[1, 8, 8]])})
+        yield self.with_text(
+            16, pixel_values=draw(1, 64, self.channels, self.patch, self.patch), **{argument: torch.tensor([[1, 8, 8]])}
+        )
 
     def plane_grid(self, argument: str) -> Iterator[Candidate]:
         g, p = self.side, self.patch
-        yield self.with_text(g * g // 4, pixel_values=draw(g * g, self.channels, p, p), **{argument: torch.tensor([[g, g]])})
+        yield self.with_text(
+            g * g // 4, pixel_values=draw(g * g, self.channels, p, p), **{argument: torch.tensor([[g, g]])}
+        )
 
     def sequences(self, argument: str) -> Iterator[Candidate]:
         n, rows = self.patches, self.size // self.patch
-        values = {"pixel_values": draw(1, n, self.channels * self.patch**2), "pixel_attention_mask": torch.ones(1, n, dtype=torch.long)}
+        values = {
+            "pixel_values": draw(1, n, self.channels * self.patch**2),
+            "pixel_attention_mask": torch.ones(1, n, dtype=torch.long),
+        }
         for k in (n // 4, n, 1):
             yield self.with_text(k, **values, **{argument: torch.tensor([[rows, rows]])})
 
     def strips(self, argument: str) -> Iterator[Candidate]:
         n, rows = self.patches, self.size // self.patch
         for k in (n // 4, n, n // 16, 8):
-            yield self.with_text(k, pixel_values=draw(1, self.channels, self.patch, self.patch * n), **{argument: torch.tensor([[rows, rows]])})
+            yield self.with_text(
+                k,
+                pixel_values=draw(1, self.channels, self.patch, self.patch * n),
+                **{argument: torch.tensor([[rows, rows]])},
+            )
 
     def placed(self, argument: str) -> Iterator[Candidate]:
         pooled = find_setting(self.config, "pooling_kernel_size") or 1
         side = 6 if pooled == 3 else 4
-        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(1, -1, 2)
+        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(
+            1, -1, 2
+        )
         for n in (side * side // (pooled * pooled), side * side):
-            yield self.with_text(n, pixel_values=draw(1, side * side, self.channels * self.patch**2), **{argument: places})
+            yield self.with_text(
+                n, pixel_values=draw(1, side * side, self.channels * self.patch**2), **{argument: places}
+            )
 
     def flattened(self, argument: str) -> Iterator[Candidate]:
         for width in (self.channels * self.patch**2, find_setting(self.config, "patch_embed_hidden_size") or 64):
@@ -144,8 +167,16 @@ class _Layouts:
     # ------------------------------------------------------------------------------------------------ whole images
     def tiles(self, argument: str) -> Iterator[Candidate]:
         n = find_setting(self.config, "max_num_tiles") or 4
-        masks = {"aspect_ratio_mask": torch.ones(1, 1, n, dtype=torch.long), "cross_attention_mask": torch.ones(1, 8, 1, n, dtype=torch.long)}
-        yield {**self.text(1), "pixel_values": self.image(1, 1, n), argument: torch.ones(1, 1, dtype=torch.long), **masks}
+        masks = {
+            "aspect_ratio_mask": torch.ones(1, 1, n, dtype=torch.long),
+            "cross_attention_mask": torch.ones(1, 8, 1, n, dtype=torch.long),
+        }
+        yield {
+            **self.text(1),
+            "pixel_values": self.image(1, 1, n),
+            argument: torch.ones(1, 1, dtype=torch.long),
+            **masks,
+        }
 
     def queries(self, argument: str) -> Iterator[Candidate]:
         n = find_setting(self.config, "num_query_tokens") or 8
@@ -163,7 +194,12 @@ class _Layouts:
 
     def plain(self) -> Iterator[Candidate]:
         """Images as they are, with each plausible number of placeholders."""
-        n, name = self.patches, "pixel_values_images" if "pixel_values" not in self.names and "pixel_values_images" in self.names else "pixel_values"
+        n, name = (
+            self.patches,
+            "pixel_values_images"
+            if "pixel_values" not in self.names and "pixel_values_images" in self.names
+            else "pixel_values",
+        )
         size = torch.tensor([[self.size, self.size]])
         sized = {"image_sizes": size} if "image_sizes" in self.names else {}
         for k, count in enumerate((n, n // 4, n + 1, 4, 1, 0)):
@@ -175,7 +211,9 @@ class _Layouts:
             yield self.with_text(count, **{name: self.image(1, 3)}, **sized)
             yield self.with_text(count, **{name: self.image()})
             yield self.with_text(count, **{name: self.image(1, 1, 1)})
-            yield self.with_text(count, **{name: self.image(1, 2)}, image_sizes=size, batch_num_images=torch.tensor([1]))
+            yield self.with_text(
+                count, **{name: self.image(1, 2)}, image_sizes=size, batch_num_images=torch.tensor([1])
+            )
             yield {name: self.image()}
             marks = torch.cat([torch.zeros(1, 1), torch.ones(1, 4), torch.zeros(1, 2)], 1)
             yield {**self.text(0), name: self.image(), "image_embeds_position_mask": marks}

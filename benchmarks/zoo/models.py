@@ -17,8 +17,18 @@ from benchmarks.zoo.fixes import FIX, set_path
 from benchmarks.zoo.make import make_inputs
 from benchmarks.zoo.shrink import TokenIds, shrink
 
-TASKS = ("CAUSAL_LM", "MASKED_LM", "IMAGE_CLASSIFICATION", "SEQ_TO_SEQ_CAUSAL_LM", "AUDIO_CLASSIFICATION",
-         "CTC", "TIME_SERIES_PREDICTION", "IMAGE_TEXT_TO_TEXT", "SEQUENCE_CLASSIFICATION")
+TASKS = (
+    "CAUSAL_LM",
+    "MASKED_LM",
+    "IMAGE_CLASSIFICATION",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "AUDIO_CLASSIFICATION",
+    "CTC",
+    "TIME_SERIES_PREDICTION",
+    "IMAGE_TEXT_TO_TEXT",
+    "SEQUENCE_CLASSIFICATION",
+)
+
 
 def tiny_config(model_type: str, **extra: Any) -> PreTrainedConfig:
     """The default configuration, shrunk."""
@@ -63,7 +73,9 @@ def build_model(task: str, model_type: str, attn: str = "eager") -> nn.Module:
 
 
 def _config_for(cls: Any, task: str, model_type: str) -> PreTrainedConfig:
-    extra = {"num_labels": 3} if task in ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION") else {}
+    extra = (
+        {"num_labels": 3} if task in ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION") else {}
+    )
     try:
         config = tiny_config(model_type, **extra)
     except Exception:
@@ -79,7 +91,9 @@ def _config_for(cls: Any, task: str, model_type: str) -> PreTrainedConfig:
         if task == "CAUSAL_LM" and hasattr(config, "is_decoder") and not getattr(config, "is_encoder_decoder", True):
             config.is_decoder = True
         decoder = getattr(config, "decoder", None)
-        if getattr(config, "is_encoder_decoder", False) and isinstance(decoder, PreTrainedConfig):  # two models joined: the second must read the first
+        if getattr(config, "is_encoder_decoder", False) and isinstance(
+            decoder, PreTrainedConfig
+        ):  # two models joined: the second must read the first
             decoder.is_decoder = decoder.add_cross_attention = True
     return config
 

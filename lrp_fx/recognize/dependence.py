@@ -18,22 +18,26 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.layout import shape_of
-from lrp_fx.program import op_name
-from lrp_fx.recognize.dataflow import REDUCTIONS, Dataflow, is_broadcast
-from lrp_fx.recognize.products import Meaning
+from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import REDUCTIONS
+from lrp_fx.ir.sizes import shape_of
+from lrp_fx.recognize.meaning import Meaning
 
 #: Kind of a node that has its rule already, and the operands its relevance goes to; None for leaves.
 Served = Callable[[fx.Node], tuple[str, Sequence[fx.Node]] | None]
-
 _LINEAR = frozenset("move linear sum residual route normalise product homogeneous".split())
 _MIXTURES = frozenset("softmax attention".split())
 #: Elementwise functions of a degree: the identity rule is Euler's theorem for them.
-_HOMOGENEOUS = frozenset("aten.relu aten.leaky_relu aten.abs aten.square aten.sqrt aten.rsqrt aten.reciprocal aten.pow".split())
+_HOMOGENEOUS = frozenset(
+    "aten.relu aten.leaky_relu aten.abs aten.square aten.sqrt aten.rsqrt aten.reciprocal aten.pow".split()
+)
 
 
 def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: fx.Node, meaning: Meaning) -> Meaning:
-    """The meaning of a product, with the dependence of its operands looked into; ``meaning`` is what was found without."""
+    """The meaning of a product, with the dependence of its operands looked into; ``meaning`` is what was found
+    without.
+    """
     if meaning.kind not in ("product", "tangent", "normalise") or meaning.op is not None:
         return meaning
     common = flow.common(a, b)
@@ -46,21 +50,37 @@ def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: 
     if meaning.kind == "normalise" and not kinds & _MIXTURES:
         return meaning
     if op_name(node) != "aten.div" and kinds & _MIXTURES:
-        return replace(meaning, kind="product", signals=(a, b), why="the weights of a softmax times values: two factors, whatever the weights depend on")
+        return replace(
+            meaning,
+            kind="product",
+            signals=(a, b),
+            why="the weights of a softmax times values: two factors, whatever the weights depend on",
+        )
     statistic = _statistic(flow, node, common, a, b)
     if statistic is not None:
         return statistic
     if op_name(node) != "aten.div" and all(_is_of_a_degree(n, kind) for path in paths.values() for n, kind in path):
         return replace(meaning, kind="product", signals=(a, b), why="a form of one value: equal shares are Euler's")
     if is_row_product(a, b) and all(flow.follows_elements(common, operand) for operand in (a, b)):
-        carrier = a if all(kind in ("move", "linear") for _, kind in paths[a]) or any(kind == "elementwise" for _, kind in paths[b]) else b
-        return Meaning("linear", (carrier,), "a row product of pointwise functions of one value: the other operand is a coefficient")
+        carrier = (
+            a
+            if all(kind in ("move", "linear") for _, kind in paths[a])
+            or any(kind == "elementwise" for _, kind in paths[b])
+            else b
+        )
+        return Meaning(
+            "linear",
+            (carrier,),
+            "a row product of pointwise functions of one value: the other operand is a coefficient",
+        )
     why = f"both operands are functions of %{common.name} without a learned map, neither pointwise, nor linear, nor as a normalisation"
     return Meaning("tangent", (a, b), why)
 
 
 def _of_other_parts(common: fx.Node, a: list[tuple[fx.Node, str]], b: list[tuple[fx.Node, str]]) -> bool:
-    """Does relevance of the operands go to parts of the common value that share no element (the halves of a fused projection)?"""
+    """Does relevance of the operands go to parts of the common value that share no element (the halves of a fused
+    projection)?
+    """
     first, second = _parts(common, a), _parts(common, b)
     return bool(first) and bool(second) and not any(_overlap(x, y) for x in first for y in second)
 
@@ -96,7 +116,9 @@ def _overlap(x: tuple[int, int, int, int], y: tuple[int, int, int, int]) -> bool
 
 
 def _relevance_path(served: Served, top: fx.Node, bottom: fx.Node) -> list[tuple[fx.Node, str]]:
-    """Nodes that relevance passes on its way from ``bottom`` to ``top`` (excluded), with their kinds; frozen statistics are none."""
+    """Nodes that relevance passes on its way from ``bottom`` to ``top`` (excluded), with their kinds; frozen statistics
+    are none.
+    """
     found: list[tuple[fx.Node, str]] = []
     stack, seen = [bottom], {top}
     while stack:
@@ -111,13 +133,23 @@ def _relevance_path(served: Served, top: fx.Node, bottom: fx.Node) -> list[tuple
 
 
 def _is_of_a_degree(node: fx.Node, kind: str) -> bool:
-    return kind in _LINEAR or (kind == "elementwise" and (op_name(node) in _HOMOGENEOUS or (op_name(node) == "aten.mul" and node.args[0] is node.args[1])))
+    return kind in _LINEAR or (
+        kind == "elementwise"
+        and (op_name(node) in _HOMOGENEOUS or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
+    )
 
 
 def is_row_product(a: fx.Node, b: fx.Node) -> bool:
     """Is it a matrix product of single rows with single columns, a number for each pair of vectors?"""
     left, right = shape_of(a), shape_of(b)
-    return len(left) >= 2 and len(right) >= 2 and left[-2] == 1 and right[-1] == 1 and left[:-2] == right[:-2] and left[-1] == right[-2] > 1
+    return (
+        len(left) >= 2
+        and len(right) >= 2
+        and left[-2] == 1
+        and right[-1] == 1
+        and left[:-2] == right[:-2]
+        and left[-1] == right[-2] > 1
+    )
 
 
 def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
@@ -126,5 +158,7 @@ def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, a: fx.Node, b: fx
         region = flow.region(common, coefficient) or []
         reduces = any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(flow.core(coefficient), signal)
         if op_name(node) in ("aten.mul", "aten.div") and reduces and common is not signal:
-            return Meaning("normalise", (signal,), "a broadcast statistic of the value that the signal is a function of")
+            return Meaning(
+                "normalise", (signal,), "a broadcast statistic of the value that the signal is a function of"
+            )
     return None

@@ -1,8 +1,8 @@
 """Functions written out: ``1 / (1 + exp(-x))`` is a sigmoid, ``log(1 + exp(x))`` a softplus.
 
-A value that depends on each element of one other value alone, through numbers only, is a function of one variable. It is
-evaluated on a few points and compared with the functions that have a name: no sequence of operations is matched. Values
-are not recomputed: the function found only says how relevance passes.
+A value that depends on each element of one other value alone, through numbers only, is a function of one variable. It
+is evaluated on a few points and compared with the functions that have a name: no sequence of operations is matched.
+Values are not recomputed: the function found only says how relevance passes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.program import is_float, op_name, value_of
-from lrp_fx.recognize.chosen import chosen_scores, renormalised
-from lrp_fx.recognize.dataflow import Dataflow
-from lrp_fx.recognize.products import Meaning
+from lrp_fx.analysis.dataflow import Dataflow
+from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.ir.graph import is_float, op_name, value_of
+from lrp_fx.recognize.meaning import Meaning
 
 aten = torch.ops.aten
-
 #: What a written-out function can end in.
-_ENDS = frozenset("aten.reciprocal aten.div aten.mul aten.add aten.sub aten.rsub aten.neg aten.log aten.log1p aten.pow".split())
+_ENDS = frozenset(
+    "aten.reciprocal aten.div aten.mul aten.add aten.sub aten.rsub aten.neg aten.log aten.log1p aten.pow".split()
+)
 #: What it must hold: without one of these it is a polynomial, and its operations have their rules.
 _CURVED = frozenset("aten.exp aten.expm1 aten.tanh aten.sigmoid aten.log aten.log1p aten.softplus".split())
 _LONGEST = 16
-_NAMED: dict[str, Any] = {"sigmoid": aten.sigmoid.default, "tanh": aten.tanh.default, "softplus": aten.softplus.default, "log_sigmoid": aten.log_sigmoid.default}
+_NAMED: dict[str, Any] = {
+    "sigmoid": aten.sigmoid.default,
+    "tanh": aten.tanh.default,
+    "softplus": aten.softplus.default,
+    "log_sigmoid": aten.log_sigmoid.default,
+}
 
 
 def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
@@ -43,7 +49,9 @@ def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
 
 
 def _variables(flow: Dataflow, node: fx.Node) -> list[tuple[fx.Node, list[fx.Node]]]:
-    """Values that the node is a function of, element by element, each with the operations in between (in reverse order)."""
+    """Values that the node is a function of, element by element, each with the operations in between (in reverse
+    order).
+    """
     order = flow.order if _is_step(flow, node) else {}
     region: list[fx.Node] = []
     frontier = {node}
@@ -63,7 +71,13 @@ def _variables(flow: Dataflow, node: fx.Node) -> list[tuple[fx.Node, list[fx.Nod
 def _is_step(flow: Dataflow, node: fx.Node) -> bool:
     """Pointwise, of carrying values and numbers only?"""
     others = [a for a in node.all_input_nodes if not flow.carries(a)]
-    return not flow.is_leaf(node) and bool(flow.operands(node)) and not others and flow.is_pointwise(node) and is_float(node)
+    return (
+        not flow.is_leaf(node)
+        and bool(flow.operands(node))
+        and not others
+        and flow.is_pointwise(node)
+        and is_float(node)
+    )
 
 
 def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: Tensor) -> Tensor | None:
@@ -85,4 +99,11 @@ def renormalised_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
         return None
     found = renormalised(node)
     assert found is not None
-    return Meaning("softmax", (scores,), "chosen weights over their sum: the softmax of the chosen scores", aten.softmax.int, (scores, found.dim), {"written_out": True})
+    return Meaning(
+        "softmax",
+        (scores,),
+        "chosen weights over their sum: the softmax of the chosen scores",
+        aten.softmax.int,
+        (scores, found.dim),
+        {"written_out": True},
+    )

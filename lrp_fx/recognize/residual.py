@@ -8,17 +8,19 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.program import op_name, value_of
-from lrp_fx.provenance import CONTENT
-from lrp_fx.recognize.dataflow import Dataflow
-from lrp_fx.recognize.products import Meaning
+from lrp_fx.analysis.dataflow import Dataflow
+from lrp_fx.analysis.provenance import CONTENT
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.recognize.meaning import Meaning
 
 #: A branch longer than this is not searched: blocks are shorter, and the search must not grow with the model.
 LONGEST_BRANCH = 4000
 
 
 def add_all(*terms: Any) -> Any:
-    """``terms[0] + terms[1] + ...``: a chain of sums as one operation (sums of more than two are not associative in gamma)."""
+    """``terms[0] + terms[1] + ...``: a chain of sums as one operation (sums of more than two are not associative in
+    gamma).
+    """
     return reduce(operator.add, terms)
 
 
@@ -29,7 +31,9 @@ def residual_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
         return None
     if not any(_is_computed_from(flow, branch, skip) for skip in terms for branch in terms if branch is not skip):
         return None
-    return Meaning("residual", tuple(terms), "one term is computed from another through a learned map", add_all, tuple(terms))
+    return Meaning(
+        "residual", tuple(terms), "one term is computed from another through a learned map", add_all, tuple(terms)
+    )
 
 
 def _terms(flow: Dataflow, node: fx.Node) -> list[fx.Node]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrp_fx.relevance import Relevance
-from lrp_fx.render.view import Raster, Series, Tokens, examples, image_scale
+from lrp_fx.render.data import Picture, Raster, Series, Tokens, image_scale
 
-_EXAMPLES = 8
+EXAMPLES = 8
 RED, BLUE, GREY = "#b2182b", "#2166ac", "#8c8c8c"
 
 
-def plot(relevance: Relevance, tokenizer: Any = None) -> Any:
-    """A `matplotlib.figure.Figure` with one row of axes per example and input (at most 8 examples).
+def plot(picture: Picture) -> Any:
+    """A `matplotlib.figure.Figure` with one row of axes per example and input.
 
-    Texts are stacked bars (content red or blue by sign, position grey), pictures their input beside content and position.
+    Texts are stacked bars (content red or blue by sign, position grey), pictures their input beside content and
+    position.
     """
     from matplotlib.figure import Figure  # drawn without pyplot: no global state, no window
 
-    parts = [(view, part) for view in examples(relevance, tokenizer, _EXAMPLES) for part in view.parts]
+    parts = [(view, part) for view in picture.examples for part in view.parts]
     figure = Figure(figsize=(9, max(2.6, 2.6 * len(parts))), layout="constrained")
     rows = figure.subfigures(max(1, len(parts)), 1, squeeze=False)[:, 0]
     for row, (view, part) in zip(rows, parts, strict=False):
-        row.suptitle(f"{part.name}, example {view.number}: {relevance.target}, score {view.bookings.score:+.4g}", fontsize=9)
+        row.suptitle(
+            f"{part.name}, example {view.number}: {picture.target}, score {view.bookings.score:+.4g}", fontsize=9
+        )
         _draw(row, part)
     return figure
 
@@ -51,13 +53,21 @@ def _bars(axes: Any, tokens: Tokens) -> None:
 
 
 def _pictures(row: Any, raster: Raster) -> None:
-    panels = [("input", raster.image), ("content", raster.heat)] + ([("position by patch", raster.position)] if raster.position is not None else [])
+    panels = [("input", raster.image), ("content", raster.heat)] + (
+        [("position by patch", raster.position)] if raster.position is not None else []
+    )
     for axes, (title, values) in zip(row.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if title == "input":
             axes.imshow(values, aspect="auto" if raster.heat.shape[0] != raster.heat.shape[1] else "equal")
         else:
             top = image_scale(values)
-            drawn = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto" if raster.heat.shape[0] != raster.heat.shape[1] else "equal")
+            drawn = axes.imshow(
+                values,
+                cmap="RdBu_r",
+                vmin=-top,
+                vmax=top,
+                aspect="auto" if raster.heat.shape[0] != raster.heat.shape[1] else "equal",
+            )
             row.colorbar(drawn, ax=axes, shrink=0.8)
         axes.set_title(title, fontsize=8)
         axes.set_xticks([])

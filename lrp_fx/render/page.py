@@ -7,15 +7,25 @@ import struct
 import zlib
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lrp_fx.conservation import CANCELLATION_LIMIT
-from lrp_fx.relevance import Relevance
-from lrp_fx.render.view import Array, Bookings, Example, Raster, Series, SiteRow, Tokens, colour, examples, image_scale, ink, scale
+from lrp_fx.render.data import (
+    Array,
+    Bookings,
+    Example,
+    Picture,
+    Raster,
+    Series,
+    SiteRow,
+    Tokens,
+    colour,
+    image_scale,
+    ink,
+    scale,
+)
 
-_EXAMPLES = 64
+EXAMPLES = 64
 _STYLE = """
 .lrp { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 0 auto; padding: 1rem 1.5rem; }
 .lrp h1 { font-size: 1.25rem; margin: 0 0 .25rem; } .lrp h2 { font-size: 1.05rem; margin: 2rem 0 .25rem; border-top: 1px solid #ccc; padding-top: 1rem; }
@@ -33,38 +43,36 @@ _STYLE = """
 """
 
 
-def to_html(relevance: Relevance, path: Any = None, tokenizer: Any = None) -> str:
-    """The page as text, written to ``path`` (UTF-8) if one is given. At most 64 examples are drawn.
-
-    tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
-    """
-    body = fragment(relevance, tokenizer)
-    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Relevance: {escape(relevance.target)}</title>'
+def to_html(picture: Picture, path: str | Path | None = None) -> str:
+    """The page as text, written to ``path`` (UTF-8) if one is given."""
+    body = fragment(picture)
+    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Relevance: {escape(picture.target)}</title>'
     page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
     return page
 
 
-def fragment(relevance: Relevance, tokenizer: Any = None) -> str:
+def fragment(picture: Picture) -> str:
     """The same without the page around it, as notebooks embed it; its styles touch nothing outside."""
-    views = examples(relevance, tokenizer, _EXAMPLES)
-    hidden = relevance.score.numel() - len(views)
-    parts = [f"<style>{_STYLE}</style>", '<div class="lrp">', "<h1>Relevance</h1>", _legend(relevance)]
-    parts += [_example(view, alone=relevance.score.numel() == 1) for view in views]
+    hidden = picture.count - len(picture.examples)
+    parts = [f"<style>{_STYLE}</style>", '<div class="lrp">', "<h1>Relevance</h1>", _legend(picture)]
+    parts += [_example(view, alone=picture.count == 1) for view in picture.examples]
     parts += [f"<p>... and {hidden} more example(s)</p>"] if hidden else []
     return "\n".join([*parts, "</div>"])
 
 
-def _legend(relevance: Relevance) -> str:
+def _legend(picture: Picture) -> str:
     stops = ", ".join(f"rgb{colour(x)}" for x in np.linspace(-1, 1, 9))
     bar = f'<span class="scale" style="background: linear-gradient(to right, {stops})" role="img" aria-label="blue for negative, red for positive"></span>'
-    return f"<p>Target <b>{escape(relevance.target)}</b>, rules <b>{escape(relevance.ruleset)}</b>. Speaks against {bar} speaks for the target.</p>"
+    return f"<p>Target <b>{escape(picture.target)}</b>, rules <b>{escape(picture.ruleset)}</b>. Speaks against {bar} speaks for the target.</p>"
 
 
 def _example(view: Example, *, alone: bool) -> str:
     parts = ["" if alone else f"<h2>Example {view.number}</h2>", f"<p>Score <b>{view.bookings.score:+.6g}</b></p>"]
-    parts += [_tokens(p) if isinstance(p, Tokens) else _raster(p) if isinstance(p, Raster) else _series(p) for p in view.parts]
+    parts += [
+        _tokens(p) if isinstance(p, Tokens) else _raster(p) if isinstance(p, Raster) else _series(p) for p in view.parts
+    ]
     parts += [_ledger(view.bookings), _sites(view.sites)]
     return "\n".join(p for p in parts if p)
 
@@ -73,14 +81,20 @@ def _tokens(tokens: Tokens) -> str:
     """One column per token: the token on its total, below it content and position, each row on its own scale."""
     rows = [("total", tokens.total), ("content", tokens.content), ("position", tokens.position)]
     tops = [scale(values) for _, values in rows]
-    notes = "; ".join(f"<b>{name}</b> {values.sum():+.4g}, full colour at {top:.3g}" for (name, values), top in zip(rows, tops, strict=True))
+    notes = "; ".join(
+        f"<b>{name}</b> {values.sum():+.4g}, full colour at {top:.3g}"
+        for (name, values), top in zip(rows, tops, strict=True)
+    )
     labels = "".join(f"<span>{name}</span>" for name, _ in rows)
     columns = [f'<div class="labels"><b>token</b>{labels}</div>']
     for k, (text, index) in enumerate(zip(tokens.text, tokens.index, strict=True)):
         cells = "".join(_cell(name, float(values[k]), top) for (name, values), top in zip(rows, tops, strict=True))
         background = colour(float(tokens.total[k]) / tops[0])
         start = ' class="start"' if text.startswith(" ") else ""
-        columns.append(f'<div{start} title="token {index}"><b style="background:rgb{background};color:{ink(background)}">{escape(text.strip()) or "&nbsp;"}</b>{cells}</div>')
+        columns.append(
+            f'<div{start} title="token {index}"><b '
+            f'style="background:rgb{background};color:{ink(background)}">{escape(text.strip()) or "&nbsp;"}</b>{cells}</div>'
+        )
     return f'<h3>{escape(tokens.name)}</h3>\n<p class="note">Sums: {notes}.</p>\n<div class="tokens">{"".join(columns)}</div>'
 
 
@@ -94,12 +108,23 @@ def _raster(raster: Raster) -> str:
     heat = _coloured(raster.heat, top)
     strength = np.clip(np.abs(raster.heat) / top, 0, 1)[..., None] ** 0.6
     overlay = heat * strength + (0.35 + 0.5 * raster.image) * (1 - strength)
-    figures = [("input", raster.image), ("content over the input", overlay), (f"content: sum {raster.heat.sum():+.4g}, full colour at {top:.3g}", heat)]
+    figures = [
+        ("input", raster.image),
+        ("content over the input", overlay),
+        (f"content: sum {raster.heat.sum():+.4g}, full colour at {top:.3g}", heat),
+    ]
     if raster.position is not None:
         limit = scale(raster.position)
         left = f" ({raster.prefix} leading token(s) not drawn)" if raster.prefix else ""
-        figures.append((f"position by patch{left}: sum {raster.position.sum():+.4g}, full colour at {limit:.3g}", _coloured(raster.position, limit)))
-    return f"<h3>{escape(raster.name)}</h3>\n" + "\n".join(_picture(caption, pixels, raster.heat.shape) for caption, pixels in figures)
+        figures.append(
+            (
+                f"position by patch{left}: sum {raster.position.sum():+.4g}, full colour at {limit:.3g}",
+                _coloured(raster.position, limit),
+            )
+        )
+    return f"<h3>{escape(raster.name)}</h3>\n" + "\n".join(
+        _picture(caption, pixels, raster.heat.shape) for caption, pixels in figures
+    )
 
 
 def _picture(caption: str, pixels: Array, size: tuple[int, ...]) -> str:
@@ -137,7 +162,9 @@ def _series(series: Series) -> str:
     bars = "".join(_bar(i * step, step, h / top * 55) for i, h in enumerate(heat))
     line = " ".join(f"{(i + 0.5) * step:.2f},{60 - v / high * 55:.2f}" for i, v in enumerate(value))
     label = escape(f"{series.name}: content relevance over time, sum {series.heat.sum():+.4g}", quote=True)
-    frame = f'viewBox="0 0 800 120" width="100%" height="140" preserveAspectRatio="none" role="img" aria-label="{label}"'
+    frame = (
+        f'viewBox="0 0 800 120" width="100%" height="140" preserveAspectRatio="none" role="img" aria-label="{label}"'
+    )
     drawing = f'<svg {frame}>{bars}<polyline points="{line}" fill="none" stroke="#777" stroke-width="1"/></svg>'
     note = f"grey: the input; bars: content relevance, sum {series.heat.sum():+.4g}, tallest {top:.3g}"
     return f'<h3>{escape(series.name)}</h3>\n<p class="note">{note}</p>\n{drawing}'
@@ -150,8 +177,12 @@ def _bar(left: float, width: float, height: float) -> str:
 
 def _ledger(bookings: Bookings) -> str:
     rows = [f'<tr class="sum"><td>score</td><td class="n">{bookings.score:+.6g}</td><td class="n">100.0 %</td></tr>']
-    rows += [f'<tr><td>{kind} {escape(name)}</td><td class="n">{amount:+.6g}</td><td class="n">{100 * share:+.1f} %</td></tr>' for kind, name, amount, share in bookings.rows]
-    care = ' <span class="warn">the parts cancel: read the picture with care</span>' if bookings.cancellation > CANCELLATION_LIMIT else ""
+    rows += [
+        f'<tr><td>{kind} {escape(name)}</td><td class="n">{amount:+.6g}</td><td class="n">{100 * share:+.1f} '
+        "%</td></tr>"
+        for kind, name, amount, share in bookings.rows
+    ]
+    care = ' <span class="warn">the parts cancel: read the picture with care</span>' if bookings.cancels else ""
     trust = f'<p class="note">Relative error of the sum {bookings.error:.1e}; cancellation {bookings.cancellation:.2f} (sum of the absolute parts over the score).{care}</p>'
     return f'<h3>Ledger</h3>\n<table><tr><th>where the score went</th><th class="n">amount</th><th class="n">share of score</th></tr>{"".join(rows)}</table>\n{trust}'
 

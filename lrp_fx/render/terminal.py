@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -11,34 +10,44 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lrp_fx.conservation import CANCELLATION_LIMIT
-from lrp_fx.relevance import Relevance
-from lrp_fx.render.view import Array, Bookings, Example, Raster, Series, Tokens, colour, examples, image_scale, ink, scale
+from lrp_fx.render.data import (
+    Array,
+    Bookings,
+    Example,
+    Picture,
+    Raster,
+    Series,
+    Tokens,
+    colour,
+    image_scale,
+    ink,
+    scale,
+)
 
-_EXAMPLES, _ROWS, _BAR, _CELLS = 8, 24, 10, 32
+EXAMPLES, _ROWS, _BAR, _CELLS = 8, 24, 10, 32
 
 
-def show(relevance: Relevance, tokenizer: Any = None, console: Console | None = None) -> None:
-    """Print a relevance: per example the token heatmap (or the picture), content and position parts, and the ledger.
+def show(picture: Picture, console: Console | None = None) -> None:
+    """Print per example the token heatmap (or the picture), content and position parts, and the ledger.
 
-    tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
-    console: where to print (default: standard output). At most 8 examples are shown.
+    console: where to print (default: standard output).
     """
     out = console or Console()
-    views = examples(relevance, tokenizer, _EXAMPLES)
-    for view in views:
-        out.print(_heading(relevance, view))
+    for view in picture.examples:
+        out.print(_heading(picture, view))
         for part in view.parts:
             out.print(Padding(_part(part, coloured=out.color_system is not None), (0, 0, 1, 2)))
         out.print(Padding(_ledger(view.bookings), (0, 0, 1, 2)))
-    hidden = relevance.score.numel() - len(views)
+    hidden = picture.count - len(picture.examples)
     if hidden > 0:
         out.print(f"... and {hidden} more example(s)")
 
 
-def _heading(relevance: Relevance, view: Example) -> Text:
-    number = f"example {view.number}: " if relevance.score.numel() > 1 else ""
-    return Text.assemble((f"{number}{relevance.target}", "bold"), f"  score {view.bookings.score:+.5g}  rules {relevance.ruleset}")
+def _heading(picture: Picture, view: Example) -> Text:
+    number = f"example {view.number}: " if picture.count > 1 else ""
+    return Text.assemble(
+        (f"{number}{picture.target}", "bold"), f"  score {view.bookings.score:+.5g}  rules {picture.ruleset}"
+    )
 
 
 def _part(part: Tokens | Raster | Series, *, coloured: bool) -> Group:
@@ -46,8 +55,13 @@ def _part(part: Tokens | Raster | Series, *, coloured: bool) -> Group:
         return Group(Text(part.name, style="italic"), _heatmap(part), Text(""), _table(part))
     if isinstance(part, Raster):
         how = "red for, blue against" if coloured else "shaded for, dotted against"
-        return Group(Text(f"{part.name}: content relevance, {how} (sum {part.heat.sum():+.4g})", style="italic"), _blocks(part.heat) if coloured else _shades(part.heat))
-    return Group(Text(f"{part.name}: content relevance by time (sum {part.heat.sum():+.4g})", style="italic"), _strip(part.heat))
+        return Group(
+            Text(f"{part.name}: content relevance, {how} (sum {part.heat.sum():+.4g})", style="italic"),
+            _blocks(part.heat) if coloured else _shades(part.heat),
+        )
+    return Group(
+        Text(f"{part.name}: content relevance by time (sum {part.heat.sum():+.4g})", style="italic"), _strip(part.heat)
+    )
 
 
 def _style(x: float) -> str:
@@ -70,7 +84,9 @@ def _table(tokens: Tokens) -> Table:
     """Every token, or the largest ones of long texts, in order."""
     total, top = tokens.total, scale(tokens.total)
     largest = np.sort(np.argsort(-np.abs(total))[:_ROWS])
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_footer=True, footer_style="bold")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_footer=True, footer_style="bold"
+    )
     hidden = f" (largest {len(largest)} of {len(total)})" if len(largest) < len(total) else ""
     table.add_column("#", justify="right")
     table.add_column(f"token{hidden}", footer="sum")
@@ -79,7 +95,9 @@ def _table(tokens: Tokens) -> Table:
     table.add_column("- total +")
     for i in largest:
         numbers = (f"{v[i]:+.4f}" for v in (total, tokens.content, tokens.position))
-        table.add_row(str(tokens.index[i]), Text(repr(tokens.text[i])[1:-1].strip() or "␣"), *numbers, _bar(total[i] / top))
+        table.add_row(
+            str(tokens.index[i]), Text(repr(tokens.text[i])[1:-1].strip() or "␣"), *numbers, _bar(total[i] / top)
+        )
     return table
 
 
@@ -119,7 +137,10 @@ def _strip(values: Array) -> Text:
     top = scale(cells)
     text = Text()
     for value in cells:
-        text.append("▁▂▃▄▅▆▇█"[min(7, int(abs(value) / top * 7.99))], style="rgb(178,24,43)" if value >= 0 else "rgb(33,102,172)")
+        text.append(
+            "▁▂▃▄▅▆▇█"[min(7, int(abs(value) / top * 7.99))],
+            style="rgb(178,24,43)" if value >= 0 else "rgb(33,102,172)",
+        )
     return text
 
 
@@ -140,6 +161,8 @@ def _ledger(bookings: Bookings) -> Table:
     for kind, name, amount, share in bookings.rows:
         table.add_row(f"  {kind} {name}", f"{amount:+.6g}", f"{100 * share:+.1f} %")
     table.add_row("error (relative)", f"{bookings.error:.1e}", "")
-    high = bookings.cancellation > CANCELLATION_LIMIT
-    table.add_row("cancellation", f"{bookings.cancellation:.2f}", Text("parts cancel: read with care", "yellow") if high else "")
+    high = bookings.cancels
+    table.add_row(
+        "cancellation", f"{bookings.cancellation:.2f}", Text("parts cancel: read with care", "yellow") if high else ""
+    )
     return table

@@ -121,7 +121,9 @@ class Rotated(Attending):
 
 
 class RelativeRows(Attending):
-    """Queries meet a row of a table for each distance, the spelling gives their part of the scores; no other position."""
+    """Queries meet a row of a table for each distance, the spelling gives their part of the scores; no other
+    position.
+    """
 
     def __init__(self, spelling: Spelling) -> None:
         super().__init__(spelling)
@@ -143,7 +145,9 @@ class Routed(Tokens):
     def __init__(self, spelling: Spelling) -> None:
         super().__init__(spelling)
         self.router = nn.Linear(WIDTH, 3, bias=False)
-        self.gate, self.up, self.down = (nn.Parameter(torch.randn(3, *shape)) for shape in ((6, WIDTH), (6, WIDTH), (WIDTH, 6)))
+        self.gate, self.up, self.down = (
+            nn.Parameter(torch.randn(3, *shape)) for shape in ((6, WIDTH), (6, WIDTH), (WIDTH, 6))
+        )
 
     def between(self, x: Tensor) -> Tensor:
         return x + self.spelling(x, self.router(x), self.gate, self.up, self.down)

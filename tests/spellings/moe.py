@@ -93,5 +93,16 @@ def each_choice(x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tenso
     return result
 
 
-SPELLINGS = [loop, renormalised, one_hot, weighted_inside, masked, masked_weights, filled_weights, gathered_weights, gathered_experts, each_choice]
+SPELLINGS = [
+    loop,
+    renormalised,
+    one_hot,
+    weighted_inside,
+    masked,
+    masked_weights,
+    filled_weights,
+    gathered_weights,
+    gathered_experts,
+    each_choice,
+]
 SLOW = {"one_hot", "masked", "filled_weights", "gathered_weights", "gathered_experts", "each_choice"}

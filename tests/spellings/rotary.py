@@ -25,7 +25,9 @@ def half_split(x: Tensor, positions: Tensor, frequencies: Tensor, cosines: Tenso
     return x * angles.cos() + _rotate_half(x) * angles.sin()
 
 
-def outer_product_of_angles(x: Tensor, positions: Tensor, frequencies: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def outer_product_of_angles(
+    x: Tensor, positions: Tensor, frequencies: Tensor, cosines: Tensor, sines: Tensor
+) -> Tensor:
     angles = torch.outer(positions.to(frequencies.dtype), frequencies).repeat(1, 2)
     return _rotate_half(x) * torch.sin(angles) + x * torch.cos(angles)
 

@@ -1,6 +1,8 @@
-"""Spellings of a selective scan with a scalar decay per head: ``s_t = exp(dt_t A) s_(t-1) + dt_t B_t x_t``, ``y_t = C_t s_t``.
+"""Spellings of a selective scan with a scalar decay per head: ``s_t = exp(dt_t A) s_(t-1) + dt_t B_t x_t``, ``y_t = C_t
+s_t``.
 
-``x``: (batch, tokens, heads, width), ``dt``: (batch, tokens, heads), ``A``: (heads,), ``B``, ``C``: (batch, tokens, states).
+``x``: (batch, tokens, heads, width), ``dt``: (batch, tokens, heads), ``A``: (heads,), ``B``, ``C``: (batch, tokens,
+states).
 """
 
 from __future__ import annotations
@@ -139,7 +141,12 @@ def chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     steps = F.pad(dt, (0, 0, 0, pad))
     state, results = 0.0, []
     for i in range(0, length + pad, size):
-        x_c, B_c, C_c, total = x[:, i : i + size], B[:, i : i + size], C[:, i : i + size], (steps[:, i : i + size] * A).cumsum(1)
+        x_c, B_c, C_c, total = (
+            x[:, i : i + size],
+            B[:, i : i + size],
+            C[:, i : i + size],
+            (steps[:, i : i + size] * A).cumsum(1),
+        )
         inside = torch.einsum("btn,bsn,bhts,bshp->bthp", C_c, B_c, _decays(steps[:, i : i + size], A), x_c)
         before = torch.einsum("btn,bhpn->bthp", C_c, state) * total.exp().unsqueeze(-1) if i else 0.0
         written = torch.einsum("bsn,bsh,bshp->bhpn", B_c, torch.exp(total[:, -1:] - total), x_c)

@@ -60,5 +60,15 @@ def over_joint_normaliser(s: Tensor, sink: Tensor) -> Tensor:
     return torch.exp(logits - logits.logsumexp(-1, keepdim=True))[..., :-1]
 
 
-SPELLINGS = [cut_off, in_front, shifted, narrowed, padded, exponentials, less_the_largest, less_the_largest_detached, over_joint_normaliser]
+SPELLINGS = [
+    cut_off,
+    in_front,
+    shifted,
+    narrowed,
+    padded,
+    exponentials,
+    less_the_largest,
+    less_the_largest_detached,
+    over_joint_normaliser,
+]
 SLOW = {"in_front", "shifted", "narrowed", "less_the_largest_detached", "over_joint_normaliser"}

@@ -1,6 +1,8 @@
-"""Spellings of relative positions as rows of a table met by the queries: ``scores_ij += q_i . rows(i - j)`` (Shaw et al. 2018).
+"""Spellings of relative positions as rows of a table met by the queries: ``scores_ij += q_i . rows(i - j)`` (Shaw et
+al. 2018).
 
-Each is given q (B, H, T, d), the table (2 T - 1 or more rows, d) and the row of each pair (T, T); it gives (B, H, T, T).
+Each is given q (B, H, T, d), the table (2 T - 1 or more rows, d) and the row of each pair (T, T); it gives (B, H, T,
+T).
 """
 
 from __future__ import annotations

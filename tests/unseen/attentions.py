@@ -1,4 +1,6 @@
-"""Attention in many styles: einsum, loops, odd chunks, complex rotation, differential, sigmoid, a sink, latent keys and values, tied maps."""
+"""Attention in many styles: einsum, loops, odd chunks, complex rotation, differential, sigmoid, a sink, latent keys and
+values, tied maps.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +15,35 @@ HEAD = WIDTH // HEADS
 
 
 class Einsum(nn.Module):
-    """Everything by einsum: statistics, attention, projections; q, k, v interleaved in one map; complex rotation; ``x * sigmoid(x)``."""
+    """Everything by einsum: statistics, attention, projections; q, k, v interleaved in one map; complex rotation; ``x *
+    sigmoid(x)``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.words, self.scale = nn.Embedding(VOCABULARY, WIDTH), nn.Parameter(torch.ones(WIDTH))
-        self.qkv, self.out = nn.Parameter(torch.ones(HEADS, HEAD, 3, WIDTH)), nn.Parameter(torch.ones(WIDTH, HEADS, HEAD))
-        self.up, self.down, self.head = nn.Parameter(torch.ones(2, 12, WIDTH)), nn.Parameter(torch.ones(WIDTH, 12)), nn.Linear(WIDTH, CLASSES)
+        self.qkv, self.out = (
+            nn.Parameter(torch.ones(HEADS, HEAD, 3, WIDTH)),
+            nn.Parameter(torch.ones(WIDTH, HEADS, HEAD)),
+        )
+        self.up, self.down, self.head = (
+            nn.Parameter(torch.ones(2, 12, WIDTH)),
+            nn.Parameter(torch.ones(WIDTH, 12)),
+            nn.Linear(WIDTH, CLASSES),
+        )
 
     def norm(self, x: Tensor) -> Tensor:
         square = torch.einsum("bsd,bsd->bs", x, x) / x.shape[-1]
         return torch.einsum("bsd,bs,d->bsd", x, torch.rsqrt(square + 1e-5), self.scale)
 
     def turn(self, x: Tensor) -> Tensor:
-        angles = torch.outer(torch.arange(x.shape[1], dtype=x.dtype), 100.0 ** -torch.arange(0, 1, 2 / HEAD, dtype=x.dtype))
-        turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * torch.polar(torch.ones_like(angles), angles)[:, None]
+        angles = torch.outer(
+            torch.arange(x.shape[1], dtype=x.dtype), 100.0 ** -torch.arange(0, 1, 2 / HEAD, dtype=x.dtype)
+        )
+        turned = (
+            torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+            * torch.polar(torch.ones_like(angles), angles)[:, None]
+        )
         return torch.view_as_real(turned).flatten(-2)
 
     def attend(self, x: Tensor) -> Tensor:
@@ -54,7 +70,9 @@ class Looped(Einsum):
         return F.rms_norm(x, (x.shape[-1],), self.scale, 1e-5)
 
     def turn(self, x: Tensor) -> Tensor:
-        angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * 100.0 ** -torch.arange(0, 1, 2 / HEAD, dtype=x.dtype)
+        angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * 100.0 ** -torch.arange(
+            0, 1, 2 / HEAD, dtype=x.dtype
+        )
         cos, sin, a, b = angles.cos(), angles.sin(), x[..., 0::2], x[..., 1::2]
         return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
 
@@ -101,7 +119,10 @@ class DifferentialApart(Differential):
 
     def mixed(self, x: Tensor) -> Tensor:
         q, k, v = self.split(x)
-        return F.scaled_dot_product_attention(q[0], k[0], v) - F.scaled_dot_product_attention(q[1], k[1], v) * self.strength()
+        return (
+            F.scaled_dot_product_attention(q[0], k[0], v)
+            - F.scaled_dot_product_attention(q[1], k[1], v) * self.strength()
+        )
 
 
 class Sigmoid(Text):
@@ -109,7 +130,12 @@ class Sigmoid(Text):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.shift = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.zeros(HEADS, 1, 1))
+        self.q, self.k, self.v, self.shift = (
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Parameter(torch.zeros(HEADS, 1, 1)),
+        )
 
     def between(self, x: Tensor) -> Tensor:
         q, k, v = (w(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
@@ -131,7 +157,12 @@ class Sink(Text):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.sink = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, HEAD), nn.Linear(WIDTH, HEAD), nn.Parameter(torch.zeros(HEADS))
+        self.q, self.k, self.v, self.sink = (
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, HEAD),
+            nn.Linear(WIDTH, HEAD),
+            nn.Parameter(torch.zeros(HEADS)),
+        )
 
     def weights(self, scores: Tensor) -> Tensor:
         sink = self.sink.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
@@ -162,7 +193,11 @@ class Latent(nn.Module):
         super().__init__()
         self.words, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, CLASSES)
         self.q, self.down = nn.Linear(WIDTH, HEADS * (HEAD + 2)), nn.Linear(WIDTH, self.RANK + 2)
-        self.norm, self.up, self.out = nn.RMSNorm(self.RANK, eps=1e-5), nn.Linear(self.RANK, HEADS * 2 * HEAD, bias=False), nn.Linear(WIDTH, WIDTH)
+        self.norm, self.up, self.out = (
+            nn.RMSNorm(self.RANK, eps=1e-5),
+            nn.Linear(self.RANK, HEADS * 2 * HEAD, bias=False),
+            nn.Linear(WIDTH, WIDTH),
+        )
 
     def turn(self, x: Tensor) -> Tensor:
         angle = torch.arange(x.shape[-2], dtype=x.dtype)[:, None]
@@ -217,11 +252,31 @@ class TiedMatrices(Tied):
 
 
 CASES = [
-    Case("einsum throughout", lambda: ready(Einsum()), written_as(Looped), {"attention": 1, "normalisation": 3, "gate": 1, "position": 2}),
-    Case("differential attention", lambda: ready(Differential()), written_as(DifferentialApart), {"normalisation": 1, "position": 1}),
+    Case(
+        "einsum throughout",
+        lambda: ready(Einsum()),
+        written_as(Looped),
+        {"attention": 1, "normalisation": 3, "gate": 1, "position": 2},
+    ),
+    Case(
+        "differential attention",
+        lambda: ready(Differential()),
+        written_as(DifferentialApart),
+        {"normalisation": 1, "position": 1},
+    ),
     Case("sigmoid attention", lambda: ready(Sigmoid()), written_as(SigmoidWritten), {"position": 1}),
-    Case("softmax with a sink", lambda: ready(Sink()), written_as(SinkFirst), {"attention": 1, "learned": 1, "position": 1}),
-    Case("latent attention", lambda: ready(Latent()), written_as(Absorbed), {"attention": 1, "normalisation": 1, "position": 2}),
+    Case(
+        "softmax with a sink",
+        lambda: ready(Sink()),
+        written_as(SinkFirst),
+        {"attention": 1, "learned": 1, "position": 1},
+    ),
+    Case(
+        "latent attention",
+        lambda: ready(Latent()),
+        written_as(Absorbed),
+        {"attention": 1, "normalisation": 1, "position": 2},
+    ),
     Case("tied maps", lambda: ready(TiedMatrices()), written_as(Tied), {"attention": 1, "gate": 0}),
     Case("tied maps, written out", lambda: ready(TiedMatrices()), written_as(TiedWritten), {"attention": 1, "gate": 0}),
 ]

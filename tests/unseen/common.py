@@ -15,7 +15,11 @@ Inputs = Callable[[int, int], dict[str, Tensor]]
 
 def ids(batch: int, length: int) -> dict[str, Tensor]:
     """input_ids (batch, length)."""
-    return {"input_ids": torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(batch * 100 + length))}
+    return {
+        "input_ids": torch.randint(
+            1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(batch * 100 + length)
+        )
+    }
 
 
 def padded(batch: int, length: int) -> dict[str, Tensor]:
@@ -27,16 +31,21 @@ def padded(batch: int, length: int) -> dict[str, Tensor]:
 
 def vectors(batch: int, length: int) -> dict[str, Tensor]:
     """Float inputs (batch, length, WIDTH)."""
-    return {"x": torch.randn(batch, length, WIDTH, generator=torch.Generator().manual_seed(batch * 100 + length), dtype=torch.float64)}
+    return {
+        "x": torch.randn(
+            batch, length, WIDTH, generator=torch.Generator().manual_seed(batch * 100 + length), dtype=torch.float64
+        )
+    }
 
 
 @dataclass(frozen=True)
 class Case:
     """A model, and another way to write the same function.
 
-    ``build`` makes the model (in float64); ``twin`` takes it and gives the same function, written differently, or another
-    module with its parameters. ``sites``: how many sites of each kind the report must name. ``unexplained``: rule -> nodes
-    that are only approximated, and documented to be. ``output``: which of several outputs is explained.
+    ``build`` makes the model (in float64); ``twin`` takes it and gives the same function, written differently, or
+              another
+    module with its parameters. ``sites``: how many sites of each kind the report must name. ``unexplained``: rule ->
+    nodes that are only approximated, and documented to be. ``output``: which of several outputs is explained.
     """
 
     name: str
@@ -64,7 +73,11 @@ class Text(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.places, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LONGEST, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.words, self.places, self.head = (
+            nn.Embedding(VOCABULARY, WIDTH),
+            nn.Embedding(LONGEST, WIDTH),
+            nn.Linear(WIDTH, CLASSES),
+        )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         x: Tensor = self.words(input_ids) + self.places(torch.arange(input_ids.shape[1], device=input_ids.device))

@@ -20,7 +20,10 @@ class Experts(Text):
     def __init__(self) -> None:
         super().__init__()
         self.router = nn.Linear(WIDTH, EXPERTS, bias=False)
-        self.gate, self.up = nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH)), nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH))
+        self.gate, self.up = (
+            nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH)),
+            nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH)),
+        )
         self.down = nn.Parameter(torch.zeros(EXPERTS, WIDTH, HIDDEN))
 
     def expert(self, e: int, x: Tensor) -> Tensor:
@@ -51,7 +54,12 @@ class Excited(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.squeeze, self.excite, self.head = nn.Conv1d(WIDTH, 6, 3, padding=1), nn.Linear(6, 3), nn.Linear(3, 6), nn.Linear(6, 2)
+        self.conv, self.squeeze, self.excite, self.head = (
+            nn.Conv1d(WIDTH, 6, 3, padding=1),
+            nn.Linear(6, 3),
+            nn.Linear(3, 6),
+            nn.Linear(6, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.conv(x.transpose(1, 2)))
@@ -78,15 +86,24 @@ class Streams(Text):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mix, self.take, self.give = nn.Parameter(torch.zeros(2, self.N, self.N)), nn.Parameter(torch.zeros(2, self.N)), nn.Linear(WIDTH, self.N)
-        self.norm, self.layers = nn.RMSNorm(WIDTH, eps=1e-5), nn.ModuleList([nn.Sequential(nn.Linear(WIDTH, 12), nn.GELU(), nn.Linear(12, WIDTH)) for _ in range(2)])
+        self.mix, self.take, self.give = (
+            nn.Parameter(torch.zeros(2, self.N, self.N)),
+            nn.Parameter(torch.zeros(2, self.N)),
+            nn.Linear(WIDTH, self.N),
+        )
+        self.norm, self.layers = (
+            nn.RMSNorm(WIDTH, eps=1e-5),
+            nn.ModuleList([nn.Sequential(nn.Linear(WIDTH, 12), nn.GELU(), nn.Linear(12, WIDTH)) for _ in range(2)]),
+        )
 
     def between(self, x: Tensor) -> Tensor:
         streams = x.unsqueeze(-2).expand(-1, -1, self.N, -1)
         for i, layer in enumerate(self.layers):
             read = torch.einsum("n,btnd->btd", self.take[i], streams)
             given = torch.tanh(self.give(self.norm(read)))
-            streams = torch.einsum("mn,btnd->btmd", self.mix[i], streams) + given.unsqueeze(-1) * layer(read).unsqueeze(-2)
+            streams = torch.einsum("mn,btnd->btmd", self.mix[i], streams) + given.unsqueeze(-1) * layer(read).unsqueeze(
+                -2
+            )
         return streams.sum(-2)
 
 
@@ -131,11 +148,22 @@ class SeveralApart(Several):
     def forward(self, input_ids: Tensor) -> Answer:
         x = self.embed(input_ids)
         x = x * (1 / (1 + (-self.up(x)).exp())) + x
-        return Answer(x.mean(1), {"tokens": x, "first": self.head(x.mean(1)), "second": F.linear(x, self.other.weight, self.other.bias)[:, -1]})
+        return Answer(
+            x.mean(1),
+            {
+                "tokens": x,
+                "first": self.head(x.mean(1)),
+                "second": F.linear(x, self.other.weight, self.other.bias)[:, -1],
+            },
+        )
 
 
 def sequences(batch: int, length: int) -> dict[str, Tensor]:
-    return {"x": torch.randn(batch, length, WIDTH, generator=torch.Generator().manual_seed(batch * 100 + length), dtype=torch.float64)}
+    return {
+        "x": torch.randn(
+            batch, length, WIDTH, generator=torch.Generator().manual_seed(batch * 100 + length), dtype=torch.float64
+        )
+    }
 
 
 CASES = [

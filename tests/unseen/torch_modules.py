@@ -1,4 +1,6 @@
-"""torch's own modules: nn.Transformer, nn.TransformerEncoder, nn.MultiheadAttention, each with its formula written out."""
+"""torch's own modules: nn.Transformer, nn.TransformerEncoder, nn.MultiheadAttention, each with its formula written
+out.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def written_attention(m: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor,
 
 
 def causal(n: int, like: Tensor) -> Tensor:
-    return torch.zeros(n, n, dtype=like.dtype, device=like.device).masked_fill(torch.ones(n, n, dtype=torch.bool, device=like.device).triu(1), NEVER)
+    return torch.zeros(n, n, dtype=like.dtype, device=like.device).masked_fill(
+        torch.ones(n, n, dtype=torch.bool, device=like.device).triu(1), NEVER
+    )
 
 
 class Encoder(Text):
@@ -45,7 +49,9 @@ class Encoder(Text):
 
     def __init__(self, nested: bool = False, norm_first: bool = False, activation: str = "relu") -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 12, activation=activation, batch_first=True, norm_first=norm_first)
+        layer = nn.TransformerEncoderLayer(
+            WIDTH, HEADS, 12, activation=activation, batch_first=True, norm_first=norm_first
+        )
         self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(WIDTH), enable_nested_tensor=nested)
 
     def encode(self, x: Tensor, padding: Tensor) -> Tensor:
@@ -59,8 +65,11 @@ class Encoder(Text):
 
 class WrittenEncoder(Encoder):
     def encode(self, x: Tensor, padding: Tensor) -> Tensor:
-        mask = torch.zeros(x.shape[0], 1, 1, x.shape[1], dtype=x.dtype, device=x.device).masked_fill(padding[:, None, None], NEVER)
+        mask = torch.zeros(x.shape[0], 1, 1, x.shape[1], dtype=x.dtype, device=x.device).masked_fill(
+            padding[:, None, None], NEVER
+        )
         for layer in self.encoder.layers:
+
             def feed(y: Tensor, layer: nn.TransformerEncoderLayer = layer) -> Tensor:  # type: ignore[assignment]
                 return layer.linear2(layer.activation(layer.linear1(y)))  # type: ignore[no-any-return, operator]
 
@@ -88,7 +97,14 @@ class Translator(nn.Module):
         return self.head(self.translate(self.words(input_ids), target, mask, padding))  # type: ignore[no-any-return]
 
     def translate(self, source: Tensor, target: Tensor, mask: Tensor, padding: Tensor) -> Tensor:
-        return self.transformer(source, target, tgt_mask=mask, src_key_padding_mask=padding, memory_key_padding_mask=padding, tgt_is_causal=True)  # type: ignore[no-any-return]
+        return self.transformer(
+            source,
+            target,
+            tgt_mask=mask,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+            tgt_is_causal=True,
+        )  # type: ignore[no-any-return]
 
 
 class WrittenTranslator(Translator):
@@ -105,7 +121,11 @@ class WrittenTranslator(Translator):
 
 def two_texts(batch: int, length: int) -> dict[str, Tensor]:
     first = padded(batch, length)
-    return {"input_ids": first["input_ids"], "decoder_ids": ids(batch, length - 2)["input_ids"], "padding": first["padding"]}
+    return {
+        "input_ids": first["input_ids"],
+        "decoder_ids": ids(batch, length - 2)["input_ids"],
+        "padding": first["padding"],
+    }
 
 
 class Attentions(Text):
@@ -134,7 +154,9 @@ class WrittenAttentions(Attentions):
 
 
 class OddAttentions(nn.Module):
-    """Keys and values of other widths, learned keys and values, a zero key, padding; two outputs, the second the weights."""
+    """Keys and values of other widths, learned keys and values, a zero key, padding; two outputs, the second the
+    weights.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Layers that wrap others: adapters of low rank, parametrisations, weights shared across blocks; norms before, after and both."""
+"""Layers that wrap others: adapters of low rank, parametrisations, weights shared across blocks; norms before, after
+and both.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Mixed(Text):
     def __init__(self) -> None:
         super().__init__()
         self.attend, self.feed = nn.ModuleList([Attend() for _ in range(2)]), nn.ModuleList([Feed() for _ in range(2)])
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(2)] + [nn.RMSNorm(WIDTH, eps=1e-5) for _ in range(3)])
+        self.norms = nn.ModuleList(
+            [nn.LayerNorm(WIDTH) for _ in range(2)] + [nn.RMSNorm(WIDTH, eps=1e-5) for _ in range(3)]
+        )
 
     def between(self, x: Tensor) -> Tensor:
         x = x + self.attend[0](self.norms[0](x))
@@ -123,7 +127,9 @@ class Copied(Text):
     def __init__(self, shared: Shared) -> None:
         super().__init__()
         self.words, self.places, self.head = copy.deepcopy([shared.words, shared.places, shared.head])
-        self.blocks = nn.ModuleList([copy.deepcopy(m) for _ in range(2) for m in (shared.attend, shared.norm, shared.feed, shared.norm)])
+        self.blocks = nn.ModuleList(
+            [copy.deepcopy(m) for _ in range(2) for m in (shared.attend, shared.norm, shared.feed, shared.norm)]
+        )
 
     def between(self, x: Tensor) -> Tensor:
         for i in range(0, len(self.blocks), 2):
@@ -132,7 +138,17 @@ class Copied(Text):
 
 
 CASES = [
-    Case("norms of all kinds, adapters", adapted, lambda m: replaced(m, LowRank, LowRank.merged), {"attention": 2, "normalisation": 5, "position": 1}),
+    Case(
+        "norms of all kinds, adapters",
+        adapted,
+        lambda m: replaced(m, LowRank, LowRank.merged),
+        {"attention": 2, "normalisation": 5, "position": 1},
+    ),
     Case("parametrised layers", parametrised, plain, {"attention": 2, "normalisation": 5}),
-    Case("shared blocks", lambda: ready(Shared()), lambda m: Copied(m).double().eval(), {"attention": 2, "normalisation": 4}),  # type: ignore[arg-type]
+    Case(
+        "shared blocks",
+        lambda: ready(Shared()),
+        lambda m: Copied(m).double().eval(),
+        {"attention": 2, "normalisation": 4},
+    ),  # type: ignore[arg-type]
 ]

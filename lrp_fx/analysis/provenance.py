@@ -1,0 +1,440 @@
+"""Provenance: what every value depends on, and along which axes it varies.
+
+requires  a canonical program
+ensures   for every node its sources (content, position, learned token, segment, mask, parameter, constant), the
+          inputs it comes from, and its layout; facts only, nothing is rewritten
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.analysis.layout import propagate
+from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
+from lrp_fx.ir.layout import (
+    BATCH,
+    FEATURE,
+    SEGMENTED,
+    TOKEN,
+    UNKNOWN,
+    Layout,
+    batch_axis,
+    from_symbols,
+    single,
+    token_axes,
+)
+from lrp_fx.ir.program import Program
+from lrp_fx.ir.sizes import hint, shape_of
+
+CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
+MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
+#: Sources that can carry relevance; the others are coefficients, routing or constants.
+LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
+COUNTERS = frozenset("aten.arange aten.linspace aten.range".split())
+FILLS = frozenset(
+    "aten.new_ones aten.new_zeros aten.new_full aten.new_empty aten.ones_like aten.zeros_like aten.full_like "
+    "aten.empty_like".split()
+)
+LOOKUPS = frozenset("aten.embedding aten.index aten.index_select aten.gather aten.embedding_bag".split())
+JOINS = frozenset(
+    "aten.cat aten.stack aten.where aten.masked_fill aten.masked_scatter aten.index_put aten.scatter "
+    "aten.slice_scatter aten.select_scatter".split()
+)
+MEETS = frozenset("aten.add aten.sub aten.rsub aten.mul aten.div aten.addcmul".split())
+CONTRACTIONS = frozenset("aten.matmul aten.bmm aten.mm".split())
+SUMS = frozenset("aten.add aten.sub aten.rsub".split())
+UNCHANGED = frozenset(
+    "aten.reshape aten.transpose aten.permute aten.t aten.expand aten.unsqueeze aten.squeeze aten._to_copy".split()
+)
+SEE_THROUGH = frozenset(
+    "aten.reshape aten.mul aten.div aten.add aten.transpose aten.permute aten.expand aten.unsqueeze "
+    "aten.squeeze".split()
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of each node.
+
+    ``sources[n]`` is a subset of the seven source kinds; ``inputs[n]`` names the arguments it depends on as content;
+    ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size. ``example[n]``:
+    the one example that a value belongs to, where a model loops over its batch.
+    """
+
+    sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    inputs: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    layout: dict[fx.Node, Layout] = field(default_factory=dict)
+    batch: Any = 1
+    example: dict[fx.Node, int] = field(default_factory=dict)
+
+    def is_position_only(self, node: fx.Node) -> bool:
+        """Depends on positions and on no content (a frozen statistic of content is never position)."""
+        sources = self.sources[node]
+        return POSITION in sources and CONTENT not in sources
+
+    def leaf_kind(self, node: fx.Node) -> str | None:
+        """The leaf kind of a value that depends on no activation, None for activations and for what is no leaf."""
+        sources = self.sources[node]
+        if CONTENT in sources:
+            return None
+        return next((k for k in (POSITION, LEARNED, SEGMENT) if k in sources), None)
+
+
+def find_provenance(program: Program) -> Facts:
+    """One forward walk over the graph; facts only grow."""
+    walk = _Walk(program)
+    for node in program.graph.nodes:
+        if node.op != "output":
+            walk.visit(node)
+    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example)
+
+
+class _Walk:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.by_node = {n: i for i, n in zip(program.inputs, program.input_nodes().values(), strict=True)}
+        self.sources: dict[fx.Node, frozenset[str]] = {}
+        self.inputs: dict[fx.Node, frozenset[str]] = {}
+        self.layout: dict[fx.Node, Layout] = {}
+        self.uniform: set[fx.Node] = set()
+        self.example: dict[fx.Node, int] = {}
+        self.batch = self._batch_size()
+
+    def _batch_size(self) -> Any:
+        batched = self.program.batch_input
+        return value_of(batched[1]).shape[0] if batched is not None else 1
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._visit_input(node)
+        elif node.op == "get_attr":
+            self.sources[node] = frozenset({node.meta.get("origin", CONSTANT)})
+            self.inputs[node] = frozenset()
+            tensor = getattr(self.program.module, str(node.target))
+            if not tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+                self.uniform.add(node)
+        else:
+            self._visit_call(node)
+
+    def _visit_input(self, node: fx.Node) -> None:
+        info = self.by_node[node]
+        self.sources[node] = frozenset({info.role})
+        self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
+        if info.shape:
+            kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
+            if info.role == CONTENT and info.shape[0] != hint(self.batch):
+                kinds[0] = TOKEN  # packed: patches of all images in one row
+            if len(info.shape) == 4 and not info.is_index:
+                kinds[1] = FEATURE  # channels-first images
+            elif len(info.shape) == 3 and not info.is_index:
+                kinds[2] = FEATURE  # sequences of vectors
+            elif info.role != CONTENT and self._counts_tokens_only(node):
+                kinds[0] = TOKEN
+            self.layout[node] = tuple(single(k, s) for k, s in zip(kinds, info.shape, strict=True))
+
+    def _counts_tokens_only(self, node: fx.Node) -> bool:
+        """Positions (T,) and masks (T, T) have no batch axis."""
+        sizes = value_of(node).shape
+        return len(sizes) == 1 or (len(sizes) == 2 and str(sizes[0]) == str(sizes[1]))
+
+    def _visit_call(self, node: fx.Node) -> None:
+        args = [a for a in node.all_input_nodes if a in self.sources]
+        for declared, kind in self._leaves_met(node, args):
+            self.sources[declared] = frozenset({kind})
+        self.inputs[node] = frozenset().union(*(self.inputs[a] for a in tensor_args(node) if a in self.inputs))
+        self.sources[node] = self._sources(node, args)
+        if CONTENT not in self.sources[node]:
+            self.inputs[node] = frozenset()
+        if self._is_uniform(node):
+            self.uniform.add(node)
+        example = self._example(node)
+        if example is not None:
+            self.example[node] = example
+        layout = self._layout(node)
+        if layout is not None:
+            self.layout[node] = layout
+
+    def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
+        name = op_name(node)
+        tensors = [a for a in tensor_args(node) if a in self.sources]
+        if name in COUNTERS:
+            return frozenset({POSITION})
+        if name in FILLS or name == "aten.full":
+            return frozenset({MASK if any(is_very_low(a) for a in node.args[1:]) else CONSTANT})
+        value = value_of(node)
+        if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
+            return frozenset({MASK}) if tensors else frozenset({CONSTANT})
+        if not tensors:
+            return frozenset({CONSTANT})
+        if (
+            isinstance(value, torch.Tensor)
+            and not is_float(node)
+            and any(is_float(a) for a in tensors)
+            and name != "aten._to_copy"
+        ):
+            return frozenset({MASK})  # an index computed from activations only routes
+        union = frozenset().union(*(self.sources[a] for a in tensors))
+        if name == "aten.cumsum" and CONTENT not in union:
+            return frozenset({POSITION})
+        if name in LOOKUPS:
+            return self._lookup(node, tensors)
+        if name in ("aten.where", "aten.masked_fill", "aten.index_put", "aten.scatter", "aten.masked_scatter"):
+            return union if union == frozenset({MASK}) or union - {MASK} <= {CONSTANT} else union - {MASK}
+        return union
+
+    def _is_uniform(self, node: fx.Node) -> bool:
+        """Does the value have one number everywhere (so that, as an index, it tells no position)?"""
+        name, tensors = op_name(node), [a for a in tensor_args(node) if a in self.sources]
+        if name in FILLS:
+            return True
+        if name in COUNTERS or name in ("aten.cumsum", "aten.embedding"):
+            return False
+        if name in LOOKUPS:
+            return bool(tensors) and tensors[0] in self.uniform
+        return all(a in self.uniform for a in tensors)
+
+    def _lookup(self, node: fx.Node, tensors: list[fx.Node]) -> frozenset[str]:
+        """A table row selected by an index: the index says what the row stands for."""
+        table, indices = tensors[0], tensors[1:]
+        own = self.sources[table]
+        if own - {PARAMETER, CONSTANT}:
+            return own  # activations (or positions) picked by an index: routing
+        if table in self.uniform:
+            return own
+        chosen = frozenset().union(*(self.sources[i] for i in indices))
+        for kind in (CONTENT, POSITION, SEGMENT):
+            if kind in chosen and not all(i in self.uniform for i in indices):
+                return frozenset({kind})
+        if op_name(node) == "aten.embedding" or (PARAMETER in own and CONSTANT in chosen and MASK not in chosen):
+            varied = CONSTANT in chosen and not all(i in self.uniform for i in indices)
+            return frozenset({POSITION if varied else SEGMENT})
+        return own
+
+    def _leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
+        """Parameters that turn out to be leaves where they meet content: learned tokens and position tables."""
+        name = op_name(node)
+        if name not in JOINS | MEETS | CONTRACTIONS or not any(
+            CONTENT in self.sources[a] and is_float(a) for a in args
+        ):
+            return []
+        met: list[tuple[fx.Node, str]] = []
+        fixed = [
+            a
+            for a in tensor_args(node)
+            if a in self.sources
+            and is_float(a)
+            and self.sources[a] <= {PARAMETER, CONSTANT, MASK}
+            and self.sources[a] != {MASK}
+        ]
+        for candidate in fixed:
+            kind = self._kind_met(name, candidate, node, args)
+            if kind is not None:
+                met.append((candidate, kind))
+        return met
+
+    def _kind_met(self, name: str, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
+        """What a fixed value is where it meets content: a learned token, a table of positions, or (None) neither."""
+        learned, masked = PARAMETER in self.sources[candidate], MASK in self.sources[candidate]
+        if masked:  # a parameter switched on at some tokens stands for them
+            return LEARNED if learned and name in SUMS and self._varies_along_tokens(candidate, node, args) else None
+        if name in CONTRACTIONS:
+            rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
+            return POSITION if rows else None
+        if name in JOINS:
+            if (
+                name == "aten.cat"
+                and not self._joins_tokens(node, args)
+                and candidate not in self.uniform
+                and self._varies_along_tokens(candidate, node, args)
+            ):
+                return POSITION  # features beside features, another row for each token
+            return LEARNED if learned else None
+        return POSITION if candidate not in self.uniform and self._varies_along_tokens(candidate, node, args) else None
+
+    def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
+        """Does a concatenation put tokens behind tokens (not features beside features)?"""
+        rank = len(shape_of(node))
+        dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % rank  # type: ignore[arg-type]
+        known = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
+        return not known or any(dim in token_axes(layout) for layout in known)
+
+    def _is_cut_to_length(self, candidate: fx.Node, node: fx.Node) -> bool:
+        """Is an operand of a matrix product a table cut to the length of the input, its rows mapped or not?
+
+        Then its rows stand for places or distances. (A matrix that mixes tokens is cut where it is summed over: no
+        table.)
+        """
+        summed = value_of(candidate).shape[-1 if candidate is node.args[0] else -2]
+        if not isinstance(summed, int):
+            return False
+        current = candidate
+        for _ in range(12):
+            name = op_name(current)
+            if name == "aten.slice" and any(isinstance(a, fx.Node) for a in current.args[2:4]):
+                return True
+            if name not in UNCHANGED | {"aten.linear", "aten.matmul", "aten.mm", "aten.slice"} or not isinstance(
+                current.args[0], fx.Node
+            ):
+                return False
+            current = current.args[0]
+        return False
+
+    def _gathered_by_position(self, node: fx.Node) -> bool:
+        """Is an axis of the product later picked by relative positions? Then the other operand is a table of
+        positions.
+        """
+        queue = [(user, 0) for user in node.users]
+        while queue:
+            user, depth = queue.pop()
+            name = op_name(user)
+            if name in ("aten.gather", "aten.take_along_dim"):
+                return self._counts_positions(user.args[2] if name == "aten.gather" else user.args[1])
+            if depth < 4 and name in SEE_THROUGH:
+                queue.extend((u, depth + 1) for u in user.users)
+        return False
+
+    def _counts_positions(self, index: object) -> bool:
+        """Does an index (not yet visited by the walk) come from counters and from no content?"""
+        stack, seen = [index], set()
+        found = False
+        while stack:
+            node = stack.pop()
+            if not isinstance(node, fx.Node) or node in seen:
+                continue
+            seen.add(node)
+            if node.op == "placeholder":
+                if node in self.by_node and self.by_node[node].role == CONTENT:
+                    return False
+                continue
+            found = found or op_name(node) in COUNTERS
+            stack.extend(tensor_args(node))
+        return found
+
+    def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+        while op_name(candidate) in ("aten.expand", "aten.expand_as") and isinstance(candidate.args[0], fx.Node):
+            candidate = candidate.args[0]  # copies do not vary
+        shape, rank = shape_of(candidate), len(shape_of(node))
+        content = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
+        for layout in content:
+            for axis in token_axes(layout):
+                own = axis + (rank - len(layout)) - (rank - len(shape))
+                if 0 <= own < len(shape) and shape[own] > 1:
+                    return True
+        return False
+
+    def _example(self, node: fx.Node) -> int | None:
+        """The example that a value belongs to: taken out of the batch by number, and not put together with others
+        since.
+        """
+        if CONTENT not in self.sources[node]:
+            return None
+        source = node.args[0]
+        taken = (
+            source.args[0]
+            if op_name(node).endswith("getitem") and isinstance(source, fx.Node) and op_name(source) == "aten.unbind"
+            else source
+        )
+        if op_name(node) == "aten.select" or taken is not source:
+            dim = (
+                (node.args[1] if taken is source else source.args[1] if len(source.args) > 1 else 0)
+                if isinstance(source, fx.Node)
+                else None
+            )
+            number = node.args[2] if taken is source else node.args[1]
+            axis = batch_axis(self.layout.get(taken)) if isinstance(taken, fx.Node) else None
+            if (
+                axis is not None
+                and not axis.is_merged
+                and isinstance(dim, int)
+                and isinstance(number, int)
+                and dim % value_of(taken).dim() == axis.axis  # type: ignore[arg-type]
+            ):
+                return number % hint(self.batch)
+        content = [a for a in tensor_args(node) if a in self.sources and CONTENT in self.sources[a] and is_float(a)]
+        found = {self.example.get(a) for a in content}
+        return found.pop() if len(found) == 1 else None
+
+    def _gathered(self, node: fx.Node) -> Layout | None:
+        """The layout of all examples put together again, in their order."""
+        parts = node.args[0]
+        if op_name(node) not in ("aten.stack", "aten.cat") or not isinstance(parts, (list, tuple)):
+            return None
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        shape = shape_of(node)
+        if dim != 0 or [self.example.get(p) for p in parts] != list(range(hint(self.batch))):  # type: ignore[arg-type]
+            return None
+        inner = self.layout.get(parts[0]) or tuple(single(UNKNOWN, s) for s in shape_of(parts[0]))  # type: ignore[arg-type]
+        examples = single(BATCH, len(parts))
+        return (
+            (examples, *inner)
+            if op_name(node) == "aten.stack"
+            else (examples + inner[0], *inner[1:])
+            if shape[0] == len(parts) * shape_of(parts[0])[0]  # type: ignore[arg-type]
+            else None
+        )
+
+    def _layout(self, node: fx.Node) -> Layout | None:
+        if (together := self._gathered(node)) is not None:
+            return together
+        if CONTENT not in self.sources[node] and not any(a in self.layout for a in tensor_args(node)):
+            return None
+        if op_name(node) == "aten.embedding":
+            return self._looked_up(node, 0, node.args[1])
+        if op_name(node) == "aten.index_select" and node.args[0] not in self.layout:
+            return self._looked_up(node, int(node.args[1]), node.args[2])  # type: ignore[arg-type]
+        if (
+            op_name(node) == "aten.index"
+            and node.args[0] not in self.layout
+            and (rows := _row_lookup(node)) is not None
+        ):
+            return self._looked_up(node, 0, rows)
+        if (
+            op_name(node) in ("aten.index", "aten.gather", "aten.index_select")
+            and CONTENT in self.sources[node]
+            and is_float(node)
+        ):
+            found = propagate(node, self.layout)
+            return found if found is not None else self._fallback(node)
+        found = propagate(node, self.layout)
+        if found is not None and not any(k in (BATCH, SEGMENTED) for axis in found for k, _ in axis):
+            stronger = from_symbols(node, self.batch)
+            found = stronger if stronger is not None and _has_batch(stronger) else found
+        return found if found is not None else self._fallback(node)
+
+    def _looked_up(self, node: fx.Node, dim: int, index: Any) -> Layout | None:
+        """Rows of a table laid out as their indices are."""
+        inner = self.layout.get(index)
+        if inner is None:
+            return None
+        shape = shape_of(node)
+        dim = dim % (len(shape) - len(inner) + 1)
+        after = dim + len(inner)
+        return (*(single(FEATURE, s) for s in shape[:dim]), *inner, *(single(FEATURE, s) for s in shape[after:]))
+
+    def _fallback(self, node: fx.Node) -> Layout | None:
+        return from_symbols(node, self.batch)
+
+
+def _row_lookup(node: fx.Node) -> fx.Node | None:
+    """The index of ``table[index]``."""
+    indices = node.args[1]
+    return (
+        indices[0]
+        if isinstance(indices, (list, tuple)) and len(indices) == 1 and isinstance(indices[0], fx.Node)
+        else None
+    )
+
+
+def is_very_low(value: object) -> bool:
+    """Is it minus infinity, or as low as masks are filled with?"""
+    if isinstance(value, fx.Node):
+        return any(is_very_low(a) for a in value.args)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= -1e4
+
+
+def _has_batch(layout: Layout) -> bool:
+    return any(k == BATCH for axis in layout for k, _ in axis)

@@ -1,0 +1,230 @@
+"""Segment ids: to which example each row of a value belongs, where rows are put in an order that only the run knows.
+
+A router sends tokens to experts: the rows of all examples are sorted by expert, computed, and put back. No axis is the
+batch then, but the example of each row can be followed through the very indexing that moves the rows. (The same serves
+models that loop over their batch: a value in the loop belongs to one example.)
+
+The segment ids of a value are a tensor of example numbers that broadcasts against it: the size of the value along axes
+of kind `lrp_fx.ir.layout.SEGMENTED`, 1 along the others.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.analysis.provenance import Facts
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.layout import SEGMENTED, BatchAxis, Layout, batch_axis
+from lrp_fx.ir.sizes import hint, shape_of
+
+Draw = Callable[[Callable[..., list[Any]], Sequence[Any], tuple[str, str, int]], list[fx.Node]]
+_SAME_MOVES = frozenset("aten.unsqueeze aten.squeeze aten.transpose aten.permute aten.t".split())
+_REDUCTIONS = frozenset("aten.sum aten.mean aten.amax aten.amin".split())
+
+
+def segmented_axes(layout: Layout | None) -> list[int]:
+    """Axes along which rows belong to examples in no fixed order."""
+    return [i for i, axis in enumerate(layout or ()) if any(kind == SEGMENTED for kind, _ in axis)]
+
+
+class SegmentIds:
+    """Draws the ids of values into a relevance graph, each once."""
+
+    def __init__(self, facts: Facts, env: dict[fx.Node, fx.Node], draw: Draw) -> None:
+        self.facts, self.env, self.draw = facts, env, draw
+        self.known: dict[fx.Node, fx.Node | None] = {}
+
+    def of(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """The ids of a value with segmented axes; None where they cannot be followed."""
+        example = self.facts.example.get(node)
+        if not segmented_axes(self.facts.layout.get(node)) and (
+            example is None or not isinstance(value_of(node), Tensor)
+        ):
+            return None
+        if node not in self.known:
+            self.known[node] = self._find(node, batch) if example is None else self._single(node, example)
+        return self.known[node]
+
+    def _single(self, node: fx.Node, example: int) -> fx.Node:
+        """A value that belongs to one example as a whole."""
+        return self._drawn(lambda v: [torch.full((1,) * v.dim(), example, device=v.device)], [self.env[node]], node)
+
+    def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        name = op_name(node)
+        if name in ("aten.index", "aten.index_select"):
+            return self._indexed(node, batch)
+        if name == "aten.index_add":
+            return self._added(node, batch)
+        if name == "aten.cat":
+            return self._joined(node, batch)
+        if node.target is operator.getitem:
+            return self._split_off(node, batch)
+        source = next((a for a in node.all_input_nodes if segmented_axes(self.facts.layout.get(a))), None)
+        if source is None or (above := self.of(source, batch)) is None:
+            return None
+        if name == "aten.reshape":
+            before, after = segmented_axes(self.facts.layout.get(source)), segmented_axes(self.facts.layout.get(node))
+            return self._drawn(
+                lambda o, x, y: [_reshaped(o, x, y, before, after)], [above, self.env[source], self.env[node]], node
+            )
+        run = self._move(node, source, name)
+        return self._drawn(run, [above, *self._sizes(node)], node) if run is not None else None
+
+    def _added(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows added to zeros at places that an index names (a place that none is added to holds nothing, whoever owns
+        it).
+        """
+        dim, index, rows = int(node.args[1]) % len(shape_of(node)), node.args[2], node.args[3]  # type: ignore[arg-type]
+        assert isinstance(index, fx.Node) and isinstance(rows, fx.Node)
+        layout = self.facts.layout.get(rows)
+        place, above = batch_axis(layout), self.of(rows, batch)
+
+        def put(ids: Tensor, value: Tensor, at: Tensor) -> list[Tensor]:
+            size = [value.shape[dim] if a == dim else 1 for a in range(value.dim())]
+            return [ids.new_zeros(size).index_copy(dim, at, ids)]
+
+        if above is not None and segmented_axes(layout) == [dim]:
+            return self._drawn(put, [above, self.env[node], self.env[index]], node)
+        if place is None or place.axis != dim:
+            return None
+        return self._drawn(
+            lambda v, y, at, b: put(_counted(v, place, b), y, at),
+            [self.env[rows], self.env[node], self.env[index], batch],
+            node,
+        )
+
+    def _joined(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows put behind rows."""
+        parts = list(node.all_input_nodes)
+        axis = int(node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node))  # type: ignore[arg-type]
+        ids = [self.of(p, batch) for p in parts]
+        if any(o is None for o in ids):
+            return None
+        if axis not in segmented_axes(self.facts.layout.get(node)):
+            return ids[0]
+        return self._drawn(lambda *rows: [torch.cat(rows, axis)], ids, node)
+
+    def _split_off(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """One part of a value: its own rows, where rows are what was divided."""
+        whole, number = node.args[0], node.args[1]
+        assert isinstance(whole, fx.Node) and isinstance(number, int)
+        above = self.of(whole, batch)
+        if above is None or op_name(whole) not in ("aten.split", "aten.split_with_sizes", "aten.chunk"):
+            return above
+        axis = int(whole.args[2] if len(whole.args) > 2 else whole.kwargs.get("dim", 0)) % len(shape_of(node))  # type: ignore[arg-type]
+        if axis not in segmented_axes(self.facts.layout.get(whole)):
+            return above
+        sizes = [hint(part.shape[axis]) for part in value_of(whole)]
+        return self._drawn(lambda o: [o.narrow(axis, sum(sizes[:number]), sizes[number])], [above], node)
+
+    def _sizes(self, node: fx.Node) -> list[Any]:
+        """The value itself: its sizes are needed."""
+        return [self.env[node]] if isinstance(value_of(node), Tensor) else []
+
+    def _drawn(self, run: Callable[..., list[Any]], nodes: list[Any], node: fx.Node) -> fx.Node:
+        return self.draw(run, nodes, (node.name, "ids", 0))[0]
+
+    def _indexed(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows picked by an index: their ids are picked by the same index."""
+        x, indices = _row_indices(node)
+        if not indices:
+            return None
+        layout = self.facts.layout.get(x)
+        place, above, first = batch_axis(layout), self.of(x, batch), min(indices)
+        behind = len(shape_of(x)) - first - len(indices)  # axes after those that are indexed
+        if above is not None:
+            axis = next(a for a in segmented_axes(layout) if a in indices)
+            return self._drawn(lambda o, i: [_at(o, axis, i, first, behind)], [above, self.env[indices[axis]]], node)
+        if place is None or place.axis not in indices:
+            return None
+        return self._drawn(
+            lambda v, i, b: [_at(_counted(v, place, b), place.axis, i, first, behind)],
+            [self.env[x], self.env[indices[place.axis]], batch],
+            node,
+        )
+
+    def _move(self, node: fx.Node, source: fx.Node, name: str) -> Callable[..., list[Any]] | None:
+        """How the ids of ``source`` become those of ``node``, which is computed from it."""
+        if name in _SAME_MOVES:
+            return lambda o, y: [node.target(o, *node.args[1:])]  # type: ignore[operator]
+        if name in _REDUCTIONS and len(node.args) > 1 and isinstance(node.args[1], (list, tuple)):
+            dims, keep = list(node.args[1]), len(shape_of(node)) == len(shape_of(source))
+            return lambda o, y: [_first_along(o, dims, keep)]
+        if not isinstance(value_of(node), Tensor):  # parts of one value: the ids are those of the whole
+            return lambda o: [o.clone()]
+        return _aligned(segmented_axes(self.facts.layout.get(node)), len(shape_of(node)))
+
+
+def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
+    """(value, axis -> one-dimensional index) of an indexing along neighbouring axes."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    if op_name(node) == "aten.index_select":
+        return x, {int(node.args[1]): node.args[2]}  # type: ignore[dict-item,arg-type]
+    indices = node.args[1]
+    assert isinstance(indices, (list, tuple))
+    used = {i: index for i, index in enumerate(indices) if index is not None}
+    plain = all(isinstance(index, fx.Node) and len(shape_of(index)) == 1 for index in used.values())
+    return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}
+
+
+def _at(ids: Tensor, axis: int, index: Tensor, before: int, behind: int) -> Tensor:
+    """Segment ids along one axis picked by an index, as one axis between those before and behind."""
+    picked = ids.movedim(axis, 0).reshape(ids.shape[axis], -1)[:, 0].index_select(0, index)
+    shaped: Tensor = picked.reshape([1] * before + [-1] + [1] * behind)
+    return shaped
+
+
+def _counted(value: Tensor, place: BatchAxis, batch: Any) -> Tensor:
+    """Segment ids along an axis that holds the batch in its usual order."""
+    size = value.shape[place.axis]
+    numbers = torch.arange(size, device=value.device)
+    inner: Any = place.inner if place.inner is not None else size // (batch * (place.outer or 1))
+    ids: Tensor = (numbers // inner % batch).reshape([-1 if a == place.axis else 1 for a in range(value.dim())])
+    return ids
+
+
+def _first_along(ids: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Reduced rows belong to whom the first of them did (rows of one example are summed, or this was no reduction of
+    rows).
+    """
+    dims = sorted((d % ids.dim() for d in dims), reverse=True)
+    for d in dims:
+        ids = ids.narrow(d, 0, 1)
+    for d in dims if not keep else ():
+        ids = ids.squeeze(d)
+    return ids
+
+
+def _reshaped(ids: Tensor, x: Tensor, y: Tensor, before: list[int], after: list[int]) -> Tensor:
+    """Segment ids of ``y``, a reshape of ``x``: regrouped with the rows, one number where an axis holds none."""
+    leading = before == list(range(len(before))) and after == list(range(len(after)))
+    if leading and prod(hint(s) for s in y.shape[: len(after)]) == prod(hint(s) for s in x.shape[: len(before)]):
+        return ids.reshape(*y.shape[: len(after)], *[1] * (y.dim() - len(after)))
+    whole = ids.expand(x.shape).reshape(y.shape)
+    for axis in range(y.dim()):
+        whole = whole if axis in after else whole.narrow(axis, 0, 1)
+    return whole.clone()
+
+
+def _aligned(segmented: list[int], rank: int) -> Callable[..., list[Any]]:
+    """Elementwise and row by row: aligned from the right, as operands are."""
+
+    def run(o: Tensor, y: Tensor) -> list[Any]:
+        o = o.reshape((1,) * (rank - o.dim()) + tuple(o.shape)) if o.dim() <= rank else o
+        return [o.clone()]
+
+    return run
+
+
+def total_by_segment(t: Tensor, ids: Tensor, batch: Any) -> Tensor:
+    """Sum of a value for each example, (B,)."""
+    others = [a for a in range(t.dim()) if hint(ids.shape[a]) == 1]
+    rows = t.sum(others, keepdim=True) if others else t
+    return rows.new_zeros(batch).index_add(0, ids.expand(rows.shape).flatten(), rows.flatten())

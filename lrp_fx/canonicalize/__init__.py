@@ -1,0 +1,1 @@
+"""Canonicalize: one spelling for each idea, so that later stages need to know only one."""

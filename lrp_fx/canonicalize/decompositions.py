@@ -1,0 +1,217 @@
+"""Spelling: operations written as the ones that later stages know, each by one function.
+
+requires  a node of a graph just copied
+ensures   the node gone, and what it computed computed by simpler operations with the same values
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.ir.graph import call_like, op_name, value_of
+from lrp_fx.ir.operators import WEIGHTED
+
+aten = torch.ops.aten
+
+
+def split_moments(graph: fx.Graph, node: fx.Node) -> None:
+    """``var_mean`` as ``var`` and ``mean``: the mean is linear, the variance a statistic."""
+    if op_name(node) == "aten.var_mean":
+        spread: Any = aten.var
+    else:
+        spread = aten.std
+    overload = getattr(spread, node.target._overloadname)  # type: ignore[union-attr]
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    keepdim = bool(node.kwargs.get("keepdim", False))
+    if node.target._overloadname != "correction" or dims is None:  # type: ignore[union-attr]
+        return
+    for user in list(node.users):
+        with graph.inserting_before(user):
+            is_mean = user.args[1] == 1
+            part = (
+                graph.call_function(aten.mean.dim, (node.args[0], dims, keepdim))
+                if is_mean
+                else graph.call_function(overload, node.args, node.kwargs)
+            )
+        part.meta = dict(user.meta)
+        user.replace_all_uses_with(part)
+        graph.erase_node(user)
+    graph.erase_node(node)
+
+
+def split_gate(graph: fx.Graph, node: fx.Node) -> None:
+    """``glu`` as what it computes, ``a * sigmoid(b)`` of the halves a and b."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1))  # type: ignore[arg-type]
+    size = value_of(x).shape[dim]
+    if not isinstance(size, int):
+        return
+    with graph.inserting_before(node):
+        up = call_like(graph, node, aten.slice.Tensor, x, dim, 0, size // 2)
+        gate = call_like(
+            graph, node, aten.sigmoid.default, call_like(graph, node, aten.slice.Tensor, x, dim, size // 2, size)
+        )
+        product = call_like(graph, node, aten.mul.Tensor, up, gate)
+    node.replace_all_uses_with(product)
+    graph.erase_node(node)
+
+
+def replace_copy(graph: fx.Graph, node: fx.Node) -> None:
+    """What ``x[..] = y`` becomes when made functional: y in x's shape and type."""
+    if len(node.args) < 2:
+        return
+    destination, source = node.args[0], node.args[1]
+    assert isinstance(destination, fx.Node) and isinstance(source, fx.Node)
+    shape, dtype = value_of(node).shape, value_of(node).dtype
+    with graph.inserting_before(node):
+        if value_of(source).dtype != dtype:
+            cast = graph.call_function(aten._to_copy.default, (source,), {"dtype": dtype})
+            cast.meta = {**node.meta, "val": value_of(source).to(dtype)}
+            source = cast
+        if tuple(value_of(source).shape) != tuple(shape):
+            grown = graph.call_function(aten.expand_as.default, (source, destination))
+            grown.meta = {**node.meta, "val": value_of(source).expand(shape)}
+            source = grown
+    node.replace_all_uses_with(source)
+    graph.erase_node(node)
+
+
+def write_power_of_two(graph: fx.Graph, node: fx.Node) -> None:
+    """``2 ** x`` as ``exp(x log 2)``."""
+    with graph.inserting_before(node):
+        exponent = graph.call_function(aten.mul.Tensor, (node.args[0], math.log(2.0)))
+    exponent.meta = dict(node.meta)
+    node.target, node.args = aten.exp.default, (exponent,)
+
+
+def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
+    """``x[mask] = rows`` as a masked scatter: its size does not depend on how many elements the mask has."""
+    x, indices, rows = node.args[:3]
+    mask = indices[0] if isinstance(indices, (list, tuple)) and len(indices) == 1 else None
+    adds = node.args[3] if len(node.args) > 3 else node.kwargs.get("accumulate", False)
+    if (
+        not (isinstance(mask, fx.Node) and isinstance(x, fx.Node) and isinstance(rows, fx.Node))
+        or value_of(mask).dtype != torch.bool
+        or adds
+    ):
+        return
+    behind = value_of(x).dim() - value_of(mask).dim()
+    with graph.inserting_before(node):
+        for _ in range(behind):
+            mask = call_like(graph, node, aten.unsqueeze.default, mask, -1)
+        if value_of(rows).dim() == behind + 1 and not (isinstance(n := value_of(rows).shape[0], int) and n == 1):
+            whole = call_like(graph, node, aten.expand_as.default, mask, x)
+            put = call_like(graph, node, aten.masked_scatter.default, x, whole, rows)
+        else:  # the same row everywhere
+            put = call_like(graph, node, aten.where.self, mask, rows, x)
+    node.replace_all_uses_with(put)
+    graph.erase_node(node)
+
+
+def forget_model(graph: fx.Graph, node: fx.Node) -> None:
+    """``x.type_as(y)``, ``x.view_as(y)``, ``x.expand_as(y)``: the type or the sizes of y, none of its values."""
+    x, model = node.args[:2]
+    if not isinstance(model, fx.Node):
+        return
+    with graph.inserting_before(node):
+        if op_name(node) == "aten.type_as":
+            result = graph.call_function(aten._to_copy.default, (x,), {"dtype": value_of(model).dtype})
+            result.meta = dict(node.meta)
+        else:
+            sizes = [
+                s if isinstance(s, int) else call_like(graph, node, aten.sym_size.int, model, i)
+                for i, s in enumerate(value_of(model).shape)
+            ]
+            result = call_like(
+                graph,
+                node,
+                aten.expand.default if op_name(node) == "aten.expand_as" else aten.reshape.default,
+                x,
+                sizes,
+            )
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
+    """``lerp(a, b, w)`` as ``a + w (b - a)``."""
+    a, b, weight = node.args[:3]
+    with graph.inserting_before(node):
+        step = call_like(graph, node, aten.mul.Tensor, call_like(graph, node, aten.sub.Tensor, b, a), weight)
+        result = call_like(graph, node, aten.add.Tensor, a, step)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def split_bias(graph: fx.Graph, node: fx.Node) -> None:
+    """A map whose weights are computed from inputs is a product of two values; its bias is a term of its own."""
+    bias, weight = (node.args[2] if len(node.args) > 2 else None), node.args[1]
+    if not isinstance(weight, fx.Node) or not _is_computed(weight):
+        return
+    trailing = WEIGHTED[op_name(node)]
+    with graph.inserting_before(node):
+        if op_name(node) == "aten.linear":
+            result = call_like(
+                graph, node, aten.matmul.default, node.args[0], call_like(graph, node, aten.t.default, weight)
+            )
+        else:
+            result = call_like(graph, node, node.target, *(None if i == 2 else a for i, a in enumerate(node.args)))
+        if isinstance(bias, fx.Node):
+            term = (
+                call_like(graph, node, aten.reshape.default, bias, [*value_of(bias).shape, *[1] * trailing])
+                if trailing
+                else bias
+            )
+            result = call_like(graph, node, aten.add.Tensor, result, term)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _is_computed(weight: fx.Node) -> bool:
+    """Does it depend on an input of the program?"""
+    stack, seen = [weight], {weight}
+    while stack:
+        current = stack.pop()
+        if current.op == "placeholder":
+            return True
+        new = [a for a in current.all_input_nodes if a not in seen and isinstance(value_of(a), torch.Tensor)]
+        seen.update(new)
+        stack.extend(new)
+    return False
+
+
+def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
+    """``x * -c`` and ``(-x) * c`` as ``-(x * c)`` (the same to the last bit)."""
+    x, factor = node.args[:2]
+    if not isinstance(x, fx.Node) or not isinstance(factor, (int, float)) or isinstance(factor, bool) or factor == 0:
+        return
+    inner = x.args[0] if op_name(x) == "aten.neg" else x
+    if (factor > 0 and inner is x) or node.kwargs:
+        return
+    with graph.inserting_before(node):
+        result = call_like(graph, node, node.target, inner, abs(factor))
+        if (factor < 0) is (inner is x):
+            result = call_like(graph, node, aten.neg.default, result)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+#: Operation -> the function that writes it out.
+DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
+    "aten.copy": replace_copy,
+    "aten.var_mean": split_moments,
+    "aten.std_mean": split_moments,
+    "aten.glu": split_gate,
+    "aten.exp2": write_power_of_two,
+    "aten.index_put": put_by_mask,
+    "aten.lerp": split_lerp,
+    **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as", "aten.reshape_as"), forget_model),
+    **dict.fromkeys(WEIGHTED, split_bias),
+    **dict.fromkeys(("aten.mul", "aten.div"), negate_outside),
+}

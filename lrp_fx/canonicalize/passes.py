@@ -1,0 +1,256 @@
+"""Canonicalise: one spelling per idea, so that later stages need to know only one.
+
+requires  a well-formed program
+ensures   a functional graph without bookkeeping operations, no-op casts, dead code or repeated computations; outputs
+          unchanged (in a float64 program the model's forced float32 islands are computed in float64 instead)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
+from lrp_fx.errors import LrpError
+from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
+from lrp_fx.ir.passes import Pass
+from lrp_fx.ir.program import Program, check_well_formed, copy_graph
+from lrp_fx.ir.tracing import inline_decomposed
+
+aten = torch.ops.aten
+#: Operations that compute nothing: identity in value and in meaning.
+IDENTITIES = frozenset(
+    "aten.alias aten.detach aten.detach_ aten.lift_fresh_copy aten.lift_fresh aten.lift aten.dropout "
+    "aten.feature_dropout aten.clone "
+    "aten.contiguous aten.native_dropout aten.alpha_dropout aten._assert_async_identity".split()
+)
+#: Checks that export leaves behind.
+ASSERTIONS = frozenset(
+    "aten._assert_tensor_metadata aten._assert_scalar aten._assert_async aten.sym_constrain_range "
+    "aten.sym_constrain_range_for_size".split()
+)
+#: Contractions by formula or by axes.
+CONTRACTIONS = frozenset(
+    "aten.einsum aten.tensordot aten.inner aten.outer aten.ger aten.bilinear aten.linalg_multi_dot "
+    "aten.chain_matmul".split()
+)
+#: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
+SYNONYMS: dict[str, Any] = {
+    "aten.view": aten.reshape.default,
+    "aten._unsafe_view": aten.reshape.default,
+    "aten.view_copy": aten.reshape.default,
+    "aten.expand_copy": aten.expand.default,
+    "aten.permute_copy": aten.permute.default,
+    "aten.divide": aten.div.Tensor,
+    "aten.multiply": aten.mul.Tensor,
+    "aten.subtract": aten.sub.Tensor,
+    "aten.concatenate": aten.cat.default,
+    "aten.concat": aten.cat.default,
+}
+
+
+def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
+    module, _ = copy_graph(program)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            edit(module.graph, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return replace(program, module=module)
+
+
+def remove_bookkeeping(program: Program) -> Program:
+    """Drop assertions, identities, casts to the type a value already has, and products with the number 1."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        name = op_name(node)
+        if name in ASSERTIONS:
+            graph.erase_node(node)
+        elif ((name in IDENTITIES or _is_times_one(node)) and not sets_strides(node)) or _is_cast_to_self(node):
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
+                for user in list(node.users):
+                    user.replace_all_uses_with(source)
+                    graph.erase_node(user)
+            else:
+                node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+    return _rewrite(program, edit)
+
+
+def decompose(program: Program) -> Program:
+    """Replace synonyms by one name each."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        if op_name(node) in DECOMPOSITIONS:
+            DECOMPOSITIONS[op_name(node)](graph, node)
+        elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
+            node.target = SYNONYMS[op_name(node)]
+
+    return _rewrite(program, edit)
+
+
+def expand_contractions(program: Program) -> Program:
+    """Write einsum and its kin as the moves and matrix products they are made of: dataflow needs to see inside."""
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        if op_name(node) in CONTRACTIONS:
+            node.replace_all_uses_with(inline_decomposed(graph, node))
+            graph.erase_node(node)
+
+    return _rewrite(program, edit)
+
+
+def promote_precision(program: Program) -> Program:
+    """In a float64 program (most weights are) compute forced float32 islands in float64, so that books can close to
+    1e-10.
+    """
+    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
+    wide = sum(p.numel() for p in parameters if p.dtype == torch.float64)
+    if 2 * wide <= sum(p.numel() for p in parameters) or not {p.dtype for p in parameters} <= {
+        torch.float32,
+        torch.float64,
+    }:
+        return program
+    module, _ = copy_graph(program)
+    wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.args = fx.node.map_aggregate(node.args, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)
+            node.kwargs = fx.node.map_aggregate(
+                node.kwargs, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a
+            )
+        elif node.op == "get_attr":
+            tensor = getattr(module, str(node.target))
+            if tensor.dtype in wider:
+                wide_tensor = tensor.to(wider[tensor.dtype])
+                setattr(
+                    module,
+                    str(node.target),
+                    nn.Parameter(wide_tensor, tensor.requires_grad)
+                    if isinstance(tensor, nn.Parameter)
+                    else wide_tensor,
+                )
+                node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
+    _recompute_values(module.graph)
+    module.recompile()
+    return replace(program, module=module)
+
+
+def share_common_subexpressions(program: Program) -> Program:
+    """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
+    module, _ = copy_graph(program)
+    deduplicate(module.graph)
+    module.recompile()
+    return replace(program, module=module)
+
+
+def write_chosen_scores(program: Program) -> Program:
+    """Put the scores of chosen weights that are divided by their sum beside the division: it is their softmax.
+
+    No operation reads them: they are dead code unless relevance takes that way. So this pass comes last.
+    """
+    module, _ = copy_graph(program)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and (found := renormalised(node)) is not None and chosen_scores(node) is None:
+            operation, args = found.written()
+            with module.graph.inserting_before(node):
+                call_like(module.graph, node, operation, *args)
+    module.recompile()
+    return replace(program, module=module)
+
+
+def check_canonical(program: Program) -> None:
+    """Raise unless every node is functional and none is mere bookkeeping."""
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if op_name(node) in IDENTITIES | ASSERTIONS and not sets_strides(node):
+            raise LrpError(f"%{node.name} = {op_name(node)} should be gone after canonicalisation")
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise LrpError(f"%{node.name} = {node.target} mutates its argument")
+
+
+def check_no_views(program: Program) -> None:
+    """Raise if a view (which needs matching strides) is left."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and op_name(node) in ("aten.view", "aten._unsafe_view"):
+            raise LrpError(f"%{node.name} = {node.target} needs matching strides: make it a reshape first")
+
+
+PASSES = (
+    Pass("expand_contractions", expand_contractions, (check_well_formed,), (check_well_formed,)),
+    # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
+    Pass("decompose", decompose, (check_well_formed,), (check_well_formed,)),
+    Pass(
+        "remove_bookkeeping",
+        remove_bookkeeping,
+        (check_well_formed, check_no_views),
+        (check_well_formed, check_canonical),
+    ),
+    Pass("promote_precision", promote_precision, (check_well_formed,), (check_well_formed,)),
+    Pass("remove_casts", remove_bookkeeping, (check_well_formed, check_no_views), (check_canonical,)),
+    Pass(
+        "share_common_subexpressions",
+        share_common_subexpressions,
+        (check_canonical,),
+        (check_well_formed, check_canonical),
+    ),
+    Pass("write_chosen_scores", write_chosen_scores, (check_canonical,), (check_well_formed, check_canonical)),
+)
+
+
+def canonicalize(program: Program) -> Program:
+    """All canonicalisation passes in order."""
+    for step in PASSES:
+        program = step(program)
+    return program
+
+
+def _is_cast_to_self(node: fx.Node) -> bool:
+    if op_name(node) not in ("aten._to_copy", "aten.to", "aten.type_as") or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = value_of(node.args[0]), value_of(node)
+    return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
+
+
+def _is_times_one(node: fx.Node) -> bool:
+    """Is a value multiplied or divided by the number 1, and of the same type as before?"""
+    if (
+        op_name(node) not in ("aten.mul", "aten.div")
+        or len(node.args) != 2
+        or node.kwargs
+        or not isinstance(node.args[0], fx.Node)
+    ):
+        return False
+    one, before, after = node.args[1], value_of(node.args[0]), value_of(node)
+    return (
+        isinstance(one, (int, float))
+        and one == 1
+        and isinstance(before, torch.Tensor)
+        and bool(before.dtype == after.dtype)
+    )
+
+
+def _recompute_values(graph: fx.Graph) -> None:
+    """Recompute the abstract value of every call after types have changed."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
+        if mode is not None or is_tensor(node):
+            with mode or value_of(node).fake_mode, enable_python_dispatcher():
+                node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(trees)

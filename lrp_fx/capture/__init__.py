@@ -1,0 +1,1 @@
+"""Capture: a model and one call of it as a program."""

@@ -1,0 +1,71 @@
+"""Calls: the arguments of one call by name, and what a program is captured for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_of
+from lrp_fx.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call: its tensors by name, the model that is called with them by these names, and what each tensor means."""
+
+    bound: dict[str, Any]
+    model: nn.Module
+    roles: dict[str, str]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """What is no tensor, as text: it is part of what was traced."""
+        return {n: repr(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
+
+    @property
+    def key(self) -> Any:
+        """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
+        types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}
+        autocast = tuple((t, str(torch.get_autocast_dtype(t))) for t in sorted(types) if torch.is_autocast_enabled(t))
+        return (
+            autocast,
+            *(
+                (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v))
+                for n, v in sorted(self.bound.items())
+            ),
+        )
+
+
+def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names that forward has for them; raises `InputError` for those that it has not."""
+    parameters = inspect.signature(model.forward).parameters
+    names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(args) > len(names):
+        raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
+    bound = {**dict(zip(names, args, strict=False)), **inputs}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # Many forwards take **kwargs without using them: an unknown tensor is a slip of the pen, not an option.
+    unknown = [
+        n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)
+    ]
+    if unknown:
+        raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
+    return {
+        n: v
+        for n, v in bound.items()
+        if v is not None or (n in parameters and parameters[n].default is inspect.Parameter.empty)
+    }
+
+
+def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -> ModelCall:
+    """Tensors inside dictionaries, lists and dataclasses become arguments of their own; ``roles``: those that the names
+    do not tell.
+    """
+    flat = flatten(bound)
+    told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
+    return ModelCall(flat, Flattened(model, bound) if is_nested(bound) else model, told)

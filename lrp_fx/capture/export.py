@@ -1,0 +1,183 @@
+"""Export: `torch.export` of a module, and the exported program as a `Program`.
+
+requires  a module in eval mode and keyword inputs it runs on
+ensures   one flat functional graph; parameters under their own names, each input with its role
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from lrp_fx.capture.arguments import Flattened, traceable_name
+from lrp_fx.capture.record import Recorded
+from lrp_fx.errors import CaptureError
+from lrp_fx.ir.graph import output_node
+from lrp_fx.ir.program import Input, Outputs, Program
+
+
+def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str) -> Program:
+    """The model as a program; ``dynamic``: with symbolic batch and sequence sizes."""
+    if isinstance(model, (Flattened, Recorded)):  # which hold the plain values themselves
+        example = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
+    # tensors of its own: export marks the axes of those that it is given, and leaves the marks behind when it fails
+    values = {traceable_name(n): v.detach() if isinstance(v, torch.Tensor) else v for n, v in example.items()}
+    shapes = _by_parameter(
+        model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()}
+    )
+    with torch.no_grad(), _quietly():
+        exported: torch.export.ExportedProgram = torch.export.export(
+            model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None
+        )
+        if isinstance(model, Recorded):
+            # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
+            exported._guards_code = []
+        return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Torch prints the whole graph when an export fails; the next rung of the ladder is no news to the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _by_parameter(model: nn.Module, shapes: dict[str, Any]) -> dict[str, Any]:
+    """What ``**kwargs`` takes stands under its name, as export wants it."""
+    parameters = inspect.signature(model.forward).parameters
+    rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+    named = {n: s for n, s in shapes.items() if n in parameters and n != rest}
+    return (
+        named
+        if len(named) == len(shapes) or rest is None
+        else {**named, rest: {n: s for n, s in shapes.items() if n not in named}}
+    )
+
+
+def _prefix(model: nn.Module) -> str:
+    """What the names of the user's own modules begin with inside a wrapper of ours."""
+    return "model." if isinstance(model, Flattened) else "recorded." if isinstance(model, Recorded) else ""
+
+
+def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
+    """Axes that may change: all of them, but for images and videos the batch alone (their size is tied to tables)."""
+    axes = range(value.dim()) if value.dim() < 4 or not value.is_floating_point() else range(1)
+    return dict.fromkeys(axes, torch.export.Dim.AUTO)
+
+
+def _to_program(
+    exported: torch.export.ExportedProgram, example: dict[str, Any], roles: dict[str, str], method: str, prefix: str
+) -> Program:
+    graph = fx.Graph()
+    holder = nn.Module()
+    env: dict[fx.Node, fx.Node] = {}
+    specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
+    state: dict[str, torch.Tensor] = {**dict(exported.state_dict), **dict(exported.constants)}
+    user = iter([_key(path[0]) for path, _ in pytree.tree_flatten_with_path(example)[0]])
+    inputs: list[Input] = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = _placeholder(node, specs[node.name], state, graph, holder, inputs, user, roles, prefix)
+        elif node.op == "output":
+            kept = [s.arg for s in exported.graph_signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
+            by_name = {n.name: env[n] for n in env}
+            graph.output(
+                tuple(
+                    by_name[a.name] if hasattr(a, "name") and a.name in by_name else getattr(a, "value", None)
+                    for a in kept
+                )
+            )
+        else:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+            _place_in_model(env[node], prefix)
+    module = fx.GraphModule(holder, graph)
+    module.graph.eliminate_dead_code()
+    for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
+        module.graph.erase_node(placeholder)
+    module.recompile()
+    return Program(module, tuple(inputs), _outputs(exported, module.graph), method)
+
+
+def _place_in_model(node: fx.Node, prefix: str) -> None:
+    """Module paths as the user knows them, without the wrapper's."""
+    stack = node.meta.get("nn_module_stack")
+    if prefix and stack:
+        own = {k: v for k, v in stack.items() if isinstance(v, tuple) and v[0]}
+        node.meta["nn_module_stack"] = {
+            k: (str(path).removeprefix(prefix) if str(path) != prefix[:-1] else "", *rest)
+            for k, (path, *rest) in own.items()
+        }
+
+
+def _placeholder(
+    node: fx.Node,
+    spec: Any,
+    state: dict[str, Any],
+    graph: fx.Graph,
+    holder: nn.Module,
+    inputs: list[Input],
+    user: Iterator[str],
+    roles: dict[str, str],
+    prefix: str,
+) -> fx.Node:
+    if spec.kind == InputKind.USER_INPUT:
+        name = next(user)
+        new = graph.placeholder(node.name)
+        new.meta.update(node.meta)
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):  # a plain Python argument: export has baked it in
+            new.meta["constant_input"] = True
+            return new
+        dynamic = tuple(not isinstance(s, int) for s in value.shape)
+        shape = tuple(int(s) if isinstance(s, int) else int(s.node.hint) for s in value.shape)
+        inputs.append(Input(name, roles[name], value.dtype, shape, dynamic))
+        return new
+    attribute = "_".join(spec.target.removeprefix(prefix).split("."))
+    if not hasattr(holder, attribute):
+        tensor = state[spec.target]
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(attribute, tensor)
+        else:
+            holder.register_buffer(attribute, tensor)
+    new = graph.get_attr(attribute)
+    new.meta.update(node.meta)
+    new.meta["origin"] = "parameter" if spec.kind == InputKind.PARAMETER else "constant"
+    return new
+
+
+def _outputs(exported: torch.export.ExportedProgram, graph: fx.Graph) -> Outputs:
+    spec = exported.call_spec.out_spec
+    flat = output_node(graph).args[0]
+    assert isinstance(flat, (tuple, list)) and spec is not None
+    paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(len(flat))), spec))[0]
+    names = [".".join(_key(k) for k in path) or "output" for path, _ in paths]
+    floating = [
+        i
+        for i, n in enumerate(flat)
+        if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].is_floating_point()
+    ]
+    if not floating:
+        raise CaptureError("the model returns no floating-point tensor, so there is nothing to explain")
+    logits = [i for i in floating if names[i].split(".")[-1] == "logits"]
+    return Outputs(tuple(names), spec, (logits or floating)[0])
+
+
+def _key(entry: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

@@ -1,0 +1,1 @@
+"""Guards: which calls a graph serves."""

@@ -1,0 +1,226 @@
+"""Mask patterns: what a mask of queries by keys says, computed some queries at a time.
+
+requires  a canonical program and masks in it that depend on sizes, parameters and constant inputs alone
+ensures   a pattern is found only if every entry of the mask has been seen to be as that pattern says
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.ir.graph import ancestors, is_tensor, op_name, value_of
+from lrp_fx.ir.program import MASK_ROLE, Program
+
+Constants = tuple[tuple[str, float], ...]
+Shapes = Mapping[str, tuple[int, ...]]
+_ENTRIES = 2**20  # of a mask, that are computed at a time
+#: Entry by entry, without torch's tag for it.
+_POINTWISE = frozenset(
+    "aten." + n
+    for n in "__and__ __or__ __xor__ _to_copy floor_divide masked_fill where zeros_like ones_like full_like".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskGraph:
+    """How masks are made: the part of a program that computes them.
+
+    ``module`` takes the inputs and returns the masks. By the names of its nodes: ``inputs`` says what each placeholder
+               is called
+    in a call, ``types`` what numbers it holds, ``axes`` how long each axis of a value is (numbers and symbols, as
+    text).
+    """
+
+    module: fx.GraphModule
+    inputs: dict[str, str]
+    types: dict[str, torch.dtype]
+    axes: dict[str, tuple[str, ...]]
+    device: torch.device
+
+    @property
+    def masks(self) -> list[fx.Node]:
+        """In the order that they were asked for."""
+        (output,) = self.module.graph.find_nodes(op="output")
+        return list(output.args[0])
+
+    def queries(self, node: fx.Node) -> str | None:
+        """The symbol of the last axis but one."""
+        axes = self.axes.get(node.name, ())
+        return axes[-2] if len(axes) > 1 and not axes[-2].isdigit() else None
+
+
+def mask_graph(program: Program, masks: Sequence[fx.Node]) -> MaskGraph:
+    """What these masks of a program are computed from, and how."""
+    names = {node: name for name, node in program.input_nodes().items()}
+    needed = {*names, *ancestors(masks, until=lambda n: _is_size(n, names))}
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node in needed:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+    graph.output([env[m] for m in masks])
+    return MaskGraph(
+        fx.GraphModule(program.module, graph),
+        {env[node].name: name for node, name in names.items()},
+        {env[node].name: value_of(node).dtype for node in names},
+        {env[node].name: tuple(map(str, value_of(node).shape)) for node in env if is_tensor(node)},
+        value_of(masks[0]).device,
+    )
+
+
+def kinds(made: MaskGraph, mask: fx.Node, constants: Constants, shapes: Shapes) -> set[str]:
+    """What a mask may be taken for in a call with these shapes: nothing is masked; everything behind the query is."""
+    sizes = made.axes[mask.name]
+    square = len(sizes) >= 2 and sizes[-2] == sizes[-1]
+    found = {"all", "causal"} if square else {"all"}
+    try:
+        for start, value in _blocks(made, mask, dict(constants), shapes):
+            keeps, hides = (
+                (value, ~value)
+                if value.dtype == torch.bool
+                else (value == 0, value <= torch.finfo(value.dtype).min / 2)
+            )
+            if not bool(keeps.all()):
+                found.discard("all")
+            if square:
+                before = torch.ones(keeps.shape[-2:], dtype=torch.bool, device=keeps.device).tril(start)
+                if not bool((keeps == before).all()) or not bool((hides == ~before).all()):
+                    found.discard("causal")
+            if not found:
+                break
+    except (RuntimeError, IndexError):  # sizes that the model does not take
+        return set()
+    return found
+
+
+def _blocks(
+    made: MaskGraph, mask: fx.Node, constants: dict[str, float], shapes: Shapes
+) -> Iterator[tuple[int, Tensor]]:
+    """First query and values of each part of a mask, for inputs of these shapes: what can be computed query by query is
+    never there whole.
+    """
+    nodes = list(made.module.graph.nodes)
+    inputs = {n: made.inputs[n.name] for n in nodes if n.op == "placeholder"}
+    needed = set(ancestors([mask], until=lambda n: _is_size(n, inputs)))
+    entries = _entrywise(made, mask, needed)
+    others = needed - entries
+    whole: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in (n for n in nodes if n in others):
+            if node in inputs:
+                whole[node] = torch.full(
+                    shapes[inputs[node]], constants[inputs[node]], dtype=made.types[node.name], device=made.device
+                )
+            elif node.op == "get_attr":
+                whole[node] = operator.attrgetter(str(node.target))(made.module)
+            elif _is_size(node, inputs):
+                whole[node] = shapes[inputs[node.args[0]]][int(node.args[1])]
+            else:
+                whole[node] = _run(made, node, whole)
+        order = [n for n in nodes if n in entries]
+        if not order:
+            yield 0, whole[mask]
+            return
+        rows = {n for n in whole if made.queries(n) == made.queries(mask)}
+        queries = next(whole[n].shape[-2] for n in rows if any(user in entries for user in n.users))
+        for start in range(0, queries, step := max(1, _ENTRIES // max(1, queries))):
+            part = {n: v.narrow(-2, start, min(step, queries - start)) if n in rows else v for n, v in whole.items()}
+            for node in order:
+                part[node] = _run(made, node, part)
+            yield start, part[mask]
+
+
+def _entrywise(made: MaskGraph, mask: fx.Node, needed: set[fx.Node]) -> set[fx.Node]:
+    """What is computed of queries by keys entry by entry, and read by nothing else that the mask ``needed``."""
+    queries = made.queries(mask)
+    found: set[fx.Node] = set()
+    for node in (
+        sorted(needed, reverse=True) if queries is not None else ()
+    ):  # in the order of the graph, from the mask back
+        if (
+            made.queries(node) == queries
+            and _is_entrywise(made, node)
+            and all(user in found for user in node.users if user in needed)
+        ):
+            found.add(node)
+    return found
+
+
+def _is_entrywise(made: MaskGraph, node: fx.Node) -> bool:
+    """Is a part of its operands' queries enough for that part of its own?"""
+    queries = made.queries(node)
+    if op_name(node) == "aten.expand":
+        return isinstance(node.args[0], fx.Node) and made.queries(node.args[0]) == queries
+    if op_name(node) == "aten.unsqueeze":
+        rank = len(made.axes[node.name])
+        return int(node.args[1]) % rank < rank - 2  # type: ignore[arg-type]
+    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    return (pointwise or op_name(node) in _POINTWISE) and any(made.queries(a) == queries for a in node.all_input_nodes)
+
+
+def _is_size(node: fx.Node, inputs: Mapping[fx.Node, str]) -> bool:
+    """Is it a size of an input, which its values do not matter to?"""
+    return op_name(node) == "aten.sym_size" and node.args[0] in inputs
+
+
+def _run(made: MaskGraph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    read: Any = fx.map_arg((node.args, node.kwargs), lambda a: values[a])
+    args, kwargs = read
+    if (
+        op_name(node) == "aten.expand"
+        and made.queries(node) is not None
+        and made.queries(node.all_input_nodes[0]) == made.queries(node)
+    ):
+        args = (args[0], [*args[1][:-2], -1, args[1][-1]])  # as many queries as there are
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+_REMEMBERED_SIZES = 1024
+
+
+def constant_masks(bound: Mapping[str, Any], roles: Mapping[str, str]) -> Constants:
+    """The mask inputs (by name) that hold one number everywhere, and which."""
+    found = []
+    for name, value in sorted(bound.items()):
+        if isinstance(value, Tensor) and roles.get(name) == MASK_ROLE and value.numel():
+            first = value.flatten()[0]
+            if bool((value == first).all()):
+                found.append((name, float(first)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Assumptions:
+    """What masks are taken to be where their inputs are these constants: ``patterns`` says ``all`` or ``causal`` for
+    each of ``made``.
+
+    ``known``: sizes -> do they hold? A mask that reads a tensor of the model, which may change, is computed anew in
+    every call.
+    """
+
+    made: MaskGraph
+    constants: Constants
+    patterns: tuple[str, ...]
+    known: OrderedDict[Any, bool] = field(default_factory=OrderedDict)
+
+    def hold_for(self, shapes: Shapes) -> bool:
+        """Are all the masks what they are taken to be in a call with inputs of these shapes? Computed once for each."""
+        key = tuple(sorted(shapes.items()))
+        if key not in self.known:
+            held = all(
+                kind in kinds(self.made, mask, self.constants, shapes)
+                for mask, kind in zip(self.made.masks, self.patterns, strict=True)
+            )
+            if self.made.module.graph.find_nodes(op="get_attr"):
+                return held
+            self.known[key] = held
+            while len(self.known) > _REMEMBERED_SIZES:
+                self.known.popitem(last=False)
+        return self.known[key]

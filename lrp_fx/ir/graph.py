@@ -1,0 +1,145 @@
+"""Graphs: walks over the nodes of an `fx.Graph`, what is recorded of a node, and a builder that records it for new
+ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+
+
+def output_node(graph: fx.Graph) -> fx.Node:
+    node: fx.Node = next(n for n in reversed(graph.nodes) if n.op == "output")
+    return node
+
+
+def value_of(node: fx.Node) -> Any:
+    """The abstract value (fake tensor, symbolic integer, or tuple of them) recorded for a node."""
+    return node.meta.get("val")
+
+
+def is_tensor(node: fx.Node) -> bool:
+    return isinstance(value_of(node), torch.Tensor)
+
+
+def is_float(node: fx.Node) -> bool:
+    """Does the node hold values that can carry relevance (floating point or complex, or a tuple with some)?"""
+    val = value_of(node)
+    values = val if isinstance(val, (tuple, list)) else (val,)
+    return any(isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex()) for v in values)
+
+
+def op_name(node: fx.Node) -> str:
+    """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._schema.name).replace("::", ".")
+    return getattr(target, "__name__", str(target))
+
+
+def tensor_args(node: fx.Node) -> list[fx.Node]:
+    """All tensor-valued argument nodes in order, lists flattened, repeats kept."""
+    return [n for n in iter_nodes(node.args, node.kwargs) if value_of(n) is not None and not is_scalar(n)]
+
+
+def is_scalar(node: fx.Node) -> bool:
+    return isinstance(value_of(node), (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def iter_nodes(*trees: Any) -> Iterator[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(trees, lambda n: found.append(n))
+    return iter(found)
+
+
+def ancestors(nodes: Iterable[fx.Node], until: Callable[[fx.Node], bool] = lambda node: False) -> list[fx.Node]:
+    """Everything that nodes are computed from, with themselves, once each; not what lies behind those that ``until``
+    holds for.
+    """
+    found: dict[fx.Node, None] = {}
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = None
+            stack.extend(() if until(node) else node.all_input_nodes)
+    return list(found)
+
+
+class GraphBuilder:
+    """``mode``: the fake mode that the graph's abstract values belong to."""
+
+    def __init__(self, graph: fx.Graph, mode: Any) -> None:
+        self.graph, self.mode = graph, mode
+
+    def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+        """A new call at the graph's insertion point; ``like``: the node whose rule it takes over."""
+        node = self.graph.call_function(target, args, kwargs)
+        read = fx.map_arg((args, kwargs), value_of)
+        with self.mode, enable_python_dispatcher(), torch.no_grad():
+            node.meta["val"] = target(*read[0], **read[1])
+        if like is not None and "lrp" in like.meta:
+            node.meta["lrp"] = like.meta["lrp"]
+        return node
+
+
+#: Operations that look at the strides of their operand.
+STRIDED = frozenset(("aten.view_as_complex", "aten.as_strided"))
+
+
+def deduplicate(graph: fx.Graph) -> None:
+    """Common-subexpression elimination and dead-code removal, in place (for graphs just copied or built)."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr") or _is_random(node):
+            continue
+        key = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def sets_strides(node: fx.Node) -> bool:
+    """Is the copy made for an operation that looks at strides?"""
+    return any(
+        op_name(user) in STRIDED or (op_name(user) == "aten.reshape" and sets_strides(user)) for user in node.users
+    )
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Does the operation draw random numbers? (Attention kernels carry the tag but draw only for dropout.)"""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.name == "dropout_p":
+            given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
+            return bool(given != 0.0)
+    return True
+
+
+def _hashable(tree: Any) -> Any:
+    if isinstance(tree, (list, tuple)):
+        return tuple(_hashable(t) for t in tree)
+    if isinstance(tree, dict):
+        return tuple(sorted((k, _hashable(v)) for k, v in tree.items()))
+    if isinstance(tree, slice):
+        return ("slice", tree.start, tree.stop, tree.step)
+    if isinstance(tree, float) and tree == 0.0:
+        return (type(tree), str(tree))  # -0.0 is not 0.0
+    return (type(tree), tree)
+
+
+def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's
+    code.
+    """
+    new = graph.call_function(target, args)
+    with value_of(like).fake_mode, enable_python_dispatcher():
+        new.meta = {**like.meta, "val": target(*(value_of(a) if isinstance(a, fx.Node) else a for a in args))}
+    return new

@@ -1,0 +1,170 @@
+"""Layouts: which axes of a value run over the batch, over tokens, over features.
+
+A layout has one entry per axis, each a tuple of factors ``(kind, size)`` from major to minor, so that merged axes
+such as ``batch * heads`` stay known through reshapes. Sizes are those of the traced example; only their order and
+kind matter at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.sizes import hint
+
+BATCH, TOKEN, FEATURE, UNKNOWN = "batch", "token", "feature", "unknown"
+#: Rows of all examples in an order that only the run knows (see `lrp_fx.analysis.segment_ids`).
+SEGMENTED = "segmented"
+Factor = tuple[str, int]
+Axis = tuple[Factor, ...]
+Layout = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class BatchAxis:
+    """Where the examples of a batch are: axis ``axis`` is ``outer * batch * inner`` elements long.
+
+    A side that may change from call to call (tokens merged with the batch) is None.
+    """
+
+    axis: int
+    outer: int | None
+    inner: int | None
+
+    @property
+    def is_merged(self) -> bool:
+        return (self.outer, self.inner) != (1, 1)
+
+    def split(self, t: torch.Tensor, batch: Any) -> torch.Tensor:
+        """``t`` with the axis as three: outer, batch, inner (the batch is then axis ``axis + 1``)."""
+        if self.outer is None and self.inner is None:
+            raise ValueError("tokens on both sides of a batch axis: its examples cannot be told apart")
+        sizes: tuple[Any, Any, Any] = (-1, batch, self.inner) if self.outer is None else (self.outer, batch, -1)
+        return t.reshape(*t.shape[: self.axis], *sizes, *t.shape[self.axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Where no axis is the batch, but the example of each row is known: it is the ``slot``-th tensor of segment ids
+    that a transposed rule is given.
+    """
+
+    slot: int
+
+
+def batch_axis(layout: Layout | None) -> BatchAxis | None:
+    """The axis that holds the batch, None when there is none (or it is not known)."""
+    for i, axis in enumerate(layout or ()):
+        kinds = [k for k, _ in axis]
+        if BATCH in kinds:
+            j = kinds.index(BATCH)
+            return BatchAxis(i, _fixed_size(axis[:j]), _fixed_size(axis[j + 1 :]))
+    return None
+
+
+def _fixed_size(factors: Axis) -> int | None:
+    return prod(s for _, s in factors) if all(k == FEATURE for k, _ in factors) else None
+
+
+def token_axes(layout: Layout | None) -> list[int]:
+    """Axes that run over tokens (patches, frames, pixels)."""
+    return [i for i, axis in enumerate(layout or ()) if any(k == TOKEN for k, _ in axis)]
+
+
+def single(kind: str, size: int) -> Axis:
+    return (
+        ((kind, size),) if size != 1 or kind == SEGMENTED else ()
+    )  # a single row sent to an expert still belongs to an example
+
+
+def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
+    """The layout after a reshape: row-major order keeps the sequence of factors, only their grouping changes.
+
+    Where sizes do not divide (windows skewed against each other) what comes after is unknown; None if that hides the
+    batch.
+    """
+    if 0 in shape:  # an expert that no token was sent to: there is nothing that could be whose
+        return tuple(single(UNKNOWN, s) for s in shape)
+    factors = [f for axis in layout for f in axis if f[1] != 1]
+    result: list[Axis] = []
+    for size in shape:
+        group = _take(factors, size)
+        if group is None:
+            hidden = any(k in (BATCH, SEGMENTED) for k, _ in factors)
+            return None if hidden or not result else (*result, *(single(UNKNOWN, s) for s in shape[len(result) :]))
+        result.append(group)
+    if (
+        any(f == (SEGMENTED, 1) for axis in layout for f in axis) and () in result
+    ):  # a single row: any axis of size 1 may say whose it is
+        result[result.index(())] = ((SEGMENTED, 1),)
+    return tuple(result)
+
+
+def _take(factors: list[Factor], size: int) -> Axis | None:
+    """The factors that make up an axis of this size, taken from the front; None (and nothing taken) if they do not
+    divide.
+    """
+    group: list[Factor] = []
+    rest = list(factors)
+    while size != 1:
+        if not rest:
+            return None
+        kind, have = rest.pop(0)
+        if size % have == 0:
+            group.append((kind, have))
+            size //= have
+        elif have % size == 0:
+            group.append((kind, size))
+            rest.insert(0, (kind, have // size))
+            size = 1
+        else:
+            return None
+    factors[:] = rest
+    return tuple(group)
+
+
+def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
+    """Layout of an elementwise result: every axis takes the operand that really runs along it."""
+    result: list[Axis] = []
+    for i, size in enumerate(shape):
+        offset = len(shape) - i
+        candidates = [lay[len(lay) - offset] for lay in layouts if len(lay) >= offset]
+        fitting = [
+            c for c in candidates if prod(s for _, s in c) == size and (size != 1 or any(k == SEGMENTED for k, _ in c))
+        ]
+        best = next((c for c in fitting if any(k == BATCH for k, _ in c)), None)
+        best = best or next((c for c in fitting if all(k != UNKNOWN for k, _ in c)), None)
+        result.append(best if best is not None else (fitting[0] if fitting else single(UNKNOWN, size)))
+    return tuple(result)
+
+
+def resize(axis: Axis, size: int) -> Axis:
+    """An axis cut or grown to another size: its kind stays if it is one kind, merged axes become unknown."""
+    if prod(s for _, s in axis) == size:
+        return axis
+    kinds = {k for k, _ in axis}
+    return single(kinds.pop() if len(kinds) == 1 else UNKNOWN, size)
+
+
+def from_symbols(node: fx.Node, batch: Any) -> Layout | None:
+    """Layout read from symbolic sizes alone: an axis whose size is the batch symbol, or a multiple of it, holds the
+    batch.
+    """
+    val = value_of(node)
+    if not isinstance(val, torch.Tensor) or isinstance(batch, int):
+        return None
+    axes: list[Axis] = []
+    for size in val.shape:
+        expression = size.node.expr if not isinstance(size, int) else None
+        if expression is not None and batch.node.expr in expression.free_symbols:
+            n = hint(batch)
+            axes.append(((BATCH, n), *single(UNKNOWN, hint(size) // n)))
+        else:
+            axes.append(single(UNKNOWN if expression is None else TOKEN, hint(size)))
+    return tuple(axes)

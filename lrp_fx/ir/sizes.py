@@ -1,0 +1,32 @@
+"""Sizes: numbers and symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.ir.graph import value_of
+
+
+def hint(size: Any) -> int:
+    """The traced size behind a possibly symbolic one."""
+    return size if isinstance(size, int) else int(size.node.hint) if size.node.hint is not None else 1
+
+
+def same_size(a: Any, b: Any) -> bool:
+    """Are two (symbolic) sizes the same expression?"""
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.node.expr == b.node.expr)
+
+
+def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Have two (abstract) values the same sizes, axis by axis?"""
+    return a.dim() == b.dim() and all(same_size(m, n) for m, n in zip(a.shape, b.shape, strict=True))
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    val = value_of(node)
+    return tuple(hint(s) for s in val.shape) if isinstance(val, torch.Tensor) else ()

@@ -1,0 +1,142 @@
+"""Tracing: functions on abstract values as flat graphs, and flat graphs copied into others."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.ir.graph import ancestors, value_of
+
+
+def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The kernels that a composite operation calls, inserted before the node."""
+    flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)
+    positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+
+    def run(*values: Any) -> list[Any]:
+        full = list(flat)
+        for i, v in zip(positions, values, strict=True):
+            full[i] = v
+        args, kwargs = pytree.tree_unflatten(full, spec)
+        with torch.no_grad():
+            return [node.target(*args, **kwargs)]  # type: ignore[operator]
+
+    module = trace(run, [value_of(flat[i]) for i in positions], value_of(node).fake_mode)
+    with graph.inserting_before(node):
+        (result,) = inline(graph, module, [flat[i] for i in positions])
+    given = {flat[i] for i in positions}
+    for new in ancestors([result], until=lambda n: n in given):
+        if new in given:
+            continue
+        new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
+    return result  # type: ignore[no-any-return]
+
+
+def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:
+    """Trace to a flat graph on abstract values, with dead code gone (differentiation leaves recomputed results
+    behind).
+    """
+    with mode, enable_python_dispatcher():  # symbolic sizes reach kernels through the Python dispatcher only
+        # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
+        values = [v.detach() if isinstance(v, Tensor) else v for v in values]
+        module = make_fx(function, _allow_non_fake_inputs=True)(*values)
+        if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
+            # Some derivatives write into views. Equal expressions are computed once later on, so nothing may be written
+            # to.
+            module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
+    _read_no_strides(module.graph)
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def _read_no_strides(graph: fx.Graph) -> None:
+    """Write sizes that the tracer reads from a stride as the product of sizes they are: along an axis of size 1 a
+    stride is anything.
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_stride.int):
+        source, axis = node.args
+        assert isinstance(source, fx.Node) and isinstance(axis, int)
+        value = source.meta["val"]
+        inner = _axes_within(value, axis)
+        if inner is None:
+            continue
+        with graph.inserting_before(node):
+            product: Any = 1
+            for a in inner:
+                size = value.shape[a]
+                if not isinstance(size, int):
+                    size = graph.call_function(torch.ops.aten.sym_size.int, (source, a))
+                    size.meta["val"] = value.shape[a]
+                product = (
+                    size
+                    if isinstance(product, int) and product == 1
+                    else graph.call_function(operator.mul, (product, size))
+                )
+        node.replace_all_uses_with(product)
+
+
+def _axes_within(value: Tensor, axis: int) -> list[int] | None:
+    """The axes that a step along ``axis`` passes over: its stride is the product of their sizes (asked for two sizes of
+    every symbol).
+    """
+    symbols = sorted(
+        {f for s in (*value.shape, *value.stride()) if not isinstance(s, int) for f in s.node.expr.free_symbols},
+        key=str,
+    )
+    found = []
+    for base in (37, 101):
+        assigned = {symbol: base + 7 * i for i, symbol in enumerate(symbols)}
+        sizes, steps = (
+            [s if isinstance(s, int) else int(s.node.expr.subs(assigned)) for s in numbers]
+            for numbers in (value.shape, value.stride())
+        )
+        found.append([a for a in range(len(sizes)) if a != axis and steps[a] < steps[axis]])
+        if prod(sizes[a] for a in found[-1]) != steps[axis]:
+            return None
+    return found[0] if found[0] == found[1] else None
+
+
+def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:
+    """Copy a snippet's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
+    env: dict[fx.Node, Any] = {}
+    feed = iter(inputs)
+    outputs: list[Any] = []
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(feed)
+        elif node.op == "output":
+            outputs = list(fx.map_arg(node.args[0], lambda n: env[n]))
+        elif node.op == "get_attr":
+            constant = getattr(module, str(node.target))
+            env[node] = _constant(graph, constant)
+        else:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+            env[node].meta["lrp"] = tag
+    return outputs
+
+
+def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
+    """A tensor constant lifted while tracing (a Python number made a tensor): written out as an operation."""
+    if value.numel() != 1:
+        raise ValueError("a surrogate closed over a tensor: pass it as an argument")
+    new = graph.call_function(
+        torch.ops.aten.scalar_tensor.default, (value.item(),), {"dtype": value.dtype, "device": value.device}
+    )
+    new.meta["val"] = value
+    return new
+
+
+def abstract_key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), str(value.dtype), str(value.device))
+    if isinstance(value, (list, tuple)):
+        return tuple(abstract_key(v) for v in value)
+    return str(value)

@@ -1,0 +1,1 @@
+"""Optimize: passes on relevance graphs."""

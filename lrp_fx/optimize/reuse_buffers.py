@@ -1,0 +1,129 @@
+"""In place: an operation whose operand nobody reads again writes its result where that operand was.
+
+Fresh memory costs more than arithmetic: the operating system hands it over page by page. The graph that is read, saved
+and batched computes without writing to anything; this is a copy of it, for running.
+
+requires  a finished relevance graph, to be run without autograd; nodes without an example value (`meta["val"]`) are
+left as they are
+ensures   the same values, bit by bit: the same kernels over the same elements; the given module is left as it is
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.sizes import same_shape
+
+aten = torch.ops.aten
+#: Elementwise operations of a first operand, and what puts the result in its place.
+IN_PLACE: dict[Any, Any] = {
+    **{getattr(aten, name).Tensor: getattr(aten, f"{name}_").Tensor for name in "add sub mul div".split()},
+    **{
+        getattr(aten, name).default: getattr(aten, f"{name}_").default
+        for name in "abs neg log exp sqrt rsqrt reciprocal clamp_min relu".split()
+    },
+}
+#: Others, which are told where to write.
+_OUT: dict[Any, tuple[Any, str]] = {aten.threshold_backward.default: (aten.threshold_backward.grad_input, "grad_input")}
+#: Operations whose result is memory of its own, whatever their operands are.
+_FRESH = frozenset(
+    (*IN_PLACE, *IN_PLACE.values(), *_OUT, *(target for target, _ in _OUT.values()))
+    + (
+        aten.mm.default,
+        aten.addmm.default,
+        aten.bmm.default,
+        aten.baddbmm.default,
+        aten.matmul.default,
+        aten.linear.default,
+    )
+    + (aten.softmax.int, aten._softmax_backward_data.default)
+)
+#: Another look at the same memory, or a copy where there is no such look.
+_LOOKS = frozenset(f"aten.{name}" for name in "reshape view transpose permute unsqueeze squeeze t".split())
+
+
+def reuse_buffers(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a relevance graph in which results take the place of operands that are read for the last time."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if (
+            node.op != "call_function"
+            or not (node.target in IN_PLACE or node.target in _OUT)
+            or not _fits_in_first(node)
+            or not _is_spent(node.args[0], node, node, order)
+        ):
+            continue
+        if node.target in IN_PLACE:
+            node.target = IN_PLACE[node.target]
+        elif (
+            _orders_memory(node.args[0]) is _orders_memory(node.args[1]) is not None
+        ):  # the second operand orders the result
+            node.target, name = _OUT[node.target]
+            node.kwargs = {**node.kwargs, name: node.args[0]}
+    return fx.GraphModule(module, graph, "RelevanceGraph")
+
+
+def _fits_in_first(node: fx.Node) -> bool:
+    """Has the result the sizes and the type of the first operand? Its order in memory it takes from there in any case.
+
+    The second operand's place is never taken: kernels order results by the first, and round numbers of other types by
+    their side.
+    """
+    operand, result = (value_of(a) if isinstance(a, fx.Node) else None for a in (node.args[0], node))
+    if not (isinstance(operand, Tensor) and isinstance(result, Tensor)):
+        return False
+    return same_shape(operand, result) and operand.dtype == result.dtype and operand.device == result.device
+
+
+def _orders_memory(value: Any) -> fx.Node | None:
+    """The value, by way of first operands, that elements of this one are in order of; None if it may repeat
+    elements.
+    """
+    if not isinstance(value, fx.Node):
+        return None
+    if value.target not in IN_PLACE and value.target not in IN_PLACE.values():
+        return value if _is_dense(value) else None
+    return _orders_memory(value.args[0]) if _fits_in_first(value) else None
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, fx.Node) and (
+        value.target in _FRESH or (op_name(value) in _LOOKS and _is_dense(value.args[0]))
+    )
+
+
+def _is_spent(value: Any, via: fx.Node, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
+    """Does the memory belong to the value alone, and is this, by way of ``via``, the last look at it?"""
+    if not all(user is via or _has_read(user, reader, order) for user in value.users):
+        return False
+    if op_name(value) in _LOOKS:
+        source = value.args[0]
+        return isinstance(source, fx.Node) and _is_spent(source, value, reader, order)
+    return value.target in _FRESH
+
+
+def _has_read(user: fx.Node, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
+    """Has a reader, and have those who read what it looks at, done so before?"""
+    if order[user] >= order[reader]:
+        return False
+    return all(_has_read(u, reader, order) for u in user.users) if op_name(user) in _LOOKS else _only_reads(user)
+
+
+def _only_reads(user: fx.Node) -> bool:
+    """Does an operation keep no look at what it is given? Of a composite one its declaration does not say."""
+    if user.target in _FRESH:
+        return True
+    if (
+        not isinstance(user.target, torch._ops.OpOverload)
+        or not op_name(user).startswith("aten.")
+        or "unsafe" in op_name(user)
+    ):
+        return False
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(user.target.name(), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+    return not composite and all(r.alias_info is None for r in user.target._schema.returns)

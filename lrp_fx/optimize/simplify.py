@@ -1,0 +1,129 @@
+"""Tidy: a relevance graph without detours."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
+from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.sizes import same_shape
+
+aten = torch.ops.aten
+#: Cuts that are none where the result is as long as the source.
+_CUTS = frozenset(("aten.slice", "aten.slice_backward"))
+_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Detaches, copies and no-op views go, sizes are read once, equal expressions are computed once."""
+    sizes = sizes_of_inputs(graph)
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name, value = op_name(node), value_of(node)
+        if isinstance(value, torch.SymInt) and name != "aten.sym_size":
+            sizes.setdefault(str(value), node)  # a size read from a tensor would keep the tensor
+        if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
+            first = sizes.setdefault(str(value), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+        elif (
+            name in ("aten.detach", "aten.alias")
+            or _is_mere_copy(node)
+            or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node))
+        ):
+            kept = node.meta.get("lrp")
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if (
+                kept is not None
+                and kept[1] == "coefficient"
+                and (source.meta.get("lrp") or ("", ""))[1] != "coefficient"
+            ):
+                source.meta["lrp"] = kept
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        elif name == "aten.t" and op_name(node.args[0]) == "aten.t":
+            node.replace_all_uses_with(node.args[0].args[0])
+            graph.erase_node(node)
+        elif name in _PLAIN:
+            node.target = _PLAIN[name]
+    _negate_last(graph)
+    deduplicate(graph)
+    _take_parts_at_once(graph)
+
+
+def _negate_last(graph: fx.Graph) -> None:
+    """A sum is negated instead of its terms, and instead of one factor of them: it has fewer elements."""
+    for node in list(graph.nodes):
+        name = op_name(node) if node.op == "call_function" else ""
+        if name != "aten.sum" and not (
+            name == "aten.mul" and node.users and all(op_name(user) == "aten.sum" for user in node.users)
+        ):
+            continue
+        value = value_of(node)
+        whole_numbers = isinstance(value, Tensor) and not value.is_floating_point()  # may wrap around
+        if whole_numbers or (name == "aten.mul" and node.args[0] is node.args[1]):  # a square has no sign
+            continue
+        for negative in [a for a in node.args[:2] if isinstance(a, fx.Node) and op_name(a) == "aten.neg"][:1]:
+            node.args = tuple(negative.args[0] if a is negative else a for a in node.args)
+            with graph.inserting_after(node):
+                negated = graph.call_function(aten.neg.default, (node,))
+            negated.meta = dict(node.meta)
+            node.replace_all_uses_with(negated, delete_user_cb=lambda user, new=negated: user is not new)
+
+
+def _take_parts_at_once(graph: fx.Graph) -> None:
+    """Read an operation's several results as soon as there are any: read later, the one would keep the others."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and isinstance(value_of(node), (tuple, list)):
+            for user in reversed(list(node.users)):
+                if user.target is operator.getitem:
+                    node.append(user)
+
+
+def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
+    """Symbolic sizes by name, read from the inputs: read from anything else, they would keep it."""
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    found: dict[str, fx.Node] = {}
+    if not inputs:
+        return found
+    with graph.inserting_after(inputs[-1]):
+        for node in inputs:
+            value = value_of(node)
+            for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+                if isinstance(size, torch.SymInt) and str(size) not in found:
+                    found[str(size)] = graph.call_function(aten.sym_size.int, (node, axis))
+                    found[str(size)].meta["val"] = size
+    return found
+
+
+def _is_mere_copy(node: fx.Node) -> bool:
+    """A copy that nobody asks for its strides: nothing is written to in this graph, and ``reshape`` copies by itself
+    where it must.
+    """
+    return op_name(node) in ("aten.clone", "aten.contiguous") and not sets_strides(node)
+
+
+def _is_no_op(node: fx.Node) -> bool:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or op_name(node) not in _CUTS | {
+        "aten.view",
+        "aten._unsafe_view",
+        "aten.reshape",
+        "aten.expand",
+    }:
+        return False
+    before, after = value_of(source), value_of(node)
+    return (
+        isinstance(before, Tensor)
+        and isinstance(after, Tensor)
+        and before.dtype == after.dtype
+        and same_shape(before, after)
+    )

@@ -1,0 +1,1 @@
+"""Scans: recurrences, however they are written."""

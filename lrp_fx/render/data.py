@@ -1,0 +1,132 @@
+"""What there is to draw, free of tensors, shared by all outputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+#: Share of values inside the colour scale of images: single extreme pixels must not fade the rest.
+_QUANTILE = 0.995
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text: ``total = content + position`` for each token; padded tokens are left out, ``index`` tells where they
+    were.
+    """
+
+    name: str
+    text: tuple[str, ...]
+    index: tuple[int, ...]
+    content: Array
+    position: Array
+
+    @property
+    def total(self) -> Array:
+        result: Array = self.content + self.position
+        return result
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A floating input drawn as a picture: ``heat`` (H, W), ``image`` (H, W, 3) in 0..1, ``position`` (rows, columns of
+    patches) or None.
+    """
+
+    name: str
+    heat: Array
+    image: Array
+    position: Array | None = None
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Series:
+    """A waveform or one number per step: ``value`` and ``heat``, (T,)."""
+
+    name: str
+    value: Array
+    heat: Array
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """Position relevance of the injections at one place: what they are, how many, and their sum."""
+
+    module: str
+    source: str
+    shape: str
+    rule: str
+    count: int
+    total: float
+
+
+@dataclass(frozen=True)
+class Bookings:
+    """One example's ledger: ``rows`` of (kind, name, amount, share of the score), the two figures of trust, and
+    whether the parts cancel so that no picture should be trusted."""
+
+    score: float
+    rows: tuple[tuple[str, str, float, float], ...]
+    error: float
+    cancellation: float
+    cancels: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """Everything drawn for one row of the batch."""
+
+    number: int
+    bookings: Bookings
+    tokens: list[Tokens] = field(default_factory=list)
+    rasters: list[Raster] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
+    sites: list[SiteRow] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[Tokens | Raster | Series]:
+        """All inputs of this example: texts, then pictures, then waveforms."""
+        return [*self.tokens, *self.rasters, *self.series]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn of one result: its first ``examples`` of ``count``, and what they explain by which rules."""
+
+    target: str
+    ruleset: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+def scale(*values: Array, quantile: float = 1.0) -> float:
+    """The magnitude drawn in full colour (never zero)."""
+    magnitudes = np.concatenate([np.abs(v).ravel() for v in values]) if values else np.zeros(0)
+    magnitudes = magnitudes[np.isfinite(magnitudes)]
+    top = float(np.quantile(magnitudes, quantile)) if magnitudes.size else 0.0
+    return top or float(magnitudes.max(initial=0.0)) or 1.0
+
+
+def image_scale(values: Array) -> float:
+    """The same for pictures of many pixels."""
+    return scale(values, quantile=_QUANTILE)
+
+
+def colour(x: float) -> tuple[int, int, int]:
+    """Red for +1, white for 0, blue for -1: a diverging pair that colour-blind readers tell apart."""
+    x = 0.0 if math.isnan(x) else max(-1.0, min(1.0, x))
+    r, g, b = (178, 24, 43) if x > 0 else (33, 102, 172)
+    t = abs(x) ** 0.8  # small relevances stay visible
+    return round(255 + (r - 255) * t), round(255 + (g - 255) * t), round(255 + (b - 255) * t)
+
+
+def ink(background: tuple[int, int, int]) -> str:
+    """Black or white, whichever contrasts more with the background."""
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"

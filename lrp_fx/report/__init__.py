@@ -1,0 +1,1 @@
+"""Report: results, and what is read from them."""

@@ -1,0 +1,182 @@
+"""Decode: the outputs of a relevance graph, read by its signature into leaves, injections, streams and the ledger."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.analysis.provenance import CONTENT, LEARNED, POSITION
+from lrp_fx.report.ledger import CANCELLATION_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
+from lrp_fx.report.position import PositionSite
+from lrp_fx.report.relevance import Relevance, Stream
+from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one run booked where."""
+
+    content: dict[str, Tensor]
+    position: list[PositionSite]
+    learned: dict[str, Tensor]
+    segment: dict[str, Tensor]
+    streams: list[Stream]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The outputs by role: ``leaves`` as (relevance, total, magnitude), the others in the signature's order."""
+
+    score: Tensor
+    leaves: list[tuple[Leaf, Tensor, Tensor, Tensor]]
+    sinks: list[Tensor]
+    depths: list[Tensor]
+    passing: list[Tensor]
+    pairs: dict[str, Tensor]
+    table: Tensor | None
+
+
+def settle(
+    statement: Statement,
+    *,
+    conserve: str,
+    score: Tensor,
+    output: Any,
+    inputs: dict[str, Tensor],
+    target: str,
+    ruleset: str,
+) -> Relevance:
+    """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it."""
+    if conserve != "off":
+        statement.ledger.check()
+    if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
+        warnings.warn(
+            f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
+            "the picture with care",
+            stacklevel=4,
+        )
+    parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
+    return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
+
+
+def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict[str, Any]) -> Statement:
+    """Read the flat outputs of a relevance graph; ``bound``: the inputs."""
+    values = _values(signature, flat)
+    content: dict[str, Tensor] = {}
+    learned: dict[str, Tensor] = {}
+    segment: dict[str, Tensor] = {}
+    for leaf, R, _, _ in values.leaves:
+        if leaf.kind == CONTENT:
+            _add_content(content, leaf, R, bound)
+        elif leaf.kind != POSITION:
+            (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
+    used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
+    position = [_position(i, used, values) for i in signature.injections if any(u in used for u in i.uses)]
+    ledger = _ledger(signature, values)
+    return Statement(content, position, learned, segment, _streams(signature, values, position), ledger)
+
+
+def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
+    rest = list(flat[signature.outputs + 1 :])
+
+    def take(count: int) -> list[Tensor]:
+        taken, rest[:] = rest[:count], rest[count:]
+        return taken
+
+    leaves = [(leaf, *take(3)) for leaf in signature.leaves]
+    sinks, depths, passing = take(len(signature.sinks)), take(len(signature.depths)), take(signature.passing)
+    pairs = dict(zip(signature.pairs, take(len(signature.pairs)), strict=True))
+    return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, rest[0] if rest else None)  # type: ignore[arg-type]
+
+
+def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:
+    name = leaf.inputs[0] if leaf.inputs else leaf.name
+    fits = name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
+    key = name if fits else f"{name}:{leaf.name}"
+    content[key] = content[key] + R if key in content else R
+
+
+def _position(
+    info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf, Tensor]], values: _Values
+) -> PositionSite:
+    uses = [(use, planes) for use, planes in zip(info.uses, info.planes, strict=True) if use in used]
+    leaves = [used[use][0] for use, _ in uses]
+    parts = {f"{leaf.name}:{leaf.user}": used[use][1] for leaf, (use, _) in zip(leaves, uses, strict=True)}
+    paired = values.pairs[info.pairs.name] if info.pairs is not None else None
+    return PositionSite(
+        name=info.uses[0][1],
+        kind=info.kind,
+        variant=info.variant,
+        layer=info.layer,
+        module=info.module,
+        source=info.source,
+        rule=info.rule,
+        parts=parts,
+        token_axes=leaves[0].token_axes if paired is None else (paired.dim() - 2, paired.dim() - 1),
+        owners=leaves[0].owners if info.pairs is None else info.pairs.owners,
+        planes=tuple(planes for _, planes in uses),
+        score=values.score,
+        paired=paired,
+        windows=info.windows,
+    )
+
+
+def _streams(signature: GraphSignature, values: _Values, position: list[PositionSite]) -> list[Stream]:
+    """Stack the depths of each stream."""
+    result = []
+    for number in dict.fromkeys(d.stream for d in signature.depths):
+        found = [(d, R) for d, R in zip(signature.depths, values.depths, strict=True) if d.stream == number]
+        found = [
+            (d, R) for d, R in found if R.shape == found[0][1].shape
+        ]  # a stream that pools its tokens has rows for them up to there
+        rows = torch.stack([R for _, R in found])
+        above = []
+        for depth, _ in found:
+            names = {f"{signature.leaves[i].name}:{signature.leaves[i].user}" for i in depth.leaves}
+            above.append(frozenset(i for i, site in enumerate(position) if names & set(site.parts)))
+        result.append(
+            Stream(rows, tuple(d.name for d, _ in found), found[-1][0].module, found[0][0].owner, tuple(above))
+        )
+    return result
+
+
+def _ledger(signature: GraphSignature, values: _Values) -> Ledger:
+    dtype = signature.dtype
+    score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
+    totals = _stack([t for _, _, t, _ in values.leaves], score)
+    sunk = _stack(values.sinks, score)
+    leaves = {
+        kind: totals[numbers].sum(0) for kind, numbers in _numbers([leaf.kind for leaf, *_ in values.leaves]).items()
+    }
+    sinks = {name: sunk[numbers].sum(0) for name, numbers in _numbers([name for name, _ in signature.sinks]).items()}
+    by_site = [
+        (name, site.name, site.module, total) for (name, site), total in zip(signature.sinks, values.sinks, strict=True)
+    ]
+    magnitude = _stack([m for *_, m in values.leaves], score).sum(0) + sunk.abs().sum(0)
+    rows = values.table.tolist() if values.table is not None else []
+    floor = rounding_floor(dtype) * float(magnitude.sum()) if rows else 0.0
+    books = zip(signature.sites, rows, strict=True) if rows else ()
+    balances = [
+        SiteBalance(i.name, i.rule, i.module, i.source, row[0], row[1], row[2], max(row[3], floor)) for i, row in books
+    ]
+    depths = DepthBooks(signature.depths, values.depths, totals, sunk, _stack(values.passing, score))
+    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, depths)
+
+
+def _stack(totals: list[Tensor], score: Tensor) -> Tensor:
+    """(n, B). Where an operation hid which axis is the batch, each example has an equal part of a total (the ledger
+    shows it does not close).
+    """
+    if not totals:
+        return score.new_zeros(0, score.numel())
+    return torch.stack([t if t.shape == score.shape else (t.sum() / score.numel()).expand_as(score) for t in totals])
+
+
+def _numbers(names: list[str]) -> dict[str, list[int]]:
+    """Name -> the places where it stands."""
+    return {name: [i for i, n in enumerate(names) if n == name] for name in dict.fromkeys(names)}

@@ -1,0 +1,245 @@
+"""Conservation: relevance is accounted for like money.
+
+``score = sum of leaves + sum of named sinks`` for every example, and at every site ``out = in + sinks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lrp_fx.errors import ConservationError
+from lrp_fx.transpose.signature import DepthInfo
+
+#: Relative closure demanded of the whole ledger, by type; half precision closes within its own rounding.
+TOTAL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: The same for one site, relative to the sum of absolute relevances that pass it.
+SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: Above this ratio of absolute parts to the score, cancellation makes any picture unreliable.
+CANCELLATION_LIMIT = 10.0
+
+
+def rounding_floor(dtype: torch.dtype) -> float:
+    """The share of all relevance below which a site's imbalance is measured against the whole.
+
+    What passes a site may itself be rounding, left over where larger coefficients cancel (a router of which one expert
+    is chosen has a weight of 1 and no gradient): sixteen units in the last place of the whole are nobody's loss.
+    """
+    return min(16 * torch.finfo(dtype).eps / SITE_TOLERANCE[dtype], 1e-2)
+
+
+@dataclass(frozen=True)
+class SiteBalance:
+    """The books of one site, summed over the batch: ``outgoing = incoming + sinks``; ``scale`` is the sum of absolutes
+    (or the `rounding_floor` of the whole, if that is more)."""
+
+    name: str
+    rule: str
+    module: str
+    source: str
+    outgoing: float
+    incoming: float
+    sinks: float
+    scale: float
+
+    @property
+    def error(self) -> float:
+        """Imbalance relative to the relevance that passes the site."""
+        return abs(self.outgoing - self.incoming - self.sinks) / max(self.scale, abs(self.outgoing), 1e-300)
+
+    def __str__(self) -> str:
+        place = f"{self.module or 'model'}, {self.source}"
+        return f"%{self.name} [{self.rule}] at {place}: out {self.outgoing:.6g} = in {self.incoming:.6g} + sinks {self.sinks:.6g}? off by {self.error:.2e}"
+
+
+@dataclass(frozen=True)
+class DepthBalance:
+    """The books at one depth of a residual stream, (B,) each: ``score = stream + leaves + sinks + passing``.
+
+    ``stream``: relevance of the stream's rows; ``leaves`` and ``sinks``: what was booked above it (nearer the output);
+    ``passing``: what flows past it into something below, as from a decoder into the encoder's result.
+    """
+
+    name: str
+    module: str
+    score: Tensor
+    stream: Tensor
+    leaves: Tensor
+    sinks: Tensor
+    passing: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Everything that the score went to at this depth, (B,)."""
+        return self.stream + self.leaves + self.sinks + self.passing
+
+    @property
+    def parts(self) -> Tensor:
+        """Sum of the absolute parts, (B,)."""
+        return self.stream.abs() + self.leaves.abs() + self.sinks.abs() + self.passing.abs()
+
+    @property
+    def error(self) -> Tensor:
+        """Imbalance relative to the absolute parts, (B,)."""
+        return (self.score - self.total).abs() / torch.maximum(self.parts, self.score.abs()).clamp_min(
+            torch.finfo(self.score.dtype).tiny
+        )
+
+
+@dataclass(frozen=True)
+class DepthBooks:
+    """What the balances at the depths are made of: ``rows`` (B, T) for each depth; totals by number, (n, B)."""
+
+    infos: Sequence[DepthInfo]
+    rows: Sequence[Tensor]
+    leaves: Tensor
+    sinks: Tensor
+    passing: Tensor
+
+    def balances(self, score: Tensor) -> list[DepthBalance]:
+        """The books at every depth."""
+
+        def total(of: Tensor, numbers: tuple[int, ...]) -> Tensor:
+            return of[list(numbers)].sum(0).to(score.dtype)
+
+        return [
+            DepthBalance(
+                i.name,
+                i.module,
+                score,
+                R.to(score.dtype).sum(1),
+                total(self.leaves, i.leaves),
+                total(self.sinks, i.sinks),
+                total(self.passing, i.passing),
+            )
+            for i, R in zip(self.infos, self.rows, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where the score went, for every example of the batch.
+
+    ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``:
+    (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites (``conserve="site"`` only).
+    ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
+    """
+
+    score: Tensor
+    leaves: dict[str, Tensor]
+    sinks: dict[str, Tensor]
+    sink_sites: list[tuple[str, str, str, Tensor]]
+    sites: list[SiteBalance]
+    magnitude: Tensor
+    dtype: torch.dtype
+    depth_books: DepthBooks
+
+    @cached_property
+    def depths(self) -> list[DepthBalance]:
+        """The books at every depth of the residual streams (made when they are first read)."""
+        return self.depth_books.balances(self.score)
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all leaves and sinks, (B,)."""
+        return sum((t for t in [*self.leaves.values(), *self.sinks.values()]), torch.zeros_like(self.score))
+
+    @property
+    def absolute(self) -> Tensor:
+        """Sum of the absolute totals of all leaves and sinks, (B,)."""
+        return sum((t.abs() for t in [*self.leaves.values(), *self.sinks.values()]), torch.zeros_like(self.score))
+
+    @property
+    def error(self) -> Tensor:
+        """``|score - leaves - sinks| / sum of |leaf and sink totals|``, (B,)."""
+        scale = torch.maximum(self.absolute, self.score.abs()).clamp_min(torch.finfo(self.score.dtype).tiny)
+        return (self.score - self.total).abs() / scale
+
+    @property
+    def cancellation(self) -> Tensor:
+        """``sum of |leaf and sink totals| / |score|``, (B,): above 10 the parts cancel and pictures mislead."""
+        return self.absolute / self.score.abs().clamp_min(torch.finfo(self.score.dtype).tiny)
+
+    def shares(self) -> dict[str, Tensor]:
+        """Each leaf's and sink's total over the score, (B,) each."""
+        return {name: t / self.score for name, t in {**self.leaves, **self.sinks}.items()}
+
+    def worst_sites(self, count: int = 5) -> list[SiteBalance]:
+        return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
+
+    def check(self) -> None:
+        """Raise `ConservationError` (with this ledger as its ``ledger``) unless every site and the whole balance."""
+        try:
+            self._check()
+        except ConservationError as error:
+            error.ledger = self
+            raise
+
+    def _check(self) -> None:
+        """Raise unless every site and the whole ledger balance within the type's tolerance."""
+        if not bool(self.score.isfinite().all()):
+            raise ConservationError(
+                f"the score is not finite: {self.score.tolist()}\n    next: look for NaN or infinity in the model's "
+                "output"
+            )
+        bad = [s for s in self.worst_sites(10) if not s.error <= SITE_TOLERANCE[self.dtype]]
+        # Rounding grows with what is summed, not with what is left of it: the score of an undecided model may be far
+        # smaller than the relevances that cancel in it.
+        gap = (self.score - self.total).abs() / torch.maximum(self.magnitude, self.score.abs()).clamp_min(
+            torch.finfo(self.score.dtype).tiny
+        )
+        worst = gap.max() if gap.numel() else torch.zeros(())
+        closed = bool(worst <= TOTAL_TOLERANCE[self.dtype])
+        if bad:
+            lines = "\n".join(f"  {s}" for s in bad)
+            raise ConservationError(
+                f"{len(bad)} site(s) do not balance, worst first:\n{lines}\n"
+                "    next: the rule named loses or creates relevance there; check its surrogate with the laws in "
+                "tests/test_laws.py"
+            )
+        batch_gap = abs(float(self.score.sum() - self.total.sum())) / max(float(self.magnitude.sum()), 1e-300)
+        if not closed and self.score.numel() > 1 and batch_gap <= TOTAL_TOLERANCE[self.dtype]:
+            raise ConservationError(
+                f"the ledger closes for the batch but not for each example (off by {float(worst):.2e})\n{self}\n"
+                "    why:  examples influence each other in this model or target, or an operation hides which axis is "
+                "the batch\n"
+                "    next: explain one example at a time, or choose a target that reads each example's own output"
+            )
+        if closed and self.sites:
+            self._check_depths()
+        if not closed:
+            raise ConservationError(
+                f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed "
+                f"{TOTAL_TOLERANCE[self.dtype]:.0e} in {self.dtype})\n{self}\n"
+                '    next: convert(model, conserve="site") names the site where relevance is lost'
+            )
+
+    def _check_depths(self) -> None:
+        """Raise unless the books close at every depth of the residual streams."""
+        for depth in self.depths:
+            gap = (depth.score - depth.total).abs() / torch.maximum(self.magnitude, depth.parts).clamp_min(
+                torch.finfo(self.score.dtype).tiny
+            )
+            if not bool((gap <= TOTAL_TOLERANCE[self.dtype]).all()):
+                raise ConservationError(
+                    f"the books do not close at depth %{depth.name} ({depth.module or 'model'}): off by "
+                    f"{float(gap.max()):.2e}\n"
+                    "    why:  relevance passed the residual stream here without being counted\n"
+                    "    next: the sites balance and the whole ledger closes, so this is a fault of lrp_fx: please "
+                    "report it with the model's code"
+                )
+
+    def __str__(self) -> str:
+        rows = [f"  {'score':<22}{_numbers(self.score)}"]
+        rows += [f"  {'leaf ' + n:<22}{_numbers(t)}" for n, t in self.leaves.items()]
+        rows += [f"  {'sink ' + n:<22}{_numbers(t)}" for n, t in self.sinks.items()]
+        rows.append(f"  {'error (relative)':<22}{_numbers(self.error)}")
+        return "\n".join(rows)
+
+
+def _numbers(t: Tensor) -> str:
+    return "  ".join(f"{v:+.6g}" for v in t.tolist()[:6]) + ("  ..." if t.numel() > 6 else "")

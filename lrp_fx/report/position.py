@@ -1,0 +1,156 @@
+"""Position relevance: one `PositionSite` for each place where the model injects position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lrp_fx.aggregation import Aggregation, Rows
+from lrp_fx.errors import InputError
+from lrp_fx.rule import registry
+from lrp_fx.structure.windows import Windows
+
+KEY, QUERY, BOTH = "key", "query", "both"
+CREDITS = (KEY, QUERY, BOTH)
+
+
+@dataclass(frozen=True)
+class PositionSite:
+    """One place where position meets content, and the relevance it received.
+
+    ``kind``       how: ``absolute`` (added to tokens), ``rotary``, ``scale`` (of tokens), ``bias`` (between pairs of
+                   tokens), ``disentangled`` (rows of a table in a matrix product), ``other``.
+    ``variant``    in what form: learned or sinusoidal, half-split or interleaved, a learned table or a network ...
+    ``layer``      the block it belongs to, counted from 0 along its residual stream; None before the first.
+    ``module``, ``source``, ``rule``  where it is and what serves it.
+    ``parts``      leaf name -> its raw relevance, batch first: sine and cosine of a rotation are two parts.
+    ``paired``     where rows of a table stand for distances: the same relevance by pair, (B, ..., queries, keys).
+    ``windows``    where attention runs inside windows (the axis after the batch): the token in each slot of each
+                   window.
+    ``token_axes`` axes of each part (or of ``paired``) that run over tokens: none, one, or two where it is pairwise.
+    ``owners``     for each token axis, the input whose tokens it counts, None where it counts something else (patches).
+    ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
+    ``score``      (B,): what was explained.
+    """
+
+    name: str
+    kind: str
+    variant: str
+    layer: int | None
+    module: str
+    source: str
+    rule: str
+    parts: Mapping[str, Tensor]
+    token_axes: tuple[int, ...]
+    owners: tuple[str | None, ...]
+    planes: tuple[tuple[int, ...] | None, ...]
+    score: Tensor
+    paired: Tensor | None = None
+    windows: Windows | None = None
+
+    @property
+    def is_pairwise(self) -> bool:
+        return len(self.token_axes) == 2
+
+    @cached_property
+    def relevance(self) -> Tensor:
+        """The raw relevance, batch first: the leaf's own shape, or (..., planes) summed over each rotation plane."""
+        return _joined(list(self.parts.values()), self.planes)
+
+    @property
+    def total(self) -> Tensor:
+        """(B,): all of it."""
+        return self.relevance.flatten(1).sum(1).expand(self.score.shape)
+
+    @property
+    def share(self) -> Tensor:
+        """(B,): its part of the score."""
+        return self.total.to(self.score.dtype) / self.score
+
+    @property
+    def pairs(self) -> Tensor | None:
+        """(B, queries, keys) where position enters between pairs of tokens, summed over heads; (B, windows, queries,
+        keys)
+        where attention runs inside windows; else None."""
+        if not self.is_pairwise:
+            return None
+        R = self._by_token
+        first = 1 if self.windows is None else 2
+        others = [a for a in range(first, R.dim()) if a not in self.token_axes]
+        return R.sum(others) if others else R
+
+    @property
+    def _by_token(self) -> Tensor:
+        """The relevance in the form that ``token_axes`` speaks of."""
+        return self.relevance if self.paired is None else self.paired
+
+    def per_token(self, position: str = "signed", credit: str = KEY) -> Tensor | None:
+        """(B, T): relevance per token, None without a token axis.
+
+        position: an aggregation (`lrp_fx.aggregations`). credit: a pair's goes to its ``key``, its ``query``, or half
+            to
+        each (``both``).
+        """
+        aggregation = find_aggregation(position)
+        if credit not in CREDITS:
+            raise InputError(f"credit={credit!r}; there are {', '.join(CREDITS)}")
+        if not self.token_axes:
+            return None
+        if credit == BOTH and self.is_pairwise:
+            queries, keys = (self._by_token.shape[a] for a in self.token_axes)
+            if self.owners[0] != self.owners[1] or queries != keys:
+                raise InputError(f"{self.name} relates tokens of two sequences: credit the key or the query")
+            return (self._per_token(aggregation, 0) + self._per_token(aggregation, -1)) / 2
+        return self._per_token(aggregation, 0 if credit == QUERY else -1)
+
+    def _per_token(self, aggregation: Aggregation, which: int) -> Tensor:
+        def rows(R: Tensor) -> Tensor:
+            return (
+                R.movedim(self.token_axes[which], 1).flatten(2)
+                if R.dim() > 2
+                else R.movedim(self.token_axes[which], 1).unsqueeze(-1)
+            )
+
+        if self.windows is not None:
+            return self._over_windows(aggregation, self.windows, self.token_axes[which])
+        parts = tuple(self.parts.values()) if self.paired is None else (self.paired,)
+        return aggregation.per_token(Rows(rows(self._by_token), tuple(rows(R) for R in parts)))
+
+    def _over_windows(self, aggregation: Aggregation, windows: Windows, axis: int) -> Tensor:
+        """(B, T): slots of all windows put back where their tokens stand; padding falls away."""
+
+        def rows(R: Tensor) -> Tensor:
+            return R.movedim(axis, 2).flatten(3).flatten(1, 2)
+
+        found = aggregation.per_token(Rows(rows(self.relevance), tuple(rows(R) for R in self.parts.values())))
+        place = torch.tensor(windows.tokens, device=found.device).flatten()
+        return found.new_zeros(len(found), windows.count).index_add(1, place[place >= 0], found[:, place >= 0])
+
+    def owner(self, credit: str = KEY) -> str | None:
+        """The input to whose tokens this site's relevance is credited."""
+        return self.owners[0 if credit == QUERY else -1] if self.owners else None
+
+
+def find_aggregation(name: str) -> Aggregation:
+    """The registered aggregation of that name, or an error that lists them."""
+    if name not in registry.aggregations:
+        raise InputError(f"unknown aggregation {name!r}; there are {', '.join(registry.aggregations)} and None")
+    return registry.aggregations[name]
+
+
+def _joined(parts: list[Tensor], planes: tuple[tuple[int, ...] | None, ...]) -> Tensor:
+    """Parts summed: over each plane where planes are known, over features where parts are many and planes are not."""
+    if len(parts) == 1 and planes[0] is None:
+        return parts[0]
+    if any(p is None for p in planes):
+        return sum((R.sum(-1, keepdim=True) for R in parts[1:]), parts[0].sum(-1, keepdim=True))
+    labels = [torch.tensor(p, device=R.device) for p, R in zip(planes, parts, strict=True)]
+    count = 1 + max(int(p.max()) for p in labels)
+    joint = parts[0].new_zeros(*parts[0].shape[:-1], count)
+    for R, label in zip(parts, labels, strict=True):
+        joint = joint.index_add(-1, label, R)
+    return joint

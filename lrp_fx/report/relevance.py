@@ -1,0 +1,188 @@
+"""The result of an explanation: relevance of content and position, per token, and the books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.errors import InputError
+from lrp_fx.render import figure, page, terminal
+from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.patches import pool, position_map
+from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
+from lrp_fx.report.view import picture
+
+DEPTHS = ("input", "mean")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Relevance of one residual stream: ``depth`` (depths, B, T), ``names`` of the values it was read at, ``owner``
+    input.
+
+    ``above``: for each depth, the numbers of the position sites that lie above it.
+    """
+
+    depth: Tensor
+    names: tuple[str, ...]
+    module: str
+    owner: str | None
+    above: tuple[frozenset[int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What an explainer returns.
+
+    ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched (None without
+              ``keep_output``). ``content``: input name ->
+    (B, T) for index inputs, the input's own shape for floating inputs. ``position``: one entry per injection.
+    ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``:
+    relevance along the residual streams.
+    """
+
+    score: Tensor
+    output: Any
+    content: dict[str, Tensor]
+    position: list[PositionSite]
+    learned: dict[str, Tensor]
+    segment: dict[str, Tensor]
+    ledger: Ledger
+    inputs: dict[str, Tensor]
+    target: str
+    ruleset: str
+    streams: list[Stream] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> Tensor | dict[str, Tensor]:
+        """Content and position credited to tokens, signed: (B, T), or a dict where there are several token inputs."""
+        return self.per_token()
+
+    @property
+    def depth(self) -> Tensor | dict[str, Tensor]:
+        """(blocks + 1, B, T): relevance of the residual stream before each block and after the last.
+
+        Each depth is one account of the same score: with what was booked above it, it closes (``ledger.depths``). A
+        dict by input (or by module, where a stream's rows are no input's tokens) if there are several streams.
+        """
+        if not self.streams:
+            raise InputError("no residual stream was recognised in this model")
+        if len(self.streams) == 1:
+            return self.streams[0].depth
+        names = [s.owner or s.module or "stream" for s in self.streams]
+        return {
+            n if names.count(n) == 1 else f"{n}:{i}": s.depth
+            for i, (n, s) in enumerate(zip(names, self.streams, strict=True))
+        }
+
+    def per_token(
+        self, position: str | None = "signed", *, content: bool = True, credit: str = KEY, depth: str = "input"
+    ) -> Tensor | dict[str, Tensor]:
+        """Relevance per token: content, plus position aggregated in one of the ways of `lrp_fx.aggregations`, or not at
+        all.
+
+        position: ``signed``, ``positive``, ``absolute``, ``paper-positive``, ``paper-absolute`` (or one of your own),
+            None.
+        credit: to which token of a pair a bias between tokens goes: ``key``, ``query`` or ``both``.
+        depth: ``input`` reads content where it enters; ``mean`` averages over the depths of the residual stream, at
+            each of which position counts that was injected above it.
+
+        Returns (B, T), or a dict by input name where several inputs have tokens. Only ``signed`` adds up to the ledger.
+        """
+        if position is not None:
+            find_aggregation(position)
+        if credit not in CREDITS or depth not in DEPTHS:
+            raise InputError(
+                f"credit is one of {', '.join(CREDITS)}, depth one of {', '.join(DEPTHS)}; got {credit!r}, {depth!r}"
+            )
+        rows = self._stream_rows() if depth == "mean" else {n: R for n, R in self.content.items() if R.dim() == 2}
+        result = {n: (R.clone() if content else torch.zeros_like(R)) for n, R in rows.items()}
+        if not result:
+            raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
+        if position is not None:
+            self._add_position(result, position, credit, depth)
+        return next(iter(result.values())) if len(result) == 1 else result
+
+    def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
+        for number, site in enumerate(self.position):
+            share, name = site.per_token(position, credit), site.owner(credit)
+            if share is not None and name in result:
+                counted = self._counted(number, name) if depth == "mean" else 1.0
+                result[name] = result[name] + counted * share.to(result[name].dtype)
+
+    def _stream_rows(self) -> dict[str, Tensor]:
+        rows = {s.owner: s.depth.mean(0) for s in self.streams if s.owner is not None}
+        if not rows:
+            raise InputError(
+                "no residual stream of tokens was recognised in this model: depth='mean' has nothing to average over"
+            )
+        return rows
+
+    def _counted(self, number: int, name: str) -> float:
+        """The share of a stream's depths above which a position site lies."""
+        stream = next(s for s in self.streams if s.owner == name)
+        return sum(number in above for above in stream.above) / len(stream.above)
+
+    def heatmap(self, name: str | None = None, *, position: str | None = None, credit: str = KEY) -> Tensor:
+        """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for
+        sequences of vectors.
+
+        position: for images, add the position relevance of each patch, aggregated so and spread evenly over its pixels.
+        """
+        R = self._floating(name)
+        heat = R.sum(1) if R.dim() == 4 else R.sum(-1) if R.dim() == 3 else R
+        if position is None:
+            return heat
+        added, _ = self._position_map(R, position, credit)
+        return heat + added.to(heat.dtype)
+
+    def patches(
+        self, name: str | None = None, *, position: str | None = "signed", content: bool = True, credit: str = KEY
+    ) -> Tensor:
+        """(B, rows, columns): relevance of every patch of an image, its pixels' content and its position.
+
+        What the class token and its position received is in ``learned`` and ``position``, and in no patch.
+        """
+        R = self._floating(name)
+        added, grid = self._position_map(R, position or "signed", credit)
+        found = pool(R.sum(1), grid) if content else torch.zeros_like(pool(R.sum(1), grid))
+        return found if position is None else found + pool(added, grid).to(found.dtype)
+
+    def _floating(self, name: str | None) -> Tensor:
+        floats = {
+            n: R
+            for n, R in self.content.items()
+            if R.dim() > 2 or (n in self.inputs and self.inputs[n].is_floating_point())
+        }
+        if not floats or (name is not None and name not in floats):
+            raise InputError(f"no floating input {name or ''} to draw; inputs are {', '.join(self.content)}")
+        return floats[name] if name is not None else next(iter(floats.values()))
+
+    def _position_map(self, R: Tensor, position: str, credit: str) -> tuple[Tensor, tuple[int, int]]:
+        added, grid = position_map(self.position, R.shape[-2:], position, credit) if R.dim() == 4 else (None, None)
+        if added is None or grid is None:
+            raise InputError("no position relevance runs over patches of this input; see .position for what there is")
+        return added, grid
+
+    def show(self, tokenizer: Any = None, console: Any = None) -> None:
+        """Print the token heatmap, with content and position parts, and the ledger to the terminal (at most 8
+        examples).
+
+        tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
+        console: a `rich.console.Console` to print to (default: standard output).
+        """
+        terminal.show(picture(self, tokenizer, terminal.EXAMPLES), console)
+
+    def to_html(self, path: Any = None, tokenizer: Any = None) -> str:
+        """The same as a self-contained HTML page of at most 64 examples; written to ``path`` if one is given."""
+        return page.to_html(picture(self, tokenizer, page.EXAMPLES), path)
+
+    def _repr_html_(self) -> str:
+        return page.fragment(picture(self, None, page.EXAMPLES))
+
+    def plot(self, tokenizer: Any = None) -> Any:
+        """A `matplotlib.figure.Figure` of at most 8 examples: bars per token, or the heatmap of an image."""
+        return figure.plot(picture(self, tokenizer, figure.EXAMPLES))

@@ -1,0 +1,1 @@
+"""Rewrite: one rule for each node on a relevance path."""

@@ -1,0 +1,83 @@
+"""Applications: a program whose nodes have rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.analysis.dataflow import Dataflow
+from lrp_fx.analysis.provenance import Facts
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.program import Program
+from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.recognize.scan.coefficients import Scan
+from lrp_fx.rule import Rule, Ruleset
+
+
+@dataclass(frozen=True)
+class Application:
+    """A rule at a node: ``op(*args, **kwargs)`` with the operands at ``carriers`` carrying relevance."""
+
+    node: fx.Node
+    rule: Rule
+    kind: str
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    carriers: frozenset[int]
+    factors: Mapping[int, int]
+    masks: frozenset[int]
+    facts: Mapping[str, Any]
+    why: str
+    how: str = "rule"
+
+    def flat(self) -> list[Any]:
+        return pytree.tree_leaves((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None)
+
+    @property
+    def operands(self) -> list[fx.Node]:
+        flat = self.flat()
+        return [flat[i] for i in sorted(self.carriers)]
+
+    @property
+    def own(self) -> bool:
+        """Is the rule applied to the graph's own operation (not to a group written out)?"""
+        return self.op is self.node.target
+
+    def label(self) -> str:
+        return f"{module_path(self.node) or 'model'}: %{self.node.name} = {op_name(self.node)} [{self.rule.name}] at {source_line(self.node)}"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A program whose carrying nodes have rules."""
+
+    program: Program
+    facts: Facts
+    ruleset: Ruleset
+    flow: Dataflow
+    applications: dict[fx.Node, Application] = field(default_factory=dict)
+    leaves: dict[fx.Node, str] = field(default_factory=dict)
+    leaf_rules: Mapping[str, Rule] = field(default_factory=dict)
+    scans: tuple[Scan, ...] = ()
+
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """How many nodes each rule serves, under ``rule``, ``inferred`` and ``unexplained``."""
+        result: dict[str, Counter[str]] = {"rule": Counter(), "inferred": Counter(), "unexplained": Counter()}
+        for a in self.applications.values():
+            result["unexplained" if not a.rule.exact else a.how][a.rule.name] += 1
+        return {k: dict(v) for k, v in result.items()}
+
+    def print_readable(self) -> str:
+        """The graph, one line a node, with the rule that serves it."""
+        lines = []
+        for node in self.program.graph.nodes:
+            note = self.leaves.get(node)
+            note = f"leaf: {note}" if note else (a.rule.name if (a := self.applications.get(node)) else "")
+            lines.append(f"{node.format_node() or '':<110}  # {note}" if note else str(node.format_node() or ""))
+        return "\n".join(lines)

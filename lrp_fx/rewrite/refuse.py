@@ -1,0 +1,75 @@
+"""Refuse: what no rule serves is named with its place, the reason and what to write, all of it in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lrp_fx.analysis.provenance import CONTENT
+from lrp_fx.errors import InputError, Problem, UnsupportedOperatorError
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.source import describe, module_path, source_line
+from lrp_fx.rewrite.application import Application, Rewritten
+
+
+def check_types(rewritten: Rewritten) -> None:
+    """Refuse integers where the model computes with floats: nothing could be said of single numbers then."""
+    names = {
+        node: info
+        for info, node in zip(rewritten.program.inputs, rewritten.program.input_nodes().values(), strict=True)
+    }
+    for leaf, kind in rewritten.leaves.items():
+        source = next(iter(leaf.all_input_nodes), None)
+        info = names.get(source) if source is not None else None
+        if kind == CONTENT and info is not None and info.is_index and op_name(leaf) == "aten._to_copy":
+            raise InputError(
+                f"{info.name} has type {info.dtype}, but the model computes with it as floats: pass a float tensor"
+            )
+
+
+def refuse_underivable(applications: Iterable[Application]) -> None:
+    """Raise `UnsupportedOperatorError` where relevance needs the transpose of an operation that has none, or a wrong
+    one.
+
+    (The identity rule of elementwise functions needs values only.)
+    """
+    problems = [
+        _problem(
+            a,
+            f"needs a derivative: {a.why}",
+            f"give {op_name(a.node)} one (torch.library.register_autograd), or {_what_to_write(a)}",
+        )
+        for a in applications
+        if a.facts.get("derivative") is False and a.rule.kind != "elementwise"
+    ]
+    if problems:
+        raise UnsupportedOperatorError(
+            f"{len(problems)} operation(s) have no usable derivative\n" + "\n".join(map(str, problems))
+        )
+
+
+def refuse_approximations(applications: Iterable[Application]) -> None:
+    """Raise `UnsupportedOperatorError` with every node whose rule is not exact."""
+    problems = [
+        _problem(
+            a,
+            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
+            f"{_what_to_write(a)}; or convert with strict=False and read the sink",
+        )
+        for a in applications
+        if not a.rule.exact
+    ]
+    if problems:
+        raise UnsupportedOperatorError(
+            f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems))
+        )
+
+
+def _problem(a: Application, why: str, next_step: str) -> Problem:
+    return Problem(describe(a.node), f"{module_path(a.node) or 'model'}, {source_line(a.node)}", why, next_step)
+
+
+def _what_to_write(a: Application) -> str:
+    """The rule that is missing, as a line of code to start from."""
+    name = op_name(a.node)
+    rule = f'register(Rule(name="{name}", kind="...", law="...", cites=("...",), ops=("{name}",), surrogate=...))'
+    return f"write {rule} in a file under rules/, its surrogate equal in value and linear in what carries (docs/adding_a_rule.md)"

@@ -1,0 +1,1 @@
+"""Runtime: what runs, and what is kept from call to call."""

@@ -1,0 +1,437 @@
+"""Compiler: from one call to the program and the relevance graph that serve it, each made once and kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
+from lrp_fx.analysis.provenance import find_provenance
+from lrp_fx.canonicalize.drop_masks import drop_full_masks
+from lrp_fx.canonicalize.passes import canonicalize
+from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.checks import check_mode, check_weights, run_model
+from lrp_fx.capture.ladder import (
+    CAPTURE_ULPS,
+    CONCRETE,
+    DYNAMIC,
+    METHODS,
+    STATIC,
+    accepts,
+    capture,
+    difference_from_model,
+    first_line,
+)
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.guards.masks import Assumptions, Constants, constant_masks
+from lrp_fx.guards.sizes import TracedSizes
+from lrp_fx.ir.program import MASK_ROLE, Program
+from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rewrite.assign import rewrite
+from lrp_fx.rewrite.refuse import check_types
+from lrp_fx.rule import Ruleset, registry
+from lrp_fx.runtime.run import Running
+from lrp_fx.structure.structure import Structure, find_structure
+from lrp_fx.targets import Target
+from lrp_fx.transpose.reverse import transpose
+from lrp_fx.transpose.signature import RelevanceGraph
+
+CACHED_PROGRAMS = 16
+_CACHED_GRAPHS = 32
+_CACHED_STRATEGIES = 256
+
+
+@dataclass
+class Statistics:
+    """How often each expensive stage ran (a text of another length must not capture again)."""
+
+    captures: int = 0
+    transposes: int = 0
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the
+    model's output?
+    ``checkpoint``: do they compute the insides of blocks twice?"""
+
+    ruleset: Ruleset
+    audits: bool
+    strict: bool
+    dynamic: bool
+    compile: bool
+    output: str | None
+    whole: bool
+    checkpoint: bool
+
+
+@dataclass(frozen=True)
+class Built:
+    """A relevance graph for one kind of target, and what runs it."""
+
+    graph: RelevanceGraph
+    target: Target
+    runner: Any
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledProgram:
+    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: what that takes
+    for granted.
+
+    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature;
+    ``plain``: the call's values that are no tensors; ``ones``: does it compute what the model computes where these
+    sizes are 1?
+    """
+
+    base: Program
+    assumed: Assumptions | None
+    program: Program
+    rewritten: Rewritten
+    structure: Structure
+    plain: dict[str, str]
+    inputs: dict[str, Tensor] | None = None
+    graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
+    ones: dict[frozenset[str], bool] = field(default_factory=dict)
+
+    @cached_property
+    def sizes(self) -> TracedSizes:
+        return TracedSizes(self.program)
+
+    def fits(self, call: ModelCall) -> bool:
+        """Is the program right for a call (of the types and ranks it was captured with)?"""
+        if self.inputs is not None:
+            return all(torch.equal(value, call.bound[name]) for name, value in self.inputs.items())
+        shapes = {info.name: call.bound[info.name].shape for info in self.program.inputs}
+        if (
+            not all(info.admits(shapes[info.name]) for info in self.program.inputs)
+            or self.sizes().refusal(shapes) is not None
+        ):
+            return False
+        ones = self.sizes().ones(shapes)
+        if (
+            ones and ones not in self.ones
+        ):  # tracing takes for granted that no size is 1, whatever the model does with such
+            self.ones[ones] = (
+                accepts(call.model, call.bound)
+                and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
+            )
+        return not ones or self.ones[ones]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An entry, the key of the calls that it was captured for, and the masks that were constant in them (None: good for
+    any).
+    """
+
+    key: Any
+    constants: Constants | None
+    entry: CompiledProgram
+
+
+class Compiler:
+    """Compiles for one model. ``current`` and ``built`` are what was used last."""
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model, self.options = model, options
+        self.statistics = Statistics()
+        self.entries: list[Kept] = []  # the last one was used last
+        self.strategies: dict[
+            Any, tuple[str, tuple[str, ...]]
+        ] = {}  # the method that captured such calls before, and why those above it did not
+        self.traces: dict[Any, Any] = {}
+        self.current: CompiledProgram | None = None
+        self.built: Built | None = None
+        self._loose: dict[
+            tuple[nn.Module, str], Tensor
+        ] = {}  # captured tensors that are neither parameters nor buffers
+        self._checked: Any = None
+        self._narrow: dict[int, int] = {}
+        self._identity: Any = None
+
+    def check_model(self) -> None:
+        """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
+        changing = [t for t in (*(t for _, t in tensors), *self._loose.values()) if not t.is_inference()]
+        versions = (identity, tuple(t._version for t in changing))
+        check_mode(self.model)
+        replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
+        if self._identity is not None and (
+            identity != self._identity or replaced
+        ):  # or converted or moved: the graphs hold the old ones
+            self._forget_all()
+        self._identity = identity
+        if versions != self._checked:
+            check_weights(self.model)
+            narrow = _narrow_versions(changing)
+            if any(self._narrow.get(t, version) != version for t, version in narrow.items()) and any(
+                t.dtype == torch.float64 for t in changing
+            ):
+                self._forget_all()  # narrow tensors among wide ones were copied (`promote_precision`)
+            self._checked, self._narrow = versions, narrow
+
+    def _forget_all(self) -> None:
+        self.entries.clear()
+        self.strategies.clear()
+        self.traces.clear()
+        self._loose.clear()
+        self.current = self.built = None
+
+    def compiled(self, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
+        """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
+        entry = self.entry(call)
+        seen = target.signature in entry.graphs
+        try:
+            self.built = self.build(entry, target)
+        except (TargetError, InputError):
+            raise
+        except Exception as error:
+            if shared := _shared_inputs(entry, call):
+                raise InputError(shared) from error
+            if entry.program.method != DYNAMIC:
+                raise
+            self._forget(entry, call, error)
+            entry = self.entry(call)
+            self.built = self.build(entry, target)
+        if not entry.fits(call):  # drawing decided something by the sizes it was traced with
+            entry = self.entry(call, self._exactly)
+            self.built = self.build(entry, target)
+        if not seen:
+            _try_one_row(entry, call)
+        return entry, self.built
+
+    def _forget(self, entry: CompiledProgram, call: ModelCall, error: Exception) -> None:
+        """Drop a program that could not be transposed with symbolic sizes, remember why, and say so: it is no fault of
+        the model.
+        """
+        why = f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}"
+        warnings.warn(
+            f"{type(self.model).__name__} is captured again for every size: its relevance graph could not be built "
+            f"with symbolic sizes ({why})",
+            stacklevel=6,
+        )
+        self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
+        self.strategies[call.key] = (STATIC, (why,))
+
+    def entry(self, call: ModelCall, make: Callable[[ModelCall], Program] | None = None) -> CompiledProgram:
+        """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
+        make = make or self._capture
+        entry = self._kept(call, constant_masks(call.bound, call.roles), make)
+        if entry.assumed is not None and not entry.assumed.hold_for(
+            {n: tuple(call.bound[n].shape) for n in entry.program.input_nodes()}
+        ):
+            entry = self._kept(call, None, make)
+        self.current = entry
+        return entry
+
+    def _kept(
+        self, call: ModelCall, constants: Constants | None, make: Callable[[ModelCall], Program]
+    ) -> CompiledProgram:
+        """The program for calls with these masks (None: with any), made if there is none."""
+        fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
+        found = next((kept for kept in fitting if kept.constants == constants), None)
+        if found is not None:
+            self.entries.remove(found)
+        else:
+            found = Kept(
+                call.key, constants, self._variant(fitting[-1].entry.base if fitting else make(call), constants, call)
+            )
+            if not fitting and not found.entry.fits(call):  # it was traced with two rows at least, and some tokens
+                found = Kept(call.key, constants, self._variant(self._exactly(call), constants, call))
+        self.entries.append(found)
+        while len(self.entries) > CACHED_PROGRAMS:
+            self.entries.pop(0)
+            self.traces.clear()  # those of its sizes are of no more use, and the others are soon traced again
+        return found.entry
+
+    def _capture(self, call: ModelCall) -> Program:
+        first, refusals = self.strategies.get(call.key, (METHODS[0], ()))
+        program = self._captured(call, first)
+        program = replace(program, refusals=(*refusals, *program.refusals))
+        self._remember(program, call)
+        return program
+
+    def _exactly(self, call: ModelCall) -> Program:
+        """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
+        return self._captured(call, STATIC)
+
+    def _captured(self, call: ModelCall, first: str) -> Program:
+        self.statistics.captures += 1
+        run_model(call.model, call.bound)
+        methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
+        captured = capture(call.model, call.bound, call.roles, methods=methods)
+        self._loose |= _loose_tensors(self.model, captured)
+        self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
+        program = canonicalize(captured)
+        return program if self.options.output is None else _choose_output(program, self.options.output)
+
+    def _variant(self, base: Program, constants: Constants | None, call: ModelCall) -> CompiledProgram:
+        """The program without the masks that say nothing if the mask inputs hold these numbers."""
+        if constants is None or base.method == CONCRETE:
+            return self._general(base, call)
+        program, assumed = drop_full_masks(base, constants)
+        return (
+            self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, call.plain, None)
+        )
+
+    def _general(self, base: Program, call: ModelCall) -> CompiledProgram:
+        """The program that is good for any mask, made once."""
+        found = self._made_general(base)
+        held = (
+            {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
+        )
+        return found or self._entry_of(base, None, base, call.plain, held)
+
+    def _made_general(self, base: Program) -> CompiledProgram | None:
+        return next(
+            (kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None
+        )
+
+    def _entry_of(
+        self,
+        base: Program,
+        assumed: Assumptions | None,
+        program: Program,
+        plain: dict[str, str],
+        held: dict[str, Tensor] | None,
+    ) -> CompiledProgram:
+        rewritten = rewrite(
+            program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict
+        )
+        check_types(rewritten)
+        return CompiledProgram(base, assumed, program, rewritten, find_structure(rewritten), plain, held)
+
+    def general(self, entry: CompiledProgram) -> CompiledProgram:
+        """What was made of the same captured program, or is made now, for any mask."""
+        if entry.assumed is None:
+            return entry
+        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.plain, None)
+
+    def variants(self, entry: CompiledProgram) -> list[CompiledProgram]:
+        """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and
+        last with any.
+        """
+        known = {
+            kept.constants: kept.entry
+            for kept in self.entries
+            if kept.entry.base is entry.base and kept.entry.assumed is not None
+        }
+        ones: Constants = tuple(
+            (i.name, 1.0) for i in sorted(entry.base.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
+        )
+        if ones not in known and entry.base.method != CONCRETE:
+            program, assumed = drop_full_masks(entry.base, ones)
+            if assumed is not None:
+                known[ones] = self._entry_of(entry.base, assumed, program, entry.plain, None)
+        return [*known.values(), self.general(entry)]
+
+    def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
+        """All that was made of the same captured program."""
+        return [kept.entry for kept in self.entries if kept.entry.base is entry.base]
+
+    def _remember(self, program: Program, call: ModelCall) -> None:
+        """Remember the method; say so, once, when every call has to be traced anew."""
+        if program.method == CONCRETE and self.strategies.get(call.key, ("",))[0] != CONCRETE:
+            warnings.warn(
+                f"{type(self.model).__name__} decides by the values of its inputs: it is traced for this very call "
+                "(method 'concrete') and again for every other",
+                stacklevel=7,
+            )
+        self.strategies[call.key] = (program.method, program.refusals)
+        while len(self.strategies) > _CACHED_STRATEGIES:
+            self.strategies.pop(next(iter(self.strategies)))
+
+    def build(self, entry: CompiledProgram, target: Target) -> Built:
+        """The relevance graph of a program for a kind of target."""
+        if target.signature not in entry.graphs:
+            self.statistics.transposes += 1
+            asked = self.options
+            conserve = "site" if asked.audits else "total"
+            graph = transpose(
+                entry.rewritten,
+                entry.structure,
+                target,
+                conserve=conserve,
+                whole=asked.whole,
+                recompute=asked.checkpoint,
+                cache=self.traces,
+            )
+            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else Running(graph.module)
+            entry.graphs[target.signature] = Built(
+                graph, target, runner
+            )  # the target with it: functions are told apart by identity
+            while len(entry.graphs) > _CACHED_GRAPHS:
+                entry.graphs.popitem(last=False)
+        return entry.graphs[target.signature]
+
+
+def _try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
+    """Is the program right for one example, too? Asked now, in case that it is saved: a file has no model to compare
+    with.
+    """
+    batched = entry.program.batch_input
+    if entry.program.method == DYNAMIC and batched is not None:
+        batch = call.bound[batched[0].name].shape[0]
+        entry.fits(
+            replace(
+                call,
+                bound={
+                    n: v[:1] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v
+                    for n, v in call.bound.items()
+                },
+            )
+        )
+
+
+def _shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
+    """Why a graph cannot be built: an input has one row for all examples of the batch. What they share has no relevance
+    in each of them.
+    """
+    batched = entry.program.batch_input
+    batch = call.bound[batched[0].name].shape[0] if batched is not None else 1
+    shared = [
+        i.name
+        for i in entry.program.inputs
+        if i.role == "content" and i.shape and call.bound[i.name].shape[0] == 1 < batch
+    ]
+    if not shared or batched is None:
+        return ""
+    name = shared[0]
+    rows = ", ".join([str(batch), *["-1"] * (call.bound[name].dim() - 1)])
+    return (
+        f"{name} has one row for the {batch} examples of {batched[0].name}: what examples share has no relevance of "
+        "its own in each of them; "
+        f"give each its own, {name}.expand({rows})"
+    )
+
+
+def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
+    """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
+    captured = {getattr(program.module, str(n.target)).data_ptr() for n in program.graph.nodes if n.op == "get_attr"}
+    return {
+        (m, name): v
+        for m in model.modules()
+        for name, v in vars(m).items()
+        if isinstance(v, Tensor) and v.data_ptr() in captured
+    }
+
+
+def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
+    return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}
+
+
+def _choose_output(program: Program, name: str) -> Program:
+    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
+    if not matches:
+        raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
+    return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))

@@ -1,0 +1,348 @@
+"""Run: convert once, explain many times."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from lrp_fx.capture.call import ModelCall, as_call, bind
+from lrp_fx.capture.checks import check_inputs, run_model
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.file.write import Description, Variant, write
+from lrp_fx.ir.program import ROLES
+from lrp_fx.report.decode import read_statement, settle
+from lrp_fx.report.relevance import Relevance
+from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rule import Ruleset, registry
+from lrp_fx.runtime.compiler import CompiledProgram, Compiler, Options, Statistics
+from lrp_fx.runtime.run import run_together
+from lrp_fx.structure.sites import Site, find_sites
+from lrp_fx.targets import Custom, Target, as_target
+from lrp_fx.transpose.signature import GraphSignature
+
+_COMPILING = threading.RLock()
+CONSERVE = ("total", "site", "off")
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: dict[str, Any] | None = None,
+    *,
+    rules: str | Ruleset = "pa-lrp",
+    conserve: str = "total",
+    strict: bool = False,
+    dynamic: bool = True,
+    compile: bool = False,
+    roles: dict[str, str] | None = None,
+    output: str | None = None,
+    keep_output: bool = True,
+    checkpoint: bool = False,
+) -> Explainer:
+    """Compile a model into an explainer.
+
+    model: any `torch.nn.Module` in eval mode. It is not modified.
+    example_inputs: keyword arguments of its forward; given, capture happens now, otherwise on first use.
+    rules: name of a preset (`lrp_fx.rulesets()`) or a `lrp_fx.Ruleset`.
+    conserve: ``"total"`` checks that each example's ledger closes, ``"site"`` balances every site of the graph too and
+        names the worst, ``"off"`` checks nothing.
+    strict: refuse operations that are only approximated (`lrp_fx.UnsupportedOperatorError`).
+    dynamic: symbolic batch and sequence sizes, so that other sizes do not capture again.
+    compile: run the relevance graph through `torch.compile`.
+    roles: forward argument -> ``"content"``, ``"position"``, ``"segment"`` or ``"mask"``, where its name misleads.
+    output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
+    keep_output: return the model's own output with the relevance. Without it (`Relevance.output` is None), what a
+        target does not read is not computed: logits at one position instead of all, the last block for one row.
+    checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
+        transpose needs them: less memory for more time. Not together with ``compile``.
+    """
+    return Explainer(
+        model,
+        example_inputs,
+        rules=rules,
+        conserve=conserve,
+        strict=strict,
+        dynamic=dynamic,
+        compile=compile,
+        roles=roles,
+        output=output,
+        keep_output=keep_output,
+        checkpoint=checkpoint,
+    )
+
+
+class Explainer:
+    """Explains a model: call it like the model, with a ``target``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: dict[str, Any] | None,
+        *,
+        rules: str | Ruleset,
+        conserve: str,
+        strict: bool,
+        dynamic: bool,
+        compile: bool,
+        roles: dict[str, str] | None,
+        output: str | None,
+        keep_output: bool,
+        checkpoint: bool,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
+        if conserve not in CONSERVE:
+            raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
+        if checkpoint and compile:
+            raise InputError(
+                "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
+            )
+        self.model = model
+        self.ruleset = _ruleset(rules)
+        self.conserve = (
+            conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
+        )
+        self.roles = dict(roles or {})
+        takes = inspect.signature(model.forward).parameters
+        strange = [
+            n
+            for n in self.roles
+            if n.split(".")[0] not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        ]
+        if strange:
+            raise InputError(f"roles for {', '.join(strange)}, but forward takes {', '.join(takes)}")
+        unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
+        if unknown:
+            raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
+        self._compiler = Compiler(
+            model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output, checkpoint)
+        )
+        if isinstance(example_inputs, dict):
+            self.trace(**example_inputs)
+        elif example_inputs is not None:
+            self.trace(*(example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)))
+
+    # ------------------------------------------------------------------------------------------------ inspection
+    @property
+    def graph(self) -> torch.fx.GraphModule:
+        """The captured, canonical graph."""
+        return self._entry().program.module
+
+    @property
+    def relevance_graph(self) -> torch.fx.GraphModule:
+        """The flat graph that computes output, relevances and ledger (of the last target used)."""
+        if self._compiler.built is None:
+            raise InputError("no relevance graph yet: call the explainer once, or pass example_inputs to convert()")
+        return self._compiler.built.graph.module
+
+    @property
+    def sites(self) -> list[Site]:
+        """What was recognised and where: attention, normalisation, positional encodings, gates, residual sums, input
+        roles.
+        """
+        return find_sites(self._entry().rewritten, self._entry().structure)
+
+    @property
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """Relevance-path nodes by rule, under ``rule``, ``inferred`` and ``unexplained``."""
+        return self._entry().rewritten.coverage()
+
+    @property
+    def rewritten(self) -> Rewritten:
+        """The program with the rule of every node; ``.print_readable()`` shows both."""
+        return self._entry().rewritten
+
+    def _entry(self) -> CompiledProgram:
+        if self._compiler.current is None:
+            raise InputError("nothing captured yet: call the explainer once, or pass example_inputs to convert()")
+        return self._compiler.current
+
+    # ------------------------------------------------------------------------------------------------ running
+    def trace(self, *args: Any, **inputs: Any) -> Explainer:
+        """Capture and transpose for these inputs without explaining them."""
+        target = as_target(inputs.pop("target", None))
+        with _COMPILING:
+            self._compiler.compiled(self._bind(args, inputs), target)
+        return self
+
+    @overload
+    def __call__(self, *args: Any, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
+    @overload
+    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance: ...
+    def __call__(
+        self, *args: Any, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
+    ) -> Relevance | list[Relevance]:
+        """Explain ``model(*args, **inputs)``.
+
+        target: None (the predicted class or next token), a class index, a target from `lrp_fx.targets`, or a function
+            of the output that returns one number per example.
+        targets: several of them, for a list of results. Targets of one kind share one forward pass and one batched
+            transpose.
+
+        Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
+        """
+        if targets is not None:
+            if target is not None:
+                raise InputError("give target= or targets=, not both")
+            if not isinstance(targets, (list, tuple)):
+                raise TargetError(f"targets= takes a list of targets, got {targets!r}")
+            return self._explained(args, inputs, [as_target(t) for t in targets])
+        return self._explained(args, inputs, [as_target(target)])[0]
+
+    def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
+        """One result for each target; those with the same graph run together."""
+        with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
+            call = self._bind(args, inputs)
+            bound, found = call.bound, self._compiler.entry(call)
+            shape = found.sizes().output_shape({i.name: bound[i.name].shape for i in found.program.inputs})
+            device = bound[found.program.inputs[0].name].device
+            # refuses what the output does not have, before anything is compiled
+            arguments = [
+                list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals
+            ]
+            compiled = [self._compiler.compiled(call, goal) for goal in goals]
+            self.statistics.runs += 1
+        results: dict[int, Relevance] = {}
+        for graph in dict.fromkeys(id(built) for _, built in compiled):
+            numbers = [n for n, (_, built) in enumerate(compiled) if id(built) == graph]
+            entry, built = compiled[numbers[0]]
+            tensors = [bound[i.name] for i in entry.program.inputs]
+            try:
+                with torch.no_grad():
+                    flats = run_together(
+                        built.runner if len(numbers) == 1 else built.graph.module,
+                        tensors,
+                        [arguments[n] for n in numbers],
+                    )
+            except (RuntimeError, IndexError):
+                with _COMPILING:  # running the model sets switches of its configuration for a while
+                    run_model(call.model, bound)  # is it the input that the model itself refuses?
+                raise
+            for n, flat in zip(numbers, flats, strict=True):
+                results[n] = self._result(entry, built.graph.signature, flat, bound, goals[n])
+        return [results[n] for n in range(len(goals))]
+
+    @property
+    def statistics(self) -> Statistics:
+        """How often each expensive stage ran."""
+        return self._compiler.statistics
+
+    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
+        bound = bind(self.model, args, inputs)
+        self._compiler.check_model()
+        call = as_call(self.model, bound, self.roles)
+        check_inputs(call.bound, call.roles)
+        return call
+
+    def _result(
+        self,
+        entry: CompiledProgram,
+        signature: GraphSignature,
+        flat: tuple[Any, ...],
+        bound: dict[str, Any],
+        target: Target,
+    ) -> Relevance:
+        score = flat[signature.outputs]
+        batched = entry.program.batch_input
+        batch = bound[batched[0].name].shape[0] if batched is not None else 1
+        if score.shape != (batch,):
+            raise InputError(
+                f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs "
+                "and of the output must be the batch"
+            )
+        statement = read_statement(signature, flat, bound)
+        return settle(
+            statement,
+            conserve=self.conserve,
+            score=score,
+            output=entry.program.outputs.rebuild(flat[: signature.outputs]) if signature.outputs else None,
+            inputs={n: v for n, v in bound.items() if isinstance(v, Tensor)},
+            target=repr(target),
+            ruleset=self.ruleset.name,
+        )
+
+    # ------------------------------------------------------------------------------------------------ saving
+    def save(self, path: str | Path, *, targets: Sequence[Any] | None = None, weights: bool = True) -> None:
+        """Write the relevance graph of the program used last to one file, for `lrp_fx.load`.
+
+        targets: what the file can explain (as in a call; classes and positions stay free), by default the targets used
+            so far.
+        weights: False leaves the model's weights out; loading then takes the model's safetensors file.
+
+        Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
+        """
+        with _COMPILING:  # nobody else draws or captures meanwhile
+            last = self._entry()
+            built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
+            used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
+            goals = [as_target(t) for t in targets] if targets is not None else used
+            if not goals or any(isinstance(g, Custom) for g in goals):
+                raise TargetError(
+                    "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
+                )
+            entries = self._compiler.variants(last)
+            general = entries[-1]
+            variants = [
+                Variant(
+                    e.assumed,
+                    {
+                        g.signature: (d.graph.module, d.graph.signature)
+                        for g in goals
+                        for d in [self._compiler.build(e, g)]
+                    },
+                )
+                for e in entries
+            ]
+            made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
+            sites = find_sites(general.rewritten, general.structure)
+            ones = [set(names) for e in entries for names, right in e.ones.items() if right]
+            about = Description(
+                self.ruleset.name,
+                self.conserve,
+                sites,
+                general.rewritten.coverage(),
+                general.program.method,
+                made_with,
+                general.sizes(),
+                ones,
+                general.plain,
+            )
+            write(path, general.program, variants, about, model=self.model, weights=weights, held=general.inputs)
+
+
+def aggregations() -> dict[str, str]:
+    """Names of the ways to sum position relevance per token, and what each does."""
+    return {name: a.law for name, a in registry.aggregations.items()}
+
+
+def rulesets() -> dict[str, str]:
+    """Names of the presets and what each is."""
+    return {name: r.about for name, r in registry.rulesets.items()}
+
+
+def _ruleset(rules: str | Ruleset) -> Ruleset:
+    if isinstance(rules, Ruleset):
+        unknown = [
+            n
+            for n in [
+                *rules.kinds.values(),
+                *rules.leaves.values(),
+                *(r for s in rules.sites.values() for r in s.values()),
+            ]
+            if n not in registry.rules
+        ]
+        if unknown:
+            raise InputError(
+                f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are "
+                f"{', '.join(sorted(registry.rules))}"
+            )
+        return rules
+    if rules not in registry.rulesets:
+        raise InputError(f"no ruleset {rules!r}; there are {', '.join(registry.rulesets)}")
+    return registry.rulesets[rules]

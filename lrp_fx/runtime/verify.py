@@ -1,0 +1,104 @@
+"""Verify: can the explanation of this model on these inputs be trusted?
+
+requires  a model and inputs it runs on
+ensures   a report that says what was compared with what; nothing is raised for books that do not close
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lrp_fx.capture.ladder import CAPTURE_ULPS, inference_configuration, largest_difference
+from lrp_fx.errors import ConservationError
+from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
+from lrp_fx.rule import Ruleset
+from lrp_fx.runtime.explainer import convert
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    ``forward_difference``: largest difference between the model's floating outputs and those of the relevance graph, in
+    units in the last place of the largest value. ``bitwise``: are all outputs equal to the last bit? ``coverage``:
+    nodes by rule, under ``rule``, ``inferred`` and ``unexplained``. ``ledger_error``, ``cancellation``: the largest of
+    the batch (`Ledger.error`, `Ledger.cancellation`). ``worst_sites``: the sites that balance worst. ``failure``: the
+    conservation error's text, empty if the books close.
+    """
+
+    forward_difference: float
+    bitwise: bool
+    coverage: Mapping[str, Mapping[str, int]]
+    ledger: Ledger
+    ledger_error: float
+    cancellation: float
+    worst_sites: tuple[SiteBalance, ...]
+    failure: str
+
+    @property
+    def ok(self) -> bool:
+        """Does the graph compute the model's output, and do the books close at every site?"""
+        return not self.failure and self.forward_difference <= CAPTURE_ULPS
+
+    def __str__(self) -> str:
+        counts = {how: sum(rules.values()) for how, rules in self.coverage.items()}
+        lines = [
+            f"{'ok' if self.ok else 'FAILED'}",
+            "  forward        "
+            f"{'bitwise equal' if self.bitwise else f'{self.forward_difference:.3g} units in the last place'} "
+            f"(allowed {CAPTURE_ULPS:g})",
+            f"  coverage       {counts['rule']} nodes by a rule that lists them, {counts['inferred']} by inference, "
+            f"{counts['unexplained']} only approximated",
+            f"  ledger error   {self.ledger_error:.2e} relative to the absolute parts of the score",
+            "  cancellation   "
+            f"{self.cancellation:.2f}{' (parts cancel: read pictures with care)' if self.cancellation > CANCELLATION_LIMIT else ''}",
+        ]
+        lines += [f"    approximated: {count} x {rule}" for rule, count in self.coverage["unexplained"].items()]
+        lines += ["  sites that balance worst", *(f"    {s}" for s in self.worst_sites)] if self.worst_sites else []
+        lines += ["  books", *(f"    {line}" for line in self.failure.splitlines())] if self.failure else []
+        return "\n".join(lines)
+
+
+def verify(
+    model: nn.Module, inputs: Mapping[str, Any], *, rules: str | Ruleset = "pa-lrp", target: Any = None
+) -> Report:
+    """Convert with every site balanced, explain ``inputs`` once, and compare the forward pass with the model's own.
+
+    inputs: keyword arguments of the model's forward. target: as in the explainer's call.
+    Raises what converting and explaining raise (`CaptureError`, `InputError`, `TargetError`), but books that do not
+    close are reported, not raised.
+    """
+    explainer = convert(model, rules=rules, conserve="site")
+    explainer.conserve = "off"  # its graphs balance every site; whether they do is asked below
+    relevance = explainer(**inputs, target=target)
+    with torch.no_grad(), inference_configuration(model):
+        expected = _floats(model(**inputs))
+    got = _floats(relevance.output)
+    same = len(got) == len(expected)
+    try:
+        relevance.ledger.check()
+        failure = ""
+    except ConservationError as error:
+        failure = str(error)
+    return Report(
+        forward_difference=max([largest_difference(g, e) for g, e in zip(got, expected, strict=False)], default=0.0)
+        if same
+        else float("inf"),
+        bitwise=same and all(torch.equal(g, e) for g, e in zip(got, expected, strict=True)),
+        coverage=explainer.coverage,
+        ledger=relevance.ledger,
+        ledger_error=float(relevance.ledger.error.max()),
+        cancellation=float(relevance.ledger.cancellation.max()),
+        worst_sites=tuple(relevance.ledger.worst_sites()),
+        failure=failure,
+    )
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    return [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]

@@ -1,0 +1,1 @@
+"""Structure: what the report names: residual streams, injections of position, sites."""

@@ -1,0 +1,283 @@
+"""Injections: the places where position meets content, whatever way the model does it.
+
+requires  a rewritten program in which position is a carrier
+ensures   one `Injection` for each vector (or matrix of scores) that receives position: sine and cosine of one rotation
+          belong to one injection, queries and keys to two; found by dataflow, in graph order
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from lrp_fx.analysis.provenance import CONTENT, PARAMETER, POSITION
+from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
+from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.sizes import hint, shape_of
+from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.structure.planes import Planes, find_planes
+from lrp_fx.structure.streams import ResidualStream
+from lrp_fx.structure.windows import Windows, find_windows
+
+ABSOLUTE, ROTARY, SCALE, BIAS, DISENTANGLED = "absolute", "rotary", "scale", "bias", "disentangled"
+#: Kinds of operations between a score and its softmax.
+_ON_THE_WAY = frozenset({"move", "sum", "route", "elementwise", "linear"})
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Position meeting content at one place.
+
+    ``kind``: absolute (added to tokens), rotary, scale (of tokens), bias (between pairs), disentangled (rows of a table
+    in a matrix product) or other. ``uses``: the leaves, each with the application it enters. ``planes``: the rotation
+    planes of each use, None where features are not rotated. ``pairs``: for rows of a table, the scores (..., queries,
+    keys) that the product becomes, and the share of their relevance that is the table's. ``windows``: the tokens of
+    each window, where attention runs inside windows.
+    """
+
+    kind: str
+    variant: str
+    layer: int | None
+    uses: tuple[tuple[fx.Node, Application], ...]
+    planes: Planes | None = None
+    pairs: tuple[fx.Node, float] | None = None
+    windows: Windows | None = None
+
+    @property
+    def name(self) -> str:
+        return self.uses[0][1].node.name
+
+    @property
+    def module(self) -> str:
+        return module_path(self.uses[0][1].node)
+
+    @property
+    def source(self) -> str:
+        return source_line(self.uses[0][1].node)
+
+    @property
+    def rule(self) -> str:
+        return self.uses[0][1].rule.name
+
+
+def find_injections(rewritten: Rewritten, streams: list[ResidualStream], layers: dict[fx.Node, int]) -> list[Injection]:
+    """All injections of a program, in graph order."""
+    positions = {n for n, kind in rewritten.leaves.items() if kind == POSITION}
+    uses = [
+        (leaf, a) for a in rewritten.applications.values() for leaf in dict.fromkeys(a.operands) if leaf in positions
+    ]
+    rotations = _rotations(rewritten, uses)
+    grouped = {id(use) for group in rotations for use in group}
+    result = [_rotation(rewritten, group, layers) for group in rotations]
+    result += [_single(rewritten, use, streams, layers) for use in uses if id(use) not in grouped]
+    order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
+    return sorted(result, key=lambda i: order[i.name])
+
+
+Use = tuple[fx.Node, Application]
+
+
+# ------------------------------------------------------------------------------------------------ rotations
+def _rotations(rewritten: Rewritten, uses: list[Use]) -> list[list[Use]]:
+    """Products with position that are joined in one sum, or that share their content: the terms of one rotation."""
+    products = [u for u in uses if _turns_features(u)]
+    groups: list[list[Use]] = []
+    marks: list[set[fx.Node]] = []
+    for use in products:
+        mark = {_content_of(use), *_sums_after(rewritten, use[1].node)}
+        touching = [i for i, known in enumerate(marks) if known & mark]
+        for i in reversed(touching[1:]):
+            groups[touching[0]] += groups.pop(i)
+            marks[touching[0]] |= marks.pop(i)
+        if touching:
+            groups[touching[0]].append(use)
+            marks[touching[0]] |= mark
+        else:
+            groups.append([use])
+            marks.append(mark)
+    return [g for g in groups if len(g) > 1 or value_of(g[0][0]).is_complex()]
+
+
+def _turns_features(use: Use) -> bool:
+    """Is it an elementwise product in which position differs by feature?"""
+    leaf, application = use
+    value = value_of(leaf)
+    return (
+        application.kind in ("product", "gate")
+        and op_name(application.node) == "aten.mul"
+        and value.dim() > 0
+        and hint(value.shape[-1]) > 1
+    )
+
+
+def _content_of(use: Use) -> fx.Node:
+    """The other factor, behind signs and casts."""
+    leaf, application = use
+    node = next((a for a in application.operands if a is not leaf), leaf)
+    while op_name(node) in ("aten.neg", "aten._to_copy") and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:
+    """Sums that the product is a term of, behind signs, casts and scales."""
+    found: set[fx.Node] = set()
+    stack = [product]
+    while stack:
+        for user in stack.pop().users:
+            application = rewritten.applications.get(user)
+            if op_name(user) in ("aten.add", "aten.sub"):
+                found.add(user)
+            elif op_name(user) in ("aten.neg", "aten._to_copy") or (
+                application is not None and application.kind == "linear" and op_name(user) in ("aten.mul", "aten.div")
+            ):
+                stack.append(user)
+    return found
+
+
+def _rotation(rewritten: Rewritten, group: list[Use], layers: dict[fx.Node, int]) -> Injection:
+    is_complex = value_of(group[0][0]).is_complex()
+    sums = {id(u): _sums_after(rewritten, u[1].node) for u in group}
+    joined = [
+        [u for u in group if s in sums[id(u)]] for s in dict.fromkeys(s for found in sums.values() for s in found)
+    ]
+    terms = [[(u[1].node, _content_of(u)) for u in sum_] for sum_ in joined]
+    planes = None if is_complex else find_planes(rewritten.program, [u[1].node for u in group], terms)
+    variant = "complex" if is_complex else planes.pairing if planes is not None else "planes unknown"
+    return Injection(ROTARY, variant, layers.get(group[0][1].node), tuple(group), planes)
+
+
+# ------------------------------------------------------------------------------------------------ the others
+def _single(rewritten: Rewritten, use: Use, streams: list[ResidualStream], layers: dict[fx.Node, int]) -> Injection:
+    leaf, application = use
+    kind = _kind(rewritten, application)
+    describe = {
+        ABSOLUTE: _absolute_variant,
+        BIAS: _bias_variant,
+        DISENTANGLED: _table_variant,
+        SCALE: lambda *_: "temperature",
+    }
+    variant = describe[kind](rewritten, leaf) if kind in describe else f"in {application.kind}"
+    pairs = _pairs(rewritten, leaf, application) if kind == DISENTANGLED else None
+    windows = find_windows(rewritten, streams, leaf, application) if kind == BIAS else None
+    return Injection(kind, variant, layers.get(application.node), (use,), pairs=pairs, windows=windows)
+
+
+def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tuple[fx.Node, float] | None:
+    """The term of the scores that a product with table rows becomes, picked by distance or shifted into place."""
+    node = application.node
+    while True:
+        users = [u for u in node.users if u in rewritten.applications]
+        follows = rewritten.applications[users[0]] if len(users) == 1 else None
+        moves = follows is not None and (
+            follows.kind in ("move", "route")
+            or (follows.kind == "linear" and op_name(users[0]) in ("aten.mul", "aten.div"))
+        )
+        if not moves:
+            break
+        node = users[0]
+    softmax = softmax_after(rewritten, node)
+    if (
+        follows is None
+        or follows.kind not in ("sum", "softmax")
+        or softmax is None
+        or shape_of(node)[-2:] != shape_of(softmax)[-2:]
+    ):
+        return None  # a term for rows or columns of patches is broadcast: none of its axes counts all keys
+    flat, counts = application.flat(), application.factors
+    return node, sum(n for i, n in counts.items() if flat[i] is leaf) / sum(counts.values())
+
+
+def _kind(rewritten: Rewritten, application: Application) -> str:
+    node = application.node
+    if op_name(node) in MATRIX and application.kind == "product" and not _is_term(application):
+        return DISENTANGLED
+    if application.kind in ("product", "gate") and not _is_term(application):
+        return SCALE
+    if application.kind == "attention" or becomes_scores(rewritten, node):
+        return BIAS
+    return ABSOLUTE if application.kind in ("sum", "residual", "route") else "other"
+
+
+def _is_term(application: Application) -> bool:
+    """Does position enter a fused product-and-sum as the term that is added?"""
+    return op_name(application.node) in ("aten.baddbmm", "aten.addmm", "aten.addcmul") and 0 in application.carriers
+
+
+def becomes_scores(rewritten: Rewritten, node: fx.Node) -> bool:
+    """Does the value go into a softmax as it is, but for moves, masks, scales and further terms?"""
+    return softmax_after(rewritten, node) is not None
+
+
+def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
+    """The softmax whose scores a value becomes."""
+    stack, seen = [node], {node}
+    while stack:
+        for user in stack.pop().users:
+            application = rewritten.applications.get(user)
+            if user in seen or application is None:
+                continue
+            seen.add(user)
+            if application.kind == "softmax":
+                return user
+            if (
+                application.kind in _ON_THE_WAY
+                and op_name(user) not in MATRIX
+                and CONTENT in rewritten.facts.sources[user]
+            ):
+                stack.append(user)
+    return None
+
+
+def _absolute_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
+    """Sinusoidal where sines are computed, or where every row of the table is as long as a row of sines and
+    cosines is.
+    """
+    above = ancestors([leaf])
+    if any(op_name(n) in ("aten.sin", "aten.cos") for n in above):
+        return "sinusoidal"
+    tables = [
+        t
+        for n in above
+        if n.op == "get_attr"
+        and (t := getattr(rewritten.program.module, str(n.target))).is_floating_point()
+        and t.dim() > 1
+    ]
+    return "sinusoidal" if tables and all(_is_sinusoidal(t) for t in tables) else "learned"
+
+
+def _is_sinusoidal(table: torch.Tensor) -> bool:
+    """``sin^2 + cos^2 = 1`` for each frequency: every row but those of padding has the squared length D/2."""
+    lengths = table.detach().double().square().sum(-1).flatten()
+    lengths = lengths[lengths > 0]
+    return bool(lengths.numel()) and bool(((lengths / (table.shape[-1] / 2) - 1).abs() < 0.02).all())
+
+
+def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
+    """A learned table picked by distance, a small network over distances, or fixed numbers."""
+    above = [n for n in ancestors([leaf]) if is_float(n)]
+    learned = {
+        n
+        for n in above
+        if (n.op == "get_attr" and rewritten.facts.sources.get(n) == frozenset({PARAMETER}))
+        or n.meta.get("origin") == PARAMETER
+    }
+    if not learned:
+        return "fixed"
+    in_matrix = any(op_name(n) in MATRIX and any(a in learned for a in n.all_input_nodes) for n in above)
+    nonlinear = any(op_name(n) in ("aten.relu", "aten.gelu", "aten.silu", "aten.tanh", "aten.sigmoid") for n in above)
+    return "network" if in_matrix and nonlinear else "learned table"
+
+
+def _table_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
+    above = ancestors([leaf])
+    buffers = [n for n in above if n.op == "get_attr" and is_float(n) and n.meta.get("origin") != PARAMETER]
+    fixed = [t for n in buffers if (t := getattr(rewritten.program.module, str(n.target))).dim() > 1]
+    return (
+        "sinusoidal table"
+        if any(op_name(n) in ("aten.sin", "aten.cos") for n in above) or any(map(_is_sinusoidal, fixed))
+        else "learned table"
+    )

@@ -1,0 +1,101 @@
+"""Windows: which token of the stream each slot of a window holds, where attention runs inside windows.
+
+Found by sending the numbers of the stream's tokens down to the keys of a score: moves are carried out, maps of features
+and normalisations leave a token where it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.ir.graph import ancestors, op_name, value_of
+from lrp_fx.ir.layout import batch_axis, token_axes
+from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.sizes import hint, shape_of
+from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.structure.planes import ROUTES, carry_out
+from lrp_fx.structure.streams import ResidualStream
+
+_MOVES = ROUTES | {"aten.constant_pad_nd", "aten.pad", "getitem", "_operator.getitem"}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """``tokens[w][n]``: number of the token in slot n of window w, -1 for padding; ``count``: tokens of the stream."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    count: int
+
+
+def find_windows(
+    rewritten: Rewritten, streams: list[ResidualStream], leaf: fx.Node, application: Application
+) -> Windows | None:
+    """The windows of the scores that a bias is added to; None where attention runs over the whole stream."""
+    axis = batch_axis(rewritten.facts.layout.get(application.node))
+    product = _product(rewritten, leaf, application)
+    if (
+        axis is None
+        or axis.axis != 0
+        or axis.inner is not None
+        or product is None
+        or not isinstance(product.args[1], fx.Node)
+    ):
+        return None
+    known: dict[fx.Node, Any] = {}
+    counts: dict[fx.Node, int] = {}
+    for node in (n for s in streams for n in (*s.sums, *s.depths)):
+        known[node], counts[node] = _numbers(rewritten, node)
+    batch = hint(rewritten.facts.batch)
+    try:
+        slots = _follow(rewritten, product.args[1], known)
+        tokens = slots.reshape(batch, -1, *slots.shape[1:]).flatten(2, -2)[0, :, 0]
+    except (RuntimeError, TypeError, IndexError, AttributeError):
+        return None
+    behind = set(ancestors([product]))
+    count = max((c for n, c in counts.items() if n in behind), default=0, key=lambda c: c == int(tokens.max()))
+    return (
+        Windows(tuple(tuple(int(t) - 1 for t in row) for row in tokens.round().tolist()), count)
+        if len(tokens) > 1 and count
+        else None
+    )
+
+
+def _product(rewritten: Rewritten, leaf: fx.Node, application: Application) -> fx.Node | None:
+    """The product of queries and keys behind the scores."""
+    node: fx.Node | None = next((o for o in application.operands if o is not leaf), None)
+    while node is not None and op_name(node) not in MATRIX:
+        node = rewritten.flow.coefficient_of(node)
+    return node
+
+
+def _numbers(rewritten: Rewritten, node: fx.Node) -> tuple[Tensor, int]:
+    """The stream's value with the number of its token (from 1) everywhere, and how many tokens there are."""
+    shape, axes = shape_of(node), token_axes(rewritten.facts.layout.get(node))
+    sizes = [shape[a] if a in axes else 1 for a in range(len(shape))]
+    count = int(torch.Size(sizes).numel())
+    return torch.arange(1, count + 1, dtype=torch.float64).reshape(sizes).expand(shape), count
+
+
+def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    """Where the numbers are at ``node``: moves carried out, everything else leaves tokens in place."""
+    if node in known:
+        return known[node]
+    name = op_name(node)
+    if name in _MOVES or "getitem" in str(node.target):
+        known[node] = carry_out(rewritten.program, node, known, lambda n: _follow(rewritten, n, known))
+        return known[node]
+    operands = rewritten.flow.operands(node)
+    if not operands:
+        raise RuntimeError("no stream above")
+    before = _follow(rewritten, operands[0], known)
+    shape = shape_of(node)
+    if name in MATRIX:
+        before = before[..., :1].expand(*before.shape[:-1], shape[-1]) if before.dim() == len(shape) else before
+    if not isinstance(before, Tensor) or tuple(before.shape) != shape or not isinstance(value_of(node), Tensor):
+        raise RuntimeError("tokens are mixed on the way")
+    known[node] = before
+    return before

@@ -1,0 +1,1 @@
+"""Transpose: the rewritten program run backwards."""

@@ -1,0 +1,72 @@
+"""Alignment: where batch and tokens are in a value that is broadcast against another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
+from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.sizes import hint, same_size
+from lrp_fx.rewrite.application import Application
+
+
+def aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
+    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return None
+    own = y_axis.axis - (y.dim() - x.dim())
+    if own < 0:
+        return y_axis.axis, y.dim(), False
+    if same_size(x.shape[own], y.shape[y_axis.axis]):
+        return own, x.dim(), True
+    return (own, x.dim(), False) if x.shape[own] == 1 else None
+
+
+def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, result: Layout | None) -> list[int]:
+    """Axes of a position leaf that run over tokens: those of its own layout, else of the value it is broadcast
+    against.
+    """
+    if application.kind == "attention":  # a bias on the scores: queries by keys
+        rank = value_of(leaf).dim()
+        return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
+    if op_name(application.node) in (
+        "aten.matmul",
+        "aten.bmm",
+        "aten.mm",
+    ):  # rows of a table stand for distances; a matrix for each token does not
+        return [axis for axis in _aligned_tokens(leaf, application, result) if axis < value_of(leaf).dim() - 2]
+    return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
+
+
+def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
+    name = op_name(application.node)
+    if (
+        layout is None
+        or not isinstance(value_of(leaf), Tensor)
+        or (name in MATRIX and name not in ("aten.matmul", "aten.bmm"))
+    ):
+        return []
+    shift = len(layout) - max(value_of(leaf).dim(), 0)
+    shape = value_of(leaf).shape
+    return [
+        axis - shift for axis in token_axes(layout) if 0 <= axis - shift < len(shape) and hint(shape[axis - shift]) > 1
+    ]
+
+
+def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
+    """The size of a leaf's axis as what it is broadcast against counts it.
+
+    A table cut to length may say its size in a roundabout way (``64 - max(0, 64 - T)`` rows); the scores it is added to
+    have ``T`` keys.
+    """
+    size, from_right = value_of(leaf).shape[axis], value_of(leaf).dim() - axis
+    if isinstance(size, int) or size.node.expr.is_Symbol or op_name(application.node) in MATRIX:
+        return size
+    values = [value_of(n) for n in (application.node, *application.operands)]
+    against = [v.shape[-from_right] for v in values if isinstance(v, Tensor) and v.dim() >= from_right]
+    return next(
+        (s for s in against if not isinstance(s, int) and s.node.expr.is_Symbol and hint(s) == hint(size)), size
+    )

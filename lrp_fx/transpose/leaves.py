@@ -1,0 +1,234 @@
+"""Leaves: how the relevance that ends at a value is read, summed and laid out.
+
+The books of leaves, while a relevance graph is drawn: what arrived at each, and how it is read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lrp_fx.analysis.provenance import CONTENT, POSITION
+from lrp_fx.errors import LrpError
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.layout import BatchAxis
+from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.rewrite.application import Application
+from lrp_fx.rule import Call, Rule, identity, where_positive
+from lrp_fx.structure.injections import softmax_after
+from lrp_fx.structure.structure import Structure
+from lrp_fx.transpose.alignment import counted_size, token_axes_of
+from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.signature import Leaf
+from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one leaf is read.
+
+    ``axis``: where its batch is, None if it has none. ``by_token``: sum features away (index inputs). ``rows``: put the
+    batch first, keeping what was merged with it as an axis of its own. ``rule``: a leaf rule, or None for ``x c``.
+    ``finite``: is the value known to be finite?
+    """
+
+    axis: BatchAxis | None
+    by_token: bool = False
+    rows: bool = False
+    rule: Rule | None = None
+    audit: bool = False
+    finite: bool = False
+
+
+def reader(reading: Reading) -> Callable[..., list[Any]]:
+    """The function to trace: ``(x, c, batch[, weights]) -> [relevance, total, magnitude per example (, sink)(, site
+    totals)]``.
+    """
+
+    def read(x: Tensor, c: Tensor, batch: Any, weights: Tensor | None = None) -> list[Any]:
+        R, sunk = _relevance(reading, x, c, weights)
+        total = per_example(R, reading.axis, batch)
+        magnitude = per_example(R.abs(), reading.axis, batch)
+        kept = (
+            batch_first(R, reading.axis, batch)
+            if reading.rows
+            else _unmerged(R.sum(-1) if reading.by_token and R.dim() > 2 else R, reading.axis, batch)
+        )
+        results = [kept, total, magnitude]
+        if sunk is not None:
+            results.append(per_example(sunk, reading.axis, batch))
+        if reading.audit:
+            booked = sum_by_rows(sunk) if sunk is not None else torch.zeros((), dtype=torch.float64, device=R.device)
+            results += [sum_by_rows(R), booked, sum_by_rows(R.abs())]
+        return results
+
+    # The tracer counts arguments: a leaf without a rule of its own is read without weights.
+    return read if reading.rule is not None else lambda x, c, batch: read(x, c, batch)
+
+
+def _relevance(reading: Reading, x: Tensor, c: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Relevance of a leaf and what its rule does not hand to it."""
+    if reading.rule is None:
+        return relevance_of(x, c, safe=not reading.finite, last=True), None
+    x = x.expand_as(c)
+    substitute = reading.rule.surrogate(
+        Call(identity, (x, None if weights is None else weights.reshape(c.shape).to(c.dtype)))
+    )
+    # Where nothing arrives the value may be minus infinity: a masked pair.
+    finite, replaced = where_positive(c.abs(), x), where_positive(c.abs(), substitute)
+    return relevance_of(substitute, c, safe=True), relevance_of(finite - replaced, c, safe=True)
+
+
+def batch_first(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
+    """``R`` with the batch as its first axis; what was merged with it (heads, windows) becomes the axis after."""
+    if axis is None:
+        return R.unsqueeze(0)
+    if not axis.is_merged:
+        return R.movedim(axis.axis, 0)
+    split = axis.split(R, batch).movedim(axis.axis + 1, 0)  # (batch, before..., outer, inner, after...)
+    return split.flatten(axis.axis + 1, axis.axis + 2)
+
+
+def axes_batch_first(axes: tuple[int, ...], axis: BatchAxis | None) -> tuple[int, ...]:
+    """Where axes of a value are after `batch_first`."""
+    if axis is None:
+        return tuple(a + 1 for a in axes)
+    kept = [a for a in axes if a != axis.axis]
+    return tuple(a + 1 if a < axis.axis or axis.is_merged else a for a in kept)
+
+
+def _unmerged(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
+    """Summed over windows or heads that were merged with the batch; the batch first where tokens stood before it."""
+    if axis is None or axis.axis >= R.dim():
+        return R
+    return axis.split(R, batch).sum([axis.axis, axis.axis + 2]) if axis.is_merged else R.movedim(axis.axis, 0)
+
+
+#: Rows of a table, moved about (a cast to a narrower type may overflow).
+_KEPT_FINITE = (MOVES - {"aten._to_copy"}) | {"aten.embedding", "aten.index_select"}
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A coefficient that reached a leaf from one application; ``axis``: where the batch is in it."""
+
+    c: fx.Node
+    application: Application
+    axis: BatchAxis | None
+
+
+@dataclass(frozen=True)
+class LeafReading:
+    """A leaf as it is read: ``values`` are [relevance, total, magnitude], then the leaf rule's sink, then site
+    totals.
+    """
+
+    leaf: Leaf
+    at: fx.Node
+    rule: Rule | None
+    values: list[Any]
+
+
+class LeafBooks:
+    """Collects what arrives at leaves and draws how it is read; a position leaf counts once for each use."""
+
+    def __init__(self, builder: RelevanceBuilder, structure: Structure, audit: bool) -> None:
+        self.builder, self.structure, self.audit = builder, structure, audit
+        self.arrivals: dict[fx.Node, list[Arrival]] = defaultdict(list)
+
+    def note(self, leaf: fx.Node, arrival: Arrival) -> None:
+        if leaf in self.builder.rewritten.leaves:
+            self.arrivals[leaf].append(arrival)
+
+    def rule_of(self, node: fx.Node, application: Application) -> Rule | None:
+        """The rule that reads a position leaf's relevance at one use; None where it is simply ``x c``."""
+        rewritten = self.builder.rewritten
+        if not rewritten.leaf_rules or rewritten.leaves.get(node) != POSITION:
+            return None
+        injection = self.structure.injection_of(node, application)
+        return rewritten.leaf_rules.get(injection.kind) if injection is not None else None
+
+    def read(self, node: fx.Node, kind: str, arrival: Arrival) -> LeafReading:
+        """Draw the reading of one leaf (of one use, for position)."""
+        builder, application = self.builder, arrival.application
+        names = tuple(sorted(builder.facts.inputs[node])) if kind == CONTENT else ()
+        by_token = kind == CONTENT and any(i.is_index for i in builder.program.inputs if i.name in names)
+        rule = self.rule_of(node, application)
+        nodes = [builder.env[node], arrival.c, builder.batch]
+        if rule is not None:
+            nodes.append(self._attention_weights(application, rule))
+        reading = Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit, _is_finite(node))
+        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0))
+        tokens, owners = self._token_axes(node, kind, arrival, rule)
+        where, user = (
+            module_path(application.node) or module_path(node),
+            application.node.name if kind == POSITION else None,
+        )
+        leaf = Leaf(node.name, kind, names, where, source_line(application.node), tokens, owners, user)
+        return LeafReading(leaf, application.node if kind == POSITION else node, rule, values)
+
+    def _token_axes(
+        self, node: fx.Node, kind: str, arrival: Arrival, rule: Rule | None
+    ) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """Axes of the leaf's relevance that run over tokens, and the input whose tokens each counts."""
+        builder, application, rank = self.builder, arrival.application, value_of(arrival.c).dim()
+        if rule is not None:  # expanded to the scores: queries by keys
+            axes, sizes = [rank - 2, rank - 1], value_of(arrival.c).shape[-2:]
+        else:
+            own = token_axes_of(
+                node, application, builder.facts.layout.get(node), builder.facts.layout.get(application.node)
+            )
+            sizes = [counted_size(node, application, a) for a in own]
+            axes = [a + rank - value_of(node).dim() for a in own]  # growing over the batch put axes in front
+        pairs = [(a, builder.owner(s)) for a, s in zip(axes, sizes, strict=True)]
+        if kind != POSITION:
+            return tuple(a for a, _ in pairs), tuple(o for _, o in pairs)
+        kept = [
+            (a, o) for a, o in pairs if arrival.axis is None or a != arrival.axis.axis
+        ]  # windows merged with the batch are no tokens
+        return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), tuple(o for _, o in kept)
+
+    def _attention_weights(self, application: Application, rule: Rule) -> fx.Node:
+        """The attention weights that a score bias leads to: the softmax's own, or those of a fused kernel written
+        out.
+        """
+        softmax = softmax_after(self.builder.rewritten, application.node)
+        if softmax is not None:
+            return self.builder.env[softmax]
+        written = application.rule.weights
+        if written is None:
+            raise LrpError(
+                f"{rule.name} needs the attention weights at {application.label()}, and its rule does not say how to "
+                "write them out"
+            )
+        flat = application.flat()
+        positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+        call = Call(application.op, application.args, application.kwargs)
+
+        def run(*values: Any) -> list[Any]:
+            return [
+                written(
+                    call.with_flat([values[positions.index(i)] if i in positions else a for i, a in enumerate(flat)])
+                )
+            ]
+
+        (node,) = self.builder.add(
+            run, [self.builder.env[flat[i]] for i in positions], (application.node.name, "weights", 0)
+        )
+        return node  # type: ignore[no-any-return]
+
+
+def _is_finite(node: fx.Node) -> bool:
+    """Are these rows of a parameter, moved about? Parameters are checked to be finite; masks in constants are not."""
+    while op_name(node) in _KEPT_FINITE and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    owner = node.graph.owning_module
+    return (
+        node.op == "get_attr" and owner is not None and isinstance(getattr(owner, str(node.target), None), nn.Parameter)
+    )

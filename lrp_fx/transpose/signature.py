@@ -1,0 +1,110 @@
+"""The signature: what the outputs of a relevance graph are, in order, and where each of them comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from lrp_fx.structure.windows import Windows
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used.
+
+    ``user``: for position, the node it meets content in. ``owners``: for each token axis, the index input whose tokens
+    it counts (None if it counts something else).
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    module: str
+    source: str
+    token_axes: tuple[int, ...]
+    owners: tuple[str | None, ...]
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """A balanced site, as the ledger names it."""
+
+    name: str
+    rule: str
+    module: str
+    source: str
+
+
+@dataclass(frozen=True)
+class PairsInfo:
+    """Scores that are an injection's own, read pair by pair: the node, and the inputs whose tokens query and key axes
+    count.
+    """
+
+    name: str
+    owners: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class InjectionInfo:
+    """One injection of position (`lrp_fx.structure.injections`); ``uses``: (leaf, user) names of its leaves.
+
+    ``planes``: for each use the plane of every feature, None where nothing is rotated; ``count``: number of planes.
+    ``pairs``: where its relevance is read pair by pair as well, None elsewhere. ``windows``: the tokens of each window.
+    """
+
+    kind: str
+    variant: str
+    layer: int | None
+    module: str
+    source: str
+    rule: str
+    uses: tuple[tuple[str, str], ...]
+    planes: tuple[tuple[int, ...] | None, ...]
+    count: int
+    pairs: PairsInfo | None = None
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True)
+class DepthInfo:
+    """One depth of a residual stream, and which leaves, sinks and passing sums (by number) lie above it."""
+
+    stream: int
+    name: str
+    module: str
+    owner: str | None
+    leaves: tuple[int, ...]
+    sinks: tuple[int, ...]
+    passing: tuple[int, ...]
+
+
+@dataclass
+class GraphSignature:
+    """What the outputs of a relevance graph are, in order; ``dtype``: that of the explained output."""
+
+    outputs: int = 0
+    dtype: torch.dtype = torch.float32
+    leaves: list[Leaf] = field(default_factory=list)
+    sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
+    depths: list[DepthInfo] = field(default_factory=list)
+    passing: int = 0
+    pairs: list[str] = field(default_factory=list)
+    sites: list[SiteInfo] = field(default_factory=list)
+    arguments: tuple[str, ...] = ()
+    injections: list[InjectionInfo] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RelevanceGraph:
+    """A flat graph.
+
+    ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances (three each), sink totals, stream
+    relevances, passing sums, pairwise relevances, site table)``.
+    """
+
+    module: fx.GraphModule
+    signature: GraphSignature
