@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import fx
+
 #: Maps by weights: how many axes of the result follow the one that the bias runs along.
 WEIGHTED = {"aten.linear": 0, "aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
 MOVES = frozenset(
@@ -19,3 +23,23 @@ MATRIX = frozenset(
     "aten.linear aten.addmm aten.conv1d aten.conv2d aten.conv3d aten.convolution aten.matmul aten.mm aten.bmm "
     "aten.baddbmm".split()
 )
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """An argument of a call by the name that the operation's schema gives it, however it was written.
+
+    Positional, by keyword, or left to its default; ``default`` where the operation has no argument of that name.
+    """
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for place, declared in enumerate(declared_arguments(node.target)):
+        if declared.name == name:
+            given = place < len(node.args)
+            return node.args[place] if given else declared.default_value if declared.has_default_value() else default
+    return default
+
+
+def declared_arguments(target: Any) -> list[Any]:
+    """The arguments of an operation as its schema declares them; none for what has no schema."""
+    schema = getattr(target, "_schema", None)
+    return list(schema.arguments) if schema is not None else []
