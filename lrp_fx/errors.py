@@ -37,7 +37,9 @@ class TargetError(LrpError):
 
 
 class TransposeError(LrpError):
-    """A rule, a target or a reading could not be transposed for these (perhaps symbolic) sizes: torch refused to trace it."""
+    """A rule, a target or a reading could not be transposed for these (perhaps symbolic) sizes: torch refused to
+    trace it.
+    """
 
 
 class UntracedTargetError(TransposeError, TargetError):

@@ -41,7 +41,8 @@ class Pass(Generic[S]):
     ``name``      unique in a list of passes.
     ``purpose``   one line.
     ``apply``     state -> new state. With ``in_place`` it may edit the graph of a state that the caller gives up.
-    ``copy``      how a state is copied, where ``apply`` works in place: called by itself, a pass leaves its argument alone.
+    ``copy``      how a state is copied, where ``apply`` works in place: called by itself, a pass leaves its argument
+                    alone.
     ``keeps``     what stays of the numbers.
     ``optional``  may it be left out (an optimisation)?
     ``when``      is there anything to do for this state?
@@ -192,7 +193,9 @@ def raise_fault(error: Exception, name: str) -> None:
 
 
 def report_fault(error: Exception, name: str) -> None:
-    """A fault of our own where there is another way on: raised in tests, a warning that names pass and node for users."""
+    """A fault of our own where there is another way on: raised in tests, a warning that names pass and node for
+    users.
+    """
     if not is_own_fault(error):
         return
     if _Checks.faults:

@@ -15,9 +15,9 @@ from lrp_fx.errors import LrpError
 class RelevanceProgram:
     """A flat graph: inputs and target arguments -> the model's own outputs, the score, relevances and books.
 
-    ``root``: holds the tensors that the graph reads. ``mode``: the fake mode of its abstract values. ``own_outputs``: how
-    many of its first outputs are the model's own. ``whole``: does it return these at all? ``recompute``: are forward
-    values to be computed again instead of kept?
+    ``root``: holds the tensors that the graph reads. ``mode``: the fake mode of its abstract values. ``own_outputs``:
+    how many of its first outputs are the model's own. ``whole``: does it return these at all? ``recompute``: are
+    forward values to be computed again instead of kept?
     """
 
     graph: fx.Graph

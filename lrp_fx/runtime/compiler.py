@@ -103,9 +103,8 @@ class CompiledProgram:
         ):
             return False
         ones = self.sizes().ones(shapes)
-        if (
-            ones and ones not in self.ones
-        ):  # tracing takes for granted that no size is 1, whatever the model does with such
+        # tracing takes for granted that no size is 1, whatever the model does with such
+        if ones and ones not in self.ones:
             self.ones[ones] = (
                 accepts(call.model, call.bound)
                 and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
@@ -152,9 +151,8 @@ class Compiler:
         versions = (identity, tuple(t._version for t in changing))
         check_mode(self.model)
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
-        if self._identity is not None and (
-            identity != self._identity or replaced
-        ):  # or converted or moved: the graphs hold the old ones
+        # or converted or moved: the graphs hold the old ones
+        if self._identity is not None and (identity != self._identity or replaced):
             self._forget_all()
         self._identity = identity
         if versions != self._checked:
@@ -294,7 +292,9 @@ class Compiler:
         plain: dict[str, str],
         held: dict[str, Tensor] | None,
     ) -> CompiledProgram:
-        """The program of a state with its rules and its structure; ``history``: what was done to it since it was captured."""
+        """The program of a state with its rules and its structure; ``history``: what was done to it since it was
+        captured.
+        """
         after = ANALYSED[[p.name for p in ANALYSED].index("drop_masks") + 1 :]
         state, steps = run(state, after, without=self.options.without)
         assert state.program is not None and state.rewritten is not None and state.structure is not None

@@ -41,8 +41,8 @@ from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 class Options:
     """What `lrp_fx.convert` was asked for.
 
-    ``audits``: do graphs balance every site? ``whole``: do they return the model's output? ``checkpoint``: do they compute
-    the insides of blocks twice? ``without``: passes that are left out.
+    ``audits``: do graphs balance every site? ``whole``: do they return the model's output? ``checkpoint``: do they
+    compute the insides of blocks twice? ``without``: passes that are left out.
     """
 
     ruleset: Ruleset
@@ -60,8 +60,9 @@ class Options:
 class State:
     """A compilation under way; every pass fills in, or replaces, a part.
 
-    ``methods``: ways to capture that may be tried. ``constants``: mask inputs that hold one number everywhere, None where
-    nothing is to be assumed of masks; ``assumed``: what was. ``traces``: transposed rules of earlier graphs, added to.
+    ``methods``: ways to capture that may be tried. ``constants``: mask inputs that hold one number everywhere, None
+    where nothing is to be assumed of masks; ``assumed``: what was. ``traces``: transposed rules of earlier graphs,
+    added to.
     """
 
     options: Options
@@ -81,7 +82,9 @@ class State:
     runner: Callable[..., Any] | None = None
 
     def print_readable(self) -> str:
-        """What there is at this point, as text: the relevance graph, else the program with its rules, else the program."""
+        """What there is at this point, as text: the relevance graph, else the program with its rules, else the
+        program.
+        """
         if self.relevance is not None:
             return str(self.relevance.module().print_readable(print_output=False))
         return _found(self.program).print_readable() if self.rewritten is None else self.rewritten.print_readable()

@@ -79,7 +79,9 @@ class RelevanceBuilder:
             self.batch.meta["val"] = value_of(batched[1]).shape[0]
 
     def _copy(self, node: fx.Node) -> fx.Node:
-        """The operation itself; a composite kernel as the kernels it calls, so that its transpose can share their results."""
+        """The operation itself; a composite kernel as the kernels it calls, so that its transpose can share their
+        results.
+        """
         if op_name(node) not in _COMPOSITE:
             return self.graph.node_copy(node, lambda n: self.env[n])
         module, operands = decomposed(node, self.mode, self.traces)

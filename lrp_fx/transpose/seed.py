@@ -24,7 +24,8 @@ from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 @dataclass(frozen=True)
 class Seed:
-    """``score``: (B,); ``coefficient``: that of the output; ``remainder``: what the target is not linear in; ``total``: all
+    """``score``: (B,); ``coefficient``: that of the output; ``remainder``: what the target is not linear in; ``total``:
+    all
     that is handed to the output."""
 
     score: fx.Node
