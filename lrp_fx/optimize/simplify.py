@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.operators import has, names
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
-#: Cuts that are none where the result is as long as the source.
-_CUTS = frozenset(("aten.slice", "aten.slice_backward"))
+#: What may change nothing: cuts as long as the source, other shapes that are the same.
+_MAY_CHANGE_NOTHING = names("slice slice_backward view _unsafe_view reshape expand")
 _PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
@@ -33,11 +34,7 @@ def simplify(graph: fx.Graph) -> None:
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
-        elif (
-            name in ("aten.detach", "aten.alias")
-            or _is_mere_copy(node)
-            or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node))
-        ):
+        elif (has(node, Fact.IDENTITY) and not has(node, Fact.COPY)) or _is_mere_copy(node) or _is_no_op(node):
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
@@ -108,17 +105,12 @@ def _is_mere_copy(node: fx.Node) -> bool:
     """A copy that nobody asks for its strides: nothing is written to in this graph, and ``reshape`` copies by itself
     where it must.
     """
-    return op_name(node) in ("aten.clone", "aten.contiguous") and not sets_strides(node)
+    return has(node, Fact.COPY) and not sets_strides(node)
 
 
 def _is_no_op(node: fx.Node) -> bool:
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or op_name(node) not in _CUTS | {
-        "aten.view",
-        "aten._unsafe_view",
-        "aten.reshape",
-        "aten.expand",
-    }:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or op_name(node) not in _MAY_CHANGE_NOTHING:
         return False
     before, after = value_of(source), value_of(node)
     return (

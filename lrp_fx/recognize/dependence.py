@@ -14,13 +14,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import REDUCTIONS
+from lrp_fx.ir.operators import argument, axis_of, has
 from lrp_fx.ir.sizes import shape_of
 from lrp_fx.recognize.meaning import Meaning
 
@@ -28,10 +28,8 @@ from lrp_fx.recognize.meaning import Meaning
 Served = Callable[[fx.Node], tuple[str, Sequence[fx.Node]] | None]
 _LINEAR = frozenset("move linear sum residual route normalise product homogeneous".split())
 _MIXTURES = frozenset("softmax attention".split())
-#: Elementwise functions of a degree: the identity rule is Euler's theorem for them.
-_HOMOGENEOUS = frozenset(
-    "aten.relu aten.leaky_relu aten.abs aten.square aten.sqrt aten.rsqrt aten.reciprocal aten.pow".split()
-)
+#: What takes a part along an axis, and the arguments that say which.
+_CUTS = {"aten.slice": ("start", "end", "step"), "aten.select": ("index",)}
 
 
 def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: fx.Node, meaning: Meaning) -> Meaning:
@@ -93,21 +91,18 @@ def _parts(common: fx.Node, path: list[tuple[fx.Node, str]]) -> list[tuple[int, 
 
 def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
     """The part of a value that a slice, a selection or one result of a split takes."""
-    name = op_name(node)
     if node.target is operator.getitem and isinstance(node.args[1], int):
         return (0, node.args[1], node.args[1] + 1, 1)
     sizes = shape_of(common)
-    if name not in ("aten.slice", "aten.select") or not sizes:
+    if op_name(node) not in _CUTS or not sizes:
         return None
-    axis = int(node.args[1] if len(node.args) > 1 else 0) % len(sizes)  # type: ignore[arg-type]
-    numbers: list[Any] = list(node.args[2:5])
+    axis = axis_of(node, len(sizes))
+    numbers = [argument(node, name) for name in _CUTS[op_name(node)]]
     if any(a is not None and not isinstance(a, int) for a in numbers):
         return None
-    start, end, step = [*numbers, None, None, None][:3]
-    size = sizes[axis]
-    if name == "aten.select":
-        return (axis, start % size, start % size + 1, 1)
-    first, last, jump = slice(start, end, step).indices(size)
+    if len(numbers) == 1:
+        return (axis, numbers[0] % sizes[axis], numbers[0] % sizes[axis] + 1, 1)
+    first, last, jump = slice(*numbers).indices(sizes[axis])
     return (axis, first, last, jump)
 
 
@@ -135,7 +130,7 @@ def _relevance_path(served: Served, top: fx.Node, bottom: fx.Node) -> list[tuple
 def _is_of_a_degree(node: fx.Node, kind: str) -> bool:
     return kind in _LINEAR or (
         kind == "elementwise"
-        and (op_name(node) in _HOMOGENEOUS or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
+        and (has(node, Fact.HOMOGENEOUS) or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
     )
 
 
@@ -156,8 +151,8 @@ def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, a: fx.Node, b: fx
     """A function of the common value times a broadcast statistic of it: ``relu(x) / rms(x)`` is a normalisation."""
     for signal, coefficient in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
         region = flow.region(common, coefficient) or []
-        reduces = any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(flow.core(coefficient), signal)
-        if op_name(node) in ("aten.mul", "aten.div") and reduces and common is not signal:
+        reduces = any(has(n, Fact.STATISTIC) for n in region) and is_broadcast(flow.core(coefficient), signal)
+        if has(node, Fact.SCALING) and reduces and common is not signal:
             return Meaning(
                 "normalise", (signal,), "a broadcast statistic of the value that the signal is a function of"
             )

@@ -14,16 +14,12 @@ from torch import Tensor, fx
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
-from lrp_fx.ir.graph import is_float, op_name, value_of
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import is_float, value_of
+from lrp_fx.ir.operators import has, operand_of, run_call
 from lrp_fx.recognize.meaning import Meaning
 
 aten = torch.ops.aten
-#: What a written-out function can end in.
-_ENDS = frozenset(
-    "aten.reciprocal aten.div aten.mul aten.add aten.sub aten.rsub aten.neg aten.log aten.log1p aten.pow".split()
-)
-#: What it must hold: without one of these it is a polynomial, and its operations have their rules.
-_CURVED = frozenset("aten.exp aten.expm1 aten.tanh aten.sigmoid aten.log aten.log1p aten.softplus".split())
 _LONGEST = 16
 _NAMED: dict[str, Any] = {
     "sigmoid": aten.sigmoid.default,
@@ -35,11 +31,11 @@ _NAMED: dict[str, Any] = {
 
 def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
     """The named function of one variable that a node ends, None if it ends none."""
-    if op_name(node) not in _ENDS:
+    if not has(node, Fact.FUNCTION_END):
         return None
     for source, region in _variables(flow, node):
-        if not any(op_name(n) in _CURVED for n in region):
-            continue
+        if not any(has(n, Fact.CURVED) for n in region):
+            continue  # a polynomial: its operations have their rules
         points = torch.linspace(-5.0, 5.3, 24, dtype=torch.float64)
         values = _evaluate(region, source, node, points)
         for name, function in _NAMED.items():
@@ -83,18 +79,18 @@ def _is_step(flow: Dataflow, node: fx.Node) -> bool:
 def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: Tensor) -> Tensor | None:
     values = {source: points}
     for node in reversed(region):
-        if op_name(node) in ("aten._to_copy", "aten.clone"):
-            values[node] = values[node.args[0]]  # type: ignore[index]
+        if has(node, Fact.MOVE):  # a cast
+            values[node] = values[operand_of(node)]
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        values[node] = run_call(node, *args, **kwargs)
     value = values[result]
     return value if bool(value.isfinite().all()) else None
 
 
 def renormalised_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
     """Chosen weights of a softmax, divided by their sum: the softmax of the chosen scores."""
-    scores = chosen_scores(node) if op_name(node) in ("aten.div", "aten.mul") else None
+    scores = chosen_scores(node) if has(node, Fact.SCALING) else None
     if scores is None or not flow.carries(scores) or value_of(scores).shape != value_of(node).shape:
         return None
     found = renormalised(node)

@@ -12,9 +12,10 @@ from torch import Tensor, fx
 
 from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
 from lrp_fx.analysis.provenance import Facts
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import batch_axis
-from lrp_fx.ir.operators import MATRIX, REDUCTIONS
+from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.recognize.meaning import Meaning
 from lrp_fx.recognize.softmax import as_softmax
 
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 
 def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning:
     """Classify ``a * b`` (or ``a / b``) where both operands carry relevance."""
-    if op_name(node) in MATRIX:
+    if is_matrix_product(node):
         return Meaning("product", (a, b), "matrix product of two operands that carry relevance")
     softmax = as_softmax(flow, node, a, b)
     if softmax is not None:
@@ -93,9 +94,7 @@ def rows_by_example(x: Tensor, table: Tensor, outer: int | None, inner: int | No
 def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
     """The values a signal is a copy of; behind a mean or sum, which is linear, those that are averaged."""
     roots = flow.roots(signal)
-    averaged = (
-        roots[-1].args[0] if op_name(roots[-1]) in ("aten.mean", "aten.sum") and not flow.is_leaf(roots[-1]) else None
-    )
+    averaged = roots[-1].args[0] if has(roots[-1], Fact.AVERAGE) and not flow.is_leaf(roots[-1]) else None
     return [*roots, *flow.roots(averaged)] if isinstance(averaged, fx.Node) else roots
 
 
@@ -121,7 +120,7 @@ def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.
         return Meaning(
             "elementwise", (signal,), "a pointwise function of the signal is its coefficient (identity rule)"
         )
-    if any(op_name(n) in REDUCTIONS for n in region) and (
+    if any(has(n, Fact.STATISTIC) for n in region) and (
         is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))
     ):
         return Meaning("normalise", (signal,), "a broadcast statistic of the signal is its coefficient")

@@ -6,7 +6,9 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, same_size_along
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import argument, has, operand_of
 from lrp_fx.recognize.meaning import Meaning
 
 aten = torch.ops.aten
@@ -28,7 +30,7 @@ def as_softmax(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning
         total, sink = _beside(flow, numerator, total)
         if op_name(total) != "aten.sum" or total.args[0] is not numerator:
             continue
-        dims = total.args[1] if len(total.args) > 1 else None
+        dims = argument(total, "dim")
         if (
             isinstance(dims, (list, tuple))
             and len(dims) == 1
@@ -68,7 +70,7 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
         return False
     less = (
         exponent.args[1]
-        if op_name(exponent) == "aten.sub" and not flow.carries(exponent.args[0])  # type: ignore[arg-type]
+        if op_name(exponent) == "aten.sub" and not flow.carries(operand_of(exponent))
         else exponent.args[0]
         if op_name(exponent) == "aten.neg"
         else None
@@ -79,7 +81,8 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
 def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:
     """The operand of an expansion, a reciprocal, a new axis or a multiplication by one."""
     is_one = op_name(node) == "aten.mul" and any(isinstance(a, (int, float)) and a == 1 for a in node.args[:2])
-    if is_one or op_name(node) in ("aten.expand", "aten.expand_as", "aten.reciprocal", "aten.unsqueeze"):
+    is_grown = has(node, Fact.EXPANSION) or op_name(node) == "aten.unsqueeze"
+    if is_one or is_grown or op_name(node) == "aten.reciprocal":
         return next((a for a in node.all_input_nodes if flow.carries(a)), None)
     return None
 
@@ -89,8 +92,8 @@ def exp_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
     z = node.args[0]
     if not isinstance(z, fx.Node):
         return None
-    if op_name(z) in ("aten.log_softmax", "aten._log_softmax"):
-        return _softmax_of(flow, z.args[0], _from_right(z.args[1], z), "exp of a log-softmax")
+    if has(z, Fact.LOG_SOFTMAX):
+        return _softmax_of(flow, z.args[0], _from_right(argument(z, "dim"), z), "exp of a log-softmax")
     if (
         op_name(z) == "aten.sub"
         and isinstance(z.args[1], fx.Node)
@@ -106,8 +109,8 @@ def exp_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
         and op_name(log := flow.core(z.args[1])) == "aten.log"
     ):
         total = log.args[0]
-        if isinstance(total, fx.Node) and op_name(total) == "aten.sum" and len(total.args) > 1:
-            e, dims = total.args[0], total.args[1]
+        if isinstance(total, fx.Node) and op_name(total) == "aten.sum":
+            e, dims = total.args[0], argument(total, "dim")
             if (
                 isinstance(e, fx.Node)
                 and op_name(e) == "aten.exp"

@@ -17,7 +17,7 @@ from lrp_fx.analysis.classify import infer
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.ir.graph import is_float, op_name
-from lrp_fx.ir.operators import WEIGHTED
+from lrp_fx.ir.operators import operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
 from lrp_fx.recognize.chains import chain_roles
@@ -166,7 +166,7 @@ class _Chooser:
             return written, "rule"
         if "product" in kinds:
             return self._product(node, operands), "rule"
-        if (name in WEIGHTED or kinds[:1] == ["attention"]) and (
+        if (operator_of(node).behind_bias is not None or kinds[:1] == ["attention"]) and (
             joint := self._by_weights(node, operands, kinds)
         ) is not None:
             return joint, "rule"
