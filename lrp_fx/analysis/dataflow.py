@@ -118,7 +118,7 @@ class Dataflow:
         operands = self.operands(node)
         if self.is_leaf(node) or len(operands) != 1 or node.op != "call_function":
             return None
-        if has(node, Fact.MOVE) or op_name(node) in ("aten.neg", "aten.mul"):
+        if has(node, Fact.MOVE | Fact.SIGN) or op_name(node) == "aten.mul":
             return operands[0]
         if has(node, Fact.SCALING) and node.args[0] is operands[0]:
             return operands[0]

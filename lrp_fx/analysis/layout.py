@@ -17,7 +17,7 @@ from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BATCH, FEATURE, SEGMENTED, TOKEN, UNKNOWN, Layout, broadcast, regroup, resize, single
-from lrp_fx.ir.operators import argument, axis_of, has, names, operand_of, operator_of
+from lrp_fx.ir.operators import argument, axis_of, has, operand_of, operator_of
 from lrp_fx.ir.sizes import hint, shape_of
 
 
@@ -29,7 +29,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
         return _result_of_unknown(node, known, shape)
     x = operands[0]
     axes = operator_of(node).axes
-    rule = _BY_NAME.get(op_name(node)) or (_BY_AXES.get(axes) if axes is not None else None)
+    rule = _BY_AXES.get(axes) if axes is not None else None
     if has(node, Fact.EXPANSION):
         rule = _by_factors
     layout: Layout | None
@@ -259,30 +259,18 @@ def _repeat(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> L
     )
 
 
-#: By what the axis table says of an operation, where that is enough.
 _BY_AXES: dict[Axes, Any] = {
     **dict.fromkeys((Axes.PERMUTED, Axes.SELECTED, Axes.REDUCED, Axes.ALONG, Axes.LAST_ALONG), _by_factors),
     **dict.fromkeys((Axes.MAPPED, Axes.ATTENTION), _with_features),
+    **dict.fromkeys((Axes.CUT, Axes.STAYING), _resized),
     Axes.REGROUPED: _reshape,
     Axes.UNITS: _units,
     Axes.REPEATED: _repeat,
-    Axes.CUT: _resized,
     Axes.CONTRACTED: _contracted,
+    Axes.CONVOLVED: _conv,
     Axes.PART: _getitem,
-}
-#: Rules of their own: what axes are is not decided by the operands' axes alone.
-_BY_NAME: dict[str, Any] = {
-    **dict.fromkeys(names("pad constant_pad_nd gather _weight_norm reflection_pad1d"), _resized),
-    **dict.fromkeys(names("batch_norm group_norm"), _resized),
-    **dict.fromkeys(
-        names(
-            "conv1d conv2d conv3d convolution avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d "
-            "adaptive_avg_pool2d"
-        ),
-        _conv,
-    ),
-    **dict.fromkeys(names("slice_scatter select_scatter scatter scatter_reduce"), _scattered),
-    "aten.as_strided": _as_strided,
-    "aten.index_add": _rows_added,
-    "aten.index": _index,
+    Axes.WRITTEN: _scattered,
+    Axes.ADDED_ROWS: _rows_added,
+    Axes.INDEXED: _index,
+    Axes.STRIDED: _as_strided,
 }

@@ -17,8 +17,6 @@ from lrp_fx.ir.graph import is_float, op_name, value_of
 from lrp_fx.ir.operators import argument, has
 
 aten = torch.ops.aten
-#: What guards a division, with an epsilon.
-_GUARDS = ("aten.add", "aten.clamp_min", "aten.clamp")
 #: An epsilon no larger than this only guards a division.
 _GUARD = 1e-7
 
@@ -77,7 +75,7 @@ def _summed_along(total: fx.Node, few: fx.Node, *, inverse: bool) -> int | None:
     while True:
         name, inner = op_name(total), total.args[0] if total.args else None
         small = len(total.args) > 1 and isinstance(total.args[1], (int, float)) and 0 <= total.args[1] <= _GUARD
-        if isinstance(inner, fx.Node) and (has(total, Fact.EXPANSION) or (name in _GUARDS and small)):
+        if isinstance(inner, fx.Node) and (has(total, Fact.EXPANSION) or (has(total, Fact.GUARD) and small)):
             total = inner
         elif isinstance(inner, fx.Node) and name == "aten.reciprocal" and inverse:
             total, inverse = inner, False

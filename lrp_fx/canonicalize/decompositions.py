@@ -209,7 +209,11 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
-    **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as", "aten.reshape_as"), forget_model),
+    "aten.type_as": forget_model,
+    "aten.expand_as": forget_model,
+    "aten.view_as": forget_model,
+    "aten.reshape_as": forget_model,
+    "aten.mul": negate_outside,
+    "aten.div": negate_outside,
     **{row.name: split_bias for row in OPERATORS.values() if row.behind_bias is not None},
-    **dict.fromkeys(("aten.mul", "aten.div"), negate_outside),
 }

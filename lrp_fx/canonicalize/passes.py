@@ -17,28 +17,16 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
+from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has
+from lrp_fx.ir.operators import has, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy_graph, size
 from lrp_fx.ir.tracing import inline_decomposed
 
 aten = torch.ops.aten
-#: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
-SYNONYMS: dict[str, Any] = {
-    "aten.view": aten.reshape.default,
-    "aten._unsafe_view": aten.reshape.default,
-    "aten.view_copy": aten.reshape.default,
-    "aten.expand_copy": aten.expand.default,
-    "aten.permute_copy": aten.permute.default,
-    "aten.divide": aten.div.Tensor,
-    "aten.multiply": aten.mul.Tensor,
-    "aten.subtract": aten.sub.Tensor,
-    "aten.concatenate": aten.cat.default,
-    "aten.concat": aten.cat.default,
-}
 
 
 def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
@@ -77,8 +65,8 @@ def decompose(program: Program) -> Program:
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if op_name(node) in DECOMPOSITIONS:
             DECOMPOSITIONS[op_name(node)](graph, node)
-        elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
-            node.target = SYNONYMS[op_name(node)]
+        elif (plain := same_operation(node)) is not None:
+            node.target = plain
 
     return _rewrite(program, edit)
 
@@ -130,6 +118,11 @@ def promote_precision(program: Program) -> Program:
     return replace(program, module=module)
 
 
+def write_explicit_arguments(program: Program) -> Program:
+    """Write the arguments of every call in one form."""
+    return _rewrite(program, make_explicit)
+
+
 def share_common_subexpressions(program: Program) -> Program:
     """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
     module, _ = copy_graph(program)
@@ -167,7 +160,7 @@ def check_canonical(program: Program) -> None:
 def check_no_views(program: Program) -> None:
     """Raise if a view (which needs matching strides) is left."""
     for node in program.graph.nodes:
-        if SYNONYMS.get(op_name(node)) is aten.reshape.default:
+        if operator_of(node).same_as == "reshape.default":
             raise LrpError(f"%{node.name} = {node.target} needs matching strides: make it a reshape first")
 
 
@@ -201,6 +194,13 @@ PASSES = (
         remove_bookkeeping,
         requires=(check_no_views,),
         ensures=(check_canonical,),
+    ),
+    _pass(
+        "explicit_arguments",
+        "arguments of every call in one form: in their places, axes named and counted from the left",
+        write_explicit_arguments,
+        requires=(check_canonical,),
+        ensures=(check_canonical, check_explicit),
     ),
     _pass(
         "share_common_subexpressions",

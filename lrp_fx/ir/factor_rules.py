@@ -18,7 +18,8 @@ from lrp_fx.ir.sizes import hint, is_one
 def factors_of_axes(node: fx.Node) -> AxisFactors | None:
     """The factors of a call's axes; None where the table says nothing of them, or they do not divide."""
     kind = operator_of(node).axes
-    return _RULES[kind](Naming(node)) if kind is not None else None
+    rule = _RULES.get(kind) if kind is not None else None
+    return rule(Naming(node)) if rule is not None else None
 
 
 def _aligned(call: Naming) -> AxisFactors | None:
@@ -34,7 +35,8 @@ def _aligned(call: Naming) -> AxisFactors | None:
 def _regrouped(call: Naming) -> AxisFactors | None:
     """The finest division that serves both shapes, from the last axis on; None where they are skewed."""
     x = operand_of(call.node)
-    real, complex_parts = op_name(call.node) == "aten.view_as_real", op_name(call.node) == "aten.view_as_complex"
+    real = op_name(call.node) == "aten.view_as_real"
+    complex_parts = op_name(call.node) == "aten.view_as_complex"
     before = [hint(s) for s in whole_shape(x)[: -1 if complex_parts else None]]
     after = [hint(s) for s in call.shape[: -1 if real else None]]
     if prod(before) != prod(after) or 0 in before:
@@ -112,6 +114,23 @@ def _last_along(call: Naming) -> AxisFactors:
     return call.done(own)
 
 
+def _staying(call: Naming) -> AxisFactors | None:
+    own = call.all_of(operand_of(call.node))
+    call.mix(own)
+    return call.done(own) if len(own) == len(call.shape) else None
+
+
+def _convolved(call: Naming) -> AxisFactors | None:
+    """By weights, with examples in front. (Of pools it is not known whether their first axis runs over examples.)"""
+    x, weight = operand_of(call.node), argument(call.node, "weight")
+    own = call.all_of(x)
+    call.mix(own[2:])
+    if not isinstance(weight, fx.Node) or len(own) != len(whole_shape(weight)):
+        return None
+    call.operands.append((weight, tuple(call.new(s) for s in whole_shape(weight))))
+    return call.done([own[0], call.new(call.shape[1]), *own[2:]])
+
+
 def _matrices(call: Naming) -> AxisFactors:
     own = call.all_of(operand_of(call.node))
     call.mix(own[-2:])
@@ -121,10 +140,10 @@ def _matrices(call: Naming) -> AxisFactors:
 def _cut(call: Naming) -> AxisFactors | None:
     """An index runs along the axis that it picks from."""
     own = call.all_of(operand_of(call.node))
-    named = argument(call.node, "dims", argument(call.node, "dim"))
-    if named is None or named == [] or not own:
+    name = "dim" if argument(call.node, "dims") is None else "dims"
+    if argument(call.node, name) in (None, []) or not own:
         return None
-    dims = axes_of(call.node, len(own), "dims" if op_name(call.node) in ("aten.flip", "aten.roll") else "dim")
+    dims = axes_of(call.node, len(own), name)
     call.mix([own[d] for d in dims])
     call.operands += [(a, (own[dims[0]],) * len(whole_shape(a))) for a in tensor_args(call.node)[1:]]
     return call.done(own)
@@ -237,6 +256,7 @@ def _looked_up(call: Naming) -> AxisFactors:
     return call.done(result)
 
 
+#: Of what is not here (indices, strides) the table says only how layouts pass it.
 _RULES: dict[Axes, Callable[[Naming], AxisFactors | None]] = {
     Axes.ALIGNED: _aligned,
     Axes.REGROUPED: _regrouped,
@@ -248,6 +268,8 @@ _RULES: dict[Axes, Callable[[Naming], AxisFactors | None]] = {
     Axes.LAST_ALONG: _last_along,
     Axes.MATRICES: _matrices,
     Axes.CUT: _cut,
+    Axes.STAYING: _staying,
+    Axes.CONVOLVED: _convolved,
     Axes.SELECTED: _selected,
     Axes.PART: _part,
     Axes.CONTRACTED: _contracted,

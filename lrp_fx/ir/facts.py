@@ -36,6 +36,9 @@ class Fact(Flag):
     ZEROS = auto()
     # ---- arithmetic
     POINTWISE = auto()  #: an element comes from the elements at its place (torch's tag says it of most)
+    SIGN = auto()  #: the same with the other sign
+    GUARD = auto()  #: with a small number it keeps a divisor from being zero
+    INTERVAL = auto()  #: an interval along one axis
     KEEPS_ZERO = auto()  #: a pointwise function of one operand, zero at zero
     SUM = auto()  #: of two terms
     SCALING = auto()  #: product or quotient, element by element
@@ -82,6 +85,12 @@ class Axes(Enum):
     LAST_ALONG = "axes stay; along the last ones elements meet"
     MATRICES = "axes stay; along the last two, places matter"
     CUT = "axes stay; along dim some elements are left out, added or put elsewhere"
+    STAYING = "axes stay, longer or shorter; elements may meet along all of them"
+    CONVOLVED = "examples stay apart; channels are mapped, places meet"
+    WRITTEN = "the axes of what is written into"
+    ADDED_ROWS = "rows are added at places that an index names"
+    INDEXED = "several indices, each along an axis"
+    STRIDED = "whatever strides say"
     SELECTED = "one axis goes: one element is taken along it"
     PART = "one of several results"
     CONTRACTED = "matrix product"
@@ -97,9 +106,11 @@ class Operator:
     """One row: an operation's name, what is known of it, and how its axes belong together (None: not known).
 
     ``behind_bias``: for a map by weights, how many axes of the result follow the one that its bias runs along.
+    ``same_as``: the operation, as ``name.overload``, of which this is another name.
     """
 
     name: str
     facts: Fact = Fact.NONE
     axes: Axes | None = None
     behind_bias: int | None = None
+    same_as: str | None = None

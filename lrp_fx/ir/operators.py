@@ -32,9 +32,13 @@ def operation_name(target: Any) -> str:
     return getattr(target, "__name__", str(target))
 
 
-def names(words: str) -> tuple[str, ...]:
-    """Names of ATen operations, written without ``aten.``."""
-    return tuple(f"aten.{word}" for word in words.split())
+def same_operation(node: fx.Node) -> Any:
+    """The operation that this call's is another name of; None where it is none (or reads memory as another type)."""
+    known = operator_of(node)
+    if known.same_as is None or isinstance(argument(node, "dtype"), torch.dtype):
+        return None
+    name, overload = known.same_as.split(".")
+    return getattr(getattr(torch.ops.aten, name), overload)
 
 
 def has(node: Any, facts: Fact) -> bool:

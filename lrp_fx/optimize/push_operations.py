@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.operators import argument, axes_of, axis_of, names, operand_of, operator_of
+from lrp_fx.ir.operators import argument, axes_of, axis_of, operand_of, operator_of
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.optimize.rows import KeptRows, RowPusher, causal_row, is_zero, sizes_given
 
@@ -196,8 +196,11 @@ _BY_FACT: tuple[tuple[Fact, Pushed], ...] = (
     (Fact.PRODUCT, _through),
 )
 _BY_NAME: dict[str, Pushed] = {
-    **dict.fromkeys(names("reshape view _unsafe_view"), _reshaped),
-    **dict.fromkeys(names("unsqueeze slice"), _through),
+    "aten.reshape": _reshaped,
+    "aten.view": _reshaped,
+    "aten._unsafe_view": _reshaped,
+    "aten.unsqueeze": _through,
+    "aten.slice": _through,
     "aten.threshold_backward": _product,
     "aten.where": _choice,
     "aten.sum": _reduced,

@@ -24,7 +24,7 @@ from torch import fx
 
 from lrp_fx.errors import InputError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_tensor, made_for, op_name
+from lrp_fx.ir.graph import is_tensor, made_for
 from lrp_fx.ir.operators import has
 
 #: Segments at the end that are kept: the head, and the two halves of the last block.
@@ -86,7 +86,7 @@ def _recomputed(graph: fx.Graph, node: fx.Node, kept: set[fx.Node], again: dict[
 
 def _is_shuffle(node: fx.Node) -> bool:
     """Numbers of the operands in another order, or with the other sign, in memory of their own?"""
-    return has(node, Fact.SHUFFLE) or op_name(node) == "aten.neg"
+    return has(node, Fact.SHUFFLE | Fact.SIGN)
 
 
 def _is_on_the_way(node: fx.Node) -> bool:

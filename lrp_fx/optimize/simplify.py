@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, names
+from lrp_fx.ir.operators import has, keeps_order, same_operation
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
-#: What may change nothing: cuts as long as the source, other shapes that are the same.
-_MAY_CHANGE_NOTHING = names("slice slice_backward view _unsafe_view reshape expand")
-_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -49,8 +44,8 @@ def simplify(graph: fx.Graph) -> None:
         elif name == "aten.t" and op_name(node.args[0]) == "aten.t":
             node.replace_all_uses_with(node.args[0].args[0])
             graph.erase_node(node)
-        elif name in _PLAIN:
-            node.target = _PLAIN[name]
+        elif (plain := same_operation(node)) is not None:
+            node.target = plain
     _negate_last(graph)
     deduplicate(graph)
     _take_parts_at_once(graph)
@@ -110,7 +105,8 @@ def _is_mere_copy(node: fx.Node) -> bool:
 
 def _is_no_op(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or op_name(node) not in _MAY_CHANGE_NOTHING:
+    may_be_none = keeps_order(node) or has(node, Fact.EXPANSION | Fact.INTERVAL)
+    if not isinstance(source, fx.Node) or not may_be_none:
         return False
     before, after = value_of(source), value_of(node)
     return (

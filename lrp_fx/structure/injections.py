@@ -124,7 +124,7 @@ def _content_of(use: Use) -> fx.Node:
 
 
 def _is_sign_or_cast(node: fx.Node) -> bool:
-    return op_name(node) == "aten.neg" or op_name(node) == "aten._to_copy"
+    return has(node, Fact.SIGN | Fact.CAST)
 
 
 def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:

@@ -20,8 +20,8 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, shape_of
 
-#: All that only says where elements go.
-ROUTES = Fact.MOVE | Fact.SELECTION | Fact.SHUFFLE | Fact.INDEXING
+#: All that only says where elements go (and with which sign).
+ROUTES = Fact.MOVE | Fact.SELECTION | Fact.SHUFFLE | Fact.INDEXING | Fact.SIGN
 
 
 class NotFollowed(Exception):
@@ -98,7 +98,7 @@ def _routed_from(node: fx.Node) -> list[fx.Node]:
     chain = [node]
     while True:
         top = chain[-1]
-        if not has(top, ROUTES) and op_name(top) != "aten.neg":
+        if not has(top, ROUTES):
             return chain
         sources = _tensor_inputs(top)
         if len(set(sources)) == 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, op_name, value_of
+from lrp_fx.ir.graph import ancestors, value_of
 from lrp_fx.ir.layout import batch_axis, token_axes
 from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, shape_of
@@ -85,7 +85,7 @@ def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> A
     """Where the numbers are at ``node``: moves carried out, everything else leaves tokens in place."""
     if node in known:
         return known[node]
-    if has(node, ROUTES | Fact.PADDING) or op_name(node) == "aten.neg":
+    if has(node, ROUTES | Fact.PADDING):
         known[node] = carry_out(rewritten.program, node, known, lambda n: _follow(rewritten, n, known))
         return known[node]
     operands = rewritten.flow.operands(node)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
 from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, same_size
@@ -34,11 +34,7 @@ def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, r
         rank = value_of(leaf).dim()
         return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
     # rows of a table stand for distances; a matrix for each token does not
-    if op_name(application.node) in (
-        "aten.matmul",
-        "aten.bmm",
-        "aten.mm",
-    ):
+    if has(application.node, Fact.PRODUCT):
         return [axis for axis in _aligned_tokens(leaf, application, result) if axis < value_of(leaf).dim() - 2]
     return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
 

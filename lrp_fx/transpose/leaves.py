@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from lrp_fx.analysis.provenance import CONTENT, POSITION
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.source import module_path, source_line
@@ -113,7 +113,6 @@ def _unmerged(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
 
 #: Rows of a table, moved about (a cast to a narrower type may overflow).
 _KEPT_FINITE = Fact.MOVE | Fact.LOOKUP
-_MAY_OVERFLOW = ("aten._to_copy", "aten.embedding_bag")
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ class LeafBooks:
 
 def _is_finite(node: fx.Node) -> bool:
     """Are these rows of a parameter, moved about? Parameters are checked to be finite; masks in constants are not."""
-    while has(node, _KEPT_FINITE) and op_name(node) not in _MAY_OVERFLOW and isinstance(node.args[0], fx.Node):
+    while has(node, _KEPT_FINITE) and not has(node, Fact.CAST | Fact.AVERAGE) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     owner = node.graph.owning_module
     return (

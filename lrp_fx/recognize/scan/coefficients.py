@@ -29,7 +29,7 @@ from lrp_fx.recognize.scan.multilinear import LEARNED, Multilinear, is_contracti
 from lrp_fx.recognize.scan.regions import NEAR, Region, find_anchors, find_regions, selection_of
 
 #: Affine in one operand: what is squashed stays so.
-_AFFINE = Fact.MOVE | Fact.SCALING | Fact.SUM | Fact.SELECTION
+_AFFINE = Fact.MOVE | Fact.SCALING | Fact.SUM | Fact.SELECTION | Fact.SIGN
 #: Keep an element where it is, or add up tokens.
 _ALONG = Fact.MOVE | Fact.CUMULATIVE | Fact.POINTWISE
 #: Nodes looked at when asking whether a value is a function of coefficients alone.
@@ -271,7 +271,7 @@ class _Reader:
             if has(node, Fact.SQUASHING):
                 return True
             operands = self.linear.operands(node)
-            is_affine = has(node, _AFFINE) or op_name(node) in ("aten.neg", "aten.reciprocal")
+            is_affine = has(node, _AFFINE) or op_name(node) == "aten.reciprocal"
             if not is_affine or len(operands) != 1:
                 return False
             node = operands[0]
@@ -310,7 +310,7 @@ class _Reader:
             operands = self.linear.operands(node)
             scales = (
                 has(node, Fact.MOVE)
-                or ((has(node, Fact.SCALING) or op_name(node) == "aten.neg") and self.linear.passes(node))
+                or (has(node, Fact.SCALING | Fact.SIGN) and self.linear.passes(node))
                 or self._takes_time(node)
             )
             if len(operands) != 1 or not scales:

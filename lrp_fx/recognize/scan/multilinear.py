@@ -17,9 +17,7 @@ from lrp_fx.recognize.products import product_meaning
 from lrp_fx.recognize.softmax import as_softmax, exp_meaning
 
 #: Linear in every operand, beside products: rearrangements and sums.
-_LINEAR = Fact.MOVE | Fact.SELECTION | Fact.ASSEMBLY | Fact.SUM | Fact.AVERAGE
-#: What keeps a sum of weights from being zero.
-_GUARDS = ("aten.add", "aten.clamp", "aten.clamp_min", "aten.abs")
+_LINEAR = Fact.MOVE | Fact.SELECTION | Fact.ASSEMBLY | Fact.SUM | Fact.AVERAGE | Fact.SIGN
 #: Maps whose weights are the model's.
 LEARNED = Fact.MAP | Fact.TABLE
 
@@ -68,7 +66,7 @@ class Multilinear:
 
     def _passes(self, node: fx.Node) -> bool:
         name = op_name(node)
-        if has(node, _LINEAR) or name in ("aten.neg", "aten.cumsum"):
+        if has(node, _LINEAR) or name == "aten.cumsum":
             return True
         if not _is_elementwise_product(node) and not is_contraction(node):
             return False
@@ -91,7 +89,7 @@ class Multilinear:
         if op_name(node) != "aten.div" or not isinstance(w := node.args[0], fx.Node) or op_name(w) == "aten.exp":
             return None
         total = node.args[1]
-        while isinstance(total, fx.Node) and (has(total, Fact.MOVE) or op_name(total) in _GUARDS):
+        while isinstance(total, fx.Node) and has(total, Fact.MOVE | Fact.GUARD):
             total = total.args[0]
         return (
             w
