@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
@@ -18,17 +17,14 @@ from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
 
 aten = torch.ops.aten
+_NONE = object()
 
 
 def split_moments(graph: fx.Graph, node: fx.Node) -> None:
     """``var_mean`` as ``var`` and ``mean``: the mean is linear, the variance a statistic."""
-    spreads: dict[Any, Any] = {
-        aten.var_mean.correction: aten.var.correction,
-        aten.std_mean.correction: aten.std.correction,
-    }
-    spread = spreads.get(node.target)
+    spread = (aten.var if op_name(node) == "aten.var_mean" else aten.std).correction
     dims, keepdim = argument(node, "dim"), bool(argument(node, "keepdim"))
-    if spread is None or dims is None:
+    if argument(node, "correction", _NONE) is _NONE or dims is None:
         return
     for user in list(node.users):
         with graph.inserting_before(user):

@@ -51,7 +51,7 @@ def _is_default_axis(node: fx.Node, declared: Any) -> bool:
 
 
 def _axes_given(node: fx.Node) -> list[int]:
-    """Which arguments name axes, where the axis table knows the operation (what others mean by ``dim`` is their own)."""
+    """Which arguments name axes, if the axis table knows the operation (what others mean by ``dim`` is their own)."""
     if operator_of(node).axes is None:
         return []
     return [

@@ -20,6 +20,7 @@ class Fact(Flag):
     SHUFFLE = auto()  #: all elements of its operands in another order, in memory of its own
     PADDING = auto()  #: a value with a constant around it
     SCATTER = auto()  #: puts values along an axis at the places that an index names
+    MASKABLE = auto()  #: indices may be masks: the size of what they pick depends on values
     INDEXING = auto()  #: elements at the places that indices name
     CHOICE = auto()  #: a mask or an index says which operand an element comes from
     LOOKUP = auto()  #: an index says which elements are taken
@@ -69,6 +70,7 @@ class Fact(Flag):
     # ---- spelling
     ASSERTION = auto()  #: a check that export leaves behind
     FORMULA = auto()  #: a contraction written as a formula or by axes
+    IN_PLACE = auto()  #: has a form that writes the same bits in the place of its first operand
     FRESH = auto()  #: its result is memory of its own, whatever its operands are
 
 

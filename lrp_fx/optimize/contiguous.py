@@ -24,7 +24,6 @@ from lrp_fx.ir.operators import has, keeps_all_elements, run_call
 from lrp_fx.ir.sizes import is_one, same_size
 
 aten = torch.ops.aten
-_READERS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
 #: A copy costs about what two such reads do.
 _WORTH_A_COPY = 3
 
@@ -61,7 +60,7 @@ def _is_across(value: Any) -> bool:
 def _reads_all(user: fx.Node, node: fx.Node) -> bool:
     """Is the value read element by element along its last two axes, not spread over them?"""
     result, value = value_of(user), value_of(node)
-    if user.target not in _READERS or not isinstance(result, Tensor):
+    if not has(user, Fact.SUM | Fact.SCALING) or not isinstance(result, Tensor):
         return False
     return all(same_size(a, b) for a, b in zip(result.shape[-2:], value.shape[-2:], strict=True))
 

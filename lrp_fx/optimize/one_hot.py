@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import GraphBuilder, made_for, value_of
-from lrp_fx.ir.operators import axis_of, has, keeps_order, operand_of
+from lrp_fx.ir.graph import GraphBuilder, made_for, op_name, value_of
+from lrp_fx.ir.operators import argument, axis_of, factors_of, has, keeps_order, operand_of
 from lrp_fx.ir.sizes import same_shape, same_size
 from lrp_fx.optimize.rows import is_zero
 
@@ -32,11 +32,10 @@ def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
     """Replace products of such rows with a matrix, and products of which no more than one class is read."""
     forward = made_for(graph, own_outputs)
     picker = _Picker(graph, mode)
-    pick = {aten.mm.default: picker.product, aten.gather.default: picker.read}
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in pick and node not in forward:
+        if node.op == "call_function" and node not in forward:
             with graph.inserting_before(node):
-                picked = pick[node.target](node)
+                picked = picker.product(node) or picker.read(node)
             if picked is not None:
                 node.replace_all_uses_with(picked)
     graph.eliminate_dead_code()
@@ -45,6 +44,8 @@ def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
 class _Picker(GraphBuilder):
     def read(self, node: fx.Node) -> fx.Node | None:
         """``linear(x, weight).gather(-1, classes)``, one class for each row, where nobody reads another."""
+        if node.target is not aten.gather.default:
+            return None
         head, classes = operand_of(node), node.args[2]
         choices = []
         while _counts_rows(head) or _reshapes_rows(head):
@@ -76,6 +77,8 @@ class _Picker(GraphBuilder):
         return logits
 
     def product(self, node: fx.Node) -> fx.Node | None:
+        if node.target is not aten.mm.default:
+            return None
         rows, matrix = node.args
         terms = self.terms(rows)
         if not terms:
@@ -141,20 +144,11 @@ def _product(node: Any) -> tuple[fx.Node, fx.Node, int, fx.Node | None] | None:
     """(rows, matrix, its axis of classes, a bias for each class or None) of a product with a matrix of a known
     width.
     """
-    spelled: dict[Any, tuple[int, int, int, int | None]] = {
-        aten.linear.default: (0, 1, 0, 2),
-        aten.mm.default: (0, 1, 1, None),
-        aten.addmm.default: (1, 2, 1, 0),
-    }
-    if not isinstance(node, fx.Node) or node.target not in spelled or node.kwargs:
+    is_map = op_name(node) == "aten.linear"
+    if not (is_map or has(node, Fact.CONTRACTION)) or node.kwargs:
         return None
-    x, matrix, axis, b = spelled[node.target]
-    rows, weights, bias = (
-        node.args[x],
-        node.args[matrix],
-        node.args[b] if b is not None and b < len(node.args) else None,
-    )
-    assert isinstance(rows, fx.Node) and isinstance(weights, fx.Node)
+    rows, weights = factors_of(node)
+    axis, bias = (0, argument(node, "bias")) if is_map else (1, node.args[0] if has(node, Fact.TERM_FIRST) else None)
     sizes = value_of(weights).shape
     if len(sizes) != 2 or not isinstance(sizes[1 - axis], int):
         return None

@@ -17,17 +17,19 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import has, keeps_all_elements
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
 #: Elementwise operations of a first operand, and what puts the result in its place.
 IN_PLACE: dict[Any, Any] = {
-    **{getattr(aten, name).Tensor: getattr(aten, f"{name}_").Tensor for name in "add sub mul div".split()},
-    **{
-        getattr(aten, name).default: getattr(aten, f"{name}_").default
-        for name in "abs neg log exp sqrt rsqrt reciprocal clamp_min relu".split()
-    },
+    getattr(getattr(aten, name), overload): getattr(getattr(aten, f"{name}_"), overload)
+    for name, overload in (
+        (row.name.removeprefix("aten."), "Tensor" if row.facts & (Fact.SUM | Fact.SCALING) else "default")
+        for row in OPERATORS.values()
+        if row.facts & Fact.IN_PLACE
+    )
 }
 #: Others, which are told where to write.
 _OUT: dict[Any, tuple[Any, str]] = {aten.threshold_backward.default: (aten.threshold_backward.grad_input, "grad_input")}

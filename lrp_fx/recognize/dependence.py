@@ -18,6 +18,7 @@ from dataclasses import replace
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
+from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.operators import argument, axis_of, has
@@ -28,8 +29,6 @@ from lrp_fx.recognize.meaning import Meaning
 Served = Callable[[fx.Node], tuple[str, Sequence[fx.Node]] | None]
 _LINEAR = frozenset("move linear sum residual route normalise product homogeneous".split())
 _MIXTURES = frozenset("softmax attention".split())
-#: What takes a part along an axis, and the arguments that say which.
-_CUTS = {"aten.slice": ("start", "end", "step"), "aten.select": ("index",)}
 
 
 def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: fx.Node, meaning: Meaning) -> Meaning:
@@ -94,14 +93,14 @@ def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
     if node.target is operator.getitem and isinstance(node.args[1], int):
         return (0, node.args[1], node.args[1] + 1, 1)
     sizes = shape_of(common)
-    if op_name(node) not in _CUTS or not sizes:
+    if (taken := element_taken(node)) is not None and sizes:
+        _, axis, number = taken
+        return (axis, number % sizes[axis], number % sizes[axis] + 1, 1)
+    if op_name(node) != "aten.slice" or not sizes:
         return None
-    axis = axis_of(node, len(sizes))
-    numbers = [argument(node, name) for name in _CUTS[op_name(node)]]
+    axis, numbers = axis_of(node, len(sizes)), [argument(node, name) for name in ("start", "end", "step")]
     if any(a is not None and not isinstance(a, int) for a in numbers):
         return None
-    if len(numbers) == 1:
-        return (axis, numbers[0] % sizes[axis], numbers[0] % sizes[axis] + 1, 1)
     first, last, jump = slice(*numbers).indices(sizes[axis])
     return (axis, first, last, jump)
 
