@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import lrp_fx
-from benchmarks.published import PUBLISHED, TOLERANCE, Published
-from benchmarks.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
+from testing.published import PUBLISHED, TOLERANCE, Published
+from testing.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
 
 HEADINGS = ("preset", "position", "hit", "mass", "hit, mean depth", "mass, mean depth", "published hit, mass")
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 import lrp_fx
 from benchmarks.metrics import Case, Example, Metric, applicable
 from benchmarks.metrics.paired import compare, mean_and_error
-from benchmarks.scoring import load_model, rebuild_model
 from lrp_fx.rule import registry
+from testing.scoring import load_model, rebuild_model
 
 MODELS = ("llama_sst2", "minilm_sst2")
 REFERENCE = "attnlrp"

@@ -23,9 +23,9 @@ from torch import Tensor
 
 import lrp_fx
 from benchmarks.metrics.paired import compare
-from benchmarks.reference_decoder import SPLITS, explain
-from benchmarks.scoring import Sequences, hits_and_masses, load_model, load_sequences
 from lrp_fx.rule import registry
+from testing.reference_decoder import SPLITS, explain
+from testing.scoring import Sequences, hits_and_masses, load_model, load_sequences
 
 REFERENCES = {
     "as it stands": {},

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lrp_fx
-from tests.positions import KINDS
+from testing.positions import KINDS
 
 HEADINGS = (
     "kind of position",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks import zoo
+from testing import zoo
 
 MODELS = (
     ("CAUSAL_LM", "llama"), ("CAUSAL_LM", "gpt2"), ("CAUSAL_LM", "gemma3_text"), ("CAUSAL_LM", "mixtral"), ("CAUSAL_LM", "mamba"),

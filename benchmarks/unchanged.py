@@ -109,7 +109,7 @@ def _models() -> Iterator[tuple[str, Any, dict[str, Tensor], Any]]:
     """(name, how to build it, inputs, target)."""
     import transformers
 
-    from tests.architectures import ARCHITECTURES
+    from testing.architectures import ARCHITECTURES
 
     for a in ARCHITECTURES:
         target = (lambda scores: scores.diagonal()) if a.name == "clip" else None

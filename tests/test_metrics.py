@@ -282,7 +282,7 @@ def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Explain, perturb and write, on three sequences of a small trained model."""
     pytest.importorskip("scipy")
     from benchmarks import perturbation
-    from benchmarks.scoring import load_model, load_sequences
+    from testing.scoring import load_model, load_sequences
 
     folder = Path(__file__).parents[1] / "examples" / "models" / "synth_rope"
     sequences = load_sequences(folder, 3)

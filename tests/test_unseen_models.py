@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from unseen.common import Case
+from testing.unseen import CASES
 
-FILES = sorted(p.stem for p in (Path(__file__).parent / "unseen").glob("*.py") if p.stem != "common")
-CASES: dict[str, Case] = {case.name: case for name in FILES for case in importlib.import_module(f"unseen.{name}").CASES}
 TOLERANCE = 1e-9
 
 

@@ -24,10 +24,10 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import zoo
 from benchmarks.coverage.examine import examine
 from benchmarks.coverage.page import PAGE, summary, table
 from benchmarks.coverage.row import Row
+from testing import zoo
 
 STORE = Path("build/coverage.jsonl")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.metrics.metric import Case, Metric, register
-from benchmarks.scoring import Sequences, hit_and_mass
+from testing.scoring import Sequences, hit_and_mass
 
 
 def both(case: Case) -> tuple[float, float]:
