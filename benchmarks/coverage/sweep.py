@@ -1,10 +1,8 @@
-"""Convert every architecture in transformers: ``python -m benchmarks.coverage [NAME ...] [--again failed] [--write
-PAGE]``.
+"""Convert every architecture in transformers: ``python -m benchmarks coverage [NAME ...] [--again failed]``.
 
 Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
 was stopped goes on where it was. NAME: only these model types (again). ``--again failed`` repeats those that fell
-short,
-``--again all`` everything.
+short, ``--again all`` everything. The page is made of all rows stored.
 """
 
 from __future__ import annotations
@@ -17,44 +15,53 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.compare import ANY, Noise
 from benchmarks.coverage.examine import examine
-from benchmarks.coverage.page import PAGE, summary, table
+from benchmarks.coverage.page import LEGEND, about, summary, table
 from benchmarks.coverage.row import Row
+from benchmarks.page import ROOT, Page
 from testing import zoo
 
-STORE = Path("build/coverage.jsonl")
+STORE = ROOT / "build" / "coverage.jsonl"
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--store", type=Path, default=STORE)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="only these model types, again")
+    parser.add_argument("--store", type=Path, default=STORE, help="file of rows")
     parser.add_argument("--again", choices=("failed", "all"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=300, help="time limit for one model type")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="memory limit for one model type")
-    parser.add_argument("--write", type=Path, help="page to write")
-    options = parser.parse_args(arguments)
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
     store = Store(options.store)
     todo = [types for types in model_types() if wanted(types[0], options, store)]
     torch.set_num_threads(1)
     run(todo, store, options)
     rows = store.rows()
     Console(width=200).print(summary(rows, len(model_types())))
-    if options.write:
-        text = PAGE.format(
-            torch=torch.__version__.split("+")[0],
-            transformers=transformers.__version__,
-            summary=summary(rows, len(model_types())),
-        )
-        options.write.write_text(text + "\n".join(table(rows)) + "\n")
+    yield "\n\n".join([summary(rows, len(model_types())), LEGEND, "\n".join(table(rows))])
+
+
+ROUNDING = Noise(absolute=1e-4)
+BENCHMARK = Page(
+    "coverage",
+    "Every model type of transformers: captured, closed, how much of it approximated, what padding does",
+    "coverage.md",
+    "Coverage: every model type of transformers",
+    about,
+    body,
+    add_options,
+    noise={"ledger error": ROUNDING, "worst site": ROUNDING, "s": ANY},
+)
 
 
 def model_types() -> list[tuple[str, list[str]]]:
@@ -174,7 +181,3 @@ def git_revision() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
