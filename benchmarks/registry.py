@@ -10,8 +10,9 @@ from benchmarks.compare import ANY, OTHERS, TEXT, differences, parse
 from benchmarks.page import MEASURED, WRAP, Command, Page, table
 
 INDEX = MEASURED / "README.md"
-INTRO = """Every page is written by its command. With `--check` in place of `--write` a command measures, and fails if its
-page would change by more than the noise that it states. `python -m benchmarks --check` measures nothing: it says whether
+INTRO = """\
+Every page is written by its command. With `--check` in place of `--write` a command measures, and fails if its page
+would change by more than the noise that it states. `python -m benchmarks --check` measures nothing: it says whether
 this list, and the text around the figures of each page, is what the commands would write."""
 
 

@@ -198,7 +198,10 @@ def test_what_a_metric_needs_is_said() -> None:
 NEW_FAMILY = """
 from benchmarks.metrics import Metric, register
 
-register(Metric("argmax is first", "1 where the highest score is the first free unit's", ("bach2015",), "higher", lambda case: float(case.units.argmax() == 0)))
+def first(case):
+    return float(case.units.argmax() == 0)
+
+register(Metric("argmax is first", "1 where the first free unit has the highest score", ("bach2015",), "higher", first))
 """
 
 

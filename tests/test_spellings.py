@@ -1,7 +1,7 @@
 """Implementation invariance: the same function, however it is spelled, gives the same relevance.
 
-Each file under ``testing/spellings/`` lists ways to write one function. Every one is put into the same small model with the
-same weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
+Each file under ``testing/spellings/`` lists ways to write one function. Every one is put into the same small model with
+the same weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_forward_and_books(name: str) -> None:
 
 #: Sites that are found, but not yet as what they are.
 MISNAMED = {
-    "latent attention": "a rotation of one plane, by one angle for all its features, is reported as a scale of each product"
+    "latent attention": "a rotation of one plane, by one angle for all features, is reported as a scale of each product"
 }
 
 

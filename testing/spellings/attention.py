@@ -109,6 +109,7 @@ def product_and_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    written_out, fused, fused_boolean_mask, fused_additive_mask, fused_scaled_outside, multiplied_scale, scaled_query, scaled_key, lowest_number, lowest_number_added,
-    einsum, merged_heads, added_by_kernel, loop_over_heads, decomposed_softmax, transposed_scores, product_and_sum,
+    written_out, fused, fused_boolean_mask, fused_additive_mask, fused_scaled_outside, multiplied_scale,
+    scaled_query, scaled_key, lowest_number, lowest_number_added, einsum, merged_heads, added_by_kernel,
+    loop_over_heads, decomposed_softmax, transposed_scores, product_and_sum,
 ]  # fmt: skip

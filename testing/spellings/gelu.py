@@ -66,6 +66,6 @@ def in_two_halves(x: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    fused, half_outside, half_first, half_last, distribution_first, distributed, distributed_apart, complement, ndtr, cast_and_back, division_by_twice, buffer_root,
-    in_two_halves,
+    fused, half_outside, half_first, half_last, distribution_first, distributed, distributed_apart, complement,
+    ndtr, cast_and_back, division_by_twice, buffer_root, in_two_halves,
 ]  # fmt: skip

@@ -94,6 +94,7 @@ def einsum_variance(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    fused, written_out, centred_twice, two_moments, var, var_mean, sum_over_size, weight_folded, scale_and_shift, addition_of_negative, group_norm, centring_matrix,
-    rms_of_centred, unaffine_then_affine, standard_deviation, einsum_variance,
+    fused, written_out, centred_twice, two_moments, var, var_mean, sum_over_size, weight_folded, scale_and_shift,
+    addition_of_negative, group_norm, centring_matrix, rms_of_centred, unaffine_then_affine, standard_deviation,
+    einsum_variance,
 ]  # fmt: skip

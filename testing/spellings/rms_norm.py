@@ -108,6 +108,7 @@ def scaled_before(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    base, fused, square_as_product, divide_by_root, epsilon_first, power, half_power_below, sum_over_size, weight_first, weight_on_scale, one_plus_weight, reciprocal,
-    einsum_statistic, matmul_statistic, vector_norm, statistic_used_twice, cast_and_back, flattened, transposed, expanded_scale, one_over_root, scaled_before,
+    base, fused, square_as_product, divide_by_root, epsilon_first, power, half_power_below, sum_over_size,
+    weight_first, weight_on_scale, one_plus_weight, reciprocal, einsum_statistic, matmul_statistic, vector_norm,
+    statistic_used_twice, cast_and_back, flattened, transposed, expanded_scale, one_over_root, scaled_before,
 ]  # fmt: skip

@@ -103,6 +103,6 @@ def added_in_place(x: Tensor, positions: Tensor, frequencies: Tensor, cosines: T
 
 
 SPELLINGS = [
-    half_split, outer_product_of_angles, cosines_joined_late, two_halves, buffer_indexed, buffer_sliced, rolled_with_signs, signs_on_the_sines, stacked, complex_polar,
-    block_matrix, rotation_as_matrix, added_in_place,
+    half_split, outer_product_of_angles, cosines_joined_late, two_halves, buffer_indexed, buffer_sliced,
+    rolled_with_signs, signs_on_the_sines, stacked, complex_polar, block_matrix, rotation_as_matrix, added_in_place,
 ]  # fmt: skip

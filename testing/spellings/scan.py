@@ -156,6 +156,6 @@ def chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    loop, discretised_inside, without_zeros, in_place, transposed_state, state_by_state, weights_between_tokens, step_in_the_weights, segment_sum,
-    states_between_tokens, cumulative_sum, cumulative_product, chunks,
+    loop, discretised_inside, without_zeros, in_place, transposed_state, state_by_state, weights_between_tokens,
+    step_in_the_weights, segment_sum, states_between_tokens, cumulative_sum, cumulative_product, chunks,
 ]  # fmt: skip

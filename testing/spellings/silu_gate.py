@@ -75,6 +75,6 @@ def einsum(x: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    fused, up_first, sigmoid_written, sigmoid_inside, sigmoid_last, sigmoid_on_up, exponential, reciprocal_exponential, hyperbolic, sliced, split_with_sizes,
-    unflattened, einsum,
+    fused, up_first, sigmoid_written, sigmoid_inside, sigmoid_last, sigmoid_on_up, exponential,
+    reciprocal_exponential, hyperbolic, sliced, split_with_sizes, unflattened, einsum,
 ]  # fmt: skip

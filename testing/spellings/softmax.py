@@ -96,6 +96,7 @@ def power_of_two(s: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    fused, method, in_float32_style, over_own_sum, shifted_by_maximum, shifted_by_max_values, shifted_twice, shifted_by_detached, times_reciprocal, one_over_sum,
-    sum_without_keepdim, less_logsumexp, less_logsumexp_unsqueezed, less_log_of_sum, exp_of_log_softmax, other_axis, moved_axis, softmin, power_of_two,
+    fused, method, in_float32_style, over_own_sum, shifted_by_maximum, shifted_by_max_values, shifted_twice,
+    shifted_by_detached, times_reciprocal, one_over_sum, sum_without_keepdim, less_logsumexp,
+    less_logsumexp_unsqueezed, less_log_of_sum, exp_of_log_softmax, other_axis, moved_axis, softmin, power_of_two,
 ]  # fmt: skip

@@ -61,6 +61,6 @@ def picked_from_one_matrix(q: Tensor, table: Tensor, row: Tensor) -> Tensor:
 
 
 SPELLINGS = [
-    einsum, einsum_table_first, einsum_tokens_first, rows_of_one_matrix, columns_of_one_matrix, heads_in_rows, one_row_at_a_time, column_vectors, picked_afterwards,
-    picked_from_one_matrix,
+    einsum, einsum_table_first, einsum_tokens_first, rows_of_one_matrix, columns_of_one_matrix, heads_in_rows,
+    one_row_at_a_time, column_vectors, picked_afterwards, picked_from_one_matrix,
 ]  # fmt: skip

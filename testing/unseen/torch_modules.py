@@ -183,13 +183,40 @@ class WrittenOddAttentions(OddAttentions):
 
 
 CASES = [
-    Case("encoder, slow path", lambda: ready(Encoder()), written_as(WrittenEncoder), {"attention": 2, "normalisation": 5}, padded),
-    Case("encoder, nested tensors", lambda: ready(Encoder(nested=True)), written_as(WrittenEncoder), {"attention": 2, "normalisation": 5}, padded),
     Case(
-        "encoder, norm first", lambda: ready(Encoder(norm_first=True, activation="gelu")), written_as(lambda: WrittenEncoder(norm_first=True, activation="gelu")),
-        {"attention": 2, "normalisation": 5}, padded,
+        "encoder, slow path",
+        lambda: ready(Encoder()),
+        written_as(WrittenEncoder),
+        {"attention": 2, "normalisation": 5},
+        padded,
     ),
-    Case("nn.Transformer", lambda: ready(Translator()), written_as(WrittenTranslator), {"attention": 3, "normalisation": 7}, two_texts),
+    Case(
+        "encoder, nested tensors",
+        lambda: ready(Encoder(nested=True)),
+        written_as(WrittenEncoder),
+        {"attention": 2, "normalisation": 5},
+        padded,
+    ),
+    Case(
+        "encoder, norm first",
+        lambda: ready(Encoder(norm_first=True, activation="gelu")),
+        written_as(lambda: WrittenEncoder(norm_first=True, activation="gelu")),
+        {"attention": 2, "normalisation": 5},
+        padded,
+    ),
+    Case(
+        "nn.Transformer",
+        lambda: ready(Translator()),
+        written_as(WrittenTranslator),
+        {"attention": 3, "normalisation": 7},
+        two_texts,
+    ),
     Case("nn.MultiheadAttention", lambda: ready(Attentions()), written_as(WrittenAttentions), {"attention": 4}),
-    Case("nn.MultiheadAttention, odd", lambda: ready(OddAttentions()), written_as(WrittenOddAttentions), {"attention": 3}, padded),
-]  # fmt: skip
+    Case(
+        "nn.MultiheadAttention, odd",
+        lambda: ready(OddAttentions()),
+        written_as(WrittenOddAttentions),
+        {"attention": 3},
+        padded,
+    ),
+]

@@ -62,11 +62,20 @@ def image_text_inputs(model: nn.Module, params: Any) -> Iterator[Candidate]:
     if {"decoder_input_ids"} <= layouts.names and "input_ids" not in layouts.names:
         yield {"pixel_values": layouts.image(), "decoder_input_ids": draw_ids(1, 7, seed=3)}
     for argument, layout in (
-        ("image_grid_thw", layouts.grids), ("grid_thw", layouts.grids), ("image_grid_hws", layouts.plane_grid), ("spatial_shapes", layouts.sequences),
-        ("target_sizes", layouts.strips), ("aspect_ratio_ids", layouts.tiles), ("image_position_ids", layouts.placed), ("pixel_position_ids", layouts.placed),
-        ("flattened_patches", layouts.flattened), ("qformer_input_ids", layouts.queries), ("image_attention_mask", layouts.attended),
-        ("image_embeds_position_mask", layouts.marked), ("image_grid_thw", layouts.large_grid),
-    ):  # fmt: skip
+        ("image_grid_thw", layouts.grids),
+        ("grid_thw", layouts.grids),
+        ("image_grid_hws", layouts.plane_grid),
+        ("spatial_shapes", layouts.sequences),
+        ("target_sizes", layouts.strips),
+        ("aspect_ratio_ids", layouts.tiles),
+        ("image_position_ids", layouts.placed),
+        ("pixel_position_ids", layouts.placed),
+        ("flattened_patches", layouts.flattened),
+        ("qformer_input_ids", layouts.queries),
+        ("image_attention_mask", layouts.attended),
+        ("image_embeds_position_mask", layouts.marked),
+        ("image_grid_thw", layouts.large_grid),
+    ):
         if argument in layouts.names:
             yield from layout(argument)
     yield from layouts.plain()
