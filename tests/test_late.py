@@ -15,9 +15,8 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.schedule import schedule_late
-
-from .architectures import BY_NAME
-from .handmade import F, V, ids, ready
+from testing.architectures import BY_NAME
+from testing.handmade import F, V, ids, ready
 
 X, Y = (torch.rand(3, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 

@@ -21,8 +21,7 @@ from lrp_fx.ir.passes import Keeps, Pass, checked, run
 from lrp_fx.rule import registry
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State
 from lrp_fx.targets import as_target
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 pytestmark = pytest.mark.usefixtures("quiet")
 #: One of each kind of attention, position and normalisation; the others run with the slow tests.

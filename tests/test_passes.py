@@ -20,8 +20,7 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.passes import Pass
 from lrp_fx.ir.program import Program, check_well_formed, copy_graph
 from lrp_fx.ir.tracing import trace
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 ROLES = {"input_ids": "content", "attention_mask": "mask"}
 

@@ -16,8 +16,7 @@ from lrp_fx import targets
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.push_rows import push_rows
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
