@@ -1,4 +1,4 @@
-"""Run: convert once, explain many times."""
+"""Explainer: convert once, explain many times."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        with _COMPILING:  # nobody else draws or captures meanwhile
+        with _COMPILING:  # nobody else builds or captures meanwhile
             last = self._entry()
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
