@@ -156,7 +156,7 @@ register(
     Rule(
         name="attention.taylor",
         kind="attention",
-        law="o = softmax(q k^T s + b) v; c(q) = w_p w_q dq, c(k) = w_p w_k dk, c(v) = w_v dv with d the kernel's gradient",
+        law="o = softmax(q k^T s + b) v; c(q) = w_p w_q dq, c(k) = w_p w_k dk, c(v) = w_v dv, d the kernel's gradient",
         cites=("achtibat2024",),
         ops=OPS,
         surrogate=_taylor,

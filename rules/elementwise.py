@@ -53,8 +53,9 @@ OFFSET: dict[str, float] = {
 }
 #: f'(0), for the functions that have no closed ratio.
 SLOPE: dict[str, float] = {
-    "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0, "cosh": 0.0, "asinh": 1.0,
-    "atan": 1.0, "asin": 1.0, "atanh": 1.0, "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi), "expm1": 1.0, "log1p": 1.0,
+    "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0,
+    "cosh": 0.0, "asinh": 1.0, "atan": 1.0, "asin": 1.0, "atanh": 1.0, "expm1": 1.0, "log1p": 1.0,
+    "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi),
     "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
     "round": 0.0, "floor": 0.0, "ceil": 0.0, "trunc": 0.0,
 }  # fmt: skip
@@ -76,7 +77,7 @@ def _value_and_slope_at_zero(call: Call, name: str, x: Tensor, y: Tensor) -> tup
 
 def _name(call: Call) -> str:
     """The operation's name; that of a custom operator keeps its namespace."""
-    return str(call.op._schema.name).removeprefix("aten::")  # type: ignore[attr-defined]
+    return call.name.removeprefix("aten.")
 
 
 def _value(call: Call) -> Any:
@@ -191,7 +192,10 @@ def _points() -> Tensor:
 def _samples() -> list[Call]:
     x = _points()
     small = x.clamp(-0.9, 0.9)
-    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink expm1".split()
+    plain = (
+        "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink "
+        "expm1"
+    ).split()
     calls = [sample(getattr(aten, name).default, x) for name in plain]
     calls.append(sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)))  # in relevances f(x) = 0 != f(0) has no formula
     calls += [

@@ -18,19 +18,16 @@ aten = torch.ops.aten
 
 #: Position of the bias argument, and the axis (from the right) along which it runs.
 BIAS = {
-    "linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "convolution": (2, 0),
-    "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "conv_transpose3d": (2, 4),
+    "aten.linear": (2, 1), "aten.conv1d": (2, 2), "aten.conv2d": (2, 3), "aten.conv3d": (2, 4),
+    "aten.convolution": (2, 0), "aten.conv_transpose1d": (2, 2), "aten.conv_transpose2d": (2, 3),
+    "aten.conv_transpose3d": (2, 4),
 }  # fmt: skip
-SUM_OF_PRODUCT = ("addmm", "baddbmm", "addbmm", "addmv")
-
-
-def _name(call: Call) -> str:
-    return str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
+SUM_OF_PRODUCT = covers("aten", "addmm baddbmm addbmm addmv")
 
 
 def split_bias(call: Call) -> tuple[Call, Tensor | None]:
     """The call without its bias, and the bias shaped to broadcast against the result (None if there is none)."""
-    name = _name(call)
+    name = call.name
     if name in SUM_OF_PRODUCT:
         if 0 in call.carriers or isinstance(call.args[0], (int, float)):
             return call, None
@@ -41,7 +38,7 @@ def split_bias(call: Call) -> tuple[Call, Tensor | None]:
         return call, None
     position, from_right = place
     bias = call.args[position]
-    if name == "convolution":
+    if name == "aten.convolution":
         from_right = call.args[0].dim() - 1
     args = tuple(None if i == position else a for i, a in enumerate(call.args))
     bare = replace(call, args=args)

@@ -52,12 +52,13 @@ register(
         ops=covers("aten", "_to_copy to index gather index_select embedding take_along_dim") + ("getitem",),
         surrogate=_surrogate,
         reference=_reference,
-        samples=lambda: [call for call in _samples() if "index_select" in str(call.op)],
+        samples=lambda: [call for call in _samples() if call.name == "aten.index_select"],
     ),
     Rule(
         name="move.inferred",
         kind="move",
-        law="y = M x with M a matrix of zeros and ones, for a view (by its schema) or an operation found to place values unchanged",
+        law="y = M x with M a matrix of zeros and ones, for a view (by its schema) or an operation found to place "
+        "values unchanged",
         cites=("bach2015",),
         ops=("*",),
         surrogate=_surrogate,

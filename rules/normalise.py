@@ -11,6 +11,7 @@ from torch import Tensor
 from lrp_fx.rule import Call, Rule, covers, freeze, precise, register, sample, sink
 
 aten = torch.ops.aten
+BATCH = covers("aten", "batch_norm _native_batch_norm_legit_no_training")
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -68,16 +69,12 @@ def _batch_norm(call: Call) -> Any:
     """In evaluation mode the statistics are parameters: an affine map."""
     x, weight, bias, mean, variance = call.args[:5]
     shape = (1, -1) + (1,) * (x.dim() - 2)
-    eps = (
-        call.arg(7, "eps", 1e-5)
-        if "batch_norm" in str(call.op) and len(call.args) > 7
-        else call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else 1e-5)
-    )
+    eps = call.arg(7 if call.name == "aten.batch_norm" else 6, "eps", 1e-5)
     scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     y = x * scale.reshape(shape)
     y = y + sink("bias", shift.reshape(shape), y)
-    return (y, *call.run()[1:]) if "native" in str(call.op) else y
+    return y if call.name == "aten.batch_norm" else (y, *call.run()[1:])
 
 
 def _product(call: Call) -> Any:
@@ -125,7 +122,7 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
 def _groups(call: Call) -> tuple[tuple[int, ...], Tensor, bool, float]:
     """Shape whose last axis shares its statistics, weight for every element, whether a mean is subtracted, epsilon."""
     x = call.args[0]
-    if "rms_norm" in str(call.op):
+    if call.name == "aten.rms_norm":
         eps = call.arg(3, "eps")
         return x.shape, call.arg(2, "weight").expand(x.shape), False, torch.finfo(x.dtype).eps if eps is None else eps
     per_channel = call.arg(2, "weight").reshape(-1, *(1,) * (x.dim() - 2)).expand(x.shape)
@@ -135,7 +132,7 @@ def _groups(call: Call) -> tuple[tuple[int, ...], Tensor, bool, float]:
 def _statistics_reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """The LN-rule with each group's own statistics; for fixed statistics LRP-0 on the affine map."""
     x, y = call.args[0], call.run()
-    if "batch_norm" in str(call.op):
+    if call.name in BATCH:
         y = y[0] if isinstance(y, tuple) else y
         weight, _, _, variance = call.args[1:5]
         shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -173,8 +170,7 @@ def _other_samples() -> list[Call]:
 
 
 def _by_op(call: Call) -> Any:
-    name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
-    return {"rms_norm": _rms_norm, "group_norm": _group_norm}.get(name, _batch_norm)(call)
+    return {"aten.rms_norm": _rms_norm, "aten.group_norm": _group_norm}.get(call.name, _batch_norm)(call)
 
 
 register(
@@ -194,7 +190,7 @@ register(
         kind="normalise",
         law="y = centred(x) * frozen(1/scale) * w + sink(b), for RMS, group and (in evaluation mode) batch statistics",
         cites=("ali2022",),
-        ops=covers("aten", "rms_norm group_norm batch_norm _native_batch_norm_legit_no_training"),
+        ops=(*covers("aten", "rms_norm group_norm"), *BATCH),
         surrogate=_by_op,
         sinks=("bias",),
         reference=_statistics_reference,

@@ -11,6 +11,7 @@ from lrp_fx.rule import Call, Rule, covers, elements, freeze, register, sample, 
 
 aten = torch.ops.aten
 BILINEAR = covers("aten", "mul matmul mm bmm mv dot outer")
+MATRIX = covers("aten", "matmul mm bmm")
 WITH_TERM = covers("aten", "baddbmm addmm addcmul")
 
 
@@ -82,7 +83,7 @@ def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
     t, A, V = call.args[:3]
     y, beta, alpha = call.run(), call.kwargs.get("beta", 1), call.kwargs.get("alpha", call.kwargs.get("value", 1))
     total = call.factors[1] + call.factors[2]
-    if "addcmul" in str(call.op):
+    if call.name == "aten.addcmul":
         R_A, R_V = (alpha * A * V / y * R_y * call.factors[i] / total for i in (1, 2))
     else:
         messages = alpha * A.unsqueeze(-1) * V.unsqueeze(-3) * (R_y / y).unsqueeze(-2)
@@ -92,11 +93,7 @@ def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    return (
-        _reference_matrix(call, R_y)
-        if "mm" in str(call.op) or "matmul" in str(call.op)
-        else _reference_elementwise(call, R_y)
-    )
+    return _reference_matrix(call, R_y) if call.name in MATRIX else _reference_elementwise(call, R_y)
 
 
 def _draw(*shape: int, seed: int = 6) -> Tensor:

@@ -92,7 +92,8 @@ register(
     Rule(
         name="route.winner",
         kind="route",
-        law="y = x[choice], for an operation found to choose among its values (max, top-k, sort, pooling); the choice is frozen",
+        law="y = x[choice], for an operation found to choose among its values (max, top-k, sort, pooling); the choice "
+        "is frozen",
         cites=("bach2015", "montavon2019"),
         ops=("*",),
         surrogate=_run,
@@ -107,8 +108,7 @@ register(
         ops=covers(
             "aten",
             "cat stack where masked_fill masked_scatter index_put scatter scatter_add slice_scatter select_scatter "
-            "index_add "
-            "index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
+            "index_add index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
         ),
         surrogate=_assemble,
         sinks=("bias",),

@@ -15,11 +15,12 @@ from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sin
 
 aten = torch.ops.aten
 PLAIN = covers("aten", "mul div matmul mm bmm")
+MATRIX = covers("aten", "matmul mm bmm addmm baddbmm")
 WITH_TERM = covers("aten", "addcmul addmm baddbmm")
 
 
 def _has_term(call: Call) -> bool:
-    return any(name.split(".")[-1] in str(call.op) for name in WITH_TERM)
+    return call.name in WITH_TERM
 
 
 def _run(call: Call) -> Any:
@@ -51,7 +52,7 @@ def _uniform(call: Call) -> Any:
     factors = [i for i in sorted(call.carriers) if not (_has_term(call) and i == 0)]
     total = sum(call.factors.get(i, 1) for i in factors)
     weights = {i: call.factors.get(i, 1) / total for i in factors}
-    if "div" in str(call.op) and 1 in weights:
+    if call.name == "aten.div" and 1 in weights:
         weights[1] = -weights[1]
     return _run(call.map(lambda i, a: share(a, weights[i]) if i in weights else a))
 
@@ -61,11 +62,11 @@ def _messages(call: Call, R_y: Tensor, kept: dict[int, float]) -> list[Tensor]:
     a, b = call.args[-2:] if _has_term(call) else call.args[:2]
     offset = 1 if _has_term(call) else 0
     alpha, beta, y = call.kwargs.get("alpha", call.kwargs.get("value", 1)), call.kwargs.get("beta", 1), call.run()
-    if "mm" in str(call.op) or "matmul" in str(call.op):
+    if call.name in MATRIX:
         m = alpha * a.unsqueeze(-1) * b.unsqueeze(-3) * (R_y / y).unsqueeze(-2)
         given = [m.sum(-1), m.sum(-3)]
     else:
-        m = alpha * (a / b if "div" in str(call.op) else a * b) / y * R_y
+        m = alpha * (a / b if call.name == "aten.div" else a * b) / y * R_y
         given = [m, m]
     result = [(beta * call.args[0] / y * R_y).sum_to_size(call.args[0].shape)] if offset and 0 in call.carriers else []
     return result + [
@@ -117,7 +118,8 @@ register(
     Rule(
         name="scan.frozen",
         kind="scan",
-        law="y = frozen(A) x: in s_t = A_t s_(t-1) + B_t x_t, y_t = C_t s_t all relevance flows through x and s, none through A, B, C",
+        law="y = frozen(A) x: in s_t = A_t s_(t-1) + B_t x_t, y_t = C_t s_t all relevance flows through x and s, "
+        "none through A, B, C",
         cites=("jafari2024", "arras2017"),
         ops=PLAIN + WITH_TERM,
         surrogate=_frozen,

@@ -115,7 +115,7 @@ register(
     Rule(
         name="residual.gamma",
         kind="residual",
-        law="y = sum_t t * frozen(w_t y / D), w_t = 1 + gamma [t y > 0], D = sum_t w_t t, gamma = 1; factor 0 where D = 0",
+        law="y = sum_t t * frozen(w_t y / D), w_t = 1 + gamma [t y > 0], D = sum_t w_t t, gamma = 1; factor 0 if D = 0",
         cites=("berend2026",),
         ops=covers("aten", "add"),
         surrogate=gamma_surrogate(1.0),
