@@ -11,6 +11,7 @@ from __future__ import annotations
 from lrp_fx.rule.call import Call, constant_part, covers, sample
 from lrp_fx.rule.definition import OTHERS, Rule, Ruleset
 from lrp_fx.rule.kinds import KINDS, Kind
+from lrp_fx.rule.linearity import depends_on_carriers, missing_freeze
 from lrp_fx.rule.primitives import (
     Tape,
     carry,
@@ -39,9 +40,11 @@ __all__ = [
     "carry",
     "constant_part",
     "covers",
+    "depends_on_carriers",
     "elements",
     "freeze",
     "identity",
+    "missing_freeze",
     "precise",
     "recording",
     "register",

@@ -29,7 +29,7 @@ from lrp_fx.capture.ladder import (
     difference_from_model,
     first_line,
 )
-from lrp_fx.errors import InputError, TargetError
+from lrp_fx.errors import InputError, RuleError, TargetError
 from lrp_fx.guards.masks import Assumptions, Constants, constant_masks
 from lrp_fx.guards.sizes import TracedSizes
 from lrp_fx.ir.program import MASK_ROLE, Program
@@ -193,7 +193,7 @@ class Compiler:
         seen = target.signature in entry.graphs
         try:
             self.built = self.build(entry, target)
-        except (TargetError, InputError):
+        except (TargetError, InputError, RuleError):
             raise
         except Exception as error:
             if shared := _shared_inputs(entry, call):

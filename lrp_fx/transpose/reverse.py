@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.analysis.mask_sense import keeps_where_true
 from lrp_fx.analysis.provenance import MASK, POSITION
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
-from lrp_fx.errors import LrpError, TargetError
+from lrp_fx.errors import LrpError, RuleError, TargetError
 from lrp_fx.ir.graph import op_name, output_node, value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
 from lrp_fx.ir.sizes import hint, same_size
@@ -35,6 +35,7 @@ from lrp_fx.optimize.schedule import schedule_late
 from lrp_fx.optimize.simplify import simplify
 from lrp_fx.recognize.products import rows_by_example
 from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.rule import Call, missing_freeze
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
 from lrp_fx.transpose.alignment import aligned_batch
@@ -315,6 +316,7 @@ class _Transposer:
         key = vjp_key(plan, values, results, arguments, rows, [batch])
         if key not in self.cache:
             function = transpose_rule(plan, batch)
+            self._require_linear(application, plan, arguments)
             try:
                 module = trace(function, [*values, *results, *arguments, *rows, batch], self.mode)
             except Exception as error:
@@ -337,6 +339,16 @@ class _Transposer:
         self._settle(
             application, plan, coefficients, Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names)
         )
+
+    def _require_linear(self, application: Application, plan: Plan, arguments: list[Any]) -> None:
+        """Raise `RuleError` where the rule forgot to freeze something: its books would not close."""
+        args, kwargs = pytree.tree_unflatten(arguments, plan.spec)
+        call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts)
+        if (wrong := missing_freeze(application.rule, call)) is not None:
+            raise RuleError(
+                f"{wrong}\n  at:   {application.label()}\n  next: wrap in `freeze` what is to be a constant in "
+                f"{application.rule.surrogate.__module__}, or declare it as a `sink` (docs/adding_a_rule.md)"
+            )
 
     def _result(self, node: fx.Node, index: int) -> fx.Node:
         for user in node.users:
