@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink, where_positive
+from lrp_fx.rule import Call, Rule, carry, covers, draw, freeze, precise, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 
@@ -158,10 +158,12 @@ def power(call: Call) -> Any:
 
     ``a ** x`` and ``x ** 0`` are not: they are 1 at zero, and the identity rule serves them.
     """
+    return identity(call) if 1 in call.carriers or _exponent_is_zero(call) else _by_value(call)
+
+
+def _exponent_is_zero(call: Call) -> bool:
     exponent = call.arg(1, "exponent", 1.0)
-    if 1 in call.carriers or (not isinstance(exponent, Tensor) and exponent == 0):
-        return identity(call)
-    return _by_value(call)
+    return not isinstance(exponent, Tensor) and bool(exponent == 0)
 
 
 def _by_value(call: Call) -> Any:
@@ -189,28 +191,29 @@ def _points() -> Tensor:
     return torch.tensor([[-30.0, -3.0, -0.5, -1e-9], [0.7, 1e-3, 2.0, 30.0]], dtype=torch.float64)
 
 
-def _samples() -> list[Call]:
-    x = _points()
-    small = x.clamp(-0.9, 0.9)
-    plain = (
-        "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink "
-        "expm1"
-    ).split()
-    calls = [sample(getattr(aten, name).default, x) for name in plain]
-    calls.append(sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)))  # in relevances f(x) = 0 != f(0) has no formula
-    calls += [
-        sample(aten.gelu.default, x, approximate="tanh"),
+def _bounds_samples() -> list[Call]:
+    x, low = _points(), draw(4)
+    return [
+        sample(aten.hardtanh.default, x),
         sample(aten.clamp.default, x, -1.0, 2.0),
-        sample(aten.log1p.default, small),
-        sample(aten.exp.default, x),
+        sample(aten.clamp.default, x, 0.1),
+        sample(aten.clamp.Tensor, x, low, low + 1.0),
+        sample(aten.clamp_min.default, x, 0.1),
+        sample(aten.clamp_min.Tensor, x, low),
+        sample(aten.clamp_max.default, x, 0.1),
+        sample(aten.threshold.default, x, 0.2, 0.7),
+        sample(aten.nan_to_num.default, x),
     ]
-    calls.append(sample(aten.maximum.default, x, torch.full_like(x, 0.25)))
-    return calls
 
 
 def _power_samples() -> list[Call]:
     x = _points()
     return [
+        sample(aten.pow.Tensor_Scalar, x.abs(), 0.5),
+        sample(aten.pow.Tensor_Scalar, x.abs(), 0),
+        sample(aten.pow.Tensor_Scalar, x.abs(), 1),
+        sample(aten.pow.Scalar, 2.0, draw(3, 4), carriers=(1,)),
+        sample(aten.pow.Tensor_Tensor, x.abs(), draw(4)),
         sample(aten.pow.Tensor_Scalar, x, 2),
         sample(aten.pow.Tensor_Scalar, x, 3),
         sample(aten.pow.Tensor_Scalar, x.abs(), -0.5),
@@ -219,8 +222,16 @@ def _power_samples() -> list[Call]:
 
 def _inferred_samples() -> list[Call]:
     x, degree = _points(), {"power": True}
+    plain = (
+        "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan softshrink expm1"
+    )
     return [
-        *_samples(),
+        *(sample(getattr(aten, name).default, x) for name in plain.split()),
+        sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)),  # in relevances f(x) = 0 != f(0) has no formula
+        sample(aten.gelu.default, x, approximate="tanh"),
+        sample(aten.exp.default, x),
+        sample(aten.log1p.default, x.clamp(-0.9, 0.9)),
+        sample(aten.maximum.default, x, torch.full_like(x, 0.25)),
         sample(aten.logit.default, x.sigmoid(), 1e-6),
         sample(aten.sqrt.default, x.abs()),
         sample(aten.rsqrt.default, x.abs(), facts=degree),
@@ -230,8 +241,8 @@ def _inferred_samples() -> list[Call]:
 
 
 def _power_reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    """Euler: x f'(x) = k f(x), so R(x) = x f'(x) / (k f(x)) R(y) = R(y)."""
-    return [R_y]
+    """Euler: x f'(x) = k f(x), so R(x) = x f'(x) / (k f(x)) R(y) = R(y); not for ``a ** x`` and ``x ** 0``."""
+    return _reference(call, R_y) if 1 in call.carriers or _exponent_is_zero(call) else [R_y]
 
 
 register(
@@ -247,7 +258,7 @@ register(
         surrogate=identity,
         sinks=("offset",),
         reference=_reference,
-        samples=lambda: [call for call in _samples() if _name(call) in ("hardtanh", "clamp")],
+        samples=_bounds_samples,
     ),
     Rule(
         name="elementwise.inferred",
@@ -268,7 +279,10 @@ register(
         ops=covers("aten", "mul div"),
         surrogate=lambda call: call.run(),
         reference=lambda call, R_y: [R_y],
-        samples=lambda: [sample(aten.mul.Tensor, _points(), torch.sigmoid(_points()))],
+        samples=lambda: [
+            sample(aten.mul.Tensor, _points(), torch.sigmoid(_points())),
+            sample(aten.div.Tensor, _points(), 1.0 + torch.exp(-_points())),
+        ],
     ),
     Rule(
         name="elementwise.power",

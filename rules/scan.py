@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, draw, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
 PLAIN = covers("aten", "mul div matmul mm bmm")
@@ -89,10 +89,6 @@ def _reference_uniform(call: Call, R_y: Tensor) -> list[Tensor]:
     return _messages(call, R_y, {i: call.factors[i] / total for i in call.carriers})
 
 
-def _draw(*shape: int, seed: int = 16) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _samples(both: bool) -> list[Call]:
     """Value and coefficient of each kind of product; ``both``: they carry alike."""
 
@@ -100,18 +96,36 @@ def _samples(both: bool) -> list[Call]:
         carriers = sorted({value, *([coefficient] if both else []), *([term] if term is not None else [])})
         return sample(op, *args, carriers=carriers, facts={"coefficients": (coefficient,)}, **kwargs)
 
-    x, z, positive = _draw(2, 3, 4), _draw(2, 3, 1, seed=17), _draw(2, 3, 4, seed=18).abs() + 0.5
-    term, a, b = _draw(2, 3, 5, seed=19), _draw(2, 3, 4, seed=20), _draw(2, 4, 5, seed=21)
+    x, z, positive = draw(2, 3, 4, seed=16), draw(2, 3, 1, seed=17), draw(2, 3, 4, seed=18).abs() + 0.5
+    term, a, b = draw(2, 3, 5, seed=19), draw(2, 3, 4, seed=20), draw(2, 4, 5, seed=21)
     return [
         call(aten.mul.Tensor, x, z, value=0, coefficient=1),
         call(aten.mul.Tensor, positive, x, value=1, coefficient=0),
         call(aten.div.Tensor, x, positive, value=0, coefficient=1),
         call(aten.matmul.default, a, b, value=1, coefficient=0),
         call(aten.bmm.default, a, b, value=0, coefficient=1),
+        call(aten.mm.default, a[0], b[0], value=1, coefficient=0),
+        call(aten.addmm.default, term[0], a[0], b[0], value=1, coefficient=2, beta=0.5, alpha=2.0),
         call(aten.addcmul.default, x, positive, a, value=2, coefficient=1, term=0),
         call(aten.baddbmm.default, term, a, b, value=2, coefficient=1, beta=0.5, alpha=2.0),
         call(aten.baddbmm.default, term, a, b, value=2, coefficient=1, term=0),
     ]
+
+
+def _start_samples() -> list[Call]:
+    """The state of a loop before its first step."""
+    a, b, start = draw(2, 3, 4), draw(2, 4, 5), torch.zeros(2, 4, 5, dtype=torch.float64)
+    return [
+        sample(aten.mul.Tensor, b, start, carriers=(1,)),
+        sample(aten.div.Tensor, start, b.abs() + 0.5),
+        sample(aten.matmul.default, a, start, carriers=(1,)),
+        sample(aten.bmm.default, a, start, carriers=(1,)),
+        sample(aten.mm.default, a[0], start[0], carriers=(1,)),
+    ]
+
+
+def _vectors() -> list[Call]:
+    return [sample(aten.matmul.default, draw(3, 4), draw(4, seed=17))]
 
 
 register(
@@ -126,6 +140,7 @@ register(
         sinks=("bias",),
         reference=_reference_frozen,
         samples=lambda: _samples(False),
+        calls=_vectors,
         frozen_operands="coefficients",
     ),
     Rule(
@@ -138,6 +153,7 @@ register(
         sinks=("bias",),
         reference=_reference_uniform,
         samples=lambda: _samples(True),
+        calls=_vectors,
     ),
     Rule(
         name="scan.start",
@@ -146,6 +162,7 @@ register(
         cites=("jafari2024",),
         ops=PLAIN,
         surrogate=lambda call: freeze(call.run()),
+        samples=_start_samples,
         frozen=True,
     ),
 )

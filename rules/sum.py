@@ -47,7 +47,10 @@ def _samples() -> list[Call]:
         sample(aten.add.Tensor, row, x, carriers=(1,)),
         sample(aten.add.Tensor, row, x, alpha=2.0),
         sample(aten.sub.Tensor, x, row, carriers=(1,)),
+        sample(aten.add.Tensor, x, 1),
+        sample(aten.sub.Tensor, row, x),
         sample(aten.sub.Tensor, x, 1.5),
+        sample(aten.rsub.Tensor, x, row),
         sample(aten.rsub.Scalar, x, 1.0),
     ]
 

@@ -8,10 +8,10 @@ hand to an operand it declares as a ``sink``.
 
 from __future__ import annotations
 
-from lrp_fx.rule.call import Call, constant_part, covers, sample
+from lrp_fx.rule.call import Call, constant_part, covers, draw, sample
 from lrp_fx.rule.definition import OTHERS, Rule, Ruleset
-from lrp_fx.rule.kinds import KINDS, Kind
-from lrp_fx.rule.linearity import depends_on_carriers, missing_freeze
+from lrp_fx.rule.kinds import KINDS, LINEAR, Kind
+from lrp_fx.rule.linearity import freeze_is_missing, missing_freeze
 from lrp_fx.rule.primitives import (
     Tape,
     carry,
@@ -29,6 +29,7 @@ from lrp_fx.rule.registration import DEFAULT, Choice, Registry, register, regist
 __all__ = [
     "DEFAULT",
     "KINDS",
+    "LINEAR",
     "OTHERS",
     "Call",
     "Choice",
@@ -40,9 +41,10 @@ __all__ = [
     "carry",
     "constant_part",
     "covers",
-    "depends_on_carriers",
+    "draw",
     "elements",
     "freeze",
+    "freeze_is_missing",
     "identity",
     "missing_freeze",
     "precise",

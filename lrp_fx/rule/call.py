@@ -90,6 +90,11 @@ def sample(
     return Call(op, args, kwargs, frozenset(carriers), factors or dict.fromkeys(carriers, 1), facts=facts or {})
 
 
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers for samples, the same in every run."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def constant_part(call: Call) -> Tensor:
     """The value an affine operation takes where its carriers are zero."""
     result: Tensor = call.map(lambda i, a: torch.zeros_like(a) if i in call.carriers else a).run()

@@ -34,8 +34,9 @@ class Rule:
                    way.
     ``reference``  `Call`, relevance of the result -> relevance of each carrier: the published formula, slow and
                    literal.
-    ``samples``    calls that the laws are checked on: at least one of each operation in ``ops``.
-    ``unsampled``  operations of ``ops`` without a sample, and why there is none.
+    ``samples``    calls that all laws are checked on: at least one of each operation in ``ops``.
+    ``calls``      further calls, held to all laws but the reference, which does not spell them out.
+    ``unsampled``  operations of ``ops`` that neither has, and why.
     ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
@@ -54,6 +55,7 @@ class Rule:
     audit: Callable[[Call, Tensor], dict[str, Tensor]] | None = None
     reference: Callable[[Call, Tensor], list[Tensor]] | None = None
     samples: Callable[[], list[Call]] = list
+    calls: Callable[[], list[Call]] = list
     unsampled: Mapping[str, str] = field(default_factory=dict)
     weights: Callable[[Call], Tensor] | None = None
     exact: bool = True

@@ -29,9 +29,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "move": Kind("places, copies or retypes values without mixing them", "`x.transpose(0, 1)`"),
         "linear": Kind("linear or affine in what carries; weights are coefficients", "`linear(x, W, b)`"),
         "elementwise": Kind("each result depends on one element of one carrier", "`gelu(x)`, `x * sigmoid(x)`"),
-        "normalise": Kind(
-            "multiplies its carrier by a statistic of the carrier itself", "`layer_norm(x)`, `x * rsqrt(mean(x²))`"
-        ),
+        "normalise": Kind("multiplies its carrier by a statistic of it", "`layer_norm(x)`, `x * rsqrt(mean(x²))`"),
         "softmax": Kind("weights that add up to one, or their logarithms", "`softmax(s)`, `logsumexp(s)`"),
         "attention": Kind("a fused kernel for softmax(q kᵀ) v", "`scaled_dot_product_attention(q, k, v)`", TANGENT),
         "product": Kind("a product of operands that carry and are independent", "`matmul(q, kᵀ)`", TANGENT),

@@ -22,11 +22,6 @@ from lrp_fx.rule.definition import Rule
 from lrp_fx.rule.kinds import KINDS, TANGENT
 from lrp_fx.rule.primitives import Tape, recording
 
-MISSING = (
-    "a `freeze` is missing: relevance flows through what should be a constant, because the surrogate of {rule} for "
-    "{op} is not linear in its carriers with its frozen parts fixed"
-)
-
 #: Answers by rule (kept with them, so that its id stays its own) and call, whatever the sizes: layers repeat.
 _asked: dict[Any, tuple[Rule, bool]] = {}
 
@@ -42,7 +37,15 @@ def missing_freeze(rule: Rule, call: Call) -> str | None:
     key = (id(rule), str(call.op), call.carriers, call.masks, types, str(sorted(call.facts.items())))
     if key not in _asked:
         _asked[key] = rule, _is_nonlinear(rule, call)
-    return MISSING.format(rule=rule.name, op=call.name) if _asked[key][1] else None
+    return freeze_is_missing(rule, call) if _asked[key][1] else None
+
+
+def freeze_is_missing(rule: Rule, call: Call) -> str:
+    """What is said of a surrogate that is not linear."""
+    return (
+        f"a `freeze` is missing in the surrogate of {rule.name} for {call.name}: relevance flows through what should "
+        "be a constant (it is not linear in its carriers with its frozen parts fixed)"
+    )
 
 
 def _is_nonlinear(rule: Rule, call: Call) -> bool:
@@ -77,7 +80,8 @@ def _differs(rule: Rule, call: Call) -> bool:
     first = _coefficients(rule, call, tape)[1]
     second = _coefficients(rule, call.put(moved), Tape(replay=iter(tape.frozen)))[1]
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return any(not torch.allclose(a, b, rtol=1e-6, atol=1e-9 * float(a.abs().max())) for a, b in pairs)
+    known = [(a, b) for a, b in pairs if a.isfinite().all() and b.isfinite().all()]
+    return any(not torch.allclose(a, b, rtol=1e-6, atol=1e-9 * float(a.abs().max())) for a, b in known)
 
 
 def _coefficients(
