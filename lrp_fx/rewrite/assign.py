@@ -8,15 +8,15 @@ ensures   values unchanged; each carrying node is a leaf or has exactly one `App
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatch
 
 from torch import fx
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.classify import infer
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
-from lrp_fx.ir.graph import is_float, op_name
+from lrp_fx.ir.graph import is_float, op_name, operation_name
 from lrp_fx.ir.operators import WEIGHTED
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
@@ -73,7 +73,8 @@ def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -
 
 class _Chooser:
     def __init__(self, program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, flow: Dataflow) -> None:
-        self.program, self.facts, self.ruleset, self.registry, self.flow = program, facts, ruleset, registry, flow
+        self.program, self.facts, self.flow = program, facts, flow
+        self.rules = registry.choice(ruleset)
         self.applications: dict[fx.Node, Application] = {}
         self.leaves: dict[fx.Node, str] = {}
         self.carrying: set[fx.Node] = set()
@@ -159,7 +160,7 @@ class _Chooser:
     def _meaning(self, node: fx.Node, operands: list[fx.Node]) -> tuple[Meaning, str]:
         """The structural role of a node, and whether a rule lists its operation or it had to be inferred."""
         name = op_name(node)
-        kinds = self.registry.kinds_of(name)
+        kinds = self.rules.kinds_of(name)
         if (written := function_meaning(self.flow, node) or renormalised_meaning(self.flow, node)) is not None and set(
             written.signals
         ) <= self.carrying:
@@ -296,24 +297,9 @@ class _Chooser:
         return application is not None and application.kind == "elementwise" and node not in self.chains.apart
 
     def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
-        op = (
-            str(meaning.op._schema.name).replace("::", ".")
-            if meaning.op is not None and hasattr(meaning.op, "_schema")
-            else op_name(node)
-        )
-        wanted = [
-            rules[meaning.kind]
-            for pattern, rules in self.ruleset.sites.items()
-            if meaning.kind in rules and fnmatch(module_path(node), pattern)
-        ]
-        wanted += [self.ruleset.kinds[meaning.kind]] if meaning.kind in self.ruleset.kinds else []
-        for name in wanted:
-            rule = self.registry.rules[name]
-            if rule.serves(op):
-                return rule
-        candidates = self.registry.candidates(meaning.kind, op) if meaning.kind != "tangent" else []
-        last_resort = [r for r in self.registry.rules.values() if r.kind == "tangent" and not r.exact]
-        return (candidates or last_resort)[0]
+        op = operation_name(meaning.op) if isinstance(meaning.op, OpOverload) else op_name(node)
+        candidates = self.rules.candidates(meaning.kind, op, module_path(node))
+        return (candidates or self.rules.candidates("tangent", op))[0]
 
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""

@@ -370,15 +370,7 @@ def rulesets() -> dict[str, str]:
 
 def _ruleset(rules: str | Ruleset) -> Ruleset:
     if isinstance(rules, Ruleset):
-        unknown = [
-            n
-            for n in [
-                *rules.kinds.values(),
-                *rules.leaves.values(),
-                *(r for s in rules.sites.values() for r in s.values()),
-            ]
-            if n not in registry.rules
-        ]
+        unknown = [name for name in rules.named() if name not in registry.rules]
         if unknown:
             raise InputError(
                 f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are "
