@@ -47,25 +47,28 @@ def refuse_underivable(applications: Iterable[Application]) -> None:
         )
 
 
-def refuse_approximations(applications: Iterable[Application]) -> None:
-    """Raise `UnsupportedOperatorError` with every node whose rule is not exact."""
-    problems = [
-        _problem(
-            a,
-            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
-            f"{_what_to_write(a)}; or convert with strict=False and read the sink",
-        )
-        for a in applications
-        if not a.rule.exact
-    ]
+def refuse_approximations(rewritten: Rewritten) -> None:
+    """Raise `UnsupportedOperatorError` with every node whose rule is not exact, and what it came nearest to."""
+    problems = [approximation(rewritten, a) for a in rewritten.applications.values() if not a.rule.exact]
     if problems:
         raise UnsupportedOperatorError(
             f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems))
         )
 
 
-def _problem(a: Application, why: str, next_step: str) -> Problem:
-    return Problem(describe(a.node), f"{module_path(a.node) or 'model'}, {source_line(a.node)}", why, next_step)
+def approximation(rewritten: Rewritten, a: Application) -> Problem:
+    """An operation that no rule serves exactly: why, the recognisers that came nearest, and what to write."""
+    return _problem(
+        a,
+        f"closest: {a.rule.name}, refused in strict mode: {a.why}",
+        f"{_what_to_write(a)}; or convert with strict=False and read the sink",
+        tuple(f"not {refusal}" for refusal in rewritten.why(a.node).nearest()),
+    )
+
+
+def _problem(a: Application, why: str, next_step: str, nearest: tuple[str, ...] = ()) -> Problem:
+    where = f"{module_path(a.node) or 'model'}, {source_line(a.node)}"
+    return Problem(describe(a.node), where, why, next_step, nearest)
 
 
 def _what_to_write(a: Application) -> str:

@@ -33,7 +33,7 @@ from lrp_fx.optimize.push_rows import push_rows
 from lrp_fx.optimize.rematerialize import rematerialize_blocks, rematerialize_moves
 from lrp_fx.optimize.schedule import schedule_late
 from lrp_fx.optimize.simplify import simplify
-from lrp_fx.recognize.products import rows_by_example
+from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
