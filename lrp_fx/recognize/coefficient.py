@@ -27,11 +27,15 @@ class Form(Enum):
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One operand seen as a coefficient of the other, the ``signal``; ``why`` in one phrase."""
+    """One operand seen as a coefficient of the other, the ``signal``; ``why`` in one phrase.
+
+    ``lacks``: of a function in another way, what it lacks to be a statistic.
+    """
 
     signal: fx.Node
     form: Form
     why: str
+    lacks: str = ""
 
     @property
     def decides(self) -> bool:
@@ -112,6 +116,6 @@ def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.
     reduces = any(op_name(n) in REDUCTIONS for n in region)
     if reduces and (is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))):
         return Coefficient(signal, Form.STATISTIC, "a broadcast statistic of the signal is its coefficient")
-    missing = f"is not broadcast against %{signal.name}" if reduces else "nothing in it reduces an axis"
-    why = f"%{core.name} is a function of %{root.name} that mixes elements (%{mixing.name}), but {missing}"
-    return Coefficient(signal, Form.OTHER, why)
+    why = f"%{core.name} is a function of %{root.name} that mixes elements (%{mixing.name})"
+    lacks = f"it is not broadcast against %{signal.name}" if reduces else "nothing in it reduces an axis"
+    return Coefficient(signal, Form.OTHER, why, lacks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from torch import fx
 
@@ -25,7 +26,7 @@ class Meaning:
     why: str
     op: object = None
     args: tuple[object, ...] | None = None
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Nearness(IntEnum):

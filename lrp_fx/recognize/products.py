@@ -33,7 +33,7 @@ _NEARNESS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ fewer than two factors
+# ------------------------------------------------------------------------------------------------ fewer than two
 def coefficient(context: Context, node: fx.Node) -> Meaning | Refusal:
     """A product in which one operand carries relevance."""
     if not is_product(context, node):
@@ -98,7 +98,7 @@ def pointwise(context: Context, node: fx.Node) -> Meaning | Refusal:
     seen = factors.coefficient
     if seen is not None and seen.form is Form.POINTWISE:
         return Meaning("elementwise", (seen.signal,), seen.why)
-    return _nearest_form(factors)
+    return nearest(Refusal(seen.why, _NEARNESS[seen.form]) for seen in factors.tried)
 
 
 def same_value(context: Context, node: fx.Node) -> Meaning | Refusal:
@@ -118,7 +118,7 @@ def normalisation(context: Context, node: fx.Node) -> Meaning | Refusal:
         return factors
     seen = factors.coefficient
     if seen is None and factors.apart is not None:
-        return _nearest_form(factors)
+        return _no_statistic(factors)
     of_softmax = factors.apart is None and factors.mixes
     if seen is not None and not of_softmax:
         return Meaning("normalise", (seen.signal,), seen.why)
@@ -136,12 +136,13 @@ def _statistic_of_common(factors: Factors) -> Meaning | Refusal:
         if reduces and common is not signal:
             why = "a broadcast statistic of the value that the signal is a function of"
             return Meaning("normalise", (signal,), why)
-    return _nearest_form(factors)
+    return _no_statistic(factors)
 
 
-def _nearest_form(factors: Factors) -> Refusal:
-    """What was nearest to a coefficient of the other operand, as a refusal."""
-    return nearest(Refusal(seen.why, _NEARNESS[seen.form]) for seen in factors.tried)
+def _no_statistic(factors: Factors) -> Refusal:
+    """What is nearest to a statistic of the other operand, and what it lacks."""
+    whys = [(f"{seen.why}, but {seen.lacks}" if seen.lacks else seen.why, seen.form) for seen in factors.tried]
+    return nearest(Refusal(why, _NEARNESS[form]) for why, form in whys)
 
 
 CHAIN = Recogniser(

@@ -54,7 +54,8 @@ class Application:
         return self.op is self.node.target
 
     def label(self) -> str:
-        return f"{module_path(self.node) or 'model'}: %{self.node.name} = {op_name(self.node)} [{self.rule.name}] at {source_line(self.node)}"
+        what = f"%{self.node.name} = {op_name(self.node)} [{self.rule.name}]"
+        return f"{module_path(self.node) or 'model'}: {what} at {source_line(self.node)}"
 
 
 @dataclass(frozen=True)

@@ -128,11 +128,10 @@ class _Chooser:
         op = meaning.op if meaning.op is not None else node.target
         args, kwargs = (meaning.args, {}) if meaning.args is not None else (node.args, node.kwargs)
         flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
-        spared = meaning.facts[rule.frozen_operands] if rule.frozen_operands is not None else ()
+        spared = set(meaning.facts[rule.frozen_operands]) if rule.frozen_operands is not None else set()
+        signals = set(meaning.signals) & self.context.carrying
         carriers = frozenset(
-            i
-            for i, a in enumerate(flat)
-            if isinstance(a, fx.Node) and a in meaning.signals and a in self.context.carrying and i not in spared  # type: ignore[operator]
+            i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in signals and i not in spared
         )
         if meaning.kind in ONE_FACTOR and meaning.op is None:  # x * x: one of the two is the coefficient
             carriers = frozenset(i for i in carriers if flat[i] not in flat[:i])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from lrp_fx.ir.graph import is_float
 from lrp_fx.ir.source import describe, module_path, source_line
 from lrp_fx.recognize.context import Context
 from lrp_fx.recognize.meaning import Nearness, Refusal
@@ -66,7 +67,7 @@ def explain_node(context: Context, node: fx.Node, *, rule: str | None = None, le
         return Explanation(*place, "leaf", f"relevance ends here, as {leaf}", rule or "none")
     if not context.flow.carries(node):
         sources = ", ".join(sorted(context.facts.sources.get(node, ()))) or "nothing"
-        why = f"carries no relevance under these rules: it depends on {sources}, or holds no floats"
+        why = f"depends on {sources}: none carries relevance under these rules" if is_float(node) else "holds no floats"
         return Explanation(*place, "frozen", why, "none")
     if not context.operands(node):
         why = "no operand carries relevance: it was frozen above, or the node is a leaf that nothing reaches"

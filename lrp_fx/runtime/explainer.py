@@ -20,6 +20,7 @@ from lrp_fx.ir.program import ROLES
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.compiler import CompiledProgram, Compiler, Options, Statistics
 from lrp_fx.runtime.run import run_together
@@ -157,6 +158,13 @@ class Explainer:
     def rewritten(self) -> Rewritten:
         """The program with the rule of every node; ``.print_readable()`` shows both."""
         return self._entry().rewritten
+
+    def why(self, node: str) -> Explanation:
+        """What a node of the graph means, under which rule, and why the recognisers asked before refused.
+
+        node: its name in `graph`, in `sites` or in an error (``mul_3``). Raises `InputError` for a name that is none.
+        """
+        return self.rewritten.why(node)
 
     def _entry(self) -> CompiledProgram:
         if self._compiler.current is None:
