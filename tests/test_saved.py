@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from handmade import ids, ready
 from lrp_fx import targets
 from lrp_fx.file import write as saving
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.handmade import ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -46,7 +46,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, As
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    return replace(program, module=module).evolve("drop_full_masks"), Assumptions(
+    return replace(program, module=module), Assumptions(
         mask_graph(program, list(used)), constants, tuple(used.values())
     )
 

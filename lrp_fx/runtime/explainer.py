@@ -16,13 +16,16 @@ from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.write import Description, Variant, write
+from lrp_fx.guards.masks import constant_masks
+from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.runtime.compiler import CompiledProgram, Compiler, Options, Statistics
+from lrp_fx.runtime.compiler import CompiledProgram, Compiler, Statistics
+from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
 from lrp_fx.runtime.run import run_together
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
@@ -45,6 +48,7 @@ def convert(
     output: str | None = None,
     keep_output: bool = True,
     checkpoint: bool = False,
+    without: Sequence[str] = (),
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -62,6 +66,7 @@ def convert(
         target does not read is not computed: logits at one position instead of all, the last block for one row.
     checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
         transpose needs them: less memory for more time. Not together with ``compile``.
+    without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
     """
     return Explainer(
         model,
@@ -75,6 +80,7 @@ def convert(
         output=output,
         keep_output=keep_output,
         checkpoint=checkpoint,
+        without=without,
     )
 
 
@@ -95,6 +101,7 @@ class Explainer:
         output: str | None,
         keep_output: bool,
         checkpoint: bool,
+        without: Sequence[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
@@ -104,6 +111,9 @@ class Explainer:
             raise InputError(
                 "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
             )
+        if isinstance(without, str):
+            raise InputError(f"without= takes a list of names, such as ({without!r},)")
+        check_names(PIPELINE, without)
         self.model = model
         self.ruleset = _ruleset(rules)
         self.conserve = (
@@ -122,7 +132,18 @@ class Explainer:
         if unknown:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
         self._compiler = Compiler(
-            model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output, checkpoint)
+            model,
+            Options(
+                self.ruleset,
+                conserve == "site",
+                strict,
+                dynamic,
+                compile,
+                output,
+                keep_output,
+                checkpoint,
+                tuple(without),
+            ),
         )
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
@@ -165,6 +186,13 @@ class Explainer:
         node: its name in `graph`, in `sites` or in an error (``mul_3``). Raises `InputError` for a name that is none.
         """
         return self.rewritten.why(node)
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """What every pass did that made the relevance graph used last: name, nodes before and after, seconds."""
+        entry = self._entry()
+        built = self._compiler.built.history if self._compiler.built is not None else ()
+        return (*entry.base.history, *entry.history, *built)
 
     def _entry(self) -> CompiledProgram:
         if self._compiler.current is None:
@@ -322,6 +350,20 @@ class Explainer:
                 general.plain,
             )
             write(path, general.program, variants, about, model=self.model, weights=weights, held=general.inputs)
+
+
+def graph_after(model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp") -> str:
+    """What there is after the pass ``until``, as text: the program, the program with its rules, or the relevance graph.
+
+    Raises `InputError` for a name that is no pass, and what converting raises.
+    """
+    if until not in [p.name for p in PIPELINE]:
+        raise InputError(f"there is no pass {until!r}; there are {', '.join(p.name for p in PIPELINE)}")
+    call = as_call(model, bind(model, (), inputs), {})
+    check_inputs(call.bound, call.roles)
+    constants, target = constant_masks(call.bound, call.roles), as_target(None)
+    state = State(Options(_ruleset(rules)), call, constants=constants, target=target)
+    return compile_until(state, until)[0].print_readable()
 
 
 def aggregations() -> dict[str, str]:

@@ -189,9 +189,8 @@ class LeafBooks:
         pairs = [(a, builder.owner(s)) for a, s in zip(axes, sizes, strict=True)]
         if kind != POSITION:
             return tuple(a for a, _ in pairs), tuple(o for _, o in pairs)
-        kept = [
-            (a, o) for a, o in pairs if arrival.axis is None or a != arrival.axis.axis
-        ]  # windows merged with the batch are no tokens
+        # windows merged with the batch are no tokens
+        kept = [(a, o) for a, o in pairs if arrival.axis is None or a != arrival.axis.axis]
         return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), tuple(o for _, o in kept)
 
     def _attention_weights(self, application: Application, rule: Rule) -> fx.Node:

@@ -143,9 +143,8 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         names, sinks = list(booked), list(booked.values())
         if plan.rule.remainder is not None:
             reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, x_axes, strict=True) if c is not None]
-            known = y_axis is not None and all(
-                a is not None for *_, a in reached
-            )  # else totals only: sums of unlike shapes would count twice
+            # else totals only: sums of unlike shapes would count twice
+            known = y_axis is not None and all(a is not None for *_, a in reached)
             out_total = sum(
                 per_example(relevance_of(r, c, safe=plan.safe), y_axis if known else None, size)
                 for r, c in zip(results, coefficients, strict=True)
