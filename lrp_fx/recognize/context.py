@@ -44,7 +44,7 @@ class Context:
     memo: dict[tuple[str, fx.Node], Any] = field(default_factory=dict)
 
     def kinds(self, node: fx.Node) -> Sequence[str]:
-        """The kinds under which some rule lists the node's operation, in order of registration."""
+        """The kinds under which some rule lists the node's operation, in the order of `KINDS`."""
         if ("kinds", node) not in self.memo:
             self.memo["kinds", node] = self.listed(op_name(node))
         kinds: Sequence[str] = self.memo["kinds", node]
