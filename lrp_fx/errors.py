@@ -50,6 +50,10 @@ class InputError(LrpError):
     """The inputs (or the model's state) cannot be explained as they are."""
 
 
+class RuleError(LrpError, ValueError):
+    """A rule or a ruleset is not what it has to be: unknown kind, no order among two rules, a missing ``freeze``."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One failing node, in the four parts that every message of this library has.

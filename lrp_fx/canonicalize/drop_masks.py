@@ -1,4 +1,4 @@
-"""Full masks: attention to everything, or to everything before, without a mask written out query by key.
+"""Drop masks: attention to everything, or to everything before, without a mask written out query by key.
 
 Where nothing is padded, a mask says nothing, and the fused kernels need none: memory then grows with the length and not
 with its square. What a mask says depends on sizes, and on the mask inputs of a call where these hold one number

@@ -42,7 +42,11 @@ def probed(context: Context, node: fx.Node) -> Meaning:
 
 
 LISTED = Recogniser(
-    "listed operation", "the first kind under which a rule lists the operation by name", KINDS, listed, ("choice",)
+    "listed operation",
+    "the first kind under which a rule lists the operation by name",
+    tuple(KINDS),
+    listed,
+    ("choice",),
 )
 CHOICE = Recogniser(
     "choice",

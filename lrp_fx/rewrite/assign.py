@@ -1,4 +1,4 @@
-"""Rewrite: every operation on a relevance path gets its rule.
+"""Assign: every operation on a relevance path gets its rule.
 
 requires  a canonical program and its facts
 ensures   values unchanged; each carrying node is a leaf or has exactly one `Application`, which names the rule, the
@@ -8,14 +8,14 @@ ensures   values unchanged; each carrying node is a leaf or has exactly one `App
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatch
 
 from torch import fx
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
-from lrp_fx.ir.graph import is_float, op_name
+from lrp_fx.ir.graph import is_float, op_name, operation_name
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
 from lrp_fx.recognize.chains import chain_roles
@@ -25,7 +25,7 @@ from lrp_fx.recognize.recognisers import recognise
 from lrp_fx.recognize.scan.coefficients import Scan, find_scans
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.rewrite.refuse import refuse_approximations, refuse_underivable
-from lrp_fx.rule import Registry, Rule, Ruleset
+from lrp_fx.rule import Choice, Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
@@ -37,8 +37,9 @@ ONE_FACTOR = ("elementwise", "normalise")
 
 def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, *, strict: bool = False) -> Rewritten:
     """Choose a rule for every node on a relevance path."""
-    context, scans = look_around(program, facts, ruleset, registry)
-    chooser = _Chooser(context, ruleset, registry)
+    rules = registry.choice(ruleset)
+    context, scans = look_around(program, facts, ruleset.carriers, rules)
+    chooser = _Chooser(context, rules)
     for node in program.graph.nodes:
         if node.op != "output":
             chooser.visit(node)
@@ -54,14 +55,14 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
 
 
 def look_around(
-    program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
+    program: Program, facts: Facts, carriers: frozenset[str], rules: Choice
 ) -> tuple[Context, tuple[Scan, ...]]:
     """What recognisers ask of the whole graph, found once: its dataflow, chains of products, and scans."""
-    flow = Dataflow(program, facts, ruleset.carriers)
+    flow = Dataflow(program, facts, carriers)
     chains = chain_roles(program.graph, flow)
     scans = tuple(find_scans(program.graph, flow, chains))
     coefficients = {product: found for scan in scans for product, found in scan.products.items()}
-    return Context(facts, flow, chains, coefficients, registry.kinds_of), scans
+    return Context(facts, flow, chains, coefficients, rules.kinds_of), scans
 
 
 def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -> set[fx.Node]:
@@ -77,8 +78,8 @@ def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -
 
 
 class _Chooser:
-    def __init__(self, context: Context, ruleset: Ruleset, registry: Registry) -> None:
-        self.context, self.ruleset, self.registry = context, ruleset, registry
+    def __init__(self, context: Context, rules: Choice) -> None:
+        self.context, self.rules = context, rules
         self.facts, self.flow = context.facts, context.flow
         self.applications: dict[fx.Node, Application] = {}
         self.leaves: dict[fx.Node, str] = {}
@@ -159,24 +160,9 @@ class _Chooser:
         return MASK in sources and not sources & set(LEAF_KINDS)
 
     def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
-        op = (
-            str(meaning.op._schema.name).replace("::", ".")
-            if meaning.op is not None and hasattr(meaning.op, "_schema")
-            else op_name(node)
-        )
-        wanted = [
-            rules[meaning.kind]
-            for pattern, rules in self.ruleset.sites.items()
-            if meaning.kind in rules and fnmatch(module_path(node), pattern)
-        ]
-        wanted += [self.ruleset.kinds[meaning.kind]] if meaning.kind in self.ruleset.kinds else []
-        for name in wanted:
-            rule = self.registry.rules[name]
-            if rule.serves(op):
-                return rule
-        candidates = self.registry.candidates(meaning.kind, op) if meaning.kind != "tangent" else []
-        last_resort = [r for r in self.registry.rules.values() if r.kind == "tangent" and not r.exact]
-        return (candidates or last_resort)[0]
+        op = operation_name(meaning.op) if isinstance(meaning.op, OpOverload) else op_name(node)
+        candidates = self.rules.candidates(meaning.kind, op, module_path(node))
+        return (candidates or self.rules.candidates("tangent", op))[0]
 
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""

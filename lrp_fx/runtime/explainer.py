@@ -1,4 +1,4 @@
-"""Run: convert once, explain many times."""
+"""Explainer: convert once, explain many times."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        with _COMPILING:  # nobody else draws or captures meanwhile
+        with _COMPILING:  # nobody else builds or captures meanwhile
             last = self._entry()
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
@@ -378,15 +378,7 @@ def rulesets() -> dict[str, str]:
 
 def _ruleset(rules: str | Ruleset) -> Ruleset:
     if isinstance(rules, Ruleset):
-        unknown = [
-            n
-            for n in [
-                *rules.kinds.values(),
-                *rules.leaves.values(),
-                *(r for s in rules.sites.values() for r in s.values()),
-            ]
-            if n not in registry.rules
-        ]
+        unknown = [name for name in rules.named() if name not in registry.rules]
         if unknown:
             raise InputError(
                 f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are "
