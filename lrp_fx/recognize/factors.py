@@ -99,9 +99,9 @@ class Factors:
 
 def product_factors(context: Context, node: fx.Node) -> Factors | Refusal:
     """The factors of a product, where two of them carry relevance."""
-    if ("factors", node) not in context.memo:
-        context.memo["factors", node] = _product_factors(context, node)
-    found: Factors | Refusal = context.memo["factors", node]
+    found: Factors | Refusal | None = context.memo.get(("factors", node))
+    if found is None:
+        found = context.memo["factors", node] = _product_factors(context, node)
     return found
 
 
