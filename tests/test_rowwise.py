@@ -16,7 +16,8 @@ from lrp_fx import targets
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.push_rows import push_rows
-from testing.architectures import BY_NAME, cases
+from testing.architectures import cases
+from testing.converted import converted, parts
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
@@ -28,35 +29,21 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr("lrp_fx.transpose.reverse.push_rows", lambda *given: None)
 
 
-def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
-    found = {f"content {n}": R for n, R in relevance.content.items()} | {
-        f"position {i}": s.relevance for i, s in enumerate(relevance.position)
-    }
-    return (
-        found
-        | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()}
-        | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
-    )
-
-
 @pytest.mark.parametrize(
     "name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"])
 )
 def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
-    model, inputs = (
-        BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64),
-        BY_NAME[name].inputs(),
-    )
+    found = converted(name, dtype=torch.float64, conserve="site")
+    inputs = found.inputs
     goals = [
         None,
         targets.Class(3, position=[1, 0]),
         targets.Contrast(2, 5, position=-2),
         targets.Span([4, 7], start=1),
     ]
-    explain = lrp_fx.convert(model, conserve="site")
-    ours = [explain(**inputs, target=goal) for goal in goals]
+    ours = [found.explainer(**inputs, target=goal) for goal in goals]
     whole()
-    explain = lrp_fx.convert(model, conserve="site")
+    explain = lrp_fx.convert(found.model, conserve="site")
     for mine, goal in zip(ours, goals, strict=True):
         theirs = explain(**inputs, target=goal)
         assert torch.equal(mine.output.logits, theirs.output.logits)
@@ -67,21 +54,15 @@ def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
         assert max(s.error for s in mine.ledger.sites) <= 1e-10
 
 
-def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -> None:
-    architecture = BY_NAME["llama"]
-    explain = lrp_fx.convert(architecture.build("sdpa"))
-    explain(**architecture.inputs())
+def test_the_head_is_transposed_for_one_token_alone() -> None:
+    graph = converted("llama", "sdpa").graph.graph
     words = [
         n
-        for n in explain.relevance_graph.graph.nodes
+        for n in graph.nodes
         if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1
     ]
     assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
-    backward = [
-        n
-        for n in explain.relevance_graph.graph.nodes
-        if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"
-    ]
+    backward = [n for n in graph.nodes if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"]
     assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], (
         "one query in the last block; keys and values, and all below, whole"
     )
