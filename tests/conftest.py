@@ -28,3 +28,12 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _checked() -> Iterator[None]:
+    """Specs are checked between passes, and a fault of our own is raised where a user would be warned of it."""
+    from lrp_fx.ir.passes import checked
+
+    with checked():
+        yield

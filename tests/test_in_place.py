@@ -239,8 +239,8 @@ def test_whole_explanations_are_the_same_to_the_bit(name: str, conserve: str) ->
     inputs = architecture.inputs()
     explainer = lrp_fx.convert(architecture.build(), conserve=conserve)
     explainer(**inputs)
-    drawn, compiler = explainer._compiler.drawn, explainer._compiler
-    assert drawn is not None and compiler.current is not None
+    drawn = explainer._compiler.built
+    assert drawn is not None
     assert not written(drawn.graph.module) and len(written(drawn.runner.copy)) > 20
     seen: list[Any] = []
     drawn.runner.copy.register_forward_hook(lambda module, given, flat: seen.append((given, flat)))

@@ -16,36 +16,21 @@ from lrp_fx import targets
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.push_rows import push_rows
-from testing.architectures import cases
 from testing.converted import converted, parts
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
 
 
-@pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A switch: from now on everything is computed for all tokens."""
-    return lambda: monkeypatch.setattr("lrp_fx.transpose.reverse.push_rows", lambda *given: None)
+#: Leaves everything computed for all tokens.
+WHOLE = ("push_rows", "simplify_pushed")
 
 
-@pytest.mark.parametrize(
-    "name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"])
-)
-def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
-    found = converted(name, dtype=torch.float64, conserve="site")
-    inputs = found.inputs
-    goals = [
-        None,
-        targets.Class(3, position=[1, 0]),
-        targets.Contrast(2, 5, position=-2),
-        targets.Span([4, 7], start=1),
-    ]
-    ours = [found.explainer(**inputs, target=goal) for goal in goals]
-    whole()
-    explain = lrp_fx.convert(found.model, conserve="site")
-    for mine, goal in zip(ours, goals, strict=True):
-        theirs = explain(**inputs, target=goal)
+def test_every_kind_of_target_gives_the_same() -> None:
+    goals = [targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
+    found, other = (converted("llama", "sdpa", torch.float64, conserve="site", **o) for o in ({}, {"without": WHOLE}))
+    for goal in goals:
+        mine, theirs = (of.explainer(**found.inputs, target=goal) for of in (found, other))
         assert torch.equal(mine.output.logits, theirs.output.logits)
         a, b = parts(mine), parts(theirs)
         assert a.keys() == b.keys()
@@ -96,7 +81,7 @@ class Chosen(nn.Module):
 @pytest.mark.parametrize(
     "how", ["a part is read", "a part is read by the target", "a vector is written", "a number is written"]
 )
-def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
+def test_rows_in_part(how: str) -> None:
     """What writes or reads less than a row is computed whole."""
     ids = torch.tensor([[5, 7, 3, 9, 1], [2, 3, 8, 3, 4]])
     model = Chosen(how).double().eval()
@@ -106,8 +91,7 @@ def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
         else None
     )
     ours = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
-    whole()
-    theirs = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
+    theirs = lrp_fx.convert(model, conserve="site", without=WHOLE)(input_ids=ids, target=target)
     assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-12, atol=1e-14)
     assert float(ours.tokens.abs().max()) > 0.01
 
@@ -144,8 +128,7 @@ def test_the_models_own_outputs_are_computed_as_the_model_does(how: str) -> None
     assert torch.allclose(alone(input_ids=ids).tokens, relevance.tokens, rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ operation by
-# operation
+# ------------------------------------------------------------------------------------------------ by operation
 def seeded(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., list[Tensor]]:
     def run(row: Tensor, place: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
         index = place.reshape(-1, 1, 1).expand(-1, 1, row.shape[-1])

@@ -1,4 +1,4 @@
-"""Saving: the relevance graphs of a program to one file, which runs without the model's source and without
+"""Write: the relevance graphs of a program to one file, which runs without the model's source and without
 transformers.
 
 The file is a zip of ``manifest.json`` (versions, inputs, sites, coverage, the graphs with their bills, and how the

@@ -12,12 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
-from lrp_fx.analysis.provenance import find_provenance
-from lrp_fx.canonicalize.drop_masks import drop_full_masks
-from lrp_fx.canonicalize.passes import canonicalize
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.checks import check_mode, check_weights, run_model
+from lrp_fx.capture.checks import check_mode, check_weights
 from lrp_fx.capture.ladder import (
     CAPTURE_ULPS,
     CONCRETE,
@@ -25,22 +21,18 @@ from lrp_fx.capture.ladder import (
     METHODS,
     STATIC,
     accepts,
-    capture,
     difference_from_model,
     first_line,
 )
-from lrp_fx.errors import InputError, TargetError
+from lrp_fx.errors import InputError, PassError, TransposeError
 from lrp_fx.guards.masks import Assumptions, Constants, constant_masks
 from lrp_fx.guards.sizes import TracedSizes
+from lrp_fx.ir.passes import Step, report_fault, run
 from lrp_fx.ir.program import MASK_ROLE, Program
 from lrp_fx.rewrite.application import Rewritten
-from lrp_fx.rewrite.assign import rewrite
-from lrp_fx.rewrite.refuse import check_types
-from lrp_fx.rule import Ruleset, registry
-from lrp_fx.runtime.run import Running
-from lrp_fx.structure.structure import Structure, find_structure
+from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
+from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
-from lrp_fx.transpose.reverse import transpose
 from lrp_fx.transpose.signature import RelevanceGraph
 
 CACHED_PROGRAMS = 16
@@ -58,28 +50,21 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the
-    model's output?
-    ``checkpoint``: do they compute the insides of blocks twice?"""
-
-    ruleset: Ruleset
-    audits: bool
-    strict: bool
-    dynamic: bool
-    compile: bool
-    output: str | None
-    whole: bool
-    checkpoint: bool
-
-
-@dataclass(frozen=True)
 class Built:
     """A relevance graph for one kind of target, and what runs it."""
 
     graph: RelevanceGraph
     target: Target
     runner: Any
+    history: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A captured and canonical program, and what the passes did that made it."""
+
+    program: Program
+    history: tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +74,17 @@ class CompiledProgram:
 
     ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature;
     ``plain``: the call's values that are no tensors; ``ones``: does it compute what the model computes where these
-    sizes are 1?
+    sizes are 1? ``history``: what the passes did that made it.
     """
 
-    base: Program
+    base: Captured
     assumed: Assumptions | None
     program: Program
     rewritten: Rewritten
     structure: Structure
     plain: dict[str, str]
     inputs: dict[str, Tensor] | None = None
+    history: tuple[Step, ...] = ()
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
     ones: dict[frozenset[str], bool] = field(default_factory=dict)
 
@@ -117,9 +103,8 @@ class CompiledProgram:
         ):
             return False
         ones = self.sizes().ones(shapes)
-        if (
-            ones and ones not in self.ones
-        ):  # tracing takes for granted that no size is 1, whatever the model does with such
+        # tracing takes for granted that no size is 1, whatever the model does with such
+        if ones and ones not in self.ones:
             self.ones[ones] = (
                 accepts(call.model, call.bound)
                 and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
@@ -166,9 +151,8 @@ class Compiler:
         versions = (identity, tuple(t._version for t in changing))
         check_mode(self.model)
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
-        if self._identity is not None and (
-            identity != self._identity or replaced
-        ):  # or converted or moved: the graphs hold the old ones
+        # or converted or moved: the graphs hold the old ones
+        if self._identity is not None and (identity != self._identity or replaced):
             self._forget_all()
         self._identity = identity
         if versions != self._checked:
@@ -193,13 +177,12 @@ class Compiler:
         seen = target.signature in entry.graphs
         try:
             self.built = self.build(entry, target)
-        except (TargetError, InputError):
-            raise
-        except Exception as error:
+        except (TransposeError, PassError) as error:
             if shared := _shared_inputs(entry, call):
                 raise InputError(shared) from error
             if entry.program.method != DYNAMIC:
                 raise
+            report_fault(error, "reverse")
             self._forget(entry, call, error)
             entry = self.entry(call)
             self.built = self.build(entry, target)
@@ -223,7 +206,7 @@ class Compiler:
         self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
         self.strategies[call.key] = (STATIC, (why,))
 
-    def entry(self, call: ModelCall, make: Callable[[ModelCall], Program] | None = None) -> CompiledProgram:
+    def entry(self, call: ModelCall, make: Callable[[ModelCall], Captured] | None = None) -> CompiledProgram:
         """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
         make = make or self._capture
         entry = self._kept(call, constant_masks(call.bound, call.roles), make)
@@ -235,7 +218,7 @@ class Compiler:
         return entry
 
     def _kept(
-        self, call: ModelCall, constants: Constants | None, make: Callable[[ModelCall], Program]
+        self, call: ModelCall, constants: Constants | None, make: Callable[[ModelCall], Captured]
     ) -> CompiledProgram:
         """The program for calls with these masks (None: with any), made if there is none."""
         fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
@@ -254,68 +237,75 @@ class Compiler:
             self.traces.clear()  # those of its sizes are of no more use, and the others are soon traced again
         return found.entry
 
-    def _capture(self, call: ModelCall) -> Program:
+    def _capture(self, call: ModelCall) -> Captured:
         first, refusals = self.strategies.get(call.key, (METHODS[0], ()))
-        program = self._captured(call, first)
-        program = replace(program, refusals=(*refusals, *program.refusals))
+        captured = self._captured(call, first)
+        program = replace(captured.program, refusals=(*refusals, *captured.program.refusals))
         self._remember(program, call)
-        return program
+        return replace(captured, program=program)
 
-    def _exactly(self, call: ModelCall) -> Program:
+    def _exactly(self, call: ModelCall) -> Captured:
         """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
         return self._captured(call, STATIC)
 
-    def _captured(self, call: ModelCall, first: str) -> Program:
+    def _captured(self, call: ModelCall, first: str) -> Captured:
         self.statistics.captures += 1
-        run_model(call.model, call.bound)
         methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
-        captured = capture(call.model, call.bound, call.roles, methods=methods)
-        self._loose |= _loose_tensors(self.model, captured)
+        state, history = run(State(self.options, call, methods), CAPTURED, without=self.options.without)
+        assert state.program is not None
+        self._loose |= _loose_tensors(self.model, state.program)
         self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
-        program = canonicalize(captured)
-        return program if self.options.output is None else _choose_output(program, self.options.output)
+        return Captured(state.program, history)
 
-    def _variant(self, base: Program, constants: Constants | None, call: ModelCall) -> CompiledProgram:
+    def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:
         """The program without the masks that say nothing if the mask inputs hold these numbers."""
-        if constants is None or base.method == CONCRETE:
+        state, history = self._without_masks(base, constants)
+        if state.assumed is None:
             return self._general(base, call)
-        program, assumed = drop_full_masks(base, constants)
-        return (
-            self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, call.plain, None)
-        )
+        return self._analysed(base, state, history, call.plain, None)
 
-    def _general(self, base: Program, call: ModelCall) -> CompiledProgram:
+    def _without_masks(self, base: Captured, constants: Constants | None) -> tuple[State, tuple[Step, ...]]:
+        state = State(self.options, constants=constants, program=base.program)
+        return run(state, ANALYSED, until="drop_masks", without=self.options.without)
+
+    def _general(self, base: Captured, call: ModelCall) -> CompiledProgram:
         """The program that is good for any mask, made once."""
-        found = self._made_general(base)
-        held = (
-            {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
-        )
-        return found or self._entry_of(base, None, base, call.plain, held)
+        tensors = {n: v for n, v in call.bound.items() if isinstance(v, Tensor)}
+        held = {n: v.clone() for n, v in tensors.items()} if base.program.method == CONCRETE else None
+        return self._made_general(base) or self._analysed_for_any(base, call.plain, held)
 
-    def _made_general(self, base: Program) -> CompiledProgram | None:
+    def _analysed_for_any(
+        self, base: Captured, plain: dict[str, str], held: dict[str, Tensor] | None
+    ) -> CompiledProgram:
+        return self._analysed(base, State(self.options, program=base.program), (), plain, held)
+
+    def _made_general(self, base: Captured) -> CompiledProgram | None:
         return next(
             (kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None
         )
 
-    def _entry_of(
+    def _analysed(
         self,
-        base: Program,
-        assumed: Assumptions | None,
-        program: Program,
+        base: Captured,
+        state: State,
+        history: tuple[Step, ...],
         plain: dict[str, str],
         held: dict[str, Tensor] | None,
     ) -> CompiledProgram:
-        rewritten = rewrite(
-            program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict
-        )
-        check_types(rewritten)
-        return CompiledProgram(base, assumed, program, rewritten, find_structure(rewritten), plain, held)
+        """The program of a state with its rules and its structure; ``history``: what was done to it since it was
+        captured.
+        """
+        after = ANALYSED[[p.name for p in ANALYSED].index("drop_masks") + 1 :]
+        state, steps = run(state, after, without=self.options.without)
+        assert state.program is not None and state.rewritten is not None and state.structure is not None
+        made = (state.assumed, state.program, state.rewritten, state.structure, plain, held, (*history, *steps))
+        return CompiledProgram(base, *made)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
         """What was made of the same captured program, or is made now, for any mask."""
         if entry.assumed is None:
             return entry
-        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.plain, None)
+        return self._made_general(entry.base) or self._analysed_for_any(entry.base, entry.plain, None)
 
     def variants(self, entry: CompiledProgram) -> list[CompiledProgram]:
         """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and
@@ -327,12 +317,12 @@ class Compiler:
             if kept.entry.base is entry.base and kept.entry.assumed is not None
         }
         ones: Constants = tuple(
-            (i.name, 1.0) for i in sorted(entry.base.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
+            (i.name, 1.0) for i in sorted(entry.base.program.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
         )
-        if ones not in known and entry.base.method != CONCRETE:
-            program, assumed = drop_full_masks(entry.base, ones)
-            if assumed is not None:
-                known[ones] = self._entry_of(entry.base, assumed, program, entry.plain, None)
+        if ones not in known:
+            state, history = self._without_masks(entry.base, ones)
+            if state.assumed is not None:
+                known[ones] = self._analysed(entry.base, state, history, entry.plain, None)
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
@@ -355,21 +345,20 @@ class Compiler:
         """The relevance graph of a program for a kind of target."""
         if target.signature not in entry.graphs:
             self.statistics.transposes += 1
-            asked = self.options
-            conserve = "site" if asked.audits else "total"
-            graph = transpose(
-                entry.rewritten,
-                entry.structure,
-                target,
-                conserve=conserve,
-                whole=asked.whole,
-                recompute=asked.checkpoint,
-                cache=self.traces,
+            state = State(
+                self.options,
+                target=target,
+                traces=self.traces,
+                program=entry.program,
+                facts=entry.rewritten.facts,
+                rewritten=entry.rewritten,
+                structure=entry.structure,
             )
-            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else Running(graph.module)
-            entry.graphs[target.signature] = Built(
-                graph, target, runner
-            )  # the target with it: functions are told apart by identity
+            state, steps = run(state, BUILT, without=self.options.without)
+            graph = state.finished()
+            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else state.runner or graph.module
+            # the target with it: functions are told apart by identity
+            entry.graphs[target.signature] = Built(graph, target, runner, steps)
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
@@ -428,10 +417,3 @@ def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, 
 
 def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
     return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}
-
-
-def _choose_output(program: Program, name: str) -> Program:
-    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
-    if not matches:
-        raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
-    return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))

@@ -1,4 +1,4 @@
-"""Run: relevance graphs on inputs."""
+"""Run: a relevance graph on inputs, for one target or several."""
 
 from __future__ import annotations
 
