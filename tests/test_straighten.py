@@ -55,8 +55,8 @@ def test_what_lies_along_memory_is_read_where_it_is() -> None:
 
 def test_the_models_own_outputs_keep_the_order_that_they_have() -> None:
     """Kernels round by the order of memory: a result of the forward pass that lay across memory still does."""
-    assert copies(straightened(three, wanted=3)) == [], "bias * x lies as the table does, and is no longer counted"
-    values = straightened(three, wanted=1)(TABLE, X)
+    assert copies(straightened(three, own_outputs=3)) == [], "bias * x lies as the table does, and is no longer counted"
+    values = straightened(three, own_outputs=1)(TABLE, X)
     assert values[0].stride() == (TABLE.permute(2, 0, 1).unsqueeze(0) + 0 * X).contiguous().stride()
 
 
@@ -76,7 +76,7 @@ def test_other_axes_keep_their_order_too() -> None:
         sums = [x[0, :, :1] * scale + bias for scale in (1.0, 2.0, 3.0)]
         return [*sums, *(value.sum(1) for value in sums)]
 
-    assert copies(straightened(function, wanted=6)) == []
+    assert copies(straightened(function, own_outputs=6)) == []
 
 
 @pytest.mark.usefixtures("quiet")
