@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import lrp_fx
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.contiguous import make_contiguous
-from testing.architectures import BY_NAME
+from testing.converted import converted
 
 TABLE, X = (
     torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)),
@@ -82,7 +81,4 @@ def test_other_axes_keep_their_order_too() -> None:
 
 @pytest.mark.usefixtures("quiet")
 def test_biases_of_scores_are_turned_once_for_all_layers() -> None:
-    architecture = BY_NAME["t5"]
-    explainer = lrp_fx.convert(architecture.build())
-    explainer(**architecture.inputs())
-    assert max(copies(explainer.relevance_graph), default=0) >= 3
+    assert max(copies(converted("t5", "eager").graph), default=0) >= 3
