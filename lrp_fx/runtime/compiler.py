@@ -6,7 +6,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,8 +29,11 @@ from lrp_fx.capture.ladder import (
     first_line,
 )
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.guards.masks import Assumptions, Constants, constant_masks
-from lrp_fx.guards.sizes import TracedSizes
+from lrp_fx.guards.guard import Arguments, Constants, Guard, refusal
+from lrp_fx.guards.inputs import PlainGuard, TensorGuard, ValueGuard, device_guard
+from lrp_fx.guards.masks import MaskGuard
+from lrp_fx.guards.sizes import SizeGuard, TracedSizes
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import MASK_ROLE, Program
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.assign import rewrite
@@ -75,56 +77,38 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """A relevance graph for one kind of target, and what runs it."""
+    """A relevance graph for one kind of target, what runs it, and which calls it serves."""
 
     graph: RelevanceGraph
     target: Target
     runner: Any
+    guards: tuple[Guard, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class CompiledProgram:
-    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: what that takes
-    for granted.
+    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: for which masks
+    they were.
 
-    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature;
-    ``plain``: the call's values that are no tensors; ``ones``: does it compute what the model computes where these
-    sizes are 1?
+    ``shared``: the guards of all that is made of ``base``; ``graphs`` by the target's signature.
     """
 
     base: Program
-    assumed: Assumptions | None
+    assumed: MaskGuard | None
     program: Program
     rewritten: Rewritten
     structure: Structure
-    plain: dict[str, str]
-    inputs: dict[str, Tensor] | None = None
+    shared: tuple[Guard, ...]
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
-    ones: dict[frozenset[str], bool] = field(default_factory=dict)
 
-    @cached_property
-    def sizes(self) -> TracedSizes:
-        return TracedSizes(self.program)
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """Which calls the program serves."""
+        return self.shared if self.assumed is None else (*self.shared, self.assumed)
 
     def fits(self, call: ModelCall) -> bool:
-        """Is the program right for a call (of the types and ranks it was captured with)?"""
-        if self.inputs is not None:
-            return all(torch.equal(value, call.bound[name]) for name, value in self.inputs.items())
-        shapes = {info.name: call.bound[info.name].shape for info in self.program.inputs}
-        if (
-            not all(info.admits(shapes[info.name]) for info in self.program.inputs)
-            or self.sizes().refusal(shapes) is not None
-        ):
-            return False
-        ones = self.sizes().ones(shapes)
-        if (
-            ones and ones not in self.ones
-        ):  # tracing takes for granted that no size is 1, whatever the model does with such
-            self.ones[ones] = (
-                accepts(call.model, call.bound)
-                and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
-            )
-        return not ones or self.ones[ones]
+        """Does what was captured serve a call, whatever its masks are?"""
+        return refusal(self.shared, call) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +210,8 @@ class Compiler:
     def entry(self, call: ModelCall, make: Callable[[ModelCall], Program] | None = None) -> CompiledProgram:
         """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
         make = make or self._capture
-        entry = self._kept(call, constant_masks(call.bound, call.roles), make)
-        if entry.assumed is not None and not entry.assumed.hold_for(
-            {n: tuple(call.bound[n].shape) for n in entry.program.input_nodes()}
-        ):
+        entry = self._kept(call, call.constants, make)
+        if entry.assumed is not None and entry.assumed.refusal(call) is not None:
             entry = self._kept(call, None, make)
         self.current = entry
         return entry
@@ -280,17 +262,18 @@ class Compiler:
         if constants is None or base.method == CONCRETE:
             return self._general(base, call)
         program, assumed = drop_full_masks(base, constants)
-        return (
-            self._general(base, call) if assumed is None else self._entry_of(base, assumed, program, call.plain, None)
-        )
+        if assumed is None:
+            return self._general(base, call)
+        return self._entry_of(base, assumed, program, self._shared_guards(base, call))
 
     def _general(self, base: Program, call: ModelCall) -> CompiledProgram:
         """The program that is good for any mask, made once."""
-        found = self._made_general(base)
-        held = (
-            {n: v.clone() for n, v in call.bound.items() if isinstance(v, Tensor)} if base.method == CONCRETE else None
-        )
-        return found or self._entry_of(base, None, base, call.plain, held)
+        return self._made_general(base) or self._entry_of(base, None, base, self._shared_guards(base, call))
+
+    def _shared_guards(self, base: Program, call: ModelCall) -> tuple[Guard, ...]:
+        """What calls a captured program serves: the same guards for all that is made of it."""
+        known = next((kept.entry.shared for kept in self.entries if kept.entry.base is base), None)
+        return known or _guards(base, call)
 
     def _made_general(self, base: Program) -> CompiledProgram | None:
         return next(
@@ -300,22 +283,21 @@ class Compiler:
     def _entry_of(
         self,
         base: Program,
-        assumed: Assumptions | None,
+        assumed: MaskGuard | None,
         program: Program,
-        plain: dict[str, str],
-        held: dict[str, Tensor] | None,
+        shared: tuple[Guard, ...],
     ) -> CompiledProgram:
         rewritten = rewrite(
             program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict
         )
         check_types(rewritten)
-        return CompiledProgram(base, assumed, program, rewritten, find_structure(rewritten), plain, held)
+        return CompiledProgram(base, assumed, program, rewritten, find_structure(rewritten), shared)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
         """What was made of the same captured program, or is made now, for any mask."""
         if entry.assumed is None:
             return entry
-        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.plain, None)
+        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.shared)
 
     def variants(self, entry: CompiledProgram) -> list[CompiledProgram]:
         """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and
@@ -332,7 +314,7 @@ class Compiler:
         if ones not in known and entry.base.method != CONCRETE:
             program, assumed = drop_full_masks(entry.base, ones)
             if assumed is not None:
-                known[ones] = self._entry_of(entry.base, assumed, program, entry.plain, None)
+                known[ones] = self._entry_of(entry.base, assumed, program, entry.shared)
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
@@ -367,12 +349,40 @@ class Compiler:
                 cache=self.traces,
             )
             runner = torch.compile(graph.module, dynamic=True) if self.options.compile else Running(graph.module)
+            device = value_of(next(iter(entry.program.input_nodes().values()))).device
             entry.graphs[target.signature] = Built(
-                graph, target, runner
-            )  # the target with it: functions are told apart by identity
+                graph,
+                target,  # with it, because functions are told apart by identity
+                runner,
+                (*entry.guards, device_guard(graph.module, device)),
+            )
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
+
+
+def _guards(program: Program, call: ModelCall) -> tuple[Guard, ...]:
+    """Which calls a captured program serves: such as the one that it was captured for."""
+    guards: tuple[Guard, ...] = (
+        PlainGuard(call.plain),
+        TensorGuard(program.inputs),
+        SizeGuard(TracedSizes(program), compare=_comparison(program)),
+    )
+    if program.method != CONCRETE:
+        return guards
+    return (*guards, ValueGuard({n: v.clone() for n, v in call.tensors.items()}))
+
+
+def _comparison(program: Program) -> Callable[[Arguments], bool]:
+    """Does a captured program compute what the model computes? Asked once for each set of sizes that are 1."""
+
+    def compare(call: Arguments) -> bool:
+        assert isinstance(call, ModelCall)
+        if not accepts(call.model, call.bound):
+            return False
+        return difference_from_model(call.model, program, call.bound) <= CAPTURE_ULPS
+
+    return compare
 
 
 def _try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
