@@ -24,8 +24,26 @@ class ConservationError(LrpError):
     ledger: Any = None
 
 
+class PassError(LrpError):
+    """A pass failed by a fault of lrp_fx itself: nothing is wrong with the model or the inputs."""
+
+
+class FaultWarning(UserWarning):
+    """A pass failed by a fault of lrp_fx itself, and another way was taken: please report it."""
+
+
 class TargetError(LrpError):
     """The requested target does not exist in the model's output."""
+
+
+class TransposeError(LrpError):
+    """A rule, a target or a reading could not be transposed for these (perhaps symbolic) sizes: torch refused to
+    trace it.
+    """
+
+
+class UntracedTargetError(TransposeError, TargetError):
+    """A target's function failed while it was traced."""
 
 
 class InputError(LrpError):

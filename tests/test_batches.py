@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-
-from .architectures import BY_NAME, RELATIVES, VOCAB
+from testing.architectures import BY_NAME, RELATIVES, VOCAB
 
 LENGTHS = (9, 6)
 TEXT = [

@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 
 import lrp_fx
 from lrp_fx.ir.graph import value_of
+from testing.architectures import BY_NAME
 
-from .architectures import BY_NAME
 from .test_rowwise import parts
 
 pytestmark = pytest.mark.usefixtures("quiet")

@@ -93,9 +93,13 @@ def test_verify_passes_and_says_what_it_compared() -> None:
 
 def test_verify_fails_with_exit_code_1_when_a_rule_loses_relevance() -> None:
     leak = lrp_fx.Rule(
-        name="leak", kind="elementwise", law="wrong on purpose", cites=("bach2015",), ops=covers("aten", "silu gelu relu"),
+        name="leak",
+        kind="elementwise",
+        law="wrong on purpose",
+        cites=("bach2015",),
+        ops=covers("aten", "silu gelu relu"),
         surrogate=lambda call: _leak(call),
-    )  # fmt: skip
+    )
     rules = lrp_fx.Ruleset(
         "leaky", frozenset({"content", "position", "learned", "segment"}), kinds={"elementwise": "leak"}
     )

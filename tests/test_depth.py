@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks.scoring import load_model, load_sequences
 from lrp_fx.errors import InputError
-
-from .architectures import BY_NAME, cases
+from testing.architectures import BY_NAME, cases
+from testing.scoring import load_model, load_sequences
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 

@@ -55,10 +55,18 @@ def check_laws(name: str) -> None:
 
 
 def test_pages_name_files_that_exist() -> None:
-    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
-        for path in re.findall(r"`((?:rules|examples|tests|lrp_fx|docs|benchmarks)/[\w/.]+)`", page.read_text()):
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for path in re.findall(
+            r"`((?:rules|examples|tests|testing|lrp_fx|docs|benchmarks)/[\w/.]+)`", page.read_text()
+        ):
             if path != "rules/soft_maximum.py":
                 assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.relative_to(ROOT)} links to {link}"
 
 
 def test_every_citation_is_in_the_bibliography() -> None:

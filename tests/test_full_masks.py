@@ -12,8 +12,7 @@ from torch import Tensor, fx, nn
 import lrp_fx
 from lrp_fx.guards.masks import kinds
 from lrp_fx.ir.graph import op_name, value_of
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -16,8 +16,7 @@ from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.reuse_buffers import IN_PLACE, reuse_buffers
 from lrp_fx.optimize.simplify import simplify
 from lrp_fx.runtime.run import Running
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 X, Y = (torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(s)) + 0.5 for s in (0, 1))
 ROW = torch.arange(1.0, 5.0)
@@ -240,8 +239,8 @@ def test_whole_explanations_are_the_same_to_the_bit(name: str, conserve: str) ->
     inputs = architecture.inputs()
     explainer = lrp_fx.convert(architecture.build(), conserve=conserve)
     explainer(**inputs)
-    drawn, compiler = explainer._compiler.drawn, explainer._compiler
-    assert drawn is not None and compiler.current is not None
+    drawn = explainer._compiler.built
+    assert drawn is not None
     assert not written(drawn.graph.module) and len(written(drawn.runner.copy)) > 20
     seen: list[Any] = []
     drawn.runner.copy.register_forward_hook(lambda module, given, flat: seen.append((given, flat)))

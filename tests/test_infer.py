@@ -70,32 +70,122 @@ def _halves(x: Tensor) -> Tensor:
 OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], str | None]] = {
     "linear": (define("mix", lambda x: x.flip(-1) * 2.0 - x, ONE), lambda op, x, y: op(x), "linear.affine"),
     "affine": (define("shift", lambda x: x * 0.5 + 3.0, ONE), lambda op, x, y: op(x), "linear.affine"),
-    "linear in several jointly": (define("blend", lambda x, y: 2.0 * x - y.flip(-1), TWO), lambda op, x, y: op(x, y), "linear.affine"),
-    "list of operands": (define("gather_up", lambda xs: sum(xs[1:], xs[0]) * 0.5, "(Tensor[] xs) -> Tensor"), lambda op, x, y: op([x, y, x]), "linear.affine"),
-    "list, placed": (define("join", lambda xs: torch.cat(xs, -1), "(Tensor[] xs) -> Tensor"), lambda op, x, y: op([x, y])[..., 3:9], "route.winner"),
+    "linear in several jointly": (
+        define("blend", lambda x, y: 2.0 * x - y.flip(-1), TWO),
+        lambda op, x, y: op(x, y),
+        "linear.affine",
+    ),
+    "list of operands": (
+        define("gather_up", lambda xs: sum(xs[1:], xs[0]) * 0.5, "(Tensor[] xs) -> Tensor"),
+        lambda op, x, y: op([x, y, x]),
+        "linear.affine",
+    ),
+    "list, placed": (
+        define("join", lambda xs: torch.cat(xs, -1), "(Tensor[] xs) -> Tensor"),
+        lambda op, x, y: op([x, y])[..., 3:9],
+        "route.winner",
+    ),
     "move": (define("turn", lambda x: x.roll(2, -1), ONE), lambda op, x, y: op(x), "move.inferred"),
-    "index operand": (define("pick", lambda x, i: x.index_select(-1, i), "(Tensor x, Tensor i) -> Tensor"), lambda op, x, y: op(x, torch.arange(6).flip(0)), "move.inferred"),
+    "index operand": (
+        define("pick", lambda x, i: x.index_select(-1, i), "(Tensor x, Tensor i) -> Tensor"),
+        lambda op, x, y: op(x, torch.arange(6).flip(0)),
+        "move.inferred",
+    ),
     "elementwise": (define("wave", lambda x: torch.sin(x) * x, ONE), lambda op, x, y: op(x), "elementwise.inferred"),
-    "elementwise with an offset": (define("bump", lambda x: torch.exp(-x * x), ONE), lambda op, x, y: op(x), "elementwise.inferred"),
-    "elementwise beside a coefficient": (define("bend", lambda x, y: torch.sinh(x * y), TWO), lambda op, x, y: op(x, torch.full((6,), 0.5, dtype=x.dtype)), "elementwise.inferred"),
-    "elementwise, steep at zero": (define("root", lambda x: x.abs().sqrt() * x.sign(), ONE), lambda op, x, y: op(torch.relu(x)), "elementwise.inferred"),
-    "elementwise without a derivative": (define("stair", lambda x: torch.tanh(x) + 0.5, ONE, derivative="none"), lambda op, x, y: op(x), "elementwise.inferred"),
-    "two results": (define("both", lambda x: (torch.sin(x), torch.cos(x)), "(Tensor x) -> (Tensor, Tensor)"), lambda op, x, y: op(x)[0] + 2.0 * op(x)[1], "elementwise.inferred"),
-    "two linear results": (define("parts", lambda x: (x.flip(-1) * 2.0, x - x.mean(-1, keepdim=True) + 1.0), "(Tensor x) -> (Tensor, Tensor)"), lambda op, x, y: op(x)[0] + op(x)[1], "linear.affine"),
-    "choice": (define("best", lambda x: x.topk(3, -1).values, ONE), lambda op, x, y: torch.cat([op(x), op(-x)], -1), "route.winner"),
-    "normalising": (define("unit", lambda x: x / (x.square().sum(-1, keepdim=True) + 0.1).sqrt(), ONE), lambda op, x, y: op(x), "normalise.inferred"),
+    "elementwise with an offset": (
+        define("bump", lambda x: torch.exp(-x * x), ONE),
+        lambda op, x, y: op(x),
+        "elementwise.inferred",
+    ),
+    "elementwise beside a coefficient": (
+        define("bend", lambda x, y: torch.sinh(x * y), TWO),
+        lambda op, x, y: op(x, torch.full((6,), 0.5, dtype=x.dtype)),
+        "elementwise.inferred",
+    ),
+    "elementwise, steep at zero": (
+        define("root", lambda x: x.abs().sqrt() * x.sign(), ONE),
+        lambda op, x, y: op(torch.relu(x)),
+        "elementwise.inferred",
+    ),
+    "elementwise without a derivative": (
+        define("stair", lambda x: torch.tanh(x) + 0.5, ONE, derivative="none"),
+        lambda op, x, y: op(x),
+        "elementwise.inferred",
+    ),
+    "two results": (
+        define("both", lambda x: (torch.sin(x), torch.cos(x)), "(Tensor x) -> (Tensor, Tensor)"),
+        lambda op, x, y: op(x)[0] + 2.0 * op(x)[1],
+        "elementwise.inferred",
+    ),
+    "two linear results": (
+        define(
+            "parts", lambda x: (x.flip(-1) * 2.0, x - x.mean(-1, keepdim=True) + 1.0), "(Tensor x) -> (Tensor, Tensor)"
+        ),
+        lambda op, x, y: op(x)[0] + op(x)[1],
+        "linear.affine",
+    ),
+    "choice": (
+        define("best", lambda x: x.topk(3, -1).values, ONE),
+        lambda op, x, y: torch.cat([op(x), op(-x)], -1),
+        "route.winner",
+    ),
+    "normalising": (
+        define("unit", lambda x: x / (x.square().sum(-1, keepdim=True) + 0.1).sqrt(), ONE),
+        lambda op, x, y: op(x),
+        "normalise.inferred",
+    ),
     "bilinear": (define("pair", lambda x, y: x * y.flip(-1), TWO), lambda op, x, y: op(x, y), "product.inferred"),
-    "three-linear": (define("triple", lambda x, y, z: x * y * z.flip(-1), THREE), lambda op, x, y: op(x, y, torch.nn.functional.silu(y)), "product.inferred"),
-    "homogeneous": (define("spread", lambda x: x.flip(-1) * x.norm(dim=-1, keepdim=True) ** 2, ONE), lambda op, x, y: op(x), "homogeneous.inferred"),
-    "homogeneous of fractional degree": (define("roots", lambda x: x.abs().sqrt().cumsum(-1), ONE), lambda op, x, y: op(torch.relu(x)), "homogeneous.inferred"),
-    "homogeneous of other degree in each": (define("ratio", lambda x, y: x.flip(-1) * y.square().sum(-1, keepdim=True) ** 0.25, TWO), lambda op, x, y: op(x, y), "homogeneous.inferred"),
-    "homogeneous in several jointly": (define("length", lambda x, y: (x * x + y.flip(-1) ** 2).sqrt(), TWO), lambda op, x, y: op(x, y), "homogeneous.inferred"),
-    "results of two degrees": (define("moments", lambda x: (x.abs().cumsum(-1), (x * x).cumsum(-1)), "(Tensor x) -> (Tensor, Tensor)"), lambda op, x, y: op(x)[0] + op(x)[1], "homogeneous.inferred"),
-    "of no class": (define("odd", lambda x: torch.cosh(x.sum(-1, keepdim=True)) + x, ONE), lambda op, x, y: op(x), None),
-    "of degree zero": (define("share", lambda x: x.abs().cumsum(-1) / x.abs().sum(-1, keepdim=True), ONE), lambda op, x, y: op(x), None),
-    "linear at index 0 only": (define("select_power", _select_power, "(Tensor x, Tensor i) -> Tensor"), lambda op, x, y: op(x.flip(-1), torch.arange(6) % 2), "elementwise.inferred"),
-    "linear within bounds": (define("bounded", lambda x: x.flip(-1).clamp(-3e4, 3e4), ONE), lambda op, x, y: op(x), None),
-}  # fmt: skip
+    "three-linear": (
+        define("triple", lambda x, y, z: x * y * z.flip(-1), THREE),
+        lambda op, x, y: op(x, y, torch.nn.functional.silu(y)),
+        "product.inferred",
+    ),
+    "homogeneous": (
+        define("spread", lambda x: x.flip(-1) * x.norm(dim=-1, keepdim=True) ** 2, ONE),
+        lambda op, x, y: op(x),
+        "homogeneous.inferred",
+    ),
+    "homogeneous of fractional degree": (
+        define("roots", lambda x: x.abs().sqrt().cumsum(-1), ONE),
+        lambda op, x, y: op(torch.relu(x)),
+        "homogeneous.inferred",
+    ),
+    "homogeneous of other degree in each": (
+        define("ratio", lambda x, y: x.flip(-1) * y.square().sum(-1, keepdim=True) ** 0.25, TWO),
+        lambda op, x, y: op(x, y),
+        "homogeneous.inferred",
+    ),
+    "homogeneous in several jointly": (
+        define("length", lambda x, y: (x * x + y.flip(-1) ** 2).sqrt(), TWO),
+        lambda op, x, y: op(x, y),
+        "homogeneous.inferred",
+    ),
+    "results of two degrees": (
+        define("moments", lambda x: (x.abs().cumsum(-1), (x * x).cumsum(-1)), "(Tensor x) -> (Tensor, Tensor)"),
+        lambda op, x, y: op(x)[0] + op(x)[1],
+        "homogeneous.inferred",
+    ),
+    "of no class": (
+        define("odd", lambda x: torch.cosh(x.sum(-1, keepdim=True)) + x, ONE),
+        lambda op, x, y: op(x),
+        None,
+    ),
+    "of degree zero": (
+        define("share", lambda x: x.abs().cumsum(-1) / x.abs().sum(-1, keepdim=True), ONE),
+        lambda op, x, y: op(x),
+        None,
+    ),
+    "linear at index 0 only": (
+        define("select_power", _select_power, "(Tensor x, Tensor i) -> Tensor"),
+        lambda op, x, y: op(x.flip(-1), torch.arange(6) % 2),
+        "elementwise.inferred",
+    ),
+    "linear within bounds": (
+        define("bounded", lambda x: x.flip(-1).clamp(-3e4, 3e4), ONE),
+        lambda op, x, y: op(x),
+        None,
+    ),
+}
 
 
 class Model(nn.Module):

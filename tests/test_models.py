@@ -13,8 +13,7 @@ from torch import Tensor
 
 import lrp_fx
 from lrp_fx.capture.ladder import largest_difference
-
-from .architectures import ARCHITECTURES, BY_NAME, RELATIVES, Architecture, cases
+from testing.architectures import ARCHITECTURES, BY_NAME, RELATIVES, Architecture, cases
 
 TARGETS: dict[str, Any] = {"clip": lambda scores: scores.diagonal()}  # each example's own image against its own text
 

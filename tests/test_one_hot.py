@@ -18,8 +18,7 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.one_hot import pick_classes
 from lrp_fx.optimize.simplify import simplify
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 PRODUCT = {"aten.linear", "aten.mm", "aten.addmm"}
 ROWS, CLASSES, WIDTH = 3, 7, 4

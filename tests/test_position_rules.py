@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks.reference_decoder import explain
-from benchmarks.scoring import load_model, load_sequences
 from lrp_fx.errors import InputError
 from lrp_fx.rule import registered, registry
+from testing.reference_decoder import explain
+from testing.scoring import load_model, load_sequences
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 CENTRED = ("bias.attention_mean", "bias.row_mean")

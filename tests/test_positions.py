@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-
-from .positions import KINDS, Kind, Small, distance
+from testing.positions import KINDS, Kind, Small, distance
 
 TOLERANCE = 1e-10
 

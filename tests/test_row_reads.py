@@ -18,8 +18,8 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.pull_rows import pull_rows
 from lrp_fx.optimize.simplify import simplify
+from testing.architectures import BY_NAME
 
-from .architectures import BY_NAME
 from .test_rowwise import parts
 
 pytestmark = pytest.mark.usefixtures("quiet")

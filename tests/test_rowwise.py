@@ -16,17 +16,14 @@ from lrp_fx import targets
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.push_rows import push_rows
-
-from .architectures import BY_NAME, cases
+from testing.architectures import BY_NAME
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
 
 
-@pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A switch: from now on everything is computed for all tokens."""
-    return lambda: monkeypatch.setattr("lrp_fx.transpose.reverse.push_rows", lambda *given: None)
+#: Leaves everything computed for all tokens.
+WHOLE = ("push_rows", "simplify_pushed")
 
 
 def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
@@ -40,26 +37,12 @@ def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
     )
 
 
-@pytest.mark.parametrize(
-    "name", cases(["llama", "gpt2", "t5", "gemma3", "mixtral"], slow=["gpt2", "t5", "gemma3", "mixtral"])
-)
-def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
-    model, inputs = (
-        BY_NAME[name].build("sdpa" if BY_NAME[name].fused else "eager", torch.float64),
-        BY_NAME[name].inputs(),
-    )
-    goals = [
-        None,
-        targets.Class(3, position=[1, 0]),
-        targets.Contrast(2, 5, position=-2),
-        targets.Span([4, 7], start=1),
-    ]
-    explain = lrp_fx.convert(model, conserve="site")
-    ours = [explain(**inputs, target=goal) for goal in goals]
-    whole()
-    explain = lrp_fx.convert(model, conserve="site")
-    for mine, goal in zip(ours, goals, strict=True):
-        theirs = explain(**inputs, target=goal)
+def test_every_kind_of_target_gives_the_same() -> None:
+    model, inputs = BY_NAME["llama"].build("sdpa", torch.float64), BY_NAME["llama"].inputs()
+    goals = [targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
+    explain, whole = (lrp_fx.convert(model, conserve="site", without=without) for without in ((), WHOLE))
+    for goal in goals:
+        mine, theirs = explain(**inputs, target=goal), whole(**inputs, target=goal)
         assert torch.equal(mine.output.logits, theirs.output.logits)
         a, b = parts(mine), parts(theirs)
         assert a.keys() == b.keys()
@@ -68,7 +51,7 @@ def test_relevance_is_the_same(name: str, whole: Callable[[], None]) -> None:
         assert max(s.error for s in mine.ledger.sites) <= 1e-10
 
 
-def test_the_head_is_transposed_for_one_token_alone(whole: Callable[[], None]) -> None:
+def test_the_head_is_transposed_for_one_token_alone() -> None:
     architecture = BY_NAME["llama"]
     explain = lrp_fx.convert(architecture.build("sdpa"))
     explain(**architecture.inputs())
@@ -116,7 +99,7 @@ class Chosen(nn.Module):
 @pytest.mark.parametrize(
     "how", ["a part is read", "a part is read by the target", "a vector is written", "a number is written"]
 )
-def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
+def test_rows_in_part(how: str) -> None:
     """What writes or reads less than a row is computed whole."""
     ids = torch.tensor([[5, 7, 3, 9, 1], [2, 3, 8, 3, 4]])
     model = Chosen(how).double().eval()
@@ -126,8 +109,7 @@ def test_rows_in_part(how: str, whole: Callable[[], None]) -> None:
         else None
     )
     ours = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
-    whole()
-    theirs = lrp_fx.convert(model, conserve="site")(input_ids=ids, target=target)
+    theirs = lrp_fx.convert(model, conserve="site", without=WHOLE)(input_ids=ids, target=target)
     assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-12, atol=1e-14)
     assert float(ours.tokens.abs().max()) > 0.01
 
@@ -164,8 +146,7 @@ def test_the_models_own_outputs_are_computed_as_the_model_does(how: str) -> None
     assert torch.allclose(alone(input_ids=ids).tokens, relevance.tokens, rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ operation by
-# operation
+# ------------------------------------------------------------------------------------------------ by operation
 def seeded(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., list[Tensor]]:
     def run(row: Tensor, place: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
         index = place.reshape(-1, 1, 1).expand(-1, 1, row.shape[-1])

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from handmade import ids, ready
 from lrp_fx import targets
 from lrp_fx.file.contents import FORMAT
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.handmade import ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -372,7 +371,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "no guards": (lambda m: graph(m)["guards"].clear(), "does not say which calls it serves"),
     "a guard twice": (lambda m: graph(m)["guards"].append(0), "does not say which calls it serves"),
     "a guard that is none": (lambda m: m["guards"][0].update(kind="os"), "a guard of an unknown kind, 'os'"),
-    "sizes of other inputs": (lambda m: guard(m, "sizes")["axes"].popitem(), "sizes of other inputs"),
+    "sizes of fewer inputs": (lambda m: guard(m, "sizes")["axes"].popitem(), "sizes of other inputs"),
     "inputs that are none": (lambda m: guard(m, "tensors").update(inputs={"tuple": [1]}), "inputs that are none"),
 }
 

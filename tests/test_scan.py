@@ -14,11 +14,11 @@ import transformers
 from torch import Tensor, nn
 
 import lrp_fx
-from spellings.common import HEADS, WIDTH, Attending, Spelling, Tokens, build, input_ids
-from spellings.scan import Scanning, loop
+from testing.architectures import ARCHITECTURES, BATCH, BY_NAME
+from testing.recurrent import MODELS, ids
+from testing.spellings.common import HEADS, WIDTH, Attending, Spelling, Tokens, build, input_ids
+from testing.spellings.scan import Scanning, loop
 
-from .architectures import ARCHITECTURES, BATCH, BY_NAME
-from .recurrent import MODELS, ids
 from .test_models import explain as explain_model
 
 PRESETS = ("pa-lrp", "attnlrp", "cp-lrp")

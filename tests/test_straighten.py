@@ -13,8 +13,7 @@ import lrp_fx
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.contiguous import make_contiguous
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 TABLE, X = (
     torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)),

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx import targets
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 
 @pytest.fixture(scope="module")

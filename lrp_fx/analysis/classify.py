@@ -1,4 +1,4 @@
-"""Infer: tell the class of an operation that no rule lists, from its schema and from what it does to drawn values.
+"""Classify: tell the class of an operation that no rule lists, from its schema and from what it does to drawn values.
 
 In this order: move (each result is one of the values, wherever it came from), linear or affine (in all carriers
 jointly), elementwise, route (each result is one of the values, chosen by value), normalise (the operand times a
@@ -121,7 +121,10 @@ def _classify(trials: list[Trial], name: str, *, pointwise: bool) -> Inferred:
         )
     degrees = _degrees(trials)
     if n == 1 and _keeps_type(trials[0]) and (pointwise or all(map(_is_elementwise, trials))):
-        reason = f"{name} {'acts on each element alone, says its tag' if pointwise else 'was found to act on each element alone'}"
+        reason = (
+            f"{name} "
+            f"{'acts on each element alone, says its tag' if pointwise else 'was found to act on each element alone'}"
+        )
         if all(_finite(_at_zero(t)) for t in trials):
             return Inferred("elementwise", reason)
         if degrees is not None and len(degrees) == 1:
@@ -340,10 +343,11 @@ def _derivative_problem(trials: list[Trial]) -> str | None:
         except (RuntimeError, NotImplementedError) as error:
             return f"it has no derivative ({next(iter(str(error).splitlines()), '')[:100]})"
         given = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, t.x, strict=True)]
+        # along the derivative itself nothing cancels; along the draw nothing that it lacks escapes
         for along in (
             t.z,
             given,
-        ):  # along the derivative itself nothing cancels; along the draw nothing that it lacks escapes
+        ):
             problem = _compare(t, given, along, seeds)
             if problem is not None:
                 return (

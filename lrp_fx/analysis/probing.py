@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import hint
 
 #: Elements of all operands together: with more, sizes are halved where the operation lets them be; never more than the
@@ -81,7 +82,9 @@ def trials_of(node: fx.Node, operands: Sequence[fx.Node]) -> list[Trial]:
                 return list(_trials(node, flat, spec, carriers, wide, smaller))
             except Unprobed as error:
                 reasons.append(str(error))
-            except Exception as error:
+            except Exception as error:  # of the operation, on values that it does not take
+                if is_own_fault(error):
+                    raise
                 reasons.append(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:120]}")
     raise Unprobed(reasons[0] if len(set(reasons)) == 1 else "; ".join(dict.fromkeys(reasons)))
 
@@ -97,6 +100,8 @@ def _trials(
         try:
             trial = _trial(node, base, spec, carriers, wide)
         except Exception as error:  # an index out of range, say: another draw may do
+            if is_own_fault(error):
+                raise
             refusal = error
             continue
         if smaller:

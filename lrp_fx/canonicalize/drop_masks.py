@@ -1,4 +1,4 @@
-"""Full masks: attention to everything, or to everything before, without a mask written out query by key.
+"""Drop masks: attention to everything, or to everything before, without a mask written out query by key.
 
 Where nothing is padded, a mask says nothing, and the fused kernels need none: memory then grows with the length and not
 with its square. What a mask says depends on sizes, and on the mask inputs of a call where these hold one number
@@ -47,9 +47,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, Ma
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    return replace(program, module=module).evolve("drop_full_masks"), MaskGuard(
-        mask_graph(program, list(used)), constants, tuple(used.values())
-    )
+    return replace(program, module=module), MaskGuard(mask_graph(program, list(used)), constants, tuple(used.values()))
 
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:

@@ -1,4 +1,4 @@
-"""Canonicalise: one spelling per idea, so that later stages need to know only one.
+"""The passes of canonicalisation: one spelling per idea, so that later stages need to know only one.
 
 requires  a well-formed program
 ensures   a functional graph without bookkeeping operations, no-op casts, dead code or repeated computations; outputs
@@ -19,8 +19,8 @@ from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
-from lrp_fx.ir.passes import Pass
-from lrp_fx.ir.program import Program, check_well_formed, copy_graph
+from lrp_fx.ir.passes import Keeps, Pass, run
+from lrp_fx.ir.program import Program, check_well_formed, copy_graph, size
 from lrp_fx.ir.tracing import inline_decomposed
 
 aten = torch.ops.aten
@@ -186,33 +186,57 @@ def check_no_views(program: Program) -> None:
             raise LrpError(f"%{node.name} = {node.target} needs matching strides: make it a reshape first")
 
 
+def _pass(name: str, purpose: str, apply: Callable[[Program], Program], **specs: Any) -> Pass[Program]:
+    """A pass of this package: every program is well formed before and after it."""
+    specs = {"requires": (), "ensures": ()} | specs
+    requires, ensures = (check_well_formed, *specs["requires"]), (check_well_formed, *specs["ensures"])
+    return Pass(name, purpose, apply, specs.get("keeps", Keeps.BITS), requires=requires, ensures=ensures, size=size)
+
+
 PASSES = (
-    Pass("expand_contractions", expand_contractions, (check_well_formed,), (check_well_formed,)),
+    _pass("expand_contractions", "einsum and its kin become moves and matrix products", expand_contractions),
     # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
-    Pass("decompose", decompose, (check_well_formed,), (check_well_formed,)),
-    Pass(
+    _pass("decompose", "synonyms get one name, composite operations are written as simpler ones", decompose),
+    _pass(
         "remove_bookkeeping",
+        "assertions, identities, casts to the same type and products with 1 go",
         remove_bookkeeping,
-        (check_well_formed, check_no_views),
-        (check_well_formed, check_canonical),
+        requires=(check_no_views,),
+        ensures=(check_canonical,),
     ),
-    Pass("promote_precision", promote_precision, (check_well_formed,), (check_well_formed,)),
-    Pass("remove_casts", remove_bookkeeping, (check_well_formed, check_no_views), (check_canonical,)),
-    Pass(
+    _pass(
+        "promote_precision",
+        "in a float64 model, islands of float32 are computed in float64",
+        promote_precision,
+        keeps=Keeps.ROUNDING,
+    ),
+    _pass(
+        "remove_casts",
+        "casts that have become casts to the same type go",
+        remove_bookkeeping,
+        requires=(check_no_views,),
+        ensures=(check_canonical,),
+    ),
+    _pass(
         "share_common_subexpressions",
+        "equal expressions are computed once, so that dominance can be read from the graph",
         share_common_subexpressions,
-        (check_canonical,),
-        (check_well_formed, check_canonical),
+        requires=(check_canonical,),
+        ensures=(check_canonical,),
     ),
-    Pass("write_chosen_scores", write_chosen_scores, (check_canonical,), (check_well_formed, check_canonical)),
+    _pass(
+        "write_chosen_scores",
+        "the scores of chosen and renormalised softmax weights are put beside them",
+        write_chosen_scores,
+        requires=(check_canonical,),
+        ensures=(check_canonical,),
+    ),
 )
 
 
 def canonicalize(program: Program) -> Program:
     """All canonicalisation passes in order."""
-    for step in PASSES:
-        program = step(program)
-    return program
+    return run(program, PASSES)[0]
 
 
 def _is_cast_to_self(node: fx.Node) -> bool:

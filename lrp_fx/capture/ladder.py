@@ -26,6 +26,7 @@ from lrp_fx.capture.export import export
 from lrp_fx.capture.record import record
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import Program, check_well_formed
 
 #: The strategies: good for any size, for these sizes, for this call.
@@ -51,7 +52,10 @@ def capture(
         try:
             program = _captured(model, inputs, roles, method)
             return replace(program, refusals=tuple(refusals), captured=program.module)
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # whatever torch or the model raises refuses the method; what our own code raises is a fault
+            report_fault(error, f"capture ({method})")
             refusals.append(f"{method}: {type(error).__name__}: {first_line(error)}")
     raise CaptureError(
         f"{type(model).__name__} could not be captured as a graph.\n"

@@ -1,4 +1,4 @@
-"""The command line: ``lrp-fx explain``, ``lrp-fx inspect``, ``lrp-fx verify``."""
+"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from rich.table import Table
 
 from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_target, trial_inputs
 from lrp_fx.errors import LrpError
-from lrp_fx.runtime.explainer import Explainer, convert
+from lrp_fx.runtime.explainer import Explainer, convert, graph_after
+from lrp_fx.runtime.pipeline import PIPELINE
 from lrp_fx.structure.sites import Site
 
 app = typer.Typer(
@@ -132,6 +133,33 @@ def verify(
         Console().print(str(report), highlight=False, markup=False, soft_wrap=True)
         if not report.ok:
             raise typer.Exit(1)
+
+
+@app.command()
+def dump(
+    model: Model,
+    until: Annotated[str, typer.Option(help="The last pass to apply: see `lrp-fx passes`.")] = PIPELINE[-1].name,
+    text: Text = None,
+    ids: Ids = None,
+    image: Image = None,
+    rules: Rules = "pa-lrp",
+    dtype: Dtype = "float32",
+) -> None:
+    """Print the graph as it is after a pass."""
+    with _plain_errors():
+        loaded, inputs = _loaded(model, dtype, text, ids, image)
+        print(graph_after(loaded, inputs, until, rules=rules))
+
+
+@app.command()
+def passes() -> None:
+    """The passes from a model to a relevance graph, in order."""
+    table = Table("pass", "keeps", "purpose", box=None, pad_edge=False)
+    for step in PIPELINE:
+        table.add_row(step.name + ("*" if step.optional else ""), step.keeps.value, step.purpose)
+    console = _wide_console()
+    console.print(table)
+    console.print("* can be left out: convert(model, without=(NAME, ...))", highlight=False)
 
 
 @app.command(name="rules")

@@ -1,4 +1,4 @@
-"""Mask patterns: what a mask of queries by keys says, computed some queries at a time.
+"""Masks: what a mask of queries by keys says, computed some queries at a time.
 
 requires  a canonical program and masks in it that depend on sizes, parameters and constant inputs alone
 ensures   a pattern is found only if every entry of the mask has been seen to be as that pattern says

@@ -1,4 +1,4 @@
-"""For which sizes of its inputs a graph holds: what was taken for granted about them while it was traced.
+"""Sizes: for which sizes of its inputs a graph holds: what was taken for granted about them while it was traced.
 
 A size is a number, a symbol or an expression of symbols; a branch on a size that the model's forward took is a
 condition on symbols. All are text in Python's syntax, so that a file can hold them; nothing is ever evaluated but whole

@@ -1,9 +1,9 @@
-"""The intermediate representation: one flat graph of ATen operations with its inputs, outputs and history."""
+"""Program: one flat graph of ATen operations with its inputs and outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,16 +59,14 @@ class Outputs:
 class Program:
     """A captured model: a flat `torch.fx.GraphModule` over ATen, parameters as attributes.
 
-    Passes take a Program and return a new one; ``history`` keeps the name of every pass applied. ``method``: how it was
-    captured; ``refusals``: why the methods that would hold for more inputs did not; ``captured``: the graph before any
-    pass, to be compared with the model to the model's own precision.
+    ``method``: how it was captured; ``refusals``: why the methods that would hold for more inputs did not;
+    ``captured``: the graph before any pass, to be compared with the model to the model's own precision.
     """
 
     module: fx.GraphModule
     inputs: tuple[Input, ...]
     outputs: Outputs
     method: str
-    history: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     captured: fx.GraphModule | None = None
 
@@ -104,12 +102,14 @@ class Program:
         nodes = [n for n in self.graph.nodes if n.op == "placeholder"]
         return {i.name: n for i, n in zip(self.inputs, nodes, strict=True)}
 
-    def evolve(self, name: str, **changes: Any) -> Program:
-        return replace(self, history=(*self.history, name), **changes)
-
     def print_readable(self) -> str:
         """The program as Python source."""
         return str(self.module.print_readable(print_output=False))
+
+
+def size(program: Program) -> int:
+    """Number of nodes."""
+    return len(program.graph.nodes)
 
 
 def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:

@@ -16,10 +16,15 @@ from torch.utils import _pytree as pytree
 from lrp_fx.ir.graph import ancestors, value_of
 
 
-def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """The kernels that a composite operation calls, inserted before the node."""
+def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -> tuple[fx.GraphModule, list[fx.Node]]:
+    """The kernels that a composite operation calls, as a flat graph of the operands that come with it.
+
+    traces: what was traced before, by what it was traced for; added to.
+    """
     flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)
     positions = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
+    operands = [flat[i] for i in positions]
+    target: Any = node.target
 
     def run(*values: Any) -> list[Any]:
         full = list(flat)
@@ -27,17 +32,28 @@ def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
             full[i] = v
         args, kwargs = pytree.tree_unflatten(full, spec)
         with torch.no_grad():
-            return [node.target(*args, **kwargs)]  # type: ignore[operator]
+            return [target(*args, **kwargs)]
 
-    module = trace(run, [value_of(flat[i]) for i in positions], value_of(node).fake_mode)
+    if traces is None:
+        return trace(run, [value_of(a) for a in operands], mode), operands
+    arguments = tuple(abstract_key(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat)
+    key = ("decomposed", str(target), str(spec), arguments)
+    if key not in traces:
+        traces[key] = trace(run, [value_of(a) for a in operands], mode)
+    return traces[key], operands
+
+
+def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The kernels that a composite operation calls, inserted before the node."""
+    module, operands = decomposed(node, value_of(node).fake_mode)
     with graph.inserting_before(node):
-        (result,) = inline(graph, module, [flat[i] for i in positions])
-    given = {flat[i] for i in positions}
+        (result,) = inline(graph, module, operands)
+    given = set(operands)
     for new in ancestors([result], until=lambda n: n in given):
-        if new in given:
-            continue
-        new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
-    return result  # type: ignore[no-any-return]
+        if new not in given:
+            new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
+    inserted: fx.Node = result
+    return inserted
 
 
 def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:
@@ -105,7 +121,7 @@ def _axes_within(value: Tensor, axis: int) -> list[int] | None:
 
 
 def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:
-    """Copy a snippet's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
+    """Copy a flat graph's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
     env: dict[fx.Node, Any] = {}
     feed = iter(inputs)
     outputs: list[Any] = []

@@ -27,26 +27,43 @@ from lrp_fx.render.data import (
 
 EXAMPLES = 64
 _STYLE = """
-.lrp { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 0 auto; padding: 1rem 1.5rem; }
-.lrp h1 { font-size: 1.25rem; margin: 0 0 .25rem; } .lrp h2 { font-size: 1.05rem; margin: 2rem 0 .25rem; border-top: 1px solid #ccc; padding-top: 1rem; }
-.lrp h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; } .lrp p { margin: .2rem 0 .6rem; color: #444; } .lrp .note { font-size: .85rem; }
-.lrp .tokens { display: flex; flex-wrap: wrap; gap: 6px 1px; } .lrp .tokens div { display: flex; flex-direction: column; border: 1px solid #ddd; }
-.lrp .tokens .start { margin-left: 5px; } .lrp .tokens b { font: 600 .9rem ui-monospace, monospace; padding: 1px 5px; text-align: center; white-space: pre; }
-.lrp .tokens span { font-size: .68rem; padding: 0 4px; text-align: center; border-top: 1px solid #eee; font-variant-numeric: tabular-nums; }
-.lrp .tokens .labels { border-color: transparent; } .lrp .tokens .labels * { text-align: left; font-family: inherit; border-color: transparent; color: #444; }
-.lrp figure { display: inline-block; margin: 0 1rem .5rem 0; vertical-align: top; } .lrp figcaption { font-size: .85rem; color: #444; max-width: 240px; }
-.lrp img { image-rendering: pixelated; border: 1px solid #ccc; display: block; } .lrp table { border-collapse: collapse; font-size: .88rem; }
-.lrp th, .lrp td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #e5e5e5; } .lrp th { font-weight: 600; }
-.lrp td, .lrp th { white-space: nowrap; } .lrp td.n, .lrp th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.lrp tr.sum td { font-weight: 600; } .lrp code { font-size: .8rem; }
-.lrp .warn { color: #8a4b00; font-weight: 600; } .lrp .scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border: 1px solid #ccc; }
+.lrp { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 0 auto;
+    padding: 1rem 1.5rem; }
+.lrp h1 { font-size: 1.25rem; margin: 0 0 .25rem; }
+.lrp h2 { font-size: 1.05rem; margin: 2rem 0 .25rem; border-top: 1px solid #ccc; padding-top: 1rem; }
+.lrp h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; }
+.lrp p { margin: .2rem 0 .6rem; color: #444; }
+.lrp .note { font-size: .85rem; }
+.lrp .tokens { display: flex; flex-wrap: wrap; gap: 6px 1px; }
+.lrp .tokens div { display: flex; flex-direction: column; border: 1px solid #ddd; }
+.lrp .tokens .start { margin-left: 5px; }
+.lrp .tokens b { font: 600 .9rem ui-monospace, monospace; padding: 1px 5px; text-align: center; white-space: pre; }
+.lrp .tokens span { font-size: .68rem; padding: 0 4px; text-align: center; border-top: 1px solid #eee;
+    font-variant-numeric: tabular-nums; }
+.lrp .tokens .labels { border-color: transparent; }
+.lrp .tokens .labels * { text-align: left; font-family: inherit; border-color: transparent; color: #444; }
+.lrp figure { display: inline-block; margin: 0 1rem .5rem 0; vertical-align: top; }
+.lrp figcaption { font-size: .85rem; color: #444; max-width: 240px; }
+.lrp img { image-rendering: pixelated; border: 1px solid #ccc; display: block; }
+.lrp table { border-collapse: collapse; font-size: .88rem; }
+.lrp th, .lrp td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #e5e5e5; }
+.lrp th { font-weight: 600; }
+.lrp td, .lrp th { white-space: nowrap; }
+.lrp td.n, .lrp th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.lrp tr.sum td { font-weight: 600; }
+.lrp code { font-size: .8rem; }
+.lrp .warn { color: #8a4b00; font-weight: 600; }
+.lrp .scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border: 1px solid #ccc; }
 """
 
 
 def to_html(picture: Picture, path: str | Path | None = None) -> str:
     """The page as text, written to ``path`` (UTF-8) if one is given."""
     body = fragment(picture)
-    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Relevance: {escape(picture.target)}</title>'
+    head = (
+        '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>'
+        f"Relevance: {escape(picture.target)}</title>"
+    )
     page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
@@ -64,8 +81,14 @@ def fragment(picture: Picture) -> str:
 
 def _legend(picture: Picture) -> str:
     stops = ", ".join(f"rgb{colour(x)}" for x in np.linspace(-1, 1, 9))
-    bar = f'<span class="scale" style="background: linear-gradient(to right, {stops})" role="img" aria-label="blue for negative, red for positive"></span>'
-    return f"<p>Target <b>{escape(picture.target)}</b>, rules <b>{escape(picture.ruleset)}</b>. Speaks against {bar} speaks for the target.</p>"
+    bar = (
+        f'<span class="scale" style="background: linear-gradient(to right, {stops})" role="img" aria-label="blue '
+        'for negative, red for positive"></span>'
+    )
+    return (
+        f"<p>Target <b>{escape(picture.target)}</b>, rules <b>{escape(picture.ruleset)}</b>. Speaks against {bar} "
+        "speaks for the target.</p>"
+    )
 
 
 def _example(view: Example, *, alone: bool) -> str:
@@ -93,14 +116,21 @@ def _tokens(tokens: Tokens) -> str:
         start = ' class="start"' if text.startswith(" ") else ""
         columns.append(
             f'<div{start} title="token {index}"><b '
-            f'style="background:rgb{background};color:{ink(background)}">{escape(text.strip()) or "&nbsp;"}</b>{cells}</div>'
+            f'style="background:rgb{background};color:{ink(background)}">{escape(text.strip()) or "&nbsp;"}</b>'
+            f"{cells}</div>"
         )
-    return f'<h3>{escape(tokens.name)}</h3>\n<p class="note">Sums: {notes}.</p>\n<div class="tokens">{"".join(columns)}</div>'
+    return (
+        f'<h3>{escape(tokens.name)}</h3>\n<p class="note">Sums: {notes}.</p>\n<div class="tokens">'
+        f"{''.join(columns)}</div>"
+    )
 
 
 def _cell(name: str, value: float, top: float) -> str:
     background = colour(value / top)
-    return f'<span style="background:rgb{background};color:{ink(background)}" title="{name} {value:+.6g}">{value:+.3g}</span>'
+    return (
+        f'<span style="background:rgb{background};color:{ink(background)}" title="{name} {value:+.6g}">'
+        f"{value:+.3g}</span>"
+    )
 
 
 def _raster(raster: Raster) -> str:
@@ -132,7 +162,10 @@ def _picture(caption: str, pixels: Array, size: tuple[int, ...]) -> str:
     height = max(32, min(448, round(width * size[0] / size[1])))
     data = base64.b64encode(png(pixels)).decode("ascii")
     text = escape(caption, quote=True)
-    return f'<figure><img width="{width}" height="{height}" alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img width="{width}" height="{height}" alt="{text}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
 
 
 def _coloured(values: Array, top: float) -> Array:
@@ -172,7 +205,10 @@ def _series(series: Series) -> str:
 
 def _bar(left: float, width: float, height: float) -> str:
     """A bar up (positive) or down from the middle line at 60."""
-    return f'<rect x="{left:.2f}" y="{60 - max(0.0, height):.2f}" width="{width:.2f}" height="{abs(height):.2f}" fill="rgb{colour(np.sign(height))}"/>'
+    return (
+        f'<rect x="{left:.2f}" y="{60 - max(0.0, height):.2f}" width="{width:.2f}" height="{abs(height):.2f}" '
+        f'fill="rgb{colour(np.sign(height))}"/>'
+    )
 
 
 def _ledger(bookings: Bookings) -> str:
@@ -183,19 +219,31 @@ def _ledger(bookings: Bookings) -> str:
         for kind, name, amount, share in bookings.rows
     ]
     care = ' <span class="warn">the parts cancel: read the picture with care</span>' if bookings.cancels else ""
-    trust = f'<p class="note">Relative error of the sum {bookings.error:.1e}; cancellation {bookings.cancellation:.2f} (sum of the absolute parts over the score).{care}</p>'
-    return f'<h3>Ledger</h3>\n<table><tr><th>where the score went</th><th class="n">amount</th><th class="n">share of score</th></tr>{"".join(rows)}</table>\n{trust}'
+    trust = (
+        f'<p class="note">Relative error of the sum {bookings.error:.1e}; cancellation {bookings.cancellation:.2f} '
+        f"(sum of the absolute parts over the score).{care}</p>"
+    )
+    return (
+        '<h3>Ledger</h3>\n<table><tr><th>where the score went</th><th class="n">amount</th><th class="n">share of '
+        f"score</th></tr>{''.join(rows)}</table>\n{trust}"
+    )
 
 
 def _sites(sites: list[SiteRow]) -> str:
     if not sites:
         return ""
     rows = "".join(map(_site, sites))
-    heads = '<tr><th>where position enters</th><th>how</th><th>rule</th><th class="n">vectors</th><th class="n">relevance</th><th>source</th></tr>'
+    heads = (
+        '<tr><th>where position enters</th><th>how</th><th>rule</th><th class="n">vectors</th><th class="n">'
+        "relevance</th><th>source</th></tr>"
+    )
     return f"<h3>Position sites</h3>\n<table>{heads}{rows}</table>"
 
 
 def _site(site: SiteRow) -> str:
     source = f'<code title="{escape(site.source, quote=True)}">{escape(site.source.split(": ")[0])}</code>'
     numbers = f'<td class="n">{site.count}</td><td class="n">{site.total:+.4g}</td>'
-    return f"<tr><td>{escape(site.module or 'model')}</td><td>{site.shape}</td><td>{escape(site.rule)}</td>{numbers}<td>{source}</td></tr>"
+    return (
+        f"<tr><td>{escape(site.module or 'model')}</td><td>{site.shape}</td><td>{escape(site.rule)}</td>"
+        f"{numbers}<td>{source}</td></tr>"
+    )

@@ -131,9 +131,8 @@ def _streams(signature: GraphSignature, values: _Values, position: list[Position
     result = []
     for number in dict.fromkeys(d.stream for d in signature.depths):
         found = [(d, R) for d, R in zip(signature.depths, values.depths, strict=True) if d.stream == number]
-        found = [
-            (d, R) for d, R in found if R.shape == found[0][1].shape
-        ]  # a stream that pools its tokens has rows for them up to there
+        # a stream that pools its tokens has rows for them up to there
+        found = [(d, R) for d, R in found if R.shape == found[0][1].shape]
         rows = torch.stack([R for _, R in found])
         above = []
         for depth, _ in found:

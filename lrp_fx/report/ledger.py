@@ -1,4 +1,4 @@
-"""Conservation: relevance is accounted for like money.
+"""Ledger: relevance is accounted for like money.
 
 ``score = sum of leaves + sum of named sinks`` for every example, and at every site ``out = in + sinks``.
 """
@@ -53,7 +53,10 @@ class SiteBalance:
 
     def __str__(self) -> str:
         place = f"{self.module or 'model'}, {self.source}"
-        return f"%{self.name} [{self.rule}] at {place}: out {self.outgoing:.6g} = in {self.incoming:.6g} + sinks {self.sinks:.6g}? off by {self.error:.2e}"
+        return (
+            f"%{self.name} [{self.rule}] at {place}: out {self.outgoing:.6g} = in {self.incoming:.6g} + sinks "
+            f"{self.sinks:.6g}? off by {self.error:.2e}"
+        )
 
 
 @dataclass(frozen=True)

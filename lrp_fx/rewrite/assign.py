@@ -1,4 +1,4 @@
-"""Rewrite: every operation on a relevance path gets its rule.
+"""Assign: every operation on a relevance path gets its rule.
 
 requires  a canonical program and its facts
 ensures   values unchanged; each carrying node is a leaf or has exactly one `Application`, which names the rule, the

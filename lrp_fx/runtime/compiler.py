@@ -11,38 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
-from lrp_fx.analysis.provenance import find_provenance
-from lrp_fx.canonicalize.drop_masks import drop_full_masks
-from lrp_fx.canonicalize.passes import canonicalize
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.checks import check_mode, check_weights, run_model
+from lrp_fx.capture.checks import check_mode, check_weights
+from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import (
-    CAPTURE_ULPS,
     CONCRETE,
     DYNAMIC,
     METHODS,
     STATIC,
-    accepts,
-    capture,
-    difference_from_model,
     first_line,
 )
-from lrp_fx.errors import InputError, TargetError
-from lrp_fx.guards.guard import Arguments, Constants, Guard, refusal
-from lrp_fx.guards.inputs import PlainGuard, TensorGuard, ValueGuard, device_guard
+from lrp_fx.errors import InputError, PassError, TransposeError
+from lrp_fx.guards.guard import Constants, Guard, refusal
+from lrp_fx.guards.inputs import device_guard
 from lrp_fx.guards.masks import MaskGuard
-from lrp_fx.guards.sizes import SizeGuard, TracedSizes
 from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.passes import Step, report_fault, run
 from lrp_fx.ir.program import MASK_ROLE, Program
 from lrp_fx.rewrite.application import Rewritten
-from lrp_fx.rewrite.assign import rewrite
-from lrp_fx.rewrite.refuse import check_types
-from lrp_fx.rule import Ruleset, registry
-from lrp_fx.runtime.run import Running
-from lrp_fx.structure.structure import Structure, find_structure
+from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
+from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
-from lrp_fx.transpose.reverse import transpose
 from lrp_fx.transpose.signature import RelevanceGraph
 
 CACHED_PROGRAMS = 16
@@ -60,22 +49,6 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `lrp_fx.convert` was asked for; ``audits``: do graphs balance every site? ``whole``: do they return the
-    model's output?
-    ``checkpoint``: do they compute the insides of blocks twice?"""
-
-    ruleset: Ruleset
-    audits: bool
-    strict: bool
-    dynamic: bool
-    compile: bool
-    output: str | None
-    whole: bool
-    checkpoint: bool
-
-
-@dataclass(frozen=True)
 class Built:
     """A relevance graph for one kind of target, what runs it, and which calls it serves."""
 
@@ -83,6 +56,16 @@ class Built:
     target: Target
     runner: Any
     guards: tuple[Guard, ...]
+    history: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A captured and canonical program, which calls it serves, and what the passes did that made it."""
+
+    program: Program
+    guards: tuple[Guard, ...]
+    history: tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +73,25 @@ class CompiledProgram:
     """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: for which masks
     they were.
 
-    ``shared``: the guards of all that is made of ``base``; ``graphs`` by the target's signature.
+    ``graphs`` by the target's signature; ``history``: what the passes did that made it.
     """
 
-    base: Program
+    base: Captured
     assumed: MaskGuard | None
     program: Program
     rewritten: Rewritten
     structure: Structure
-    shared: tuple[Guard, ...]
+    history: tuple[Step, ...] = ()
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
 
     @property
     def guards(self) -> tuple[Guard, ...]:
         """Which calls the program serves."""
-        return self.shared if self.assumed is None else (*self.shared, self.assumed)
+        return self.base.guards if self.assumed is None else (*self.base.guards, self.assumed)
 
     def fits(self, call: ModelCall) -> bool:
         """Does what was captured serve a call, whatever its masks are?"""
-        return refusal(self.shared, call) is None
+        return refusal(self.base.guards, call) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +133,8 @@ class Compiler:
         versions = (identity, tuple(t._version for t in changing))
         check_mode(self.model)
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
-        if self._identity is not None and (
-            identity != self._identity or replaced
-        ):  # or converted or moved: the graphs hold the old ones
+        # or converted or moved: the graphs hold the old ones
+        if self._identity is not None and (identity != self._identity or replaced):
             self._forget_all()
         self._identity = identity
         if versions != self._checked:
@@ -177,13 +159,12 @@ class Compiler:
         seen = target.signature in entry.graphs
         try:
             self.built = self.build(entry, target)
-        except (TargetError, InputError):
-            raise
-        except Exception as error:
+        except (TransposeError, PassError) as error:
             if shared := _shared_inputs(entry, call):
                 raise InputError(shared) from error
             if entry.program.method != DYNAMIC:
                 raise
+            report_fault(error, "reverse")
             self._forget(entry, call, error)
             entry = self.entry(call)
             self.built = self.build(entry, target)
@@ -207,7 +188,7 @@ class Compiler:
         self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
         self.strategies[call.key] = (STATIC, (why,))
 
-    def entry(self, call: ModelCall, make: Callable[[ModelCall], Program] | None = None) -> CompiledProgram:
+    def entry(self, call: ModelCall, make: Callable[[ModelCall], Captured] | None = None) -> CompiledProgram:
         """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
         make = make or self._capture
         entry = self._kept(call, call.constants, make)
@@ -217,7 +198,7 @@ class Compiler:
         return entry
 
     def _kept(
-        self, call: ModelCall, constants: Constants | None, make: Callable[[ModelCall], Program]
+        self, call: ModelCall, constants: Constants | None, make: Callable[[ModelCall], Captured]
     ) -> CompiledProgram:
         """The program for calls with these masks (None: with any), made if there is none."""
         fitting = [kept for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
@@ -236,68 +217,57 @@ class Compiler:
             self.traces.clear()  # those of its sizes are of no more use, and the others are soon traced again
         return found.entry
 
-    def _capture(self, call: ModelCall) -> Program:
+    def _capture(self, call: ModelCall) -> Captured:
         first, refusals = self.strategies.get(call.key, (METHODS[0], ()))
-        program = self._captured(call, first)
-        program = replace(program, refusals=(*refusals, *program.refusals))
+        captured = self._captured(call, first)
+        program = replace(captured.program, refusals=(*refusals, *captured.program.refusals))
         self._remember(program, call)
-        return program
+        return replace(captured, program=program)
 
-    def _exactly(self, call: ModelCall) -> Program:
+    def _exactly(self, call: ModelCall) -> Captured:
         """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
         return self._captured(call, STATIC)
 
-    def _captured(self, call: ModelCall, first: str) -> Program:
+    def _captured(self, call: ModelCall, first: str) -> Captured:
         self.statistics.captures += 1
-        run_model(call.model, call.bound)
         methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
-        captured = capture(call.model, call.bound, call.roles, methods=methods)
-        self._loose |= _loose_tensors(self.model, captured)
+        state, history = run(State(self.options, call, methods), CAPTURED, without=self.options.without)
+        assert state.program is not None
+        self._loose |= _loose_tensors(self.model, state.program)
         self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
-        program = canonicalize(captured)
-        return program if self.options.output is None else _choose_output(program, self.options.output)
+        return Captured(state.program, guards_of(state.program, call), history)
 
-    def _variant(self, base: Program, constants: Constants | None, call: ModelCall) -> CompiledProgram:
+    def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:
         """The program without the masks that say nothing if the mask inputs hold these numbers."""
-        if constants is None or base.method == CONCRETE:
-            return self._general(base, call)
-        program, assumed = drop_full_masks(base, constants)
-        if assumed is None:
-            return self._general(base, call)
-        return self._entry_of(base, assumed, program, self._shared_guards(base, call))
+        state, history = self._without_masks(base, constants)
+        return self._general(base) if state.assumed is None else self._analysed(base, state, history)
 
-    def _general(self, base: Program, call: ModelCall) -> CompiledProgram:
+    def _without_masks(self, base: Captured, constants: Constants | None) -> tuple[State, tuple[Step, ...]]:
+        state = State(self.options, constants=constants, program=base.program)
+        return run(state, ANALYSED, until="drop_masks", without=self.options.without)
+
+    def _general(self, base: Captured) -> CompiledProgram:
         """The program that is good for any mask, made once."""
-        return self._made_general(base) or self._entry_of(base, None, base, self._shared_guards(base, call))
+        return self._made_general(base) or self._analysed(base, State(self.options, program=base.program), ())
 
-    def _shared_guards(self, base: Program, call: ModelCall) -> tuple[Guard, ...]:
-        """What calls a captured program serves: the same guards for all that is made of it."""
-        known = next((kept.entry.shared for kept in self.entries if kept.entry.base is base), None)
-        return known or _guards(base, call)
-
-    def _made_general(self, base: Program) -> CompiledProgram | None:
+    def _made_general(self, base: Captured) -> CompiledProgram | None:
         return next(
             (kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None
         )
 
-    def _entry_of(
-        self,
-        base: Program,
-        assumed: MaskGuard | None,
-        program: Program,
-        shared: tuple[Guard, ...],
-    ) -> CompiledProgram:
-        rewritten = rewrite(
-            program, find_provenance(program), self.options.ruleset, registry, strict=self.options.strict
-        )
-        check_types(rewritten)
-        return CompiledProgram(base, assumed, program, rewritten, find_structure(rewritten), shared)
+    def _analysed(self, base: Captured, state: State, history: tuple[Step, ...]) -> CompiledProgram:
+        """The program of a state with its rules and its structure; ``history``: what was done to it since it was
+        captured.
+        """
+        after = ANALYSED[[p.name for p in ANALYSED].index("drop_masks") + 1 :]
+        state, steps = run(state, after, without=self.options.without)
+        assert state.program is not None and state.rewritten is not None and state.structure is not None
+        made = (state.assumed, state.program, state.rewritten, state.structure, (*history, *steps))
+        return CompiledProgram(base, *made)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
         """What was made of the same captured program, or is made now, for any mask."""
-        if entry.assumed is None:
-            return entry
-        return self._made_general(entry.base) or self._entry_of(entry.base, None, entry.base, entry.shared)
+        return entry if entry.assumed is None else self._general(entry.base)
 
     def variants(self, entry: CompiledProgram) -> list[CompiledProgram]:
         """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and
@@ -309,12 +279,12 @@ class Compiler:
             if kept.entry.base is entry.base and kept.entry.assumed is not None
         }
         ones: Constants = tuple(
-            (i.name, 1.0) for i in sorted(entry.base.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
+            (i.name, 1.0) for i in sorted(entry.base.program.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
         )
-        if ones not in known and entry.base.method != CONCRETE:
-            program, assumed = drop_full_masks(entry.base, ones)
-            if assumed is not None:
-                known[ones] = self._entry_of(entry.base, assumed, program, entry.shared)
+        if ones not in known:
+            state, history = self._without_masks(entry.base, ones)
+            if state.assumed is not None:
+                known[ones] = self._analysed(entry.base, state, history)
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
@@ -337,52 +307,25 @@ class Compiler:
         """The relevance graph of a program for a kind of target."""
         if target.signature not in entry.graphs:
             self.statistics.transposes += 1
-            asked = self.options
-            conserve = "site" if asked.audits else "total"
-            graph = transpose(
-                entry.rewritten,
-                entry.structure,
-                target,
-                conserve=conserve,
-                whole=asked.whole,
-                recompute=asked.checkpoint,
-                cache=self.traces,
+            state = State(
+                self.options,
+                target=target,
+                traces=self.traces,
+                program=entry.program,
+                facts=entry.rewritten.facts,
+                rewritten=entry.rewritten,
+                structure=entry.structure,
             )
-            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else Running(graph.module)
+            state, steps = run(state, BUILT, without=self.options.without)
+            graph = state.finished()
+            runner = torch.compile(graph.module, dynamic=True) if self.options.compile else state.runner or graph.module
             device = value_of(next(iter(entry.program.input_nodes().values()))).device
-            entry.graphs[target.signature] = Built(
-                graph,
-                target,  # with it, because functions are told apart by identity
-                runner,
-                (*entry.guards, device_guard(graph.module, device)),
-            )
+            guards = (*entry.guards, device_guard(graph.module, device))
+            # the target with it: functions are told apart by identity
+            entry.graphs[target.signature] = Built(graph, target, runner, guards, steps)
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
-
-
-def _guards(program: Program, call: ModelCall) -> tuple[Guard, ...]:
-    """Which calls a captured program serves: such as the one that it was captured for."""
-    guards: tuple[Guard, ...] = (
-        PlainGuard(call.plain),
-        TensorGuard(program.inputs),
-        SizeGuard(TracedSizes(program), compare=_comparison(program)),
-    )
-    if program.method != CONCRETE:
-        return guards
-    return (*guards, ValueGuard({n: v.clone() for n, v in call.tensors.items()}))
-
-
-def _comparison(program: Program) -> Callable[[Arguments], bool]:
-    """Does a captured program compute what the model computes? Asked once for each set of sizes that are 1."""
-
-    def compare(call: Arguments) -> bool:
-        assert isinstance(call, ModelCall)
-        if not accepts(call.model, call.bound):
-            return False
-        return difference_from_model(call.model, program, call.bound) <= CAPTURE_ULPS
-
-    return compare
 
 
 def _try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
@@ -438,10 +381,3 @@ def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, 
 
 def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
     return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}
-
-
-def _choose_output(program: Program, name: str) -> Program:
-    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
-    if not matches:
-        raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
-    return program.evolve("choose_output", outputs=replace(program.outputs, explained=matches[0]))

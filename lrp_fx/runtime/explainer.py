@@ -1,4 +1,4 @@
-"""Run: convert once, explain many times."""
+"""Explainer: convert once, explain many times."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.write import write
 from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Options, Statistics
+from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
+from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
@@ -44,6 +46,7 @@ def convert(
     output: str | None = None,
     keep_output: bool = True,
     checkpoint: bool = False,
+    without: Sequence[str] = (),
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -61,6 +64,7 @@ def convert(
         target does not read is not computed: logits at one position instead of all, the last block for one row.
     checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
         transpose needs them: less memory for more time. Not together with ``compile``.
+    without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
     """
     return Explainer(
         model,
@@ -74,6 +78,7 @@ def convert(
         output=output,
         keep_output=keep_output,
         checkpoint=checkpoint,
+        without=without,
     )
 
 
@@ -94,6 +99,7 @@ class Explainer:
         output: str | None,
         keep_output: bool,
         checkpoint: bool,
+        without: Sequence[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
@@ -103,6 +109,9 @@ class Explainer:
             raise InputError(
                 "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
             )
+        if isinstance(without, str):
+            raise InputError(f"without= takes a list of names, such as ({without!r},)")
+        check_names(PIPELINE, without)
         self.model = model
         self.ruleset = _ruleset(rules)
         self.conserve = (
@@ -121,7 +130,18 @@ class Explainer:
         if unknown:
             raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
         self._compiler = Compiler(
-            model, Options(self.ruleset, conserve == "site", strict, dynamic, compile, output, keep_output, checkpoint)
+            model,
+            Options(
+                self.ruleset,
+                conserve == "site",
+                strict,
+                dynamic,
+                compile,
+                output,
+                keep_output,
+                checkpoint,
+                tuple(without),
+            ),
         )
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
@@ -157,6 +177,13 @@ class Explainer:
     def rewritten(self) -> Rewritten:
         """The program with the rule of every node; ``.print_readable()`` shows both."""
         return self._entry().rewritten
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """What every pass did that made the relevance graph used last: name, nodes before and after, seconds."""
+        entry = self._entry()
+        built = self._compiler.built.history if self._compiler.built is not None else ()
+        return (*entry.base.history, *entry.history, *built)
 
     def _entry(self) -> CompiledProgram:
         if self._compiler.current is None:
@@ -230,7 +257,7 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        with _COMPILING:  # nobody else draws or captures meanwhile
+        with _COMPILING:  # nobody else builds or captures meanwhile
             last = self._entry()
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
@@ -265,6 +292,19 @@ def _executable(entry: CompiledProgram, built: Built) -> Executable:
     program = entry.program
     batch = program.batch_input[0].name if program.batch_input is not None else None
     return Executable(built.graph, built.runner, built.guards, program.outputs.rebuild, batch)
+
+
+def graph_after(model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp") -> str:
+    """What there is after the pass ``until``, as text: the program, the program with its rules, or the relevance graph.
+
+    Raises `InputError` for a name that is no pass, and what converting raises.
+    """
+    if until not in [p.name for p in PIPELINE]:
+        raise InputError(f"there is no pass {until!r}; there are {', '.join(p.name for p in PIPELINE)}")
+    call = as_call(model, bind(model, (), inputs), {})
+    check_inputs(call.bound, call.roles)
+    state = State(Options(_ruleset(rules)), call, constants=call.constants, target=as_target(None))
+    return compile_until(state, until)[0].print_readable()
 
 
 def aggregations() -> dict[str, str]:

@@ -48,6 +48,7 @@ class Report:
 
     def __str__(self) -> str:
         counts = {how: sum(rules.values()) for how, rules in self.coverage.items()}
+        care = " (parts cancel: read pictures with care)" if self.cancellation > CANCELLATION_LIMIT else ""
         lines = [
             f"{'ok' if self.ok else 'FAILED'}",
             "  forward        "
@@ -56,8 +57,7 @@ class Report:
             f"  coverage       {counts['rule']} nodes by a rule that lists them, {counts['inferred']} by inference, "
             f"{counts['unexplained']} only approximated",
             f"  ledger error   {self.ledger_error:.2e} relative to the absolute parts of the score",
-            "  cancellation   "
-            f"{self.cancellation:.2f}{' (parts cancel: read pictures with care)' if self.cancellation > CANCELLATION_LIMIT else ''}",
+            f"  cancellation   {self.cancellation:.2f}{care}",
         ]
         lines += [f"    approximated: {count} x {rule}" for rule, count in self.coverage["unexplained"].items()]
         lines += ["  sites that balance worst", *(f"    {s}" for s in self.worst_sites)] if self.worst_sites else []

@@ -26,6 +26,10 @@ ROUTES = MOVES | frozenset(
 )
 
 
+class NotFollowed(Exception):
+    """The moves that lead to a value cannot be carried out on the numbers of its elements."""
+
+
 @dataclass(frozen=True)
 class Planes:
     """``labels[product]``: for every feature of the product's last axis the number of its plane; ``count``: how many
@@ -129,7 +133,7 @@ def _elements(program: Program, root: fx.Node, content: fx.Node) -> tuple[int, .
     numbers = torch.arange(1, torch.Size(shape).numel() + 1, dtype=torch.float64).reshape(shape)
     try:
         result = _evaluate(program, content, {root: numbers})
-    except (RuntimeError, TypeError, IndexError, AttributeError):
+    except NotFollowed:
         return None
     if not isinstance(result, Tensor) or result.is_complex() or result.dim() == 0:
         return None
@@ -144,17 +148,21 @@ def _evaluate(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any
 
 
 def carry_out(program: Program, node: fx.Node, known: dict[fx.Node, Any], evaluate: Callable[[fx.Node], Any]) -> Any:
-    """The value of one node at the traced sizes, its arguments as ``evaluate`` gives them."""
+    """The value of one node at the traced sizes, its arguments as ``evaluate`` gives them. Raises `NotFollowed`."""
     value = value_of(node)
     if node.op == "get_attr":
         return getattr(program.module, str(node.target))
     if not isinstance(value, (Tensor, list, tuple)):
         return hint(value)
     if node.op == "placeholder":
-        raise RuntimeError("depends on an input")
+        raise NotFollowed("depends on an input")
 
     def argument(n: fx.Node) -> Any:
         return evaluate(n) if n in known or isinstance(value_of(n), (Tensor, list, tuple)) else hint(value_of(n))
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
-    return node.target(*args, **({} if op_name(node) == "aten._to_copy" else kwargs))  # type: ignore[operator]
+    target: Any = node.target
+    try:
+        return target(*args, **({} if op_name(node) == "aten._to_copy" else kwargs))
+    except (RuntimeError, TypeError, IndexError) as error:  # torch refuses these sizes, or numbers in place of indices
+        raise NotFollowed(str(error)) from error

@@ -17,7 +17,7 @@ from lrp_fx.ir.layout import batch_axis, token_axes
 from lrp_fx.ir.operators import MATRIX
 from lrp_fx.ir.sizes import hint, shape_of
 from lrp_fx.rewrite.application import Application, Rewritten
-from lrp_fx.structure.planes import ROUTES, carry_out
+from lrp_fx.structure.planes import ROUTES, NotFollowed, carry_out
 from lrp_fx.structure.streams import ResidualStream
 
 _MOVES = ROUTES | {"aten.constant_pad_nd", "aten.pad", "getitem", "_operator.getitem"}
@@ -52,9 +52,11 @@ def find_windows(
     batch = hint(rewritten.facts.batch)
     try:
         slots = _follow(rewritten, product.args[1], known)
-        tokens = slots.reshape(batch, -1, *slots.shape[1:]).flatten(2, -2)[0, :, 0]
-    except (RuntimeError, TypeError, IndexError, AttributeError):
+    except NotFollowed:
         return None
+    if not isinstance(slots, Tensor) or slots.dim() < 2 or slots.shape[0] % batch or not slots.numel():
+        return None
+    tokens = slots.reshape(batch, -1, *slots.shape[1:]).flatten(2, -2)[0, :, 0]
     behind = set(ancestors([product]))
     count = max((c for n, c in counts.items() if n in behind), default=0, key=lambda c: c == int(tokens.max()))
     return (
@@ -90,12 +92,13 @@ def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> A
         return known[node]
     operands = rewritten.flow.operands(node)
     if not operands:
-        raise RuntimeError("no stream above")
+        raise NotFollowed("no stream above")
     before = _follow(rewritten, operands[0], known)
     shape = shape_of(node)
     if name in MATRIX:
-        before = before[..., :1].expand(*before.shape[:-1], shape[-1]) if before.dim() == len(shape) else before
+        known_rows = isinstance(before, Tensor) and before.dim() == len(shape) > 0
+        before = before[..., :1].expand(*before.shape[:-1], shape[-1]) if known_rows else before
     if not isinstance(before, Tensor) or tuple(before.shape) != shape or not isinstance(value_of(node), Tensor):
-        raise RuntimeError("tokens are mixed on the way")
+        raise NotFollowed("tokens are mixed on the way")
     known[node] = before
     return before

@@ -32,11 +32,12 @@ def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, r
     if application.kind == "attention":  # a bias on the scores: queries by keys
         rank = value_of(leaf).dim()
         return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
+    # rows of a table stand for distances; a matrix for each token does not
     if op_name(application.node) in (
         "aten.matmul",
         "aten.bmm",
         "aten.mm",
-    ):  # rows of a table stand for distances; a matrix for each token does not
+    ):
         return [axis for axis in _aligned_tokens(leaf, application, result) if axis < value_of(leaf).dim() - 2]
     return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
 

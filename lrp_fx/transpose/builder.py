@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.analysis.provenance import CONTENT
-from lrp_fx.ir.graph import value_of
+from lrp_fx.errors import LrpError, TransposeError
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import same_size
-from lrp_fx.ir.tracing import inline, trace
+from lrp_fx.ir.tracing import decomposed, inline, trace
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.structure.structure import Structure
+
+aten = torch.ops.aten
+#: Operations of one kernel whose other results (statistics) the transpose shares.
+_COMPOSITE = frozenset(("aten.scaled_dot_product_attention", "aten.layer_norm"))
 
 
 class RelevanceBuilder:
-    """A flat graph that grows: ``env`` maps the program's nodes to their copies, ``batch`` is the batch size in it."""
+    """A flat graph that grows: ``env`` maps the program's nodes to their copies, ``batch`` is the batch size in it.
 
-    def __init__(self, rewritten: Rewritten) -> None:
-        self.rewritten = rewritten
+    ``traces``: flat graphs traced before, by what they were traced for.
+    """
+
+    def __init__(self, rewritten: Rewritten, traces: dict[Any, Any]) -> None:
+        self.rewritten, self.traces = rewritten, traces
         self.program, self.facts = rewritten.program, rewritten.facts
         self.graph = fx.Graph()
         self.env: dict[fx.Node, fx.Node] = {}
@@ -27,17 +39,84 @@ class RelevanceBuilder:
 
     def add(self, function: Callable[..., list[Any]], nodes: Sequence[Any], tag: tuple[str, str, int]) -> list[Any]:
         """Trace a function on the values of nodes of this graph (or on numbers) and copy its operations here."""
-        module = trace(function, [value_of(n) if isinstance(n, fx.Node) else n for n in nodes], self.mode)
+        values = [value_of(n) if isinstance(n, fx.Node) else n for n in nodes]
+        module = self.traced(function, values, lambda: f"{tag[1]} of %{tag[0]}")
         return inline(self.graph, module, nodes, tag)
+
+    def traced(
+        self,
+        function: Callable[..., list[Any]],
+        values: Sequence[Any],
+        what: Callable[[], str],
+        error_type: type[TransposeError] = TransposeError,
+    ) -> fx.GraphModule:
+        """A function as a flat graph; raises ``error_type`` with ``what`` it is where torch cannot trace it."""
+        try:
+            return trace(function, values, self.mode)
+        except LrpError:
+            raise
+        except Exception as error:
+            if is_own_fault(error):
+                raise
+            raise error_type(f"{what()} could not be transposed: {type(error).__name__}: {error}") from error
+
+    def copy_forward(self, structure: Structure, arguments: Callable[[], None]) -> None:
+        """The program's own operations; ``arguments`` adds those of the target behind the inputs."""
+        sums = {node for stream in structure.streams for node in stream.sums}
+        last = None
+        for node in self.program.graph.nodes:
+            if node.op == "output":
+                continue
+            if node.op != "placeholder" and last is not None and last.op == "placeholder":
+                arguments()
+            last = node
+            self.env[node] = self._copy(node)
+            if node in sums:
+                self.env[node].meta["residual"] = True
+        batched = self.program.batch_input
+        if batched is not None:
+            self.batch = self.graph.call_function(aten.sym_size.int, (self.env[batched[1]], 0))
+            self.batch.meta["val"] = value_of(batched[1]).shape[0]
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        """The operation itself; a composite kernel as the kernels it calls, so that its transpose can share their
+        results.
+        """
+        if op_name(node) not in _COMPOSITE:
+            return self.graph.node_copy(node, lambda n: self.env[n])
+        module, operands = decomposed(node, self.mode, self.traces)
+        (result,) = inline(self.graph, module, [self.env[a] for a in operands])
+        result.meta = {**node.meta, "val": value_of(node)}
+        copied: fx.Node = result
+        return copied
+
+    def sum(self, parts: list[fx.Node]) -> fx.Node:
+        """Coefficients of one value, added."""
+        total = parts[0]
+        for part in parts[1:]:
+            a, b = value_of(total), value_of(part)
+            total = self.graph.call_function(aten.add.Tensor, (total, part))
+            with self.mode, enable_python_dispatcher():
+                total.meta["val"] = a + b
+            total.meta["lrp"] = ("sum", "coefficient", 0)
+        return total
+
+    def result(self, node: fx.Node, index: int | None) -> fx.Node:
+        """The copy of one result of an operation."""
+        return self.env[node] if index is None else self.env[part_of(node, index)]
 
     def owner(self, size: Any) -> str | None:
         """The index input whose length is this (symbolic) size."""
         for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            if (
-                info.role == CONTENT
-                and info.is_index
-                and len(info.shape) == 2
-                and same_size(value_of(node).shape[1], size)
-            ):
+            is_text = info.role == CONTENT and info.is_index and len(info.shape) == 2
+            if is_text and same_size(value_of(node).shape[1], size):
                 return info.name
         return None
+
+
+def part_of(node: fx.Node, index: int) -> fx.Node:
+    """The node that takes one of several results."""
+    part = next((u for u in node.users if op_name(u) == "getitem" and u.args[1] == index), None)
+    if part is None:
+        raise LrpError(f"result {index} of %{node.name} is not in the graph")
+    return part

@@ -97,6 +97,12 @@ class GraphSignature:
     arguments: tuple[str, ...] = ()
     injections: list[InjectionInfo] = field(default_factory=list)
 
+    @property
+    def count(self) -> int:
+        """How many outputs there are."""
+        totals = len(self.sinks) + len(self.depths) + self.passing + len(self.pairs)
+        return self.outputs + 1 + 3 * len(self.leaves) + totals + bool(self.sites)
+
 
 @dataclass(frozen=True)
 class RelevanceGraph:

@@ -1,7 +1,8 @@
-"""Snippets: the transpose of one rule application, traced once per signature and inlined wherever it is needed.
+"""Vector-Jacobian products: the transpose of one rule, traced once for all operations alike and copied to where it is
+needed.
 
-A snippet is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
-when sites are to be balanced, site totals. Repeated layers share one snippet, so tracing time does not grow with depth.
+It is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
+when sites are to be balanced, site totals. Repeated layers share one, so tracing time does not grow with depth.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """Outputs of a snippet, by role; entries are nodes once inlined."""
+    """Outputs of a transposed rule, by role; entries are nodes once inlined."""
 
     coefficients: list[Any]
     sinks: list[Any]
@@ -143,9 +144,8 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         names, sinks = list(booked), list(booked.values())
         if plan.rule.remainder is not None:
             reached = [(x.detach(), c, a) for x, c, a in zip(carriers, c_x, x_axes, strict=True) if c is not None]
-            known = y_axis is not None and all(
-                a is not None for *_, a in reached
-            )  # else totals only: sums of unlike shapes would count twice
+            # else totals only: sums of unlike shapes would count twice
+            known = y_axis is not None and all(a is not None for *_, a in reached)
             out_total = sum(
                 per_example(relevance_of(r, c, safe=plan.safe), y_axis if known else None, size)
                 for r, c in zip(results, coefficients, strict=True)

@@ -1,0 +1,103 @@
+"""Plans: what is to be transposed at an operation, and where its operands have the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from lrp_fx.analysis.provenance import MASK, Facts
+from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
+from lrp_fx.recognize.products import rows_by_example
+from lrp_fx.rewrite.application import Application
+from lrp_fx.transpose.alignment import aligned_batch
+from lrp_fx.transpose.builder import part_of
+from lrp_fx.transpose.vjp import Plan
+
+Place = BatchAxis | Segmented | None
+
+
+class Planner:
+    """Makes the plan of one application after the other.
+
+    ``expands``: is an operand of an application read pair by pair, expanded to the whole result?
+    """
+
+    def __init__(
+        self, facts: Facts, segment_ids: SegmentIds, batch: Any, expands: Callable[[fx.Node, Application], bool]
+    ) -> None:
+        self.facts, self.segment_ids, self.batch, self.expands = facts, segment_ids, batch, expands
+
+    def plan(self, application: Application, present: list[int | None], audit: bool, rows: list[fx.Node]) -> Plan:
+        """What is to be transposed, given which results have coefficients; segment ids that it needs go to ``rows``."""
+        flat = application.flat()
+        _, spec = pytree.tree_flatten((application.args, dict(application.kwargs)), is_leaf=lambda x: x is None)
+        y_axis = batch_axis(self._layout_of_result(application.node, present[0]))
+        y_place: Place = y_axis or self._segmented(application.node, rows)
+        carriers = tuple(sorted(application.carriers))
+        grow: dict[int, tuple[int, int]] = {}
+        expand = frozenset(p for p in carriers if self.expands(flat[p], application))
+        x_axes: list[Place] = []
+        for position in carriers:
+            axis, growth = self._batch_of(flat[position], application, y_axis)
+            if growth is not None:
+                grow[position] = growth
+            place: Place = axis or self._segmented(flat[position], rows)
+            x_axes.append(y_axis if position in expand else place)
+        return Plan(
+            rule=application.rule,
+            op=application.op,
+            flat=tuple(flat),
+            spec=spec,
+            carriers=carriers,
+            factors=dict(application.factors),
+            masks=application.masks,
+            facts=dict(application.facts),
+            grow=grow,
+            expand=expand,
+            outputs=tuple(present),
+            y_axis=y_place,
+            x_axes=tuple(x_axes),
+            audit=audit,
+            safe=self._is_masked(application, carriers),
+        )
+
+    def _batch_of(
+        self, operand: fx.Node, application: Application, y_axis: BatchAxis | None
+    ) -> tuple[BatchAxis | None, tuple[int, int] | None]:
+        """Where the batch is in an operand, and the (axis, rank) along which it has to be grown to have it."""
+        axis = batch_axis(self.facts.layout.get(operand))
+        if axis is not None:
+            return axis, None
+        node = application.node
+        if application.op is rows_by_example:  # a copy of the table for each example, in front
+            return BatchAxis(0, 1, 1), (0, value_of(node).dim() + 1)
+        belongs = segmented_axes(self.facts.layout.get(operand)) or operand in self.facts.example
+        if y_axis is None or belongs:
+            return None, None
+        found = aligned_batch(value_of(operand), value_of(node), y_axis)
+        if found is None:
+            return None, None
+        at, rank, present = found
+        return BatchAxis(at, y_axis.outer, y_axis.inner), None if present else (at, rank)
+
+    def _is_masked(self, application: Application, carriers: tuple[int, ...]) -> bool:
+        """May an operand be minus infinity where no relevance arrives: a mask, a route, the bias of an attention?"""
+        sources = (self.facts.sources.get(a, frozenset()) for a in application.flat() if isinstance(a, fx.Node))
+        bias = application.kind == "attention" and 3 in carriers
+        return application.kind == "route" or bias or any(MASK in s for s in sources)
+
+    def _segmented(self, node: fx.Node, rows: list[fx.Node]) -> Segmented | None:
+        """The example of each row of a value, where rows are in no fixed order."""
+        found = self.segment_ids.of(node, self.batch)
+        if found is None:
+            return None
+        rows.append(found)
+        return Segmented(len(rows) - 1)
+
+    def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
+        return self.facts.layout.get(node if index is None else part_of(node, index))

@@ -1,0 +1,108 @@
+"""Seed: where relevance starts: the target's score, and the coefficient of the explained output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.analysis.mask_sense import keeps_where_true
+from lrp_fx.analysis.provenance import MASK
+from lrp_fx.errors import TargetError, UntracedTargetError
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.layout import BatchAxis, batch_axis
+from lrp_fx.ir.program import Program
+from lrp_fx.ir.sizes import hint, same_size
+from lrp_fx.ir.tracing import inline
+from lrp_fx.targets import Target
+from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
+
+
+@dataclass(frozen=True)
+class Seed:
+    """``score``: (B,); ``coefficient``: that of the output; ``remainder``: what the target is not linear in; ``total``:
+    all
+    that is handed to the output."""
+
+    score: fx.Node
+    coefficient: fx.Node
+    remainder: fx.Node
+    total: fx.Node
+
+
+def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Node]:
+    """Placeholders for the target's numbers, by name."""
+    batched = builder.program.batch_input
+    batch = value_of(batched[1]).shape[0] if batched is not None else 1
+    arguments: dict[str, fx.Node] = {}
+    for name, example in target.example_arguments().items():
+        placeholder = builder.graph.placeholder(f"target_{name}")
+        with builder.mode:
+            value = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
+        placeholder.meta["val"] = value
+        arguments[name] = placeholder
+    return arguments
+
+
+def add_seed(builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.Node]) -> Seed:
+    """The target's score and its derivative, added to the graph."""
+    explained, rewritten = builder.program.explained_node, builder.rewritten
+    if explained not in rewritten.applications and explained not in rewritten.leaves:
+        raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
+    mask = target_mask(builder.program)
+    inputs = [explained] + ([mask] if mask is not None else [])
+    nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
+    values = [value_of(n) for n in (*inputs, *arguments.values())]
+    keeps = keeps_where_true(mask) if mask is not None else None
+    axis = batch_axis(builder.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
+    function = _seeding(target, list(arguments), keeps, axis, builder.facts.batch)
+    module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
+    return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0)))
+
+
+def _seeding(
+    target: Target, names: list[str], mask_keeps: bool | None, axis: BatchAxis, batch: Any
+) -> Callable[..., list[Any]]:
+    """The function to trace: ``(output[, mask], arguments...) -> [score, coefficient, remainder, total]``."""
+
+    def run(output: Tensor, *rest: Any) -> list[Any]:
+        mask = None
+        if mask_keeps is not None:  # targets see 1 where a token counts, whatever the model's convention
+            mask, rest = (rest[0] != 0 if mask_keeps else rest[0] == 0), rest[1:]
+        leaf = output.detach().requires_grad_()
+        with torch.enable_grad():
+            score = target.score(leaf, mask, **dict(zip(names, rest, strict=True)))
+            _check_score(score, batch)
+            (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+        if seed is None:
+            raise TargetError("the target does not depend on the model's output")
+        booked = per_example(relevance_of(output, seed, safe=True), axis, output.shape[axis.axis])
+        return [score.detach(), seed, score.detach() - booked, sum_by_rows(relevance_of(output, seed, safe=True))]
+
+    return run
+
+
+def _check_score(score: Tensor, batch: Any) -> None:
+    if score.dim() != 1:
+        raise TargetError(f"a target must give one number per example, shape (B,); got shape {tuple(score.shape)}")
+    if hint(score.shape[0]) != hint(batch):
+        found = f"{hint(score.shape[0])} scores for a batch of {hint(batch)}"
+        raise TargetError(f"the target gives {found}: the first axis of every content input must be the batch")
+
+
+def target_mask(program: Program) -> fx.Node | None:
+    """The mask input that speaks of the output's positions: same batch, same length."""
+    shape = value_of(program.explained_node).shape
+    if len(shape) < 3:
+        return None
+    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
+        if info.role == MASK and info.is_index and len(info.shape) == 2:
+            sizes = value_of(node).shape
+            between_pairs = same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0])
+            if not between_pairs and same_size(sizes[1], shape[1]):
+                return node
+    return None
