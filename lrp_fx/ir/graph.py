@@ -35,7 +35,11 @@ def is_float(node: fx.Node) -> bool:
 
 def op_name(node: fx.Node) -> str:
     """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
-    target = node.target
+    return operation_name(node.target)
+
+
+def operation_name(target: Any) -> str:
+    """The name of what a node calls, without its overload."""
     if isinstance(target, torch._ops.OpOverload):
         return str(target._schema.name).replace("::", ".")
     return getattr(target, "__name__", str(target))

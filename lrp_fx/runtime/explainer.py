@@ -22,6 +22,7 @@ from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
@@ -178,6 +179,13 @@ class Explainer:
         """The program with the rule of every node; ``.print_readable()`` shows both."""
         return self._entry().rewritten
 
+    def why(self, node: str) -> Explanation:
+        """What a node of the graph means, under which rule, and why the recognisers asked before refused.
+
+        node: its name in `graph`, in `sites` or in an error (``mul_3``). Raises `InputError` for a name that is none.
+        """
+        return self.rewritten.why(node)
+
     @property
     def history(self) -> tuple[Step, ...]:
         """What every pass did that made the relevance graph used last: name, nodes before and after, seconds."""
@@ -319,15 +327,7 @@ def rulesets() -> dict[str, str]:
 
 def _ruleset(rules: str | Ruleset) -> Ruleset:
     if isinstance(rules, Ruleset):
-        unknown = [
-            n
-            for n in [
-                *rules.kinds.values(),
-                *rules.leaves.values(),
-                *(r for s in rules.sites.values() for r in s.values()),
-            ]
-            if n not in registry.rules
-        ]
+        unknown = [name for name in rules.named() if name not in registry.rules]
         if unknown:
             raise InputError(
                 f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are "
