@@ -134,6 +134,7 @@ CASES: dict[str, tuple[Any, Arguments, list[tuple[Arguments, str]]]] = {
 
 def test_every_kind_has_a_case() -> None:
     assert CASES.keys() == KINDS.keys()
+    assert set(KINDS.values()) == set(Guard.__subclasses__()), "what is not listed cannot be read from a file"
 
 
 @pytest.mark.parametrize("kind", CASES)
