@@ -1,1 +1,1 @@
-"""Measurements: each module runs as ``python -m benchmarks.<name>`` from the repository's root."""
+"""Everything that is measured: ``python -m benchmarks`` lists it."""

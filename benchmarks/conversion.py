@@ -1,5 +1,4 @@
-"""What conversion costs, stage by stage: ``python -m benchmarks.conversion [--write PAGE] [--depths 2 4 8 ...] [--wide
-1024]``.
+"""What conversion costs, stage by stage: ``python -m benchmarks conversion [--depths 2 4 8 ...] [--wide 1024]``.
 
 A Llama-like decoder of each depth (and, last, one of 24 layers that is as wide as asked) is converted from scratch.
 Nothing in it may grow faster than the number of nodes: milliseconds a node are in the last column.
@@ -8,19 +7,19 @@ Nothing in it may grow faster than the number of nodes: milliseconds a node are 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 import lrp_fx
+from benchmarks.compare import ANY, OTHERS, TEXT, Noise
+from benchmarks.page import Page, table
 from lrp_fx.runtime import compiler as stages
 
 STAGES = ("capture", "canonicalize", "drop_full_masks", "find_provenance", "rewrite", "find_anatomy", "transpose")
@@ -88,39 +87,45 @@ def row(layers: int, width: int) -> list[str]:
     ]
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path)
+HEADINGS = (
+    "layers",
+    "width",
+    "nodes",
+    "nodes of the relevance graph",
+    *(s.removeprefix("find_").replace("_", " ") for s in STAGES),
+    "seconds",
+    "ms a node",
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depths", nargs="*", type=int, default=list(DEPTHS))
     parser.add_argument("--wide", type=int, default=1024, help="width of the last model, of 24 layers; 0 for none")
-    options = parser.parse_args(arguments)
-    heads = (
-        "layers",
-        "width",
-        "nodes",
-        "nodes of the relevance graph",
-        *(s.removeprefix("find_").replace("_", " ") for s in STAGES),
-        "seconds",
-        "ms a node",
-    )
-    lines = [
-        "# Conversion",
-        "",
-        f"Written by `python -m benchmarks.conversion --write docs/conversion.md` with torch {torch.__version__} on "
-        f"{torch.get_num_threads()} thread(s): seconds in each stage.",
-        "",
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-    ]
-    print("\n".join(lines))
-    build(1, 64)
+
+
+def about(options: argparse.Namespace) -> str:
+    return f"Seconds in each stage, with torch {torch.__version__} on {torch.get_num_threads()} thread(s)."
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    rows: list[list[str]] = []
+    print(table(HEADINGS, rows))
     row(1, 64)  # what the first conversion of a process pays for imports is nobody's stage
     for layers, width in [*((n, 64) for n in options.depths), *([(24, options.wide)] if options.wide else [])]:
-        lines.append("| " + " | ".join(row(layers, width)) + " |")
-        print(lines[-1], flush=True)
-    if options.write:
-        options.write.write_text("\n".join(lines) + "\n")
+        rows.append(row(layers, width))
+        print("|", " | ".join(rows[-1]), "|", flush=True)
+        yield table(HEADINGS, rows)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+EXACTLY = dict.fromkeys(HEADINGS[:4], Noise())
+BENCHMARK = Page(
+    "conversion",
+    "What conversion costs, stage by stage, against depth and width",
+    "conversion.md",
+    "Conversion",
+    about,
+    body,
+    add_options,
+    selects=("depths", "wide"),
+    noise={**EXACTLY, TEXT: ANY, OTHERS: Noise(relative=0.5, absolute=1.0)},
+)

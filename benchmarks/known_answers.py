@@ -1,4 +1,4 @@
-"""Known answers of trained models: ``python -m benchmarks.known_answers FOLDER [--write PAGE]``.
+"""Known answers of trained models: ``python -m benchmarks known_answers [FOLDER]``.
 
 FOLDER holds one folder per model. Synthetic models (with ``eval.npz`` and marked causal tokens) are scored for every
 preset, every aggregation of position and both depths, and compared with published figures where there are any; every
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 import lrp_fx
-from benchmarks.published import PUBLISHED, TOLERANCE, Published
-from benchmarks.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
+from benchmarks.compare import Noise
+from benchmarks.page import ROOT, Page, table
+from testing.published import PUBLISHED, TOLERANCE, Published
+from testing.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
 
 HEADINGS = ("preset", "position", "hit", "mass", "hit, mean depth", "mass, mean depth", "published hit, mass")
 
@@ -91,10 +91,10 @@ def synthetic(folder: Path, count: int | None) -> Answers:
 
 
 def show(console: Console, answers: Answers) -> None:
-    table = Table(*HEADINGS, title=f"{answers.name}, {answers.count} sequences", title_justify="left")
+    shown = Table(*HEADINGS, title=f"{answers.name}, {answers.count} sequences", title_justify="left")
     for row in answers.rows:
-        table.add_row(*row.cells())
-    console.print(table)
+        shown.add_row(*row.cells())
+    console.print(shown)
     for preset, (shares, error, at_depths) in answers.books.items():
         console.print(f"  {preset:<16}{_shares(shares)}; error {error:.1e}, at depths {at_depths:.1e}", highlight=False)
 
@@ -103,21 +103,16 @@ def _shares(shares: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
 
 
-def markdown(answers: Answers) -> Iterator[str]:
-    yield f"## {answers.name}"
-    yield ""
-    yield f"First {answers.count} held-out sequences."
-    yield ""
-    yield f"| {' | '.join(HEADINGS)} |"
-    yield "|---" * len(HEADINGS) + "|"
-    for row in answers.rows:
-        yield f"| {' | '.join(row.cells())} |"
-    yield ""
-    yield "| preset | shares of the score (medians) | worst ledger error | worst error at a depth |"
-    yield "|---|---|---|---|"
-    for preset, (shares, error, at_depths) in answers.books.items():
-        yield f"| {preset} | {_shares(shares)} | {error:.1e} | {at_depths:.1e} |"
-    yield ""
+BOOKS = ("preset", "shares of the score (medians)", "worst ledger error", "worst error at a depth")
+
+
+def markdown(answers: Answers) -> str:
+    books = [
+        [preset, _shares(shares), f"{error:.1e}", f"{at_depths:.1e}"]
+        for preset, (shares, error, at_depths) in answers.books.items()
+    ]
+    head = f"## {answers.name}\n\nFirst {answers.count} held-out sequences."
+    return "\n\n".join([head, table(HEADINGS, [row.cells() for row in answers.rows]), table(BOOKS, books)])
 
 
 def closing(folder: Path, count: int) -> str:
@@ -141,51 +136,58 @@ def closing(folder: Path, count: int) -> str:
     results = [explain(**b) for b in batches]
     errors = torch.cat([r.ledger.error for r in results])
     shares = {n: float(torch.cat([r.ledger.shares()[n] for r in results]).median()) for n in results[0].ledger.shares()}
-    found = f"{len(errors)} examples, captures {explain.statistics.captures}, ledger error worst {float(errors.max()):.1e}, median {float(errors.median()):.1e}"
+    found = f"{len(errors)} examples, captures {explain.statistics.captures}, "
+    found += f"ledger error worst {float(errors.max()):.1e}, median {float(errors.median()):.1e}"
     return f"{folder.name}, {explain.ruleset.name}: {found}; {_shares(shares)}"
 
 
-PAGE = """# Known answers
+ABOUT = """\
+Models trained on a task that cannot be solved without positions, and whose truly causal tokens are known.
 
-Models trained on a task that cannot be solved without positions, and whose truly causal tokens are known. Written by
-
-    python -m benchmarks.known_answers FOLDER --write docs/known_answers.md
-
-**hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance on
-them (position 0 and padding excluded). Target: the true label's logit, float32. **mean depth** averages a token's
-relevance over the depths of the residual stream. **published**: an independent implementation's figure, where there is one
-for the same sample; figures agree within 0.01 unless marked.
-
+**hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance
+on them (position 0 and padding excluded). Target: the true label's logit, float32. **mean depth** averages a token's
+relevance over the depths of the residual stream. **published**: an independent implementation's figure, where there is
+one for the same sample; figures agree within 0.01 unless marked.
 """
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "examples" / "models", help="of models")
     parser.add_argument(
         "--count", type=int, help="examples of each model (default: the sample of the published figures, else 100)"
     )
-    parser.add_argument("--write", type=Path, help="markdown page for the tables")
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    console, page, agrees = Console(width=130), PAGE, True
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    console, sections = Console(width=130), []
     for folder in sorted(p.parent for p in options.folder.glob("*/README.md")):
         marked = (folder / "eval.npz").exists() and "gt_full" in np.load(folder / "eval.npz", allow_pickle=True)
         if marked:
             answers = synthetic(folder, options.count)
             show(console, answers)
-            page += "\n".join(markdown(answers)) + "\n"
-            agrees = agrees and all(row.agrees for row in answers.rows)
+            sections.append(markdown(answers))
+            yield "\n\n".join(sections)
         elif (folder / "eval.npz").exists() or (folder / "eval.jsonl").exists():
-            console.print(
-                closing(folder, min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)), highlight=False
-            )
+            count = min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)
+            console.print(closing(folder, count), highlight=False)
         else:
             console.print(f"{folder.name}: no held-out data beside it", highlight=False)
-    if options.write:
-        options.write.write_text(page)
-    return 0 if agrees else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+ROUNDING = Noise(absolute=1e-4)
+BENCHMARK = Page(
+    "known_answers",
+    "How many of the truly causal tokens each preset finds, beside published figures",
+    "known_answers.md",
+    "Known answers",
+    lambda options: ABOUT,
+    body,
+    add_options,
+    selects=("folder", "count"),
+    noise={
+        **dict.fromkeys(HEADINGS[2:6], Noise(absolute=0.002)),
+        **dict.fromkeys(BOOKS[2:], ROUNDING),
+        BOOKS[1]: Noise(absolute=0.001),
+    },
+    fault="(differs)",
+)

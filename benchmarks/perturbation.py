@@ -1,4 +1,4 @@
-"""Do explanations rank words as the model needs them? ``python -m benchmarks.perturbation FOLDER [--write PAGE]``.
+"""Do explanations rank words as the model needs them? ``python -m benchmarks perturbation FOLDER``.
 
 FOLDER holds one folder per text classifier, with held-out sentences in ``eval.jsonl``. Every ranking of `rankings` is
 scored by every metric of `benchmarks.metrics` that needs the model alone, and compared with attnlrp, sentence by
@@ -12,8 +12,7 @@ import argparse
 import json
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import lrp_fx
+from benchmarks.compare import OTHERS, Noise
 from benchmarks.metrics import Case, Example, Metric, applicable
 from benchmarks.metrics.paired import compare, mean_and_error
-from benchmarks.scoring import load_model, rebuild_model
+from benchmarks.page import Page, table
 from lrp_fx.rule import registry
+from testing.scoring import load_model, rebuild_model
 
 MODELS = ("llama_sst2", "minilm_sst2")
 REFERENCE = "attnlrp"
@@ -207,13 +208,8 @@ def differences(values: Values, metrics: list[Metric], pairs: dict[str, str]) ->
     return rows
 
 
-def markdown(rows: Rows) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
 def show(console: Console, title: str, rows: Rows) -> None:
-    table = Table(
+    shown = Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -223,10 +219,10 @@ def show(console: Console, title: str, rows: Rows) -> None:
         header_style="dim",
     )
     for i, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if i else "left")
+        shown.add_column(heading, justify="right" if i else "left")
     for row in rows[1:]:
-        table.add_row(*row)
-    console.print(table)
+        shown.add_row(*row)
+    console.print(shown)
     console.print()
 
 
@@ -246,44 +242,33 @@ def tables(values: Values, metrics: list[Metric]) -> dict[str, Rows]:
     return {caption: rows for caption, rows in found.items() if len(rows) > 1 and len(rows[0]) > 1}
 
 
-def page(sections: list[tuple[Material, dict[str, Rows]]], metrics: list[Metric], options: argparse.Namespace) -> str:
-    """The markdown page: results of each model and how they were computed."""
+def about(options: argparse.Namespace) -> str:
     import transformers
 
-    command = f"python -m benchmarks.perturbation FOLDER --count {options.count} --min-tokens {options.min_tokens} --seed {options.seed}"
-    versions = (
-        f"lrp_fx {lrp_fx.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    )
-    parts = [
-        "# Perturbation: which words the model needs",
-        f"Written by `{command} --write PAGE` ({versions}); do not edit by hand.",
-        "Words are inserted into, or replaced in, held-out sentences in the order of their scores; the area under the "
-        "model's answer says how well the order "
-        "fits the model. The explained class is the predicted one, the fill is the mask token, the first and the last "
-        "token stay. Sentences are the first "
-        f"{options.count} of the held-out file with at least {options.min_tokens} tokens, those two counted.",
-        f"`++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test "
-        "over sentences, `+` and `-`: with p < 0.05; "
-        "not corrected for the number of comparisons.",
-        f"The rankings `{SPREAD.strip(', ')}` are a control: the sum of the position relevance is divided evenly "
-        "among the words, so that it says nothing about which "
-        "word has it. What a position-aware ranking gains over attnlrp but not over its control is not due to where "
-        "the position relevance lies.",
-    ]
-    for material, found in sections:
+    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    return f"""\
+Words are inserted into, or replaced in, held-out sentences in the order of their scores; the area under the model's
+answer says how well the order fits the model. The explained class is the predicted one, the fill is the mask token, the
+first and the last token stay. Sentences are the first {options.count} of the held-out file with at least
+{options.min_tokens} tokens, those two counted (lrp_fx {lrp_fx.__version__}, {versions}).
+
+`++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test over sentences,
+`+` and `-`: with p < 0.05; not corrected for the number of comparisons.
+
+The rankings `{SPREAD.strip(", ")}` are a control: the sum of the position relevance is divided evenly among the words,
+so that it says nothing about which word has it. What a position-aware ranking gains over {REFERENCE} but not over its
+control is not due to where the position relevance lies."""
+
+
+def sections(found: list[tuple[Material, dict[str, Rows]]], metrics: list[Metric]) -> str:
+    """The results of each model and what the metrics are."""
+    parts = []
+    for material, shown in found:
         parts.append(f"## {material.name}, {len(material.sentences)} sentences")
-        for caption, rows in found.items():
-            parts += [f"{caption}:", markdown(rows)]
-    parts += [
-        "## Metrics",
-        markdown(
-            [
-                ["metric", "definition", "better", "source"],
-                *([m.name, m.definition, m.better, ", ".join(m.cites)] for m in metrics),
-            ]
-        ),
-    ]
-    return "\n\n".join(parts) + "\n"
+        for caption, rows in shown.items():
+            parts += [f"{caption}:", table(rows[0], rows[1:])]
+    definitions = [[m.name, m.definition, m.better, ", ".join(m.cites)] for m in metrics]
+    return "\n\n".join([*parts, "## Metrics", table(["metric", "definition", "better", "source"], definitions)])
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
@@ -292,34 +277,43 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("models"), help="of text classifiers")
     parser.add_argument(
         "--model", action="append", help=f"name of a model's folder, may be repeated (default: {', '.join(MODELS)})"
     )
-    parser.add_argument("--count", type=int, default=100, help="sentences of each model")
+    parser.add_argument("--count", type=int, default=200, help="sentences of each model")
     parser.add_argument(
         "--min-tokens", type=int, default=10, help="leave out shorter sentences; the first and last token count"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random order")
-    parser.add_argument("--write", type=Path, help="write the tables to this markdown page")
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    if not options.folder.is_dir():
+        raise SystemExit(f"no folder {options.folder}: name the one that holds {', '.join(options.model or MODELS)}")
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    sections: list[tuple[Material, dict[str, Rows]]] = []
+    found: list[tuple[Material, dict[str, Rows]]] = []
     for name in options.model or MODELS:
         material = load(options.folder / name, options.count, options.min_tokens)
         scores, explaining = timed(explain, material, options.seed)
         (values, metrics), perturbing = timed(measure, material, scores)
-        sections.append((material, tables(values, metrics)))
-        for caption, rows in sections[-1][1].items():
+        found.append((material, tables(values, metrics)))
+        for caption, rows in found[-1][1].items():
             show(console, f"{name}, {len(material.sentences)} sentences: {caption}", rows)
         console.print(f"{name}: {explaining:.0f} s to explain, {perturbing:.0f} s to perturb", highlight=False)
-    if options.write:
-        options.write.write_text(page(sections, metrics, options), encoding="utf-8")
-        console.print(f"wrote {options.write}", highlight=False)
+        yield sections(found, metrics)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+BENCHMARK = Page(
+    "perturbation",
+    "Do explanations rank words as the model needs them? Words put in, or taken out, in the order of their scores",
+    "perturbation.md",
+    "Perturbation: which words the model needs",
+    about,
+    body,
+    add_options,
+    selects=("model", "count", "min_tokens", "seed"),
+    arguments=("FOLDER",),
+    noise={OTHERS: Noise(relative=0.1, absolute=0.002)},
+)

@@ -1,4 +1,4 @@
-"""Choices about position that no output fixes: ``python -m benchmarks.position_choices FOLDER [--write PAGE]``.
+"""Choices about position that no output fixes: ``python -m benchmarks position_choices [FOLDER]``.
 
 FOLDER holds the four ``synth_*`` models (as ``examples/models`` does). Biases between tokens are read as they stand or
 against a reference, and credited to keys, queries or both; a rotary score is split between content and position in four
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,10 +20,12 @@ from rich.table import Table
 from torch import Tensor
 
 import lrp_fx
+from benchmarks import page
+from benchmarks.compare import Noise
 from benchmarks.metrics.paired import compare
-from benchmarks.reference_decoder import SPLITS, explain
-from benchmarks.scoring import Sequences, hits_and_masses, load_model, load_sequences
 from lrp_fx.rule import registry
+from testing.reference_decoder import SPLITS, explain
+from testing.scoring import Sequences, hits_and_masses, load_model, load_sequences
 
 REFERENCES = {
     "as it stands": {},
@@ -113,71 +113,72 @@ def depths(rules: str) -> Callable[[Path, Sequences], Methods]:
     return methods
 
 
-def table(title: str, methods: Methods, plain: str, sequences: Sequences) -> tuple[Table, list[str]]:
+def compared(title: str, methods: Methods, plain: str, sequences: Sequences) -> tuple[Table, str]:
     """For the terminal and as markdown: mean hit and mass of each method, p of the paired test against ``plain``."""
     views = (sequences, without_question(sequences))
     values = {label: [v for view in views for v in hits_and_masses(scores, view)] for label, scores in methods.items()}
     shown = Table("choice", *COLUMNS, title=title, title_justify="left")
-    lines = [f"| choice | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
+    rows = []
     for label, columns in values.items():
         cells = [f"{float(v.mean()):.3f}" + _p(v, base) for v, base in zip(columns, values[plain], strict=True)]
         shown.add_row(label, *cells)
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return shown, lines
+        rows.append([label, *cells])
+    return shown, page.table(("choice", *COLUMNS), rows)
 
 
 def _p(values: Tensor, base: Tensor) -> str:
     return "" if bool((values == base).all()) else f" (p {compare(values, base).p:.1g})"
 
 
-PAGE = """# Choices about position that no output fixes, measured
-
-Written by
-
-    python -m benchmarks.position_choices examples/models --write docs/position_choices.md
-
+ABOUT = """\
 What the choices are and what follows from the figures is in `docs/position.md`. **hit** and **mass** as in
-`docs/known_answers.md`; **without question**: with the last token taken off the sequence and off its causal tokens. In these
-tasks the last token asks the question, reads the answer, and is always causal: whatever credits queries, or reads
-relevance late in the model, credits it. p: paired Wilcoxon signed-rank test over the sequences, not corrected for the number
-of comparisons.
+`docs/measured/known_answers.md`; **without question**: with the last token taken off the sequence and off its causal
+tokens. In these tasks the last token asks the question, reads the answer, and is always causal: whatever credits
+queries, or reads relevance late in the model, credits it. p: paired Wilcoxon signed-rank test over the sequences, not
+corrected for the number of comparisons.
 """
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--write", type=Path, help="markdown file for the tables")
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    console = Console(width=150)
-    page = [PAGE]
-    parts: list[tuple[str, str, Callable[[Path, Sequences], Methods], str]] = [
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=Path, default=page.ROOT / "examples" / "models", help="of models")
+    parser.add_argument("--count", type=int, default=500, help="sequences of each model")
+
+
+def comparisons() -> list[tuple[str, str, Callable[[Path, Sequences], Methods], str]]:
+    """(title, model, its methods, the plain one)."""
+    linear = "Biases between tokens: linear (ALiBi, written as a function of the key's position)"
+    return [
         ("Biases between tokens: bucketed (T5)", "synth_t5", biases, "as it stands, key"),
-        (
-            "Biases between tokens: linear (ALiBi, written as a function of the key's position)",
-            "synth_alibi",
-            biases,
-            "as it stands, key",
-        ),
+        (linear, "synth_alibi", biases, "as it stands, key"),
         ("Rotary scores", "synth_rope", rotations, "half: signed"),
         ("Content scores", "synth_rope", keys, "keys as they stand"),
-    ]
-    for rules in ("attnlrp", "attnlrp-gamma"):
-        parts += [
+        *(
             (f"Depth, {rules}", model, depths(rules), "input")
+            for rules in ("attnlrp", "attnlrp-gamma")
             for model in ("synth_rope", "synth_learned", "synth_t5", "synth_alibi")
-        ]
-    for title, model, methods, plain in parts:
+        ),
+    ]
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    console, sections = Console(width=150), []
+    for title, model, methods, plain in comparisons():
         sequences = load_sequences(options.folder / model, options.count)
         heading = f"{title}, {model}, {len(sequences.ids)} sequences; p against “{plain}”"
-        shown, lines = table(heading, methods(options.folder / model, sequences), plain, sequences)
+        shown, rows = compared(heading, methods(options.folder / model, sequences), plain, sequences)
         console.print(shown)
-        page += [f"### {heading}", "", *lines, ""]
-    if options.write:
-        options.write.write_text("\n".join(page))
+        sections.append(f"### {heading}\n\n{rows}")
+        yield "\n\n".join(sections)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+BENCHMARK = page.Page(
+    "position_choices",
+    "Choices about position that no output fixes, compared sequence by sequence",
+    "position_choices.md",
+    "Choices about position that no output fixes, measured",
+    lambda options: ABOUT,
+    body,
+    add_options,
+    selects=("folder", "count"),
+    noise=dict.fromkeys(COLUMNS, Noise(relative=0.1, absolute=0.002)),
+)

@@ -1,6 +1,6 @@
-"""Every kind of positional encoding: ``python -m benchmarks.positions [--write PAGE] [NAME ...]``.
+"""Every kind of positional encoding: ``python -m benchmarks positions [NAME ...]``.
 
-Converts the models of ``tests/positions.py`` in float64 with every site balanced, and reports what was recognised, the
+Converts the models of ``testing/positions`` in float64 with every site balanced, and reports what was recognised, the
 share of the score that position carries, and how the books close. NAME: only kinds whose name or architecture contains
 it.
 """
@@ -8,17 +8,13 @@ it.
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 import lrp_fx
-from tests.positions import KINDS
+from benchmarks.compare import Noise
+from benchmarks.page import Page, table
+from testing.positions import KINDS
 
 HEADINGS = (
     "kind of position",
@@ -32,13 +28,6 @@ HEADINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one model gave."""
-
-    cells: tuple[str, ...]
-
-
 def explain(kind: Any) -> lrp_fx.Relevance:
     """The model of one entry, in float64, every site balanced."""
     model = kind.build().double()
@@ -48,58 +37,57 @@ def explain(kind: Any) -> lrp_fx.Relevance:
     )
 
 
-def row(kind: Any) -> Row:
+def row(kind: Any) -> tuple[str, ...]:
+    """What one model gave, a cell for each heading."""
     try:
         relevance = explain(kind)
     except lrp_fx.LrpError as error:
-        return Row(
-            (kind.name, kind.architecture, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}", *[""] * 5)
-        )
+        return (kind.name, kind.architecture, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}", *[""] * 5)
     found = sorted({f"{p.kind}, {p.variant}" for p in relevance.position}) or ["no position"]
     reach = sorted({"pair" if p.is_pairwise else "token" if p.token_axes else "-" for p in relevance.position})
     shares = relevance.ledger.shares().get("position")
     depths = max((float(d.error.max()) for d in relevance.ledger.depths), default=0.0)
-    return Row(
-        (
-            kind.name,
-            kind.architecture,
-            "; ".join(found),
-            str(len(relevance.position)),
-            ", ".join(reach),
-            "0" if shares is None else ", ".join(f"{float(s):+.3f}" for s in shares[:2]),
-            f"{float(relevance.ledger.error.max()):.0e}",
-            f"{depths:.0e}",
-        )
+    return (
+        kind.name,
+        kind.architecture,
+        "; ".join(found),
+        str(len(relevance.position)),
+        ", ".join(reach),
+        "0" if shares is None else ", ".join(f"{float(s):+.3f}" for s in shares[:2]),
+        f"{float(relevance.ledger.error.max()):.0e}",
+        f"{depths:.0e}",
     )
 
 
-PAGE = """# Every kind of position
-
-Tiny models with random weights, one for each way in which transformers inject position, explained in float64 with `pa-lrp`
-and every site balanced. Shares are of the score of two examples; with random weights they only show that the encoding
-takes part. Written by
-
-    python -m benchmarks.positions --write docs/position_kinds.md
-
+ABOUT = """\
+Tiny models with random weights, one for each way in which transformers inject position, explained in float64 with
+`pa-lrp` and every site balanced. Shares are of the score of two examples; with random weights they only show that the
+encoding takes part.
 """
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    table, lines = Table(*HEADINGS), [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="only kinds whose name or architecture contains one of these")
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = []
     for kind in KINDS:
         if not options.names or any(n in kind.name or n in kind.architecture for n in options.names):
-            found = row(kind)
-            table.add_row(*found.cells)
-            lines.append(f"| {' | '.join(found.cells)} |")
-            if options.write:  # after each row: a long run that is stopped has not been for nothing
-                options.write.write_text(PAGE + "\n".join(lines) + "\n")
-    Console(width=190).print(table)
+            rows.append(row(kind))
+            print("|", " | ".join(rows[-1]), "|", flush=True)
+            yield table(HEADINGS, rows)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+ROUNDING = Noise(absolute=1e-9)
+BENCHMARK = Page(
+    "positions",
+    "Every way in which transformers inject position: what it is recognised as, its share, its books",
+    "position_kinds.md",
+    "Every kind of position",
+    lambda options: ABOUT,
+    body,
+    add_options,
+    selects=("names",),
+    noise={"ledger error": ROUNDING, "worst depth": ROUNDING, "share of the score": Noise(absolute=0.001)},
+)

@@ -1,4 +1,4 @@
-"""What rounding costs: ``python -m benchmarks.precision [--write PAGE] [--models NAME ...] [--depths 2 4 8 ...]``.
+"""What rounding costs: ``python -m benchmarks precision [--models NAME ...] [--depths 2 4 8 ...]``.
 
 Explains tiny models in float32, bfloat16, float16 and under autocast, and the same (rounded) weights in float64.
 Reported are what the books miss, in all and at the worst site, in units of the type's spacing, and how far the picture
@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks import zoo
+from benchmarks.compare import Noise, parse
+from benchmarks.page import Page, table
+from testing import zoo
 
 MODELS = (
-    ("CAUSAL_LM", "llama"), ("CAUSAL_LM", "gpt2"), ("CAUSAL_LM", "gemma3_text"), ("CAUSAL_LM", "mixtral"), ("CAUSAL_LM", "mamba"),
-    ("SEQUENCE_CLASSIFICATION", "bert"), ("SEQUENCE_CLASSIFICATION", "deberta-v2"), ("SEQ_TO_SEQ_CAUSAL_LM", "t5"),
-    ("IMAGE_CLASSIFICATION", "vit"), ("IMAGE_CLASSIFICATION", "swin"), ("AUDIO_CLASSIFICATION", "wav2vec2"),
-)  # fmt: skip
+    *(("CAUSAL_LM", name) for name in ("llama", "gpt2", "gemma3_text", "mixtral", "mamba")),
+    *(("SEQUENCE_CLASSIFICATION", name) for name in ("bert", "deberta-v2")),
+    ("SEQ_TO_SEQ_CAUSAL_LM", "t5"),
+    *(("IMAGE_CLASSIFICATION", name) for name in ("vit", "swin")),
+    ("AUDIO_CLASSIFICATION", "wav2vec2"),
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "autocast": torch.bfloat16}
 DEPTHS = (2, 4, 8, 16, 32)
 HEADINGS = (
@@ -130,67 +134,56 @@ def deep(layers: int) -> tuple[nn.Module, dict[str, Any]]:
     return model, {"input_ids": torch.randint(3, 96, (2, 16), generator=torch.Generator().manual_seed(0))}
 
 
-def kept(page: Path | None, new: list[list[str]]) -> list[list[str]]:
+def kept(page: Path, new: list[list[str]]) -> list[list[str]]:
     """All rows of a page, the new ones in their places."""
-    old = (
-        [
-            [c.strip() for c in line.strip("| ").split(" | ")]
-            for line in page.read_text().splitlines()
-            if line.startswith("| ")
-        ][1:]
-        if page is not None and page.exists()
-        else []
-    )
+    tables = parse(page.read_text(encoding="utf-8")).tables if page.exists() else []
+    old = [list(row) for row in tables[0].rows] if tables else []
     fresh = {(r[0], r[1]): r for r in new}
     known = {(r[0], r[1]) for r in old}
-    return [fresh.get((r[0], r[1]), r) for r in old if len(r) > 1] + [r for key, r in fresh.items() if key not in known]
+    return [fresh.get((r[0], r[1]), r) for r in old] + [r for key, r in fresh.items() if key not in known]
 
 
-def page(found: list[list[str]]) -> str:
-    lines = [
-        "# Rounding",
-        "",
-        "Written by `python -m benchmarks.precision --write docs/precision.md`.",
-        "",
-        __doc__.split("\n\n", 1)[1].strip() if __doc__ else "",
-        "",
-        "*steps*: nodes that relevance passes. *books miss*: |score - everything booked| over all absolute relevance. "
-        "*in spacings*: the same over the",
-        "spacing of the type at 1 (1.2e-7 for float32, 7.8e-3 for bfloat16, 9.8e-4 for float16). *picture off by*: "
-        "distance of the inputs' relevance",
-        "from that of the same weights in float64, relative to its norm (the forward pass is rounded too, so this is "
-        "no fault of the books).",
-        "",
-        "Every step rounds the relevance that passes it by at most half a spacing, so n steps miss at most n/2 "
-        "spacings of all absolute relevance.",
-        "Roundings are as good as independent, so about the root of n of them remain (*per root of steps* is below "
-        "one half), and less, since most relevance",
-        "stays on the residual stream, whose sums are handed on as they are: depth hardly adds to it. `lrp_fx` "
-        "accepts 1e-5 in float32 (84 spacings), 5e-2 in",
-        "bfloat16 (6.4 spacings) and 1e-2 in float16 (10 spacings) of the whole; a site is held to the same, but to "
-        "1e-4 in float32.",
-        "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * len(HEADINGS),
-        *("| " + " | ".join(row) + " |" for row in found),
-    ]
-    return "\n".join(lines) + "\n"
+ABOUT = """\
+Explains tiny models in float32, bfloat16, float16 and under autocast, and the same (rounded) weights in float64.
+Reported are what the books miss, in all and at the worst site, in units of the type's spacing, and how far the picture
+is from the one in float64. With `--models` or `--depths` the page keeps its other rows.
+
+*steps*: nodes that relevance passes. *books miss*: |score - everything booked| over all absolute relevance. *in
+spacings*: the same over the spacing of the type at 1 (1.2e-7 for float32, 7.8e-3 for bfloat16, 9.8e-4 for float16).
+*picture off by*: distance of the inputs' relevance from that of the same weights in float64, relative to its norm (the
+forward pass is rounded too, so this is no fault of the books).
+
+Every step rounds the relevance that passes it by at most half a spacing, so n steps miss at most n/2 spacings of all
+absolute relevance. Roundings are as good as independent, so about the root of n of them remain (*per root of steps* is
+below one half), and less, since most relevance stays on the residual stream, whose sums are handed on as they are:
+depth hardly adds to it. `lrp_fx` accepts 1e-5 in float32 (84 spacings), 5e-2 in bfloat16 (6.4 spacings) and 1e-2 in
+float16 (10 spacings) of the whole; a site is held to the same, but to 1e-4 in float32.
+"""
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("--models", nargs="*")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="*", choices=[m for _, m in MODELS])
     parser.add_argument("--depths", type=int, nargs="*")
-    options = parser.parse_args(arguments)
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
     some = options.models is not None or options.depths is not None
     names = options.models or ([] if some else [m for _, m in MODELS])
     new = rows(names, options.depths or ([] if some else list(DEPTHS)))
-    text = page(kept(options.write, new) if some else new)
-    print(text)
-    if options.write:
-        options.write.write_text(text)
+    found = kept(options.page, new) if some else new
+    print(table(HEADINGS, new))
+    yield table(HEADINGS, found)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+#: The order of sums is the kernels': figures of rounding are good for their order of magnitude.
+MAGNITUDE = Noise(relative=0.9)
+BENCHMARK = Page(
+    "precision",
+    "What rounding costs: how far the books close and how far pictures are off in half precision",
+    "precision.md",
+    "Rounding",
+    lambda options: ABOUT,
+    body,
+    add_options,
+    noise=dict.fromkeys(("books miss", "in spacings", "per root of steps", "worst site", "picture off by"), MAGNITUDE),
+)

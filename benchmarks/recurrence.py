@@ -1,4 +1,4 @@
-"""What unrolled recurrences cost: ``python -m benchmarks.recurrence [--write PAGE] [--lengths 4 8 16 ...]``.
+"""What unrolled recurrences cost: ``python -m benchmarks recurrence [--lengths 4 8 16 ...]``.
 
 Converts tiny models with recurrences at several lengths, each in its own capture, and counts nodes and seconds.
 """
@@ -6,27 +6,37 @@ Converts tiny models with recurrences at several lengths, each in its own captur
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
 
 import lrp_fx
+from benchmarks.compare import ANY, TEXT, Noise
+from benchmarks.page import Page, table
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL = dict(vocab_size=96, hidden_size=16, num_hidden_layers=2, **SPECIAL)
 #: Class, configuration, settings: a loop over tokens, a loop with a normaliser, and a form by chunks.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Mamba (2 layers, a loop over tokens)": (
-        "MambaForCausalLM", "MambaConfig", dict(vocab_size=96, hidden_size=16, state_size=4, num_hidden_layers=2, time_step_rank=3, **SPECIAL)),
+        "MambaForCausalLM",
+        "MambaConfig",
+        dict(SMALL, state_size=4, time_step_rank=3),
+    ),
     "RWKV (2 layers, a loop over tokens with a normaliser)": (
-        "RwkvForCausalLM", "RwkvConfig", dict(vocab_size=96, hidden_size=16, attention_hidden_size=16, intermediate_size=24, num_hidden_layers=2, **SPECIAL)),
+        "RwkvForCausalLM",
+        "RwkvConfig",
+        dict(SMALL, attention_hidden_size=16, intermediate_size=24),
+    ),
     "Mamba-2 (2 layers, chunks of 16 tokens)": (
-        "Mamba2ForCausalLM", "Mamba2Config", dict(vocab_size=96, hidden_size=16, state_size=4, num_heads=4, head_dim=8, n_groups=2, chunk_size=16, num_hidden_layers=2, **SPECIAL)),
-}  # fmt: skip
+        "Mamba2ForCausalLM",
+        "Mamba2Config",
+        dict(SMALL, state_size=4, num_heads=4, head_dim=8, n_groups=2, chunk_size=16),
+    ),
+}
 #: Lengths above are left out for all but the first model: exporting them takes minutes.
 LONGEST = 32
 HEADINGS = (
@@ -60,61 +70,60 @@ def measure(model: torch.nn.Module, length: int) -> tuple[list[str], lrp_fx.Expl
     return [str(length), *map(str, counts), f"{traced:.1f}", f"{1000 * run:.0f}", method], explainer
 
 
-def table(name: str, lengths: list[int]) -> list[str]:
+def section(name: str, lengths: list[int]) -> Iterator[str]:
+    """The part of one model, after each length."""
     class_name, config, settings = MODELS[name]
     torch.manual_seed(0)
     model = getattr(transformers, class_name)(getattr(transformers, config)(**settings)).eval()
-    lines = ["", f"## {name}", "", "| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    rows: list[list[str]] = []
     lengths = [n for n in lengths if n <= LONGEST or name == next(iter(MODELS))]
     for length in lengths:
         try:
             cells, explainer = measure(model, length)
         except lrp_fx.LrpError as error:
-            lines.append(
-                f"| {length} | {type(error).__name__}: {str(error).splitlines()[0][:80]} |" + " |" * (len(HEADINGS) - 2)
-            )
+            said = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            rows.append([str(length), said, *[""] * (len(HEADINGS) - 2)])
             break
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
         print(name, *cells, flush=True)
+        yield f"## {name}\n\n{table(HEADINGS, rows)}"
     explainer(input_ids=torch.randint(3, 96, (2, lengths[-1] - 1)))
-    lines += [
-        "",
-        f"One token less with the last of these explainers: {explainer.statistics.captures - 1} further capture(s).",
-    ]
-    return lines
+    again = explainer.statistics.captures - 1
+    said = f"One token less with the last of these explainers: {again} further capture(s)."
+    yield f"## {name}\n\n{table(HEADINGS, rows)}\n\n{said}"
 
 
-def page(lengths: list[int]) -> str:
-    head = [
-        "# What recurrences cost",
-        "",
-        f"Written by `python -m benchmarks.recurrence --write docs/recurrence.md` (torch {torch.__version__}, "
-        f"transformers {transformers.__version__}); do not edit by hand.",
-        "",
-        "A loop over tokens in a model's Python is captured unrolled: each token's step is in the graph, so nodes "
-        "grow with the length,",
-        "and a capture holds for its length alone. A recurrence that is written by chunks has a graph that grows with "
-        "the number of chunks.",
-        "Tiny random models, batch of 2, float32, one thread, preset `attnlrp`; *convert*: export, checks, rewriting, "
-        "transposing.",
-    ]
-    return "\n".join([*head, *(line for name in MODELS for line in table(name, lengths)), ""])
+def about(options: argparse.Namespace) -> str:
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"""\
+A loop over tokens in a model's Python is captured unrolled: each token's step is in the graph, so nodes grow with the
+length, and a capture holds for its length alone. A recurrence that is written by chunks has a graph that grows with the
+number of chunks. Tiny random models, batch of 2, float32, one thread, preset `attnlrp`; *convert*: export, checks,
+rewriting, transposing ({versions})."""
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 8, 16, 32, 64])
-    options = parser.parse_args(arguments)
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of cancellation in random models
-    text = page(options.lengths)
-    if options.write is not None:
-        options.write.write_text(text)
-    else:
-        print(text)
-    return 0
+    done: list[str] = []
+    for name in MODELS:
+        part = ""
+        for part in section(name, options.lengths):
+            yield "\n\n".join([*done, part])
+        done.append(part)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+BENCHMARK = Page(
+    "recurrence",
+    "What unrolled recurrences cost against the length of the text",
+    "recurrence.md",
+    "What recurrences cost",
+    about,
+    body,
+    add_options,
+    selects=("lengths",),
+    noise={"convert (s)": Noise(relative=0.5, absolute=1.0), "run (ms)": Noise(relative=0.5, absolute=5.0), TEXT: ANY},
+)

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.page import ROOT, Command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints one line for each model; 1 where anything differs."""
-    parser = argparse.ArgumentParser(prog="benchmarks unchanged", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks unchanged", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="architectures and folders of examples/models; all by default")
     parser.add_argument("--against", default="90f4218", help="a commit of this repository")
     parser.add_argument(
@@ -109,7 +109,7 @@ def _models() -> Iterator[tuple[str, Any, dict[str, Tensor], Any]]:
     """(name, how to build it, inputs, target)."""
     import transformers
 
-    from tests.architectures import ARCHITECTURES
+    from testing.architectures import ARCHITECTURES
 
     for a in ARCHITECTURES:
         target = (lambda scores: scores.diagonal()) if a.name == "clip" else None
@@ -163,5 +163,6 @@ def _parts(
             yield f"call {number} {key}", value.detach().clone()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+BENCHMARK = Command(
+    "unchanged", "Is relevance what it was, to the bit? This tree against a commit of its history", main
+)

@@ -50,14 +50,23 @@ class InputError(LrpError):
     """The inputs (or the model's state) cannot be explained as they are."""
 
 
+class RuleError(LrpError, ValueError):
+    """A rule or a ruleset is not what it has to be: unknown kind, no order among two rules, a missing ``freeze``."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One failing node, in the four parts that every message of this library has."""
+    """One failing node, in the four parts that every message of this library has.
+
+    ``nearest``: what it came near to being, and why it is not, where that was asked.
+    """
 
     what: str
     where: str
     why: str
     next_step: str
+    nearest: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}\n    next:  {self.next_step}"
+        near = "".join(f"\n    near:  {line}" for line in self.nearest)
+        return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}{near}\n    next:  {self.next_step}"

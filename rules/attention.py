@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, precise, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, draw, freeze, precise, register, sample, share, sink
 
 aten = torch.ops.aten
 OPS = covers("aten", "scaled_dot_product_attention")
@@ -152,11 +152,24 @@ def _samples() -> list[Call]:
     ]
 
 
+def _calls() -> list[Call]:
+    """Shared keys, a scale, biases that carry and that do not, and parts that carry nothing."""
+    q, k, v, bias = draw(2, 4, 5, 3), draw(2, 4, 6, 3, seed=1), draw(2, 4, 6, 3, seed=2), draw(2, 1, 5, 6, seed=3)
+    op, every = aten.scaled_dot_product_attention.default, (0, 1, 2)
+    return [
+        sample(op, q, k[:, :2], v[:, :2], carriers=every, enable_gqa=True, scale=0.7),
+        sample(op, q, k, v, bias, carriers=every),
+        sample(op, q, k, v, bias, carriers=(*every, 3)),
+        sample(op, q, k, v, carriers=(2,)),
+        sample(op, q, k, v, carriers=(0, 2), factors={0: 2, 2: 3}),
+    ]
+
+
 register(
     Rule(
         name="attention.taylor",
         kind="attention",
-        law="o = softmax(q k^T s + b) v; c(q) = w_p w_q dq, c(k) = w_p w_k dk, c(v) = w_v dv with d the kernel's gradient",
+        law="o = softmax(q k^T s + b) v; c(q) = w_p w_q dq, c(k) = w_p w_k dk, c(v) = w_v dv, d the kernel's gradient",
         cites=("achtibat2024",),
         ops=OPS,
         surrogate=_taylor,
@@ -165,6 +178,7 @@ register(
         audit=_audit,
         reference=_reference,
         samples=_samples,
+        calls=_calls,
         weights=lambda call: scores_and_weights(call)[1].nan_to_num(),
     ),
     Rule(
@@ -176,5 +190,6 @@ register(
         surrogate=_frozen_weights,
         reference=_reference_frozen,
         samples=_samples,
+        calls=_calls,
     ),
 )

@@ -62,7 +62,8 @@ register(
     Rule(
         name="bias.attention_mean",
         kind="leaf",
-        law="R_ij = (b_ij - sum_l p_il b_il) c_ij = p_ij (b_ij - mean_p b_i) (g_ij - mean_p g_i), g the coefficient of the weights p",
+        law="R_ij = (b_ij - sum_l p_il b_il) c_ij = p_ij (b_ij - mean_p b_i) (g_ij - mean_p g_i), "
+        "g the coefficient of the weights p",
         cites=("bakish2025",),
         ops=("bias",),
         surrogate=_attention_mean,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink, where_positive
+from lrp_fx.rule import Call, Rule, carry, covers, draw, freeze, precise, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 
@@ -53,8 +53,9 @@ OFFSET: dict[str, float] = {
 }
 #: f'(0), for the functions that have no closed ratio.
 SLOPE: dict[str, float] = {
-    "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0, "cosh": 0.0, "asinh": 1.0,
-    "atan": 1.0, "asin": 1.0, "atanh": 1.0, "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi), "expm1": 1.0, "log1p": 1.0,
+    "tanh": 1.0, "sigmoid": 0.25, "exp": 1.0, "exp2": math.log(2.0), "sin": 1.0, "cos": 0.0, "tan": 1.0, "sinh": 1.0,
+    "cosh": 0.0, "asinh": 1.0, "atan": 1.0, "asin": 1.0, "atanh": 1.0, "expm1": 1.0, "log1p": 1.0,
+    "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi),
     "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
     "round": 0.0, "floor": 0.0, "ceil": 0.0, "trunc": 0.0,
 }  # fmt: skip
@@ -76,7 +77,7 @@ def _value_and_slope_at_zero(call: Call, name: str, x: Tensor, y: Tensor) -> tup
 
 def _name(call: Call) -> str:
     """The operation's name; that of a custom operator keeps its namespace."""
-    return str(call.op._schema.name).removeprefix("aten::")  # type: ignore[attr-defined]
+    return call.name.removeprefix("aten.")
 
 
 def _value(call: Call) -> Any:
@@ -157,10 +158,12 @@ def power(call: Call) -> Any:
 
     ``a ** x`` and ``x ** 0`` are not: they are 1 at zero, and the identity rule serves them.
     """
+    return identity(call) if 1 in call.carriers or _exponent_is_zero(call) else _by_value(call)
+
+
+def _exponent_is_zero(call: Call) -> bool:
     exponent = call.arg(1, "exponent", 1.0)
-    if 1 in call.carriers or (not isinstance(exponent, Tensor) and exponent == 0):
-        return identity(call)
-    return _by_value(call)
+    return not isinstance(exponent, Tensor) and bool(exponent == 0)
 
 
 def _by_value(call: Call) -> Any:
@@ -188,25 +191,29 @@ def _points() -> Tensor:
     return torch.tensor([[-30.0, -3.0, -0.5, -1e-9], [0.7, 1e-3, 2.0, 30.0]], dtype=torch.float64)
 
 
-def _samples() -> list[Call]:
-    x = _points()
-    small = x.clamp(-0.9, 0.9)
-    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan hardtanh softshrink expm1".split()
-    calls = [sample(getattr(aten, name).default, x) for name in plain]
-    calls.append(sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)))  # in relevances f(x) = 0 != f(0) has no formula
-    calls += [
-        sample(aten.gelu.default, x, approximate="tanh"),
+def _bounds_samples() -> list[Call]:
+    x, low = _points(), draw(4)
+    return [
+        sample(aten.hardtanh.default, x),
         sample(aten.clamp.default, x, -1.0, 2.0),
-        sample(aten.log1p.default, small),
-        sample(aten.exp.default, x),
+        sample(aten.clamp.default, x, 0.1),
+        sample(aten.clamp.Tensor, x, low, low + 1.0),
+        sample(aten.clamp_min.default, x, 0.1),
+        sample(aten.clamp_min.Tensor, x, low),
+        sample(aten.clamp_max.default, x, 0.1),
+        sample(aten.threshold.default, x, 0.2, 0.7),
+        sample(aten.nan_to_num.default, x),
     ]
-    calls.append(sample(aten.maximum.default, x, torch.full_like(x, 0.25)))
-    return calls
 
 
 def _power_samples() -> list[Call]:
     x = _points()
     return [
+        sample(aten.pow.Tensor_Scalar, x.abs(), 0.5),
+        sample(aten.pow.Tensor_Scalar, x.abs(), 0),
+        sample(aten.pow.Tensor_Scalar, x.abs(), 1),
+        sample(aten.pow.Scalar, 2.0, draw(3, 4), carriers=(1,)),
+        sample(aten.pow.Tensor_Tensor, x.abs(), draw(4)),
         sample(aten.pow.Tensor_Scalar, x, 2),
         sample(aten.pow.Tensor_Scalar, x, 3),
         sample(aten.pow.Tensor_Scalar, x.abs(), -0.5),
@@ -215,8 +222,14 @@ def _power_samples() -> list[Call]:
 
 def _inferred_samples() -> list[Call]:
     x, degree = _points(), {"power": True}
+    plain = "silu gelu relu tanh leaky_relu hardswish mish elu selu celu softplus sigmoid erf sin atan softshrink expm1"
     return [
-        *_samples(),
+        *(sample(getattr(aten, name).default, x) for name in plain.split()),
+        sample(aten.hardsigmoid.default, x.clamp(-2.5, 2.5)),  # in relevances f(x) = 0 != f(0) has no formula
+        sample(aten.gelu.default, x, approximate="tanh"),
+        sample(aten.exp.default, x),
+        sample(aten.log1p.default, x.clamp(-0.9, 0.9)),
+        sample(aten.maximum.default, x, torch.full_like(x, 0.25)),
         sample(aten.logit.default, x.sigmoid(), 1e-6),
         sample(aten.sqrt.default, x.abs()),
         sample(aten.rsqrt.default, x.abs(), facts=degree),
@@ -226,8 +239,8 @@ def _inferred_samples() -> list[Call]:
 
 
 def _power_reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    """Euler: x f'(x) = k f(x), so R(x) = x f'(x) / (k f(x)) R(y) = R(y)."""
-    return [R_y]
+    """Euler: x f'(x) = k f(x), so R(x) = x f'(x) / (k f(x)) R(y) = R(y); not for ``a ** x`` and ``x ** 0``."""
+    return _reference(call, R_y) if 1 in call.carriers or _exponent_is_zero(call) else [R_y]
 
 
 register(
@@ -243,7 +256,7 @@ register(
         surrogate=identity,
         sinks=("offset",),
         reference=_reference,
-        samples=lambda: [call for call in _samples() if _name(call) in ("hardtanh", "clamp")],
+        samples=_bounds_samples,
     ),
     Rule(
         name="elementwise.inferred",
@@ -264,7 +277,10 @@ register(
         ops=covers("aten", "mul div"),
         surrogate=lambda call: call.run(),
         reference=lambda call, R_y: [R_y],
-        samples=lambda: [sample(aten.mul.Tensor, _points(), torch.sigmoid(_points()))],
+        samples=lambda: [
+            sample(aten.mul.Tensor, _points(), torch.sigmoid(_points())),
+            sample(aten.div.Tensor, _points(), 1.0 + torch.exp(-_points())),
+        ],
     ),
     Rule(
         name="elementwise.power",

@@ -45,7 +45,11 @@ def _euler(call: Call) -> Any:
 
 def _shared(call: Call, weights: tuple[float, ...]) -> Any:
     of = dict(zip(sorted(call.carriers), weights, strict=True))
-    return call.map(lambda i, a: _LimitAtZero.apply(share(a, of[i])) if i in of else a).run()  # type: ignore[no-untyped-call]
+
+    def limited(x: Tensor, weight: float) -> Any:
+        return _LimitAtZero.apply(share(x, weight))  # type: ignore[no-untyped-call]
+
+    return call.map(lambda i, a: limited(a, of[i]) if i in of else a).run()
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -79,7 +83,7 @@ register(
     Rule(
         name="homogeneous.inferred",
         kind="homogeneous",
-        law="f(.., t x_i, ..) = t^k_i f with k_i found by measurement; c(x_i) = f'_i(x)^T c(y) / (n k_i) for n carriers",
+        law="f(.., t x_i, ..) = t^k_i f, k_i found by measurement; c(x_i) = f'_i(x)^T c(y) / (n k_i) for n carriers",
         cites=("bach2015",),
         ops=("*",),
         surrogate=_euler,

@@ -12,25 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, constant_part, covers, freeze, register, sample, sink
+from lrp_fx.rule import Call, Rule, constant_part, covers, draw, freeze, register, sample, sink
 
 aten = torch.ops.aten
 
 #: Position of the bias argument, and the axis (from the right) along which it runs.
 BIAS = {
-    "linear": (2, 1), "conv1d": (2, 2), "conv2d": (2, 3), "conv3d": (2, 4), "convolution": (2, 0),
-    "conv_transpose1d": (2, 2), "conv_transpose2d": (2, 3), "conv_transpose3d": (2, 4),
+    "aten.linear": (2, 1), "aten.conv1d": (2, 2), "aten.conv2d": (2, 3), "aten.conv3d": (2, 4),
+    "aten.convolution": (2, 0), "aten.conv_transpose1d": (2, 2), "aten.conv_transpose2d": (2, 3),
+    "aten.conv_transpose3d": (2, 4),
 }  # fmt: skip
-SUM_OF_PRODUCT = ("addmm", "baddbmm", "addbmm", "addmv")
-
-
-def _name(call: Call) -> str:
-    return str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
+SUM_OF_PRODUCT = covers("aten", "addmm baddbmm addbmm addmv")
 
 
 def split_bias(call: Call) -> tuple[Call, Tensor | None]:
     """The call without its bias, and the bias shaped to broadcast against the result (None if there is none)."""
-    name = _name(call)
+    name = call.name
     if name in SUM_OF_PRODUCT:
         if 0 in call.carriers or isinstance(call.args[0], (int, float)):
             return call, None
@@ -41,7 +38,7 @@ def split_bias(call: Call) -> tuple[Call, Tensor | None]:
         return call, None
     position, from_right = place
     bias = call.args[position]
-    if name == "convolution":
+    if name == "aten.convolution":
         from_right = call.args[0].dim() - 1
     args = tuple(None if i == position else a for i, a in enumerate(call.args))
     bare = replace(call, args=args)
@@ -100,10 +97,11 @@ def gamma_surrogate(gamma: float) -> Any:
     def surrogate(call: Call) -> Any:
         bare, bias = split_bias(call)
         position = min(call.carriers)
+        first = 1 if call.name in SUM_OF_PRODUCT else 0  # the term in front is no factor
         weight = next(
             i
             for i, a in enumerate(bare.flat())
-            if isinstance(a, Tensor) and i != position and a.is_floating_point() and a.dim() > 1
+            if i >= first and i != position and isinstance(a, Tensor) and a.is_floating_point() and a.dim() > 1
         )
         x, w = bare.flat()[position], bare.flat()[weight]
 
@@ -129,15 +127,11 @@ def gamma_surrogate(gamma: float) -> Any:
 def _matrix(call: Call) -> Tensor:
     """The operation as a dense matrix over its (single) flattened carrier."""
     bare, _ = split_bias(call)
-    position = min(call.carriers)
-    x = bare.flat()[position]
+    (position,) = call.carriers
+    x = bare.operand(position)
     origin = constant_part(bare).flatten()
-    columns = []
-    for k in range(x.numel()):
-        unit = torch.zeros_like(x)
-        unit.view(-1)[k] = 1
-        columns.append(bare.put({position: unit}).run().flatten() - origin)
-    return torch.stack(columns, 1)
+    units = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+    return torch.stack([bare.put({position: unit}).run().flatten() - origin for unit in units], 1)
 
 
 def _reference_zero(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -170,34 +164,51 @@ def _reference_gamma(call: Call, R_y: Tensor) -> list[Tensor]:
 
 
 def _samples() -> list[Call]:
-    g = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
+    line, image, volume = draw(2, 3, 8), draw(1, 4, 5, 5), draw(1, 2, 4, 4, 4)
     return [
-        sample(aten.linear.default, draw(2, 3, 4), draw(5, 4), draw(5)),
-        sample(aten.linear.default, draw(3, 4), draw(5, 4)),
-        sample(aten.addmm.default, draw(5), draw(3, 4), draw(4, 5), carriers=(1,)),
-        sample(aten.conv1d.default, draw(2, 3, 8), draw(4, 3, 3), draw(4), [2], [1]),
-        sample(aten.conv2d.default, draw(1, 2, 5, 5), draw(3, 2, 2, 2), draw(3), [2, 2]),
+        sample(aten.linear.default, draw(2, 3, 4), draw(5, 4, seed=1), draw(5, seed=2)),
+        sample(aten.linear.default, draw(3, 4), draw(5, 4, seed=1)),
+        sample(aten.linear.default, draw(4), draw(5, 4, seed=1), draw(5, seed=2)),
+        sample(aten.addmm.default, draw(5), draw(3, 4, seed=1), draw(4, 5, seed=2), carriers=(1,)),
+        sample(aten.addmm.default, draw(3, 5), draw(3, 4), draw(4, 5, seed=2), carriers=(1,), beta=0.5, alpha=2.0),
+        sample(aten.baddbmm.default, draw(2, 3, 3), line, draw(2, 8, 3, seed=1), carriers=(1,), beta=0.5),
+        sample(aten.baddbmm.default, draw(2, 3, 3), line, draw(2, 8, 3, seed=1), carriers=(2,)),
+        sample(aten.conv1d.default, line, draw(4, 3, 3, seed=1), draw(4, seed=2), [2], [1]),
+        sample(aten.conv2d.default, image, draw(3, 4, 2, 2, seed=1), draw(3, seed=2), [2, 2]),
+        sample(aten.conv2d.default, image, draw(4, 1, 3, 3, seed=1), draw(4, seed=2), [1, 1], [1, 1], [1, 1], 4),
+        sample(aten.conv3d.default, volume, draw(3, 2, 2, 2, 2, seed=1), draw(3, seed=2)),
+        sample(aten.convolution.default, line, draw(4, 3, 3, seed=1), draw(4), [1], [0], [1], False, [0], 1),
+        sample(aten.conv_transpose1d.default, line, draw(3, 4, 3, seed=1), draw(4, seed=2)),
+        sample(aten.conv_transpose2d.input, image, draw(4, 2, 2, 2, seed=1), draw(2, seed=2), [2, 2]),
+        sample(aten.conv_transpose3d.input, volume, draw(2, 3, 2, 2, 2, seed=1), draw(3, seed=2)),
     ]
 
 
+def _with_carrying_term() -> list[Call]:
+    return [sample(aten.addmm.default, draw(3, 5), draw(3, 4, seed=1), draw(4, 5, seed=2), carriers=(0, 1))]
+
+
 def _coefficient_samples() -> list[Call]:
-    g = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 3, 4, generator=g, dtype=torch.float64)
-    w = torch.randn(4, generator=g, dtype=torch.float64)
+    x, z, w = draw(3, 4), draw(4, 5, seed=1), draw(4, seed=2)
     return [
-        sample(aten.mul.Tensor, x, w),
+        sample(aten.mul.Tensor, draw(2, 3, 4), w),
+        sample(aten.mul.Tensor, w, x, carriers=(1,)),
+        sample(aten.mul.Tensor, x, 2.0),
         sample(aten.div.Tensor, x, 3.0),
-        sample(aten.matmul.default, x, torch.randn(4, 2, generator=g, dtype=torch.float64)),
+        sample(aten.div.Tensor, x, w),
+        sample(aten.matmul.default, draw(2, 3, 4), draw(4, 2, seed=1)),
+        sample(aten.matmul.default, z.T, x.T, carriers=(1,)),
+        sample(aten.matmul.default, x, w),
+        sample(aten.mm.default, x, z),
+        sample(aten.bmm.default, draw(2, 3, 4), draw(2, 4, 5, seed=1)),
+        sample(aten.mv.default, x, w),
+        sample(aten.dot.default, w, w + 1.0),
+        sample(aten.outer.default, w, w + 1.0),
     ]
 
 
 def _inferred_samples() -> list[Call]:
-    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    plain = {"affine": False}
+    x, plain = draw(2, 3, 4, seed=1), {"affine": False}
     return [
         sample(
             aten.lerp.Scalar,
@@ -228,6 +239,7 @@ register(
         sinks=("bias",),
         reference=_reference_zero,
         samples=_samples,
+        calls=_with_carrying_term,
     ),
     Rule(
         name="linear.coefficient",
@@ -238,6 +250,7 @@ register(
         surrogate=lambda call: call.run(),
         reference=_reference_zero,
         samples=_coefficient_samples,
+        unsampled={"aten._grouped_mm": "has no float64: a model with it is explained in half precision"},
     ),
     Rule(
         name="linear.affine",
@@ -260,6 +273,7 @@ register(
         sinks=("bias", "epsilon"),
         reference=_reference_epsilon,
         samples=_samples,
+        calls=_with_carrying_term,
     ),
     Rule(
         name="linear.gamma",
@@ -271,5 +285,6 @@ register(
         sinks=("bias",),
         reference=_reference_gamma,
         samples=_samples,
+        calls=_with_carrying_term,
     ),
 )

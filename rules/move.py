@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, register, sample
+from lrp_fx.rule import Call, Rule, covers, draw, register, sample
 
 aten = torch.ops.aten
 
@@ -43,6 +43,19 @@ def _samples() -> list[Call]:
     ]
 
 
+def _listed_samples() -> list[Call]:
+    x, e, columns = draw(3, 4), draw(5, 3), torch.tensor([2, 0])
+    return [
+        sample(aten._to_copy.default, x, dtype=torch.float32),
+        sample(aten.to.dtype, x, torch.float32),
+        sample(aten.index.Tensor, x, [None, columns]),
+        sample(aten.gather.default, x, 1, torch.tensor([[3], [0], [2]])),
+        sample(aten.index_select.default, x, 1, torch.tensor([3, 0, 3])),
+        sample(aten.embedding.default, e, torch.tensor([[0, 2], [2, 4]])),
+        sample(aten.take_along_dim.default, x, torch.tensor([[2, 0, 1, 1]]), 0),
+    ]
+
+
 register(
     Rule(
         name="move.plain",
@@ -52,12 +65,14 @@ register(
         ops=covers("aten", "_to_copy to index gather index_select embedding take_along_dim") + ("getitem",),
         surrogate=_surrogate,
         reference=_reference,
-        samples=lambda: [call for call in _samples() if "index_select" in str(call.op)],
+        samples=_listed_samples,
+        unsampled={"getitem": "picks one of several results: no operation of PyTorch"},
     ),
     Rule(
         name="move.inferred",
         kind="move",
-        law="y = M x with M a matrix of zeros and ones, for a view (by its schema) or an operation found to place values unchanged",
+        law="y = M x with M a matrix of zeros and ones, for a view (by its schema) or an operation found to place "
+        "values unchanged",
         cites=("bach2015",),
         ops=("*",),
         surrogate=_surrogate,

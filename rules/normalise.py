@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, precise, register, sample, sink
+from lrp_fx.rule import Call, Rule, covers, draw, freeze, precise, register, sample, sink
 
 aten = torch.ops.aten
+BATCH = covers("aten", "batch_norm _native_batch_norm_legit_no_training")
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -68,16 +69,16 @@ def _batch_norm(call: Call) -> Any:
     """In evaluation mode the statistics are parameters: an affine map."""
     x, weight, bias, mean, variance = call.args[:5]
     shape = (1, -1) + (1,) * (x.dim() - 2)
-    eps = (
-        call.arg(7, "eps", 1e-5)
-        if "batch_norm" in str(call.op) and len(call.args) > 7
-        else call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else 1e-5)
-    )
-    scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
+    scale = torch.rsqrt(variance + _epsilon(call)) * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     y = x * scale.reshape(shape)
     y = y + sink("bias", shift.reshape(shape), y)
-    return (y, *call.run()[1:]) if "native" in str(call.op) else y
+    return y if call.name == "aten.batch_norm" else (y, *call.run()[1:])
+
+
+def _epsilon(call: Call) -> float:
+    """That of a batch norm in either of its forms."""
+    return float(call.arg(7 if call.name == "aten.batch_norm" else 6, "eps", 1e-5))
 
 
 def _product(call: Call) -> Any:
@@ -113,33 +114,39 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """LN-rule (Ali et al. 2022, eq. 12): with frozen sigma, R_i = sum_j x_i (d_ij - 1/N) w_j / (sigma y_j) R_j, y_j
     without bias' share.
     """
-    (x,) = call.operands()
-    weight, eps, y = call.arg(2, "weight"), call.arg(4, "eps", 1e-5), call.run()
-    n = x.shape[-1]
+    x, n = call.args[0], math.prod(call.args[1])
+    weight, eps = _or_ones(call.arg(2, "weight"), x).expand(x.shape).reshape(-1, n), call.arg(4, "eps", 1e-5)
+    z, ratio = x.reshape(-1, n), (R_y / call.run()).reshape(-1, n)
     centre = torch.eye(n, dtype=x.dtype) - 1.0 / n
-    sigma = (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
-    messages = x.unsqueeze(-1) * centre * (weight / sigma / y * R_y).unsqueeze(-2)
-    return [messages.sum(-1)]
+    sigma = (z.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
+    messages = z.unsqueeze(-1) * centre * (weight / sigma * ratio).unsqueeze(-2)
+    return [messages.sum(-1).reshape(x.shape)]
+
+
+def _or_ones(weight: Tensor | None, x: Tensor) -> Tensor:
+    return torch.ones((), dtype=x.dtype) if weight is None else weight
 
 
 def _groups(call: Call) -> tuple[tuple[int, ...], Tensor, bool, float]:
     """Shape whose last axis shares its statistics, weight for every element, whether a mean is subtracted, epsilon."""
     x = call.args[0]
-    if "rms_norm" in str(call.op):
+    if call.name == "aten.rms_norm":
         eps = call.arg(3, "eps")
-        return x.shape, call.arg(2, "weight").expand(x.shape), False, torch.finfo(x.dtype).eps if eps is None else eps
-    per_channel = call.arg(2, "weight").reshape(-1, *(1,) * (x.dim() - 2)).expand(x.shape)
+        shape = (*x.shape[: x.dim() - len(call.args[1])], math.prod(call.args[1]))
+        weight = _or_ones(call.arg(2, "weight"), x).expand(x.shape)
+        return shape, weight, False, torch.finfo(x.dtype).eps if eps is None else eps
+    per_channel = _or_ones(call.arg(2, "weight"), x).reshape(-1, *(1,) * (x.dim() - 2)).expand(x.shape)
     return (x.shape[0], call.args[1], x[0].numel() // call.args[1]), per_channel, True, call.arg(4, "eps", 1e-5)
 
 
 def _statistics_reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """The LN-rule with each group's own statistics; for fixed statistics LRP-0 on the affine map."""
     x, y = call.args[0], call.run()
-    if "batch_norm" in str(call.op):
+    if call.name in BATCH:
         y = y[0] if isinstance(y, tuple) else y
         weight, _, _, variance = call.args[1:5]
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        return [x * (weight / (variance + 1e-5).sqrt()).reshape(shape) / y * R_y]
+        shape, eps = (1, -1) + (1,) * (x.dim() - 2), _epsilon(call)
+        return [x * (_or_ones(weight, x) / (variance + eps).sqrt()).reshape(shape) / y * R_y]
     shape, weight, centres, eps = _groups(call)
     z, w, ratio = x.reshape(shape), weight.reshape(shape), (R_y / y).reshape(shape)
     n = shape[-1]
@@ -149,32 +156,41 @@ def _statistics_reference(call: Call, R_y: Tensor) -> list[Tensor]:
     return [messages.sum(-1).reshape(x.shape)]
 
 
-def _product_reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    return [R_y]
-
-
 def _layer_samples() -> list[Call]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(2, 3, 6, generator=g, dtype=torch.float64) * 3 + 1
-    w, b = torch.randn(2, 6, generator=g, dtype=torch.float64)
-    return [sample(aten.layer_norm.default, x, [6], w, b), sample(aten.layer_norm.default, x * 1e-4, [6], w, b, 1e-5)]
-
-
-def _other_samples() -> list[Call]:
-    g = torch.Generator().manual_seed(4)
-    x = torch.randn(2, 4, 6, generator=g, dtype=torch.float64) + 0.5
-    w, b, c, v = torch.randn(4, 4, generator=g, dtype=torch.float64)
+    x, line = draw(2, 3, 6, seed=3) * 3 + 1, draw(2, 3, 8, seed=4)
+    w, b = draw(2, 6, seed=5)
     return [
-        sample(aten.rms_norm.default, x, [6], torch.randn(6, generator=g, dtype=torch.float64), 1e-6),
-        sample(aten.group_norm.default, x, 2, w, b),
-        sample(aten.batch_norm.default, x, w, b, c, v.abs(), False, 0.1, 1e-5, False),
-        sample(aten._native_batch_norm_legit_no_training.default, x, w, b, c, v.abs(), 0.1, 1e-5),
+        sample(aten.layer_norm.default, x, [6], w, b),
+        sample(aten.layer_norm.default, x * 1e-4, [6], w, b, 1e-5),
+        sample(aten.layer_norm.default, x, [6]),
+        sample(aten.layer_norm.default, line, [3, 8], draw(3, 8, seed=6), draw(3, 8, seed=7)),
     ]
 
 
+def _other_samples() -> list[Call]:
+    x, image = draw(2, 4, 6, seed=4) + 0.5, draw(2, 4, 3, 3, seed=5)
+    w, b, c, v = draw(4, 4, seed=6)
+    return [
+        sample(aten.rms_norm.default, x, [6], draw(6, seed=7), 1e-6),
+        sample(aten.rms_norm.default, x, [6]),
+        sample(aten.rms_norm.default, x, [4, 6]),
+        sample(aten.group_norm.default, x, 2, w, b),
+        sample(aten.group_norm.default, image, 2),
+        sample(aten.group_norm.default, image, 4, w, w),
+        sample(aten.batch_norm.default, x, w, b, c, v.abs(), False, 0.1, 1e-5, False),
+        sample(aten.batch_norm.default, image, None, None, w, v.abs(), False, 0.1, 1e-3, False),
+        sample(aten._native_batch_norm_legit_no_training.default, x, w, b, c, v.abs(), 0.1, 1e-5),
+        sample(aten._native_batch_norm_legit_no_training.default, image, None, w, c, v.abs(), 0.1, 1e-3),
+    ]
+
+
+def _product_samples() -> list[Call]:
+    x, s = draw(1, 2, seed=8), torch.tensor([[0.5]], dtype=torch.float64)
+    return [sample(aten.mul.Tensor, x, s), sample(aten.div.Tensor, x, s)]
+
+
 def _by_op(call: Call) -> Any:
-    name = str(call.op._schema.name).split("::")[-1]  # type: ignore[attr-defined]
-    return {"rms_norm": _rms_norm, "group_norm": _group_norm}.get(name, _batch_norm)(call)
+    return {"aten.rms_norm": _rms_norm, "aten.group_norm": _group_norm}.get(call.name, _batch_norm)(call)
 
 
 register(
@@ -194,7 +210,7 @@ register(
         kind="normalise",
         law="y = centred(x) * frozen(1/scale) * w + sink(b), for RMS, group and (in evaluation mode) batch statistics",
         cites=("ali2022",),
-        ops=covers("aten", "rms_norm group_norm batch_norm _native_batch_norm_legit_no_training"),
+        ops=(*covers("aten", "rms_norm group_norm"), *BATCH),
         surrogate=_by_op,
         sinks=("bias",),
         reference=_statistics_reference,
@@ -226,13 +242,7 @@ register(
         cites=("ali2022",),
         ops=covers("aten", "mul div"),
         surrogate=_product,
-        reference=_product_reference,
-        samples=lambda: [
-            sample(
-                aten.mul.Tensor,
-                torch.tensor([[1.0, -2.0]], dtype=torch.float64),
-                torch.tensor([[0.5]], dtype=torch.float64),
-            )
-        ],
+        reference=lambda call, R_y: [R_y],
+        samples=_product_samples,
     ),
 )

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, elements, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, draw, elements, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
 BILINEAR = covers("aten", "mul matmul mm bmm mv dot outer")
+MATRIX = covers("aten", "matmul mm bmm")
+VECTORS = covers("aten", "mv dot outer")
 WITH_TERM = covers("aten", "baddbmm addmm addcmul")
 
 
@@ -77,12 +79,23 @@ def _reference_matrix(call: Call, R_y: Tensor) -> list[Tensor]:
     ]
 
 
+def _reference_vectors(call: Call, R_y: Tensor) -> list[Tensor]:
+    """The same for products with vectors: R(A_ji) = A_ji v_i / y_j R_j, likewise for v, by factor counts."""
+    a, b = call.args
+    ratio, n = R_y / call.run(), [call.factors[i] / sum(call.factors.values()) for i in (0, 1)]
+    if call.name == "aten.outer":
+        messages = a.unsqueeze(-1) * b * ratio
+        return [messages.sum(1) * n[0], messages.sum(0) * n[1]]
+    messages = a * b * ratio.unsqueeze(-1)
+    return [messages * n[0], messages.reshape(-1, b.numel()).sum(0) * n[1]]
+
+
 def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
     """LRP-0 on the sum ``t + ab`` (R(z) = z / y R(y)), then the product's own rule."""
     t, A, V = call.args[:3]
     y, beta, alpha = call.run(), call.kwargs.get("beta", 1), call.kwargs.get("alpha", call.kwargs.get("value", 1))
     total = call.factors[1] + call.factors[2]
-    if "addcmul" in str(call.op):
+    if call.name == "aten.addcmul":
         R_A, R_V = (alpha * A * V / y * R_y * call.factors[i] / total for i in (1, 2))
     else:
         messages = alpha * A.unsqueeze(-1) * V.unsqueeze(-3) * (R_y / y).unsqueeze(-2)
@@ -92,25 +105,23 @@ def _reference_with_term(call: Call, R_y: Tensor) -> list[Tensor]:
 
 
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    return (
-        _reference_matrix(call, R_y)
-        if "mm" in str(call.op) or "matmul" in str(call.op)
-        else _reference_elementwise(call, R_y)
-    )
-
-
-def _draw(*shape: int, seed: int = 6) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if call.name in MATRIX:
+        return _reference_matrix(call, R_y)
+    return (_reference_vectors if call.name in VECTORS else _reference_elementwise)(call, R_y)
 
 
 def _samples() -> list[Call]:
-    x, z = _draw(2, 3, 4), _draw(2, 3, 4, seed=7)
+    x, z = draw(2, 3, 4, seed=6), draw(2, 3, 4, seed=7)
     return [
         sample(aten.mul.Tensor, x, z, carriers=(0, 1)),
-        sample(aten.mul.Tensor, x, _draw(4), carriers=(0, 1)),
+        sample(aten.mul.Tensor, x, draw(4, seed=6), carriers=(0, 1)),
         sample(aten.mul.Tensor, x, z, carriers=(0, 1), factors={0: 2, 1: 1}),
-        sample(aten.matmul.default, x, _draw(2, 4, 5), carriers=(0, 1)),
-        sample(aten.bmm.default, x, _draw(2, 4, 5), carriers=(0, 1), factors={0: 1, 1: 2}),
+        sample(aten.matmul.default, x, draw(2, 4, 5, seed=6), carriers=(0, 1)),
+        sample(aten.bmm.default, x, draw(2, 4, 5, seed=6), carriers=(0, 1), factors={0: 1, 1: 2}),
+        sample(aten.mm.default, x[0], draw(4, 5, seed=6), carriers=(0, 1)),
+        sample(aten.mv.default, x[0], draw(4, seed=8), carriers=(0, 1)),
+        sample(aten.dot.default, draw(4), draw(4, seed=8), carriers=(0, 1), factors={0: 2, 1: 1}),
+        sample(aten.outer.default, draw(3), draw(4, seed=8), carriers=(0, 1)),
     ]
 
 
@@ -134,7 +145,7 @@ register(
         surrogate=_uniform,
         reference=_reference,
         samples=lambda: [
-            sample(aten.mul.Tensor, _draw(2, 3, 4), _draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})
+            sample(aten.mul.Tensor, draw(2, 3, 4, seed=6), draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})
         ],
     ),
     Rule(
@@ -146,7 +157,7 @@ register(
         surrogate=_uniform,
         reference=_reference,
         samples=lambda: [
-            sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
+            sample(aten.mul.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
         ],
     ),
     Rule(
@@ -160,7 +171,7 @@ register(
             R_y if i != call.facts["activated"] else torch.zeros_like(R_y) for i in sorted(call.carriers)
         ],
         samples=lambda: [
-            sample(aten.mul.Tensor, _draw(2, 3), _draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
+            sample(aten.mul.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
         ],
     ),
     Rule(
@@ -172,8 +183,8 @@ register(
         surrogate=_quotient,
         reference=_reference_elementwise,
         samples=lambda: [
-            sample(aten.div.Tensor, _draw(2, 3), _draw(2, 3, seed=8).abs() + 0.5, carriers=(0, 1)),
-            sample(aten.div.Tensor, _draw(2, 3), _draw(2, 3, seed=8).abs() + 0.5, carriers=(1,)),
+            sample(aten.div.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8).abs() + 0.5, carriers=(0, 1)),
+            sample(aten.div.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8).abs() + 0.5, carriers=(1,)),
         ],
     ),
     Rule(
@@ -188,24 +199,30 @@ register(
         samples=lambda: [
             sample(
                 aten.addcmul.default,
-                _draw(2, 3),
-                _draw(2, 3, seed=8),
-                _draw(2, 3, seed=9),
+                draw(2, 3, seed=6),
+                draw(2, 3, seed=8),
+                draw(2, 3, seed=9),
                 carriers=(0, 1, 2),
                 factors={0: 1, 1: 2, 2: 1},
                 value=0.5,
             ),
-            sample(aten.addmm.default, _draw(5), _draw(3, 4), _draw(4, 5, seed=9), carriers=(1, 2)),
+            sample(aten.addmm.default, draw(5, seed=6), draw(3, 4, seed=6), draw(4, 5, seed=9), carriers=(1, 2)),
             sample(
                 aten.baddbmm.default,
-                _draw(2, 3, 5),
-                _draw(2, 3, 4),
-                _draw(2, 4, 5, seed=9),
+                draw(2, 3, 5, seed=6),
+                draw(2, 3, 4, seed=6),
+                draw(2, 4, 5, seed=9),
                 carriers=(1, 2),
                 beta=0.5,
                 alpha=2.0,
             ),
-            sample(aten.baddbmm.default, _draw(2, 3, 5), _draw(2, 3, 4), _draw(2, 4, 5, seed=9), carriers=(0, 1, 2)),
+            sample(
+                aten.baddbmm.default,
+                draw(2, 3, 5, seed=6),
+                draw(2, 3, 4, seed=6),
+                draw(2, 4, 5, seed=9),
+                carriers=(0, 1, 2),
+            ),
         ],
     ),
 )

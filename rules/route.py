@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, constant_part, covers, register, sample, sink
+from lrp_fx.rule import Call, Rule, constant_part, covers, draw, register, sample, sink
 
 aten = torch.ops.aten
 
@@ -64,15 +64,53 @@ def _winner_takes_all(call: Call, R_y: Tensor) -> list[Tensor]:
 
 
 def _chosen(call: Call, R_y: Tensor) -> list[Tensor]:
-    """Masked assembly of one carrier: relevance stays where the carrier was kept."""
-    (x,) = call.operands()
-    kept = call.map(lambda i, a: torch.ones_like(a) if i in call.carriers else a).run() - constant_part(call)
-    return [(R_y * kept).sum_to_size(x.shape)]
+    """Each element gets the relevance of the places it was put at; where values were added, in proportion."""
+    y, empty, results = call.run(), constant_part(call), []
+    for position in sorted(call.carriers):
+        x = call.operand(position)
+        nothing = {i: torch.zeros_like(call.operand(i)) for i in call.carriers}
+        alone = [v.reshape(x.shape) for v in torch.diag(x.flatten())]
+        put = [call.put(nothing | {position: v}).run() - empty for v in alone]
+        R_x = torch.stack([torch.where(p.nan_to_num() == 0, 0.0, p / y * R_y).sum() for p in put])
+        results.append(R_x.reshape(x.shape))
+    return results
 
 
 def _reduce_samples() -> list[Call]:
     x = torch.tensor([[1.0, -2.0, 0.5, 4.0], [0.5, 3.0, -1.0, 2.0]], dtype=torch.float64)
     return [sample(aten.amax.default, x, [1], True), sample(aten.amin.default, x, [0], True)]
+
+
+def _joining_samples() -> list[Call]:
+    x, z, w, square, image = draw(3, 4), draw(3, 4, seed=1), draw(4, seed=2), draw(3, 3, seed=3), draw(1, 2, 5, seed=4)
+    part, columns, places = draw(3, 2, seed=5), torch.tensor([2, 0]), torch.tensor([[3], [0], [2]])
+    mask = torch.tensor([True, False, True, False])
+    return [
+        *(sample(aten.cat.default, [x, z], 1, carriers=c) for c in ((0,), (0, 1))),
+        sample(aten.cat.default, [z, x], carriers=(1,)),
+        *(sample(aten.stack.default, [x, z], 1, carriers=c) for c in ((0,), (0, 1))),
+        sample(aten.hstack.default, [x, z]),
+        sample(aten.where.self, mask, x, z, carriers=(1, 2)),
+        sample(aten.where.ScalarOther, mask, x, 2, carriers=(1,)),
+        sample(aten.masked_fill.Tensor, x, mask, torch.tensor(2.0, dtype=torch.float64)),
+        *(sample(aten.masked_scatter.default, x, mask.expand(3, 4), z, carriers=(c,)) for c in (0, 2)),
+        sample(aten.index_put.default, x, [None, columns], part),
+        sample(aten.index_put.default, x, [None, columns], part, True),
+        sample(aten.scatter.src, x, 1, places, z),
+        sample(aten.scatter.value, x, 1, places, 2),
+        *(sample(aten.scatter_add.default, x, 1, places, z[:, :1], carriers=(c,)) for c in (0, 3)),
+        *(sample(aten.slice_scatter.default, x, part, 1, 1, 3, carriers=(c,)) for c in (0, 1)),
+        sample(aten.select_scatter.default, x, w, 0, 1),
+        sample(aten.diagonal_scatter.default, square, w[:3]),
+        sample(aten.index_add.default, x, 1, columns, part),
+        sample(aten.index_add.default, x, 1, columns, part, carriers=(3,), alpha=0.5),
+        sample(aten.index_copy.default, x, 1, columns, part),
+        sample(aten.index_fill.int_Scalar, x, 1, columns, 2),
+        sample(aten.constant_pad_nd.default, x, [1, 2], 3.0),
+        sample(aten.constant_pad_nd.default, x, [1, 2]),
+        sample(aten.pad.default, x, [1, 2], "constant", 2.0),
+        sample(aten.pad.default, image, [1, 1], "reflect"),
+    ]
 
 
 def _assembly_samples() -> list[Call]:
@@ -81,6 +119,7 @@ def _assembly_samples() -> list[Call]:
     other = torch.full((2, 4), 0.25, dtype=torch.float64)
     return [
         sample(aten.masked_fill.Scalar, x, mask, 0.0),
+        sample(aten.masked_fill.Scalar, x, mask, float("-inf")),
         sample(aten.masked_fill.Scalar, x, mask, 2.5),
         sample(aten.masked_fill.Scalar, x, mask, 1),
         sample(aten.where.self, mask, x, other, carriers=(1,)),
@@ -92,7 +131,8 @@ register(
     Rule(
         name="route.winner",
         kind="route",
-        law="y = x[choice], for an operation found to choose among its values (max, top-k, sort, pooling); the choice is frozen",
+        law="y = x[choice], for an operation found to choose among its values (max, top-k, sort, pooling); the choice "
+        "is frozen",
         cites=("bach2015", "montavon2019"),
         ops=("*",),
         surrogate=_run,
@@ -107,12 +147,11 @@ register(
         ops=covers(
             "aten",
             "cat stack where masked_fill masked_scatter index_put scatter scatter_add slice_scatter select_scatter "
-            "index_add "
-            "index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
+            "index_add index_copy constant_pad_nd pad diagonal_scatter index_fill hstack",
         ),
         surrogate=_assemble,
         sinks=("bias",),
         reference=_chosen,
-        samples=_assembly_samples,
+        samples=lambda: [*_assembly_samples(), *_joining_samples()],
     ),
 )

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, covers, draw, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
 PLAIN = covers("aten", "mul div matmul mm bmm")
+MATRIX = covers("aten", "matmul mm bmm addmm baddbmm")
 WITH_TERM = covers("aten", "addcmul addmm baddbmm")
 
 
 def _has_term(call: Call) -> bool:
-    return any(name.split(".")[-1] in str(call.op) for name in WITH_TERM)
+    return call.name in WITH_TERM
 
 
 def _run(call: Call) -> Any:
@@ -51,7 +52,7 @@ def _uniform(call: Call) -> Any:
     factors = [i for i in sorted(call.carriers) if not (_has_term(call) and i == 0)]
     total = sum(call.factors.get(i, 1) for i in factors)
     weights = {i: call.factors.get(i, 1) / total for i in factors}
-    if "div" in str(call.op) and 1 in weights:
+    if call.name == "aten.div" and 1 in weights:
         weights[1] = -weights[1]
     return _run(call.map(lambda i, a: share(a, weights[i]) if i in weights else a))
 
@@ -61,11 +62,11 @@ def _messages(call: Call, R_y: Tensor, kept: dict[int, float]) -> list[Tensor]:
     a, b = call.args[-2:] if _has_term(call) else call.args[:2]
     offset = 1 if _has_term(call) else 0
     alpha, beta, y = call.kwargs.get("alpha", call.kwargs.get("value", 1)), call.kwargs.get("beta", 1), call.run()
-    if "mm" in str(call.op) or "matmul" in str(call.op):
+    if call.name in MATRIX:
         m = alpha * a.unsqueeze(-1) * b.unsqueeze(-3) * (R_y / y).unsqueeze(-2)
         given = [m.sum(-1), m.sum(-3)]
     else:
-        m = alpha * (a / b if "div" in str(call.op) else a * b) / y * R_y
+        m = alpha * (a / b if call.name == "aten.div" else a * b) / y * R_y
         given = [m, m]
     result = [(beta * call.args[0] / y * R_y).sum_to_size(call.args[0].shape)] if offset and 0 in call.carriers else []
     return result + [
@@ -88,10 +89,6 @@ def _reference_uniform(call: Call, R_y: Tensor) -> list[Tensor]:
     return _messages(call, R_y, {i: call.factors[i] / total for i in call.carriers})
 
 
-def _draw(*shape: int, seed: int = 16) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _samples(both: bool) -> list[Call]:
     """Value and coefficient of each kind of product; ``both``: they carry alike."""
 
@@ -99,31 +96,51 @@ def _samples(both: bool) -> list[Call]:
         carriers = sorted({value, *([coefficient] if both else []), *([term] if term is not None else [])})
         return sample(op, *args, carriers=carriers, facts={"coefficients": (coefficient,)}, **kwargs)
 
-    x, z, positive = _draw(2, 3, 4), _draw(2, 3, 1, seed=17), _draw(2, 3, 4, seed=18).abs() + 0.5
-    term, a, b = _draw(2, 3, 5, seed=19), _draw(2, 3, 4, seed=20), _draw(2, 4, 5, seed=21)
+    x, z, positive = draw(2, 3, 4, seed=16), draw(2, 3, 1, seed=17), draw(2, 3, 4, seed=18).abs() + 0.5
+    term, a, b = draw(2, 3, 5, seed=19), draw(2, 3, 4, seed=20), draw(2, 4, 5, seed=21)
     return [
         call(aten.mul.Tensor, x, z, value=0, coefficient=1),
         call(aten.mul.Tensor, positive, x, value=1, coefficient=0),
         call(aten.div.Tensor, x, positive, value=0, coefficient=1),
         call(aten.matmul.default, a, b, value=1, coefficient=0),
         call(aten.bmm.default, a, b, value=0, coefficient=1),
+        call(aten.mm.default, a[0], b[0], value=1, coefficient=0),
+        call(aten.addmm.default, term[0], a[0], b[0], value=1, coefficient=2, beta=0.5, alpha=2.0),
         call(aten.addcmul.default, x, positive, a, value=2, coefficient=1, term=0),
         call(aten.baddbmm.default, term, a, b, value=2, coefficient=1, beta=0.5, alpha=2.0),
         call(aten.baddbmm.default, term, a, b, value=2, coefficient=1, term=0),
     ]
 
 
+def _start_samples() -> list[Call]:
+    """The state of a loop before its first step."""
+    a, b, start = draw(2, 3, 4), draw(2, 4, 5), torch.zeros(2, 4, 5, dtype=torch.float64)
+    return [
+        sample(aten.mul.Tensor, b, start, carriers=(1,)),
+        sample(aten.div.Tensor, start, b.abs() + 0.5),
+        sample(aten.matmul.default, a, start, carriers=(1,)),
+        sample(aten.bmm.default, a, start, carriers=(1,)),
+        sample(aten.mm.default, a[0], start[0], carriers=(1,)),
+    ]
+
+
+def _vectors() -> list[Call]:
+    return [sample(aten.matmul.default, draw(3, 4), draw(4, seed=17))]
+
+
 register(
     Rule(
         name="scan.frozen",
         kind="scan",
-        law="y = frozen(A) x: in s_t = A_t s_(t-1) + B_t x_t, y_t = C_t s_t all relevance flows through x and s, none through A, B, C",
+        law="y = frozen(A) x: in s_t = A_t s_(t-1) + B_t x_t, y_t = C_t s_t all relevance flows through x and s, "
+        "none through A, B, C",
         cites=("jafari2024", "arras2017"),
         ops=PLAIN + WITH_TERM,
         surrogate=_frozen,
         sinks=("bias",),
         reference=_reference_frozen,
         samples=lambda: _samples(False),
+        calls=_vectors,
         frozen_operands="coefficients",
     ),
     Rule(
@@ -136,6 +153,7 @@ register(
         sinks=("bias",),
         reference=_reference_uniform,
         samples=lambda: _samples(True),
+        calls=_vectors,
     ),
     Rule(
         name="scan.start",
@@ -144,6 +162,7 @@ register(
         cites=("jafari2024",),
         ops=PLAIN,
         surrogate=lambda call: freeze(call.run()),
+        samples=_start_samples,
         frozen=True,
     ),
 )

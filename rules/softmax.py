@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, carry, covers, freeze, precise, register, sample, sink, where_positive
+from lrp_fx.rule import Call, Rule, carry, covers, draw, freeze, precise, register, sample, sink, where_positive
 
 aten = torch.ops.aten
 OPS = covers("aten", "softmax _softmax _safe_softmax")
@@ -75,7 +75,7 @@ def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """AttnLRP prop. 3.1: R_i = x_i (R_i - p_i sum_j R_j)."""
     x = call.args[0]
     dim = int(call.args[1])
-    p = torch.softmax(x, dim)
+    p = torch.softmax(x, dim).nan_to_num()  # rows that are masked throughout have no weights
     return [torch.where(p == 0, torch.zeros_like(x), x * (R_y - p * R_y.sum(dim, keepdim=True)))]
 
 
@@ -85,9 +85,13 @@ def _samples() -> list[Call]:
     masked = x.masked_fill(torch.tensor([False, True, False, False, True]), float("-inf"))
     steep = x * 300  # some weights are too small for any number
     calls = [sample(aten.softmax.int, t, d) for t, d in ((x, -1), (x, 1), (masked, -1), (steep, -1))]
+    throughout = x.masked_fill(torch.tensor([[True], [False], [False]]), float("-inf"))
     return [
         *calls,
+        sample(aten.softmax.int, x, 0),
+        sample(aten._softmax.default, x, 1, False),
         sample(aten._safe_softmax.default, masked, -1),
+        sample(aten._safe_softmax.default, throughout, -1),
         sample(aten.softmax.int, masked, -1, facts={"written_out": True}),
     ]
 
@@ -112,6 +116,20 @@ def _log_sum(call: Call) -> Any:
     p = freeze(torch.exp(x.detach() - whole))
     average = (p * torch.where(p == 0, torch.zeros_like(x), x)).sum(dims, keepdim=bool(call.arg(2, "keepdim", False)))
     return average + sink("softmax", y - average.detach(), y)
+
+
+def _log_sum_samples() -> list[Call]:
+    x, masked = _samples()[0].args[0], _samples()[2].args[0]
+    return [
+        sample(aten.logsumexp.default, x, [-1], True),
+        sample(aten.logsumexp.default, x, [1]),
+        sample(aten.logsumexp.default, masked, [-1], True),
+    ]
+
+
+def _log_samples() -> list[Call]:
+    x = draw(3, 4, seed=6)
+    return [sample(aten.log_softmax.int, x, -1), sample(aten._log_softmax.default, x, 1, False)]
 
 
 def _log_sum_reference(call: Call, R_y: Tensor) -> list[Tensor]:
@@ -141,6 +159,7 @@ register(
         cites=("ali2022",),
         ops=(*OPS, *covers("aten", "logsumexp")),
         surrogate=_frozen,
+        samples=lambda: [*_samples(), *_log_sum_samples()],
         frozen=True,
     ),
     Rule(
@@ -152,10 +171,7 @@ register(
         surrogate=_log_sum,
         sinks=("softmax",),
         reference=_log_sum_reference,
-        samples=lambda: (
-            [sample(aten.logsumexp.default, _samples()[0].args[0], [-1], keep) for keep in (True, False)]
-            + [sample(aten.logsumexp.default, _samples()[2].args[0], [-1], True)]
-        ),
+        samples=_log_sum_samples,
     ),
     Rule(
         name="softmax.log",
@@ -166,6 +182,6 @@ register(
         surrogate=_log,
         sinks=("offset",),
         reference=_log_reference,
-        samples=lambda: [sample(aten.log_softmax.int, torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), -1)],
+        samples=_log_samples,
     ),
 )

@@ -47,7 +47,10 @@ def _samples() -> list[Call]:
         sample(aten.add.Tensor, row, x, carriers=(1,)),
         sample(aten.add.Tensor, row, x, alpha=2.0),
         sample(aten.sub.Tensor, x, row, carriers=(1,)),
+        sample(aten.add.Tensor, x, 1),
+        sample(aten.sub.Tensor, row, x),
         sample(aten.sub.Tensor, x, 1.5),
+        sample(aten.rsub.Tensor, x, row),
         sample(aten.rsub.Scalar, x, 1.0),
     ]
 
@@ -115,7 +118,7 @@ register(
     Rule(
         name="residual.gamma",
         kind="residual",
-        law="y = sum_t t * frozen(w_t y / D), w_t = 1 + gamma [t y > 0], D = sum_t w_t t, gamma = 1; factor 0 where D = 0",
+        law="y = sum_t t * frozen(w_t y / D), w_t = 1 + gamma [t y > 0], D = sum_t w_t t, gamma = 1; factor 0 if D = 0",
         cites=("berend2026",),
         ops=covers("aten", "add"),
         surrogate=gamma_surrogate(1.0),

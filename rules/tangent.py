@@ -19,6 +19,10 @@ def _tangent(call: Call) -> Any:
     return call.run()
 
 
+def _samples() -> list[Call]:
+    return [sample(aten.sigmoid.default, torch.tensor([0.3, -1.2], dtype=torch.float64))]
+
+
 register(
     Rule(
         name="tangent.gradient",
@@ -29,7 +33,7 @@ register(
         surrogate=_tangent,
         sinks=("tangent",),
         remainder="tangent",
-        samples=lambda: [sample(aten.sigmoid.default, torch.tensor([0.3, -1.2], dtype=torch.float64))],
+        samples=_samples,
     ),
     Rule(
         name="tangent.unexplained",
@@ -40,6 +44,7 @@ register(
         surrogate=_tangent,
         sinks=("unexplained",),
         remainder="unexplained",
+        samples=_samples,
         exact=False,
     ),
 )

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, reproducible examples, ``tests/`` importable under every import mode."""
+"""Shared by all tests: one thread, reproducible examples, the checkout importable under every import mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-for _place in (Path(__file__).parent, Path(__file__).parent.parent):
-    if str(_place) not in sys.path:
-        sys.path.insert(0, str(_place))
+_root = str(Path(__file__).parents[1])
+if _root not in sys.path:
+    sys.path.insert(0, _root)
 
 torch.set_num_threads(1)
 settings.register_profile(

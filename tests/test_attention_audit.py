@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.rule import Call, registry, sample
-
-from .test_laws import check_balance, with_value
+from testing.laws import check_balance, with_value
 
 GENERATOR = torch.Generator().manual_seed(3)
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx.capture.arguments import Flattened, flatten
-
-from .handmade import F, T, V, ids, ready
+from testing.handmade import F, T, V, ids, ready
 
 EXACT = 1e-10
 pytestmark = pytest.mark.usefixtures("quiet")

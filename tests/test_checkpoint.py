@@ -8,9 +8,7 @@ from torch import Tensor, fx, nn
 
 import lrp_fx
 from lrp_fx.ir.graph import value_of
-
-from .architectures import BY_NAME
-from .test_rowwise import parts
+from testing.converted import converted, parts
 
 pytestmark = pytest.mark.usefixtures("quiet")
 T = 7
@@ -96,9 +94,8 @@ def test_a_block_more_costs_its_sums_only() -> None:
 @pytest.mark.parametrize("keep_output", [True, False])
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "t5", "vit"])
 def test_models_of_transformers(name: str, keep_output: bool) -> None:
-    architecture = BY_NAME[name]
-    model, inputs = architecture.build("sdpa" if architecture.fused else "eager"), architecture.inputs()
-    a, b = (parts(lrp_fx.convert(model, keep_output=keep_output, checkpoint=c)(**inputs)) for c in (False, True))
+    options = {} if keep_output else {"keep_output": False}
+    a, b = (parts(converted(name, **options, **also).relevance) for also in ({}, {"checkpoint": True}))
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import lrp_fx
-
-from .handmade import F, V, ids, ready
+from testing.handmade import F, V, ids, ready
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),

@@ -14,8 +14,7 @@ from torch import Tensor, fx, nn
 import lrp_fx
 from lrp_fx.report.ledger import rounding_floor
 from lrp_fx.rule import Call, Rule, registered, registry, share, sink
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 
 class Tiny(nn.Module):

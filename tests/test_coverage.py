@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import zoo
 from benchmarks.coverage.examine import CLOSED, examine
 from benchmarks.coverage.page import cells, summary, table
 from benchmarks.coverage.row import Row
 from lrp_fx.rule import registry
+from testing import zoo
 
 pytestmark = pytest.mark.usefixtures("quiet")
 CASE = ("MASKED_LM", "fnet")

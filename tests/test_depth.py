@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks.scoring import load_model, load_sequences
 from lrp_fx.errors import InputError
-
-from .architectures import BY_NAME, cases
-
-MODELS = Path(__file__).parents[1] / "examples" / "models"
+from testing.architectures import cases
+from testing.converted import TRAINED, converted, trained
+from testing.scoring import load_sequences
 
 #: Depths expected of each stream: blocks + 1.
 STREAMS = {
@@ -32,9 +28,8 @@ STREAMS = {
 
 @pytest.mark.parametrize("name", cases(STREAMS))
 def test_streams_are_found_and_balance(name: str) -> None:
-    architecture = BY_NAME[name]
-    inputs = {n: v.double() if v.is_floating_point() else v for n, v in architecture.inputs().items()}
-    relevance = lrp_fx.convert(architecture.build(dtype=torch.float64), conserve="site")(**inputs)
+    found = converted(name, "eager", torch.float64, conserve="site")
+    inputs, relevance = found.inputs, found.relevance
     assert [len(s.depth) for s in relevance.streams] == list(STREAMS[name].values())
     texts = [s.owner for s in relevance.streams if s.owner is not None]
     assert texts == [n for n in STREAMS[name] if n in inputs and not inputs[n].is_floating_point()]
@@ -45,8 +40,7 @@ def test_streams_are_found_and_balance(name: str) -> None:
 
 def test_what_passes_a_decoder_by_is_counted() -> None:
     """Every block of a decoder reads the encoder: relevance goes there past the decoder's stream."""
-    architecture = BY_NAME["t5"]
-    relevance = lrp_fx.convert(architecture.build(dtype=torch.float64))(**architecture.inputs())
+    relevance = converted("t5", "eager", torch.float64, conserve="site").relevance
     encoder, decoder = relevance.ledger.depths[:3], relevance.ledger.depths[3:]
     assert all(float(d.passing.abs().max()) == 0 for d in encoder)
     assert float(decoder[0].passing.abs().min()) > 0 or float(decoder[1].passing.abs().min()) > 0
@@ -54,8 +48,8 @@ def test_what_passes_a_decoder_by_is_counted() -> None:
 
 
 def test_the_first_and_the_last_depth() -> None:
-    model, sequences = load_model(MODELS / "synth_rope").double(), load_sequences(MODELS / "synth_rope", 8)
-    relevance = lrp_fx.convert(model, conserve="site")(
+    sequences = load_sequences(TRAINED / "synth_rope", 8)
+    relevance = trained("synth_rope", dtype=torch.float64, conserve="site")(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     )
     assert isinstance(relevance.depth, Tensor)
@@ -70,8 +64,8 @@ def test_the_first_and_the_last_depth() -> None:
 
 
 def test_the_mean_over_depths_counts_position_above_each() -> None:
-    model, sequences = load_model(MODELS / "synth_rope").double(), load_sequences(MODELS / "synth_rope", 8)
-    relevance = lrp_fx.convert(model)(
+    sequences = load_sequences(TRAINED / "synth_rope", 8)
+    relevance = trained("synth_rope", dtype=torch.float64, conserve="site")(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     )
     assert isinstance(relevance.depth, Tensor)
@@ -150,9 +144,7 @@ def test_a_model_without_a_stream_says_so() -> None:
 # ------------------------------------------------------------------------------------------------ images
 def test_windows_hold_the_tokens_that_the_model_puts_there() -> None:
     """Shifted windows of 4 by 4 on 8 by 8 patches: the picture rolled by 2 and cut up."""
-    architecture = BY_NAME["swin"]
-    inputs = {n: v.double() for n, v in architecture.inputs().items()}
-    relevance = lrp_fx.convert(architecture.build(dtype=torch.float64))(**inputs)
+    relevance = converted("swin", "eager", torch.float64, conserve="site").relevance
     shifts = []
     for site in relevance.position[:2]:
         assert site.windows is not None and site.windows.count == 64
@@ -168,9 +160,7 @@ def test_windows_hold_the_tokens_that_the_model_puts_there() -> None:
 
 
 def test_position_on_patches_and_pixels() -> None:
-    architecture = BY_NAME["vit"]
-    inputs = {n: v.double() for n, v in architecture.inputs().items()}
-    relevance = lrp_fx.convert(architecture.build(dtype=torch.float64))(**inputs)
+    relevance = converted("vit", "eager", torch.float64, conserve="site").relevance
     (site,) = relevance.position
     share, content = site.per_token(), relevance.content["pixel_values"]
     assert share is not None

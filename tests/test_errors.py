@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 
 @pytest.fixture(scope="module")

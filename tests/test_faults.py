@@ -14,8 +14,7 @@ from lrp_fx.errors import FaultWarning, PassError, TransposeError
 from lrp_fx.ir.passes import Pass, checked, run
 from lrp_fx.rule import Call, Rule, Ruleset, freeze, registered
 from lrp_fx.runtime.explainer import Explainer
-
-from .handmade import F, V, ids, ready
+from testing.handmade import F, V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -12,8 +12,7 @@ from torch import Tensor, fx, nn
 import lrp_fx
 from lrp_fx.guards.masks import kinds
 from lrp_fx.ir.graph import op_name, value_of
-
-from .architectures import BY_NAME
+from testing.converted import converted
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -247,7 +246,7 @@ def test_a_loaded_graph_takes_masks_for_what_they_are(settings: dict[str, Any], 
     theirs = [explain(**call) for call in calls]
     explain.save(tmp_path / "graph.lrp")
     loaded = lrp_fx.load(tmp_path / "graph.lrp")
-    assert len(loaded._variants) == 2
+    assert len(loaded._graphs) == 2
     for call, relevance in zip(calls, theirs, strict=True):
         assert alike(loaded(**call), relevance)
 
@@ -255,9 +254,8 @@ def test_a_loaded_graph_takes_masks_for_what_they_are(settings: dict[str, Any], 
 @pytest.mark.parametrize("mask", [True, False])
 def test_no_value_has_the_length_squared(mask: bool) -> None:
     """Neither the forward pass nor the transpose of a decoder writes out anything of queries by keys."""
-    architecture = BY_NAME["llama"]
-    inputs = {"input_ids": architecture.inputs()["input_ids"]}
-    explain = lrp_fx.convert(architecture.build("sdpa"))
+    found = converted("llama", "sdpa")
+    inputs, explain = {"input_ids": found.inputs["input_ids"]}, found.explainer
     explain(**inputs, **({"attention_mask": torch.ones_like(inputs["input_ids"])} if mask else {}))
     graph = explain.relevance_graph.graph
     tokens = str(value_of(graph.find_nodes(op="placeholder")[0]).shape[1])

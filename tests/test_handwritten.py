@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-
-from .handmade import B, F, T, V, ids, ready
+from testing.handmade import B, F, T, V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -16,8 +16,7 @@ from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.reuse_buffers import IN_PLACE, reuse_buffers
 from lrp_fx.optimize.simplify import simplify
 from lrp_fx.runtime.run import Running
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 X, Y = (torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(s)) + 0.5 for s in (0, 1))
 ROW = torch.arange(1.0, 5.0)

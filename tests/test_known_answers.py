@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import lrp_fx
-from benchmarks.published import PUBLISHED, TOLERANCE
-from benchmarks.scoring import hit_and_mass, load_model, load_sequences
+from testing.published import PUBLISHED, TOLERANCE
+from testing.scoring import hit_and_mass, load_model, load_sequences
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 

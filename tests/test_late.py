@@ -15,9 +15,8 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.schedule import schedule_late
-
-from .architectures import BY_NAME
-from .handmade import F, V, ids, ready
+from testing.converted import converted
+from testing.handmade import F, V, ids, ready
 
 X, Y = (torch.rand(3, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 
@@ -83,11 +82,9 @@ def test_what_may_be_written_over_is_read_first() -> None:
     ids=str,
 )
 def test_relevance_graphs_need_less_memory(name: str, attention: str, options: dict[str, Any]) -> None:
-    inputs = BY_NAME[name].inputs()
-    explain, sooner = (
-        lrp_fx.convert(BY_NAME[name].build(attention), without=w, **options) for w in ((), ("schedule_late",))
-    )
-    late, early = (e.trace(**inputs).relevance_graph for e in (explain, sooner))
+    found = converted(name, attention, **options)
+    explain = lrp_fx.convert(found.model, without=("schedule_late",), **options)
+    late, early = found.graph, explain.trace(**found.inputs).relevance_graph
     assert [n.name for n in late.graph.nodes] != [n.name for n in early.graph.nodes]
     assert peak(late.graph) <= peak(early.graph)
 

@@ -198,7 +198,10 @@ def test_what_a_metric_needs_is_said() -> None:
 NEW_FAMILY = """
 from benchmarks.metrics import Metric, register
 
-register(Metric("argmax is first", "1 where the highest score is the first free unit's", ("bach2015",), "higher", lambda case: float(case.units.argmax() == 0)))
+def first(case):
+    return float(case.units.argmax() == 0)
+
+register(Metric("argmax is first", "1 where the first free unit has the highest score", ("bach2015",), "higher", first))
 """
 
 
@@ -262,40 +265,3 @@ def test_equal_methods_do_not_differ() -> None:
     assert (found.p, found.shift, found.verdict("higher")) == (1.0, 0.0, "")
     with pytest.raises(ValueError, match="equal length"):
         compare(torch.ones(5), torch.ones(4))
-
-
-# ------------------------------------------------------------------------------------------------ the benchmark
-def test_rankings_are_presets_and_options_that_exist() -> None:
-    pytest.importorskip("scipy")
-    import lrp_fx
-    from benchmarks import perturbation
-
-    found = perturbation.rankings()
-    labels = [r.label for r in found]
-    assert len(set(labels)) == len(labels)
-    assert {perturbation.REFERENCE, perturbation.RANDOM} <= set(labels)
-    assert {r.preset for r in found} - {None} <= set(lrp_fx.rulesets())
-    assert set(perturbation.HEADLINE) <= set(registered)
-
-
-def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Explain, perturb and write, on three sequences of a small trained model."""
-    pytest.importorskip("scipy")
-    from benchmarks import perturbation
-    from benchmarks.scoring import load_model, load_sequences
-
-    folder = Path(__file__).parents[1] / "examples" / "models" / "synth_rope"
-    sequences = load_sequences(folder, 3)
-    sentences = [ids[: int(mask.sum())] for ids, mask in zip(sequences.ids, sequences.mask, strict=True)]
-    material = perturbation.Material("synth_rope", load_model(folder), 0, sentences)
-    chosen = [r for r in perturbation.rankings() if r.label in (perturbation.RANDOM, perturbation.REFERENCE)]
-    monkeypatch.setattr(perturbation, "rankings", lambda: chosen)
-    monkeypatch.setattr(perturbation, "load", lambda *_: material)
-    perturbation.main([str(tmp_path), "--model", "synth_rope", "--write", str(tmp_path / "page.md")])
-    page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert "## synth_rope, 3 sentences" in page
-    headings, _, *rows = [line for line in page.splitlines() if line.startswith("|")][:4]
-    assert [h.strip(" ↑↓") for h in headings.split("|")[2:-1]] == list(perturbation.HEADLINE)
-    assert [row.split("|")[1].strip() for row in rows] == [r.label for r in chosen]
-    assert all(row.count("±") == 5 for row in rows)
-    assert all(metric.definition in page for metric in registered.values() if metric.needs == ("predict",))

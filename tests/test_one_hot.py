@@ -18,8 +18,8 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.one_hot import pick_classes
 from lrp_fx.optimize.simplify import simplify
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.converted import converted
 
 PRODUCT = {"aten.linear", "aten.mm", "aten.addmm"}
 ROWS, CLASSES, WIDTH = 3, 7, 4
@@ -142,7 +142,7 @@ def test_the_models_own_outputs_are_computed_as_the_model_does() -> None:
         mode,
     )
     simplify(module.graph)
-    pick_classes(module.graph, mode, wanted=2)
+    pick_classes(module.graph, mode, own_outputs=2)
     assert [op_name(n) for n in module.graph.nodes].count("aten.mm") == 2
 
 
@@ -201,11 +201,11 @@ def _products_with(module: fx.GraphModule, words: int) -> list[str]:
 def test_of_a_large_vocabulary_no_more_is_read_than_the_target_reads(
     target: Any, keep_output: bool, expected: list[str], quiet: None
 ) -> None:
-    model, inputs = BY_NAME["llama"].build("sdpa", torch.float64), BY_NAME["llama"].inputs()
-    explain = lrp_fx.convert(model, keep_output=keep_output)
-    relevance = explain(**inputs, target=target)
-    words = model(**inputs).logits.shape[-1]
-    assert _products_with(explain.relevance_graph, words) == expected
+    options = {} if keep_output else {"keep_output": False}
+    found = converted("llama", "sdpa", torch.float64, **options)
+    relevance = found.explainer(**found.inputs, target=target)
+    words = found.model(**found.inputs).logits.shape[-1]
+    assert _products_with(found.explainer.relevance_graph, words) == expected
     assert relevance.ledger.error.max() <= 1e-10
 
 

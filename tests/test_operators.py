@@ -55,10 +55,12 @@ def _by_name() -> dict[str, list[Sample]]:
     heads = draw(2, 4, 3, 2), draw(2, 4, 5, 2), draw(2, 4, 5, 3)
     grouped = draw(2, 4, 3, 2), draw(2, 2, 5, 2), draw(2, 2, 5, 3)
     found: dict[str, list[tuple[Any, ...]]] = {
-        "reshape": [(x, [6, 4]), (x, [2, 12]), (x, [2, 3, 2, 2]), (y, [8, 3]), (x, [2, 1, 3, 4]), (draw(6, 4), [2, 3, 4])],
+        "reshape": [(x, [6, 4]), (x, [2, 12]), (x, [2, 3, 2, 2]), (y, [8, 3]), (x, [2, 1, 3, 4]),
+                    (draw(6, 4), [2, 3, 4])],
         "flatten": [(aten.flatten.using_ints, x, 1, 2)],
         "unflatten": [(aten.unflatten.int, x, 2, [2, 2])],
-        "squeeze": [(aten.squeeze.default, draw(2, 1, 3)), (aten.squeeze.dim, draw(2, 1, 3), 1), (aten.squeeze.dim, x, 1)],
+        "squeeze": [(aten.squeeze.default, draw(2, 1, 3)), (aten.squeeze.dim, draw(2, 1, 3), 1),
+                    (aten.squeeze.dim, x, 1)],
         "unsqueeze": [(x, 0), (x, 2), (x, -1)],
         "view_as_real": [(torch.view_as_complex(draw(2, 3, 2)),)],
         "view_as_complex": [(draw(2, 3, 2),)],
@@ -119,7 +121,7 @@ def _by_name() -> dict[str, list[Sample]]:
         "layer_norm": [(x, [4], draw(4), draw(4)), (x, [3, 4])],
         "native_layer_norm": [(x, [4], draw(4), None, 1e-5)],
         "rms_norm": [(x, [4], draw(4))],
-        "scaled_dot_product_attention": [heads, (*heads, draw(3, 5)), (*heads[:2], heads[2], draw(2, 1, 1, 5)), grouped],
+        "scaled_dot_product_attention": [heads, (*heads, draw(3, 5)), (*heads, draw(2, 1, 1, 5)), grouped],
         "_scaled_dot_product_flash_attention_for_cpu": [tuple(t.float() for t in (*heads[:2], draw(2, 4, 5, 2)))],
         "clamp": [(aten.clamp.default, x, 0.8, 1.2), (aten.clamp.Tensor, x, draw(3, 1))],
         "embedding": [(draw(6, 4), places(6, 2, 3))],

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx.capture.call import as_call, bind
-from lrp_fx.guards.masks import constant_masks
 from lrp_fx.ir.graph import is_tensor, value_of
 from lrp_fx.ir.passes import Keeps, Pass, checked, run
 from lrp_fx.rule import registry
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State
 from lrp_fx.targets import as_target
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.converted import converted
 
 pytestmark = pytest.mark.usefixtures("quiet")
 #: One of each kind of attention, position and normalisation; the others run with the slow tests.
@@ -33,7 +32,7 @@ OPTIONAL = [p.name for p in PIPELINE if p.optional]
 def start(model: nn.Module, inputs: dict[str, Any], goal: Any = None, **options: Any) -> State:
     call = as_call(model, bind(model, (), inputs), {})
     given = Options(registry.rulesets[options.pop("rules", "pa-lrp")], **options)
-    return State(given, call, constants=constant_masks(call.bound, call.roles), target=as_target(goal))
+    return State(given, call, constants=call.constants, target=as_target(goal))
 
 
 @dataclass
@@ -139,14 +138,10 @@ def test_every_pass_keeps_what_it_declares(name: str, attention: str, options: d
 @pytest.mark.parametrize("left_out", OPTIONAL)
 def test_any_optimisation_can_be_left_out(left_out: str) -> None:
     """Alone: the others must not need it."""
-    architecture = BY_NAME["llama"]
-    model, inputs = architecture.build("sdpa", torch.float64), architecture.inputs()
-    found = []
-    for without in ((), (left_out,)):
-        explainer = lrp_fx.convert(model, conserve="site", without=without)
-        with checked():
-            found.append((explainer(**inputs), explainer))
-    (ours, _), (theirs, explainer) = found
+    found = converted("llama", "sdpa", torch.float64, conserve="site")
+    explainer = lrp_fx.convert(found.model, conserve="site", without=(left_out,))
+    with checked():
+        ours, theirs = found.relevance, explainer(**found.inputs)
     assert left_out not in [step.name for step in explainer.history]
     assert torch.equal(ours.output.logits, theirs.output.logits) or left_out == "drop_masks"
     assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
@@ -154,11 +149,9 @@ def test_any_optimisation_can_be_left_out(left_out: str) -> None:
 
 
 def test_all_of_them_left_out() -> None:
-    architecture = BY_NAME["bert"]
-    model, inputs = architecture.build("sdpa", torch.float64), architecture.inputs()
-    ours = lrp_fx.convert(model)(**inputs)
-    explainer = lrp_fx.convert(model, without=OPTIONAL)
-    theirs = explainer(**inputs)
+    found = converted("bert", "sdpa", torch.float64)
+    explainer = lrp_fx.convert(found.model, without=OPTIONAL)
+    ours, theirs = found.relevance, explainer(**found.inputs)
     assert not {step.name for step in explainer.history} & set(OPTIONAL)
     assert torch.allclose(ours.tokens, theirs.tokens, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
 

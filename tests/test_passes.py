@@ -20,8 +20,8 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.passes import Pass
 from lrp_fx.ir.program import Program, check_well_formed, copy_graph
 from lrp_fx.ir.tracing import trace
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.converted import converted
 
 ROLES = {"input_ids": "content", "attention_mask": "mask"}
 
@@ -103,10 +103,9 @@ def test_provenance_tells_content_from_position(captured: tuple[nn.Module, Progr
 
 
 def test_the_relevance_graph_is_flat_and_needs_no_autograd() -> None:
-    explain = lrp_fx.convert(BY_NAME["llama"].build("sdpa"))
-    inputs = BY_NAME["llama"].inputs()
-    relevance = explain(**inputs)
-    graph = explain.relevance_graph.graph
+    found = converted("llama", "sdpa")
+    explain, inputs, relevance = found.explainer, found.inputs, found.relevance
+    graph = found.graph.graph
     assert {n.op for n in graph.nodes} == {"placeholder", "get_attr", "call_function", "output"}
     functions = {n.target for n in graph.nodes if n.op == "call_function"}
     assert all(
@@ -119,17 +118,16 @@ def test_the_relevance_graph_is_flat_and_needs_no_autograd() -> None:
         again = explain(**inputs)
     assert torch.equal(again.tokens, relevance.tokens)
     assert not relevance.tokens.requires_grad
-    assert "def forward" in explain.relevance_graph.print_readable(print_output=False)
+    assert "def forward" in found.graph.print_readable(print_output=False)
 
 
 def test_output_is_the_models_own_to_the_bit() -> None:
     for name in ("bert", "llama", "vit", "t5"):
-        model = BY_NAME[name].build("sdpa")
-        inputs = BY_NAME[name].inputs()
+        found = converted(name, "sdpa")
         with torch.no_grad():
-            expected = model(**inputs).logits
-        got = lrp_fx.convert(model, conserve="off")(**inputs).output
-        assert type(got).__name__ == type(model(**inputs)).__name__
+            expected = found.model(**found.inputs).logits
+        got = found.relevance.output
+        assert type(got).__name__ == type(found.model(**found.inputs)).__name__
         assert torch.equal(got.logits, expected), name
 
 

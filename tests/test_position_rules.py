@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from benchmarks.reference_decoder import explain
-from benchmarks.scoring import load_model, load_sequences
 from lrp_fx.errors import InputError
 from lrp_fx.rule import registered, registry
+from testing.converted import TRAINED, trained
+from testing.reference_decoder import explain
+from testing.scoring import load_model, load_sequences
 
-MODELS = Path(__file__).parents[1] / "examples" / "models"
 CENTRED = ("bias.attention_mean", "bias.row_mean")
 
 
@@ -158,9 +157,8 @@ def test_position_factors_of_one_product_are_one() -> None:
 
 def test_a_shift_of_all_positions_changes_no_aggregation() -> None:
     """Rotary scores see distances alone; sine and cosine by themselves do not stay."""
-    model = load_model(MODELS / "synth_rope").double()
-    sequences = load_sequences(MODELS / "synth_rope", 6)
-    explain_at = lrp_fx.convert(model)
+    sequences = load_sequences(TRAINED / "synth_rope", 6)
+    explain_at = trained("synth_rope", dtype=torch.float64)
     runs = []
     for shift in (0, 17):
         place = torch.arange(sequences.ids.shape[1]).expand_as(sequences.ids) + shift
@@ -183,9 +181,9 @@ def test_a_shift_of_all_positions_changes_no_aggregation() -> None:
 
 @pytest.mark.parametrize("aggregation", [None, "signed", "positive"])
 def test_the_compiler_agrees_with_a_decoder_explained_by_hand(aggregation: str | None) -> None:
-    model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope", 40)
-    by_hand = explain(model.requires_grad_(False), sequences, "half")
-    relevance = lrp_fx.convert(model)(
+    sequences = load_sequences(TRAINED / "synth_rope", 40)
+    by_hand = explain(load_model(TRAINED / "synth_rope").requires_grad_(False), sequences, "half")
+    relevance = trained("synth_rope")(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     )
     aggregate = {
@@ -208,7 +206,7 @@ def test_without_position_the_books_do_not_close(name: str) -> None:
     """PA-LRP's lemma as a number: content, learned tokens and the sinks of pa-lrp miss the score by the position
     leaves.
     """
-    model, sequences = load_model(MODELS / name).double(), load_sequences(MODELS / name, 60)
+    model, sequences = load_model(TRAINED / name).double(), load_sequences(TRAINED / name, 60)
     ledger = lrp_fx.convert(model)(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     ).ledger
@@ -255,7 +253,7 @@ def test_an_aggregation_of_ones_own() -> None:
 
 
 def test_the_same_sites_before_any_run() -> None:
-    explainer = lrp_fx.convert(load_model(MODELS / "synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
+    explainer = lrp_fx.convert(load_model(TRAINED / "synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
     before = [(s.module, s.variant, s.source, s.layer) for s in explainer.sites if s.kind == "position"]
     after = [
         (p.module, f"{p.kind}, {p.variant}", p.source, p.layer)

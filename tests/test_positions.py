@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-
-from .positions import KINDS, Kind, Small, distance
+from testing.positions import KINDS, Kind
+from testing.positions.small import Small, distance
 
 TOLERANCE = 1e-10
 

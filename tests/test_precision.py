@@ -11,8 +11,7 @@ from torch import Tensor, nn
 import lrp_fx
 from lrp_fx.ir.layout import BatchAxis
 from lrp_fx.transpose.vjp import constant_per_example
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 #: Closure demanded, relative to all absolute relevance: the type's spacing, added up at random over some hundred
 #: operations.

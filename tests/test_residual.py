@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
 
 IDS = torch.tensor([[3, 7, 1, 9, 4], [2, 2, 8, 5, 6]])
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from handmade import V, ids, ready
 from lrp_fx.runtime.compiler import CACHED_PROGRAMS
+from testing.handmade import V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -18,9 +18,7 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.pull_rows import pull_rows
 from lrp_fx.optimize.simplify import simplify
-
-from .architectures import BY_NAME
-from .test_rowwise import parts
+from testing.converted import converted, parts
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
@@ -40,14 +38,9 @@ SLOW = pytest.mark.slow
 )
 def test_relevance_is_the_same_without_the_output(name: str, mask: bool) -> None:
     """With a mask, and without one, where attention is causal by itself."""
-    architecture = BY_NAME[name]
-    model = architecture.build("sdpa" if architecture.fused else "eager", torch.float64)
-    inputs = {
-        n: v.double() if v.is_floating_point() else v
-        for n, v in architecture.inputs().items()
-        if mask or n != "attention_mask"
-    }
-    with_output, without = lrp_fx.convert(model), lrp_fx.convert(model, keep_output=False)
+    whole, part = converted(name, dtype=torch.float64), converted(name, dtype=torch.float64, keep_output=False)
+    with_output, without = whole.explainer, part.explainer
+    inputs = {n: v for n, v in whole.inputs.items() if mask or n != "attention_mask"}
     for goal in [
         None,
         *([targets.Class(2, position=[1, 0]), targets.Span([4, 7], start=1)] if name == "llama" and mask else []),
@@ -63,20 +56,16 @@ def test_relevance_is_the_same_without_the_output(name: str, mask: bool) -> None
 
 def test_what_the_target_does_not_read_is_not_computed() -> None:
     """Neither logits at other tokens nor the last block's maps for them; the block before is computed whole."""
-    architecture = BY_NAME["llama"]
-    explain = lrp_fx.convert(architecture.build("sdpa"), keep_output=False)
-    explain(**architecture.inputs())
-    products = [n for n in explain.relevance_graph.graph.nodes if op_name(n) == "aten.linear"]
+    graph = converted("llama", "sdpa", keep_output=False).graph.graph
+    products = [n for n in graph.nodes if op_name(n) == "aten.linear"]
     rows = [n for n in products if value_of(n).shape[1] == 1]
     assert {value_of(n).shape[-1] for n in rows} >= {96, 48, 32}, "head, MLP, query and output projection"
     assert len(rows) == 6 and len(products) - len(rows) == 9, "all of the first block, key and value of the second"
 
 
 def test_a_saved_graph_without_output(tmp_path: Path) -> None:
-    architecture = BY_NAME["llama"]
-    inputs = architecture.inputs()
-    explain = lrp_fx.convert(architecture.build("sdpa"), keep_output=False)
-    ours = explain(**inputs)
+    found = converted("llama", "sdpa", keep_output=False)
+    inputs, explain, ours = found.inputs, found.explainer, found.relevance
     explain.save(tmp_path / "graph.lrp")
     theirs = lrp_fx.load(tmp_path / "graph.lrp")(**inputs)
     assert theirs.output is None

@@ -16,8 +16,7 @@ from lrp_fx import targets
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.push_rows import push_rows
-
-from .architectures import BY_NAME
+from testing.converted import converted, parts
 
 pytestmark = pytest.mark.usefixtures("quiet")
 B, T, D, V = 3, 5, 4, 6
@@ -27,23 +26,11 @@ B, T, D, V = 3, 5, 4, 6
 WHOLE = ("push_rows", "simplify_pushed")
 
 
-def parts(relevance: lrp_fx.Relevance) -> dict[str, Tensor]:
-    found = {f"content {n}": R for n, R in relevance.content.items()} | {
-        f"position {i}": s.relevance for i, s in enumerate(relevance.position)
-    }
-    return (
-        found
-        | {f"sink {n}": s for n, s in relevance.ledger.sinks.items()}
-        | {f"stream {i}": s.depth for i, s in enumerate(relevance.streams)}
-    )
-
-
 def test_every_kind_of_target_gives_the_same() -> None:
-    model, inputs = BY_NAME["llama"].build("sdpa", torch.float64), BY_NAME["llama"].inputs()
     goals = [targets.Class(3, position=[1, 0]), targets.Contrast(2, 5, position=-2), targets.Span([4, 7], start=1)]
-    explain, whole = (lrp_fx.convert(model, conserve="site", without=without) for without in ((), WHOLE))
+    found, other = (converted("llama", "sdpa", torch.float64, conserve="site", **o) for o in ({}, {"without": WHOLE}))
     for goal in goals:
-        mine, theirs = explain(**inputs, target=goal), whole(**inputs, target=goal)
+        mine, theirs = (of.explainer(**found.inputs, target=goal) for of in (found, other))
         assert torch.equal(mine.output.logits, theirs.output.logits)
         a, b = parts(mine), parts(theirs)
         assert a.keys() == b.keys()
@@ -53,20 +40,14 @@ def test_every_kind_of_target_gives_the_same() -> None:
 
 
 def test_the_head_is_transposed_for_one_token_alone() -> None:
-    architecture = BY_NAME["llama"]
-    explain = lrp_fx.convert(architecture.build("sdpa"))
-    explain(**architecture.inputs())
+    graph = converted("llama", "sdpa").graph.graph
     words = [
         n
-        for n in explain.relevance_graph.graph.nodes
+        for n in graph.nodes
         if isinstance(v := value_of(n), Tensor) and v.dim() == 3 and v.shape[-1] == 96 and v.shape[1] != 1
     ]
     assert [op_name(n) for n in words] == ["aten.linear"], "tokens by words: the logits themselves, nothing else"
-    backward = [
-        n
-        for n in explain.relevance_graph.graph.nodes
-        if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"
-    ]
+    backward = [n for n in graph.nodes if op_name(n) == "aten._scaled_dot_product_flash_attention_for_cpu_backward"]
     assert [str(value_of(n.args[0]).shape[2]) == "1" for n in backward] == [True, False], (
         "one query in the last block; keys and values, and all below, whole"
     )

@@ -14,12 +14,11 @@ import transformers
 from torch import Tensor, nn
 
 import lrp_fx
-from spellings.common import HEADS, WIDTH, Attending, Spelling, Tokens, build, input_ids
-from spellings.scan import Scanning, loop
-
-from .architectures import ARCHITECTURES, BATCH, BY_NAME
-from .recurrent import MODELS, ids
-from .test_models import explain as explain_model
+from testing.architectures import ARCHITECTURES, BATCH, BY_NAME
+from testing.converted import explain
+from testing.recurrent import MODELS, ids
+from testing.spellings.common import HEADS, WIDTH, Attending, Spelling, Tokens, build, input_ids
+from testing.spellings.scan import Scanning, loop
 
 PRESETS = ("pa-lrp", "attnlrp", "cp-lrp")
 UNIFORM = lrp_fx.Ruleset(
@@ -358,11 +357,10 @@ FLOAT32 = ("qwen3_next",)
 def test_models_with_recurrences(name: str) -> None:
     architecture, scans, gates, products = MODELS[name]
     dtype = torch.float32 if name in FLOAT32 else torch.float64
-    (explainer, difference), relevance = explain_model(
-        architecture, "eager", dtype, rules="attnlrp", conserve="site", dynamic=False
-    )
+    found = explain(architecture, "eager", dtype, dict(rules="attnlrp", conserve="site", dynamic=False))
+    explainer, relevance = found.explainer, found.relevance
     # In float64 what models force to float32 inside is computed in float64: the output differs by float32's rounding.
-    assert difference * torch.finfo(dtype).eps <= 64 * torch.finfo(torch.float32).eps
+    assert found.difference() * torch.finfo(dtype).eps <= 64 * torch.finfo(torch.float32).eps
     assert relevance.ledger.error.max() <= (1e-5 if name in FLOAT32 else 1e-9)
     assert max(s.error for s in relevance.ledger.sites) <= (1e-4 if name in FLOAT32 else 1e-9)
     assert [s.kind for s in explainer.sites].count("scan") == scans

@@ -13,8 +13,7 @@ import lrp_fx
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.rematerialize import rematerialize_moves
-
-from .handmade import F, V, ids, ready
+from testing.handmade import F, V, ids, ready
 
 X = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from handmade import F, V, ids, ready
 from lrp_fx.guards.sizes import Sizes
+from testing.handmade import F, V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 EXACT = 1e-12

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.speed import __main__ as page
 from benchmarks.speed import measure
+from benchmarks.speed import times as page
 from benchmarks.speed.contenders import BASE
 from benchmarks.speed.models import MODELS
 
@@ -23,19 +24,16 @@ def test_cells_are_lengths_by_batches_and_long_texts_come_alone() -> None:
     assert page.cells_of(IMAGES, [128], [1, 8]) == [(197, 1), (197, 8)], "images have their own length"
 
 
-def made(model: str, length: int, text: str) -> tuple[tuple[str, int, int], str]:
+def section(model: str, length: int, text: str) -> tuple[page.Key, str]:
     return (model, length, 1), f"### {model}, {length} tokens, batch 1\n\n{text}\n"
 
 
 def test_sections_are_replaced_and_others_kept_in_order(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
-    page.write(file, dict([made(SECOND, 128, "second"), made(FIRST, 2048, "long"), made(FIRST, 128, "old")]))
-    page.write(file, dict([made(FIRST, 128, "new"), made(FIRST, 512, "more")]))
-    text = file.read_text()
-    assert text.startswith("# Performance") and text.count("# Performance") == 1
-    assert [line for line in text.split("### ")[0].splitlines() if line] == [
-        line for line in page.intro().splitlines() if line
-    ]
+    old = dict([section(SECOND, 128, "second"), section(FIRST, 2048, "long"), section(FIRST, 128, "old")])
+    file.write_text("# Performance\n\nWords.\n\n" + page.in_order(old))
+    new = page.sections_of(file) | dict([section(FIRST, 128, "new"), section(FIRST, 512, "more")])
+    text = page.in_order(new)
     found = [tuple(part.split("\n\n")) for part in text.split("### ")[1:]]
     assert [(title, body.strip()) for title, body, *_ in found] == [
         (f"{FIRST}, 128 tokens, batch 1", "new"),
@@ -43,8 +41,23 @@ def test_sections_are_replaced_and_others_kept_in_order(tmp_path: Path) -> None:
         (f"{FIRST}, 2048 tokens, batch 1", "long"),
         (f"{SECOND}, 128 tokens, batch 1", "second"),
     ]
-    page.write(file, {})
-    assert file.read_text() == text, "written again, it is the same"
+    file.write_text(text)
+    assert page.in_order(page.sections_of(file)) == text, "written again, it is the same"
+
+
+def test_the_process_that_measures_says_what_it_finds_in_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def peaks(model: str, cells: list[measure.Cell], name: str) -> list[measure.Found]:
+        asked.append((model, cells, name))
+        return [{"cell": [128, 1], "found": {name: {"mib": 3.0}}}]
+
+    monkeypatch.setattr(measure, "peaks", peaks)
+    measure.main("peaks", FIRST, "[[128, 1]]", '["forward"]', "0.0")
+    assert asked == [(FIRST, [(128, 1)], "forward")]
+    assert json.loads(capsys.readouterr().out) == {"cell": [128, 1], "found": {"forward": {"mib": 3.0}}}
 
 
 # ------------------------------------------------------------------------------------------------ what is timed
@@ -103,8 +116,8 @@ def test_a_cell_whose_gradient_takes_too_long_is_left_out(timed: Any) -> None:
     fakes = {BASE: Fake(0.21 * measure.SECONDS), "forward": Fake(1.0)}
     found = timed(fakes)
     assert (fakes[BASE].runs, fakes["forward"].runs) == (2, 0), "it was run once to see how long it takes"
-    section = page.section(FIRST, (128, 1), found, {}, list(fakes))
-    assert section.splitlines()[-1] == "Left out: gradient x input alone would take more than 5 minutes."
+    written = page.section(FIRST, (128, 1), found, {}, list(fakes))
+    assert written.splitlines()[-1] == "Left out: gradient x input alone would take more than 5 minutes."
 
 
 def test_without_a_gradient_nothing_is_timed(timed: Any) -> None:

@@ -1,25 +1,23 @@
 """Implementation invariance: the same function, however it is spelled, gives the same relevance.
 
-Each file under ``spellings/`` lists ways to write one function. Every one is put into the same small model with the
-same weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
+Each file under ``testing/spellings/`` lists ways to write one function. Every one is put into the same small model with
+the same weights; content and position relevance must equal the first spelling's, and nothing may be left unexplained.
 """
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import lrp_fx
-from spellings.common import Tokens, build, input_ids
+from testing.spellings import FAMILIES
+from testing.spellings.common import Tokens, build, input_ids
 
-FAMILIES = sorted(p.stem for p in (Path(__file__).parent / "spellings").glob("*.py") if p.stem != "common")
 FEWEST = 8
 TOLERANCE = 1e-9
 
@@ -29,12 +27,12 @@ OTHER_RULES = {"rotary": ("attnlrp",), "silu_gate": ("cp-lrp",), "attention": ("
 
 def spellings() -> Iterator[tuple[str, str]]:
     for family in FAMILIES:
-        yield from ((family, s.__name__) for s in importlib.import_module(f"spellings.{family}").SPELLINGS)
+        yield from ((family, s.__name__) for s in FAMILIES[family].SPELLINGS)
 
 
 def cases() -> Iterator[Any]:
     for family, name in spellings():
-        slow = name in getattr(importlib.import_module(f"spellings.{family}"), "SLOW", ())
+        slow = name in getattr(FAMILIES[family], "SLOW", ())
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
             marks = [pytest.mark.slow] if slow or (rules != "pa-lrp" and family == "attention") else []
             yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
@@ -42,7 +40,7 @@ def cases() -> Iterator[Any]:
 
 @cache
 def model(family: str, name: str) -> Tokens:
-    module = importlib.import_module(f"spellings.{family}")
+    module = FAMILIES[family]
     return build(module.host, getattr(module, name))
 
 
@@ -55,13 +53,13 @@ def explained(family: str, name: str, rules: str) -> tuple[lrp_fx.Explainer, lrp
 
 
 def first(family: str) -> str:
-    name: str = importlib.import_module(f"spellings.{family}").SPELLINGS[0].__name__
+    name: str = FAMILIES[family].SPELLINGS[0].__name__
     return name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_there_are_enough_spellings(family: str) -> None:
-    names = [s.__name__ for s in importlib.import_module(f"spellings.{family}").SPELLINGS]
+    names = [s.__name__ for s in FAMILIES[family].SPELLINGS]
     assert len(set(names)) == len(names) >= FEWEST
 
 

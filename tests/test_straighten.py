@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import lrp_fx
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.tracing import trace
 from lrp_fx.optimize.contiguous import make_contiguous
-
-from .architectures import BY_NAME
+from testing.converted import converted
 
 TABLE, X = (
     torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(0)),
@@ -57,8 +55,8 @@ def test_what_lies_along_memory_is_read_where_it_is() -> None:
 
 def test_the_models_own_outputs_keep_the_order_that_they_have() -> None:
     """Kernels round by the order of memory: a result of the forward pass that lay across memory still does."""
-    assert copies(straightened(three, wanted=3)) == [], "bias * x lies as the table does, and is no longer counted"
-    values = straightened(three, wanted=1)(TABLE, X)
+    assert copies(straightened(three, own_outputs=3)) == [], "bias * x lies as the table does, and is no longer counted"
+    values = straightened(three, own_outputs=1)(TABLE, X)
     assert values[0].stride() == (TABLE.permute(2, 0, 1).unsqueeze(0) + 0 * X).contiguous().stride()
 
 
@@ -78,12 +76,9 @@ def test_other_axes_keep_their_order_too() -> None:
         sums = [x[0, :, :1] * scale + bias for scale in (1.0, 2.0, 3.0)]
         return [*sums, *(value.sum(1) for value in sums)]
 
-    assert copies(straightened(function, wanted=6)) == []
+    assert copies(straightened(function, own_outputs=6)) == []
 
 
 @pytest.mark.usefixtures("quiet")
 def test_biases_of_scores_are_turned_once_for_all_layers() -> None:
-    architecture = BY_NAME["t5"]
-    explainer = lrp_fx.convert(architecture.build())
-    explainer(**architecture.inputs())
-    assert max(copies(explainer.relevance_graph), default=0) >= 3
+    assert max(copies(converted("t5", "eager").graph), default=0) >= 3

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx import targets
-
-from .architectures import BY_NAME
+from testing.architectures import BY_NAME
+from testing.converted import converted
 
 
 @pytest.fixture(scope="module")
 def language_model() -> tuple[nn.Module, lrp_fx.Explainer, dict[str, Tensor]]:
-    model = BY_NAME["llama"].build("sdpa", torch.float64)
-    return model, lrp_fx.convert(model), BY_NAME["llama"].inputs()
+    found = converted("llama", "sdpa", torch.float64)
+    return found.model, found.explainer, found.inputs
 
 
 @pytest.fixture(scope="module")
 def classifier() -> tuple[nn.Module, lrp_fx.Explainer, dict[str, Tensor]]:
-    model = BY_NAME["bert"].build("sdpa", torch.float64)
-    return model, lrp_fx.convert(model), BY_NAME["bert"].inputs()
+    found = converted("bert", "sdpa", torch.float64)
+    return found.model, found.explainer, found.inputs
 
 
 @pytest.fixture(autouse=True)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from unseen.common import Case
+from testing.unseen import CASES
 
-FILES = sorted(p.stem for p in (Path(__file__).parent / "unseen").glob("*.py") if p.stem != "common")
-CASES: dict[str, Case] = {case.name: case for name in FILES for case in importlib.import_module(f"unseen.{name}").CASES}
 TOLERANCE = 1e-9
 
 
@@ -71,7 +67,7 @@ def test_forward_and_books(name: str) -> None:
 
 #: Sites that are found, but not yet as what they are.
 MISNAMED = {
-    "latent attention": "a rotation of one plane, by one angle for all its features, is reported as a scale of each product"
+    "latent attention": "a rotation of one plane, by one angle for all features, is reported as a scale of each product"
 }
 
 

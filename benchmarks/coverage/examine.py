@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lrp_fx
-from benchmarks import zoo
 from benchmarks.coverage.padding import padding
 from benchmarks.coverage.row import Row
 from lrp_fx.capture.ladder import accepts, inference_configuration
+from testing import zoo
 
 #: Closure demanded of the ledger and of every site.
 CLOSED = {torch.float64: 1e-9, torch.float32: 1e-4}

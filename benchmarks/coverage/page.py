@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
+import torch
+import transformers
+
 from benchmarks.coverage.row import Row
 
 HEADINGS = (
@@ -18,21 +23,19 @@ HEADINGS = (
     "what is short",
 )
 
-PAGE = """# Coverage: every model type of transformers
+LEGEND = """\
+*capture*: `dynamic` (any batch and length), `static` (captured again for other sizes) or `concrete` (traced again for
+every call: the model decides by its inputs' values). *approximated*: operations on the relevance path that got the
+tangent, booked in the sink `unexplained`; the last column names them. *position*: kinds of position sites found.
+*padding*: is relevance of a padded example that of the example alone, and of padding exactly zero? (`the model cares`:
+its own answer changes with padding; `-`: no plain text input with a mask.)"""
 
-A tiny model with random weights of every model type in transformers' auto classes (torch {torch}, transformers {transformers}), converted with
-`pa-lrp`, explained in float64 on two inputs, every site balanced. Written by
 
-    python -m benchmarks.coverage --write docs/coverage.md
-
-{summary}
-
-*capture*: `dynamic` (any batch and length), `static` (captured again for other sizes) or `concrete` (traced again for every
-call: the model decides by its inputs' values). *approximated*: operations on the relevance path that got the tangent, booked in the sink
-`unexplained`; the last column names them. *position*: kinds of position sites found. *padding*: is relevance of a padded example that of the example
-alone, and of padding exactly zero? (`the model cares`: its own answer changes with padding; `-`: no plain text input with a mask.)
-
-"""
+def about(options: argparse.Namespace) -> str:
+    torch_version = torch.__version__.split("+")[0]
+    return f"""\
+A tiny model with random weights of every model type in transformers' auto classes (torch {torch_version}, transformers
+{transformers.__version__}), converted with `pa-lrp`, explained in float64 on two inputs, every site balanced."""
 
 
 def summary(rows: list[Row], types: int) -> str:

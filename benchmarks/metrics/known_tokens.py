@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from benchmarks.metrics.metric import Case, Metric, register
-from benchmarks.scoring import Sequences, hit_and_mass
+from testing.scoring import Sequences, hit_and_mass
 
 
 def both(case: Case) -> tuple[float, float]:
-    """Hit and mass of one example, as `benchmarks.scoring.hit_and_mass` has them (unit 0 excluded)."""
+    """Hit and mass of one example, as `testing.scoring.hit_and_mass` has them (unit 0 excluded)."""
     inputs, causal = case.example.inputs, case.example.causal
     if causal is None:
         raise ValueError("nothing is known about the causes of this example: give Example(causal=...)")

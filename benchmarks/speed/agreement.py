@@ -1,6 +1,4 @@
-"""Does the preset `attnlrp` compute what lxt computes? ``python -m benchmarks.speed.agreement [MODEL ...] [--length
-N]``.
-"""
+"""Does the preset `attnlrp` compute what lxt computes? ``python -m benchmarks agreement [MODEL ...] [--length N]``."""
 
 from __future__ import annotations
 
@@ -10,15 +8,16 @@ import warnings
 from torch import Tensor
 
 import lrp_fx
+from benchmarks.page import Command
 from benchmarks.speed.contenders import Unavailable, lxt
 from benchmarks.speed.models import MODELS
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks agreement", description=__doc__)
     parser.add_argument("models", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--length", type=int, default=128)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     print("| model | largest difference, of the largest relevance |\n|---|---|")
     for name in options.models:
@@ -34,5 +33,4 @@ def main() -> None:
         print(f"| {name} | {float((ours - theirs).abs().max() / theirs.abs().max()):.1e} |", flush=True)
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARK = Command("agreement", "Does the preset `attnlrp` compute what lxt computes?", main)

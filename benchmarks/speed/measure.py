@@ -11,10 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import ROOT
 from benchmarks.speed.contenders import BASE, CONTENDERS, GRADIENTS, Inputs, Run, Unavailable
 from benchmarks.speed.models import MODELS
 
@@ -154,22 +156,9 @@ def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget:
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
 
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.speed",
-        "--child",
-        what,
-        "--models",
-        model,
-        "--contenders",
-        *names,
-        "--cells",
-        json.dumps(cells),
-        "--budget",
-        str(budget),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limits, check=False)
+    what_to_measure = [what, model, json.dumps(cells), json.dumps(names), str(budget)]
+    command = [sys.executable, "-m", "benchmarks.speed.measure", *what_to_measure]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limits, check=False)
     rows = []
     for line in done.stdout.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -180,3 +169,15 @@ def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget:
     return rows + [
         {"cell": list(cell), "found": {name: {"why": why} for name in names}} for cell in cells if cell not in reached
     ]
+
+
+def main(what: str, model: str, cells: str, names: str, budget: str) -> None:
+    """In the child: a row of JSON for each cell."""
+    warnings.simplefilter("ignore")
+    each, chosen = [(int(n), int(b)) for n, b in json.loads(cells)], json.loads(names)
+    for row in times(model, each, chosen, float(budget)) if what == "times" else peaks(model, each, chosen[0]):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Where the time goes: ``python -m benchmarks.speed.profile MODEL [--length N] [--batch B] [--rules R]
+"""Where the time goes: ``python -m benchmarks profile MODEL [--length N] [--batch B] [--rules R]
 [--relevance-only] [--top K]``.
 
 Kernels of one explanation and of one gradient x input, by operator, as torch.profiler counts them (own time, without
@@ -19,6 +19,7 @@ from torch import fx
 from torch.profiler import ProfilerActivity, profile
 
 import lrp_fx
+from benchmarks.page import Command
 from benchmarks.speed.contenders import gradient
 from benchmarks.speed.models import MODELS
 
@@ -73,8 +74,10 @@ def show(title: str, rows: dict[Any, tuple[float, int]], top: int) -> None:
         print(f"{ms:9.2f} ms {calls:6d}  {' '.join(key) if isinstance(key, tuple) else key}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", choices=list(MODELS))
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=1)
@@ -82,7 +85,7 @@ def main() -> None:
     parser.add_argument("--conserve", default="total")
     parser.add_argument("--relevance-only", action="store_true", help="without the model's own output")
     parser.add_argument("--top", type=int, default=18)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     timed = MODELS[options.model]
     inputs, model = timed.inputs(options.length, options.batch), timed.build()
@@ -99,5 +102,4 @@ def main() -> None:
     print(f"\nledger closes to {float(found.ledger.error.max()):.1e}")
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARK = Command("profile", "Where the time of one explanation goes, by operator and by purpose", main)

@@ -1,5 +1,5 @@
-"""Several targets at once against one after the other: ``python -m benchmarks.speed.sharing [MODEL] [--length N]
-[--targets K ...]``.
+"""Several targets at once against one after the other: ``python -m benchmarks sharing [MODEL] [--length N] [--targets K
+...]``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 
 import lrp_fx
+from benchmarks.page import Command
 from benchmarks.speed.models import MODELS
 
 ROUNDS = 5
@@ -22,12 +23,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks sharing", description=__doc__)
     parser.add_argument("model", nargs="?", choices=list(MODELS), default="Llama-like, 256 wide, 4 layers")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--targets", type=int, nargs="*", default=[2, 4, 8])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     timed = MODELS[options.model]
     inputs, explain = timed.inputs(options.length, 1), lrp_fx.convert(timed.build(), keep_output=False)
@@ -48,5 +49,4 @@ def main() -> None:
         )
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARK = Command("sharing", "Several targets at once against one after the other", main)

@@ -1,4 +1,4 @@
-"""Matrix products that cannot be saved: ``python -m benchmarks.speed.work [--write PAGE] [--lengths N ...]``.
+"""Matrix products that cannot be saved: ``python -m benchmarks work [--models NAME ...] [--lengths N ...]``.
 
 Floating-point operations in matrix products, convolutions and attention kernels of one run, as torch counts them,
 relative to gradient x input. No schedule and no compiler changes them: where they take nearly all the time (on a CPU,
@@ -8,14 +8,14 @@ in models that are wide), the ratio in time cannot fall below this one by much. 
 from __future__ import annotations
 
 import argparse
-import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from benchmarks.page import Page, table
 from benchmarks.speed.contenders import BASE, CONTENDERS
 from benchmarks.speed.models import MODELS
 
@@ -66,33 +66,36 @@ def operations(model: str, name: str, length: int) -> int:
     return counter.total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path)
+ABOUT = """\
+Floating-point operations in matrix products and attention kernels of one run, relative to gradient x input of the
+untouched model. Counted, not timed.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    lines = [
-        "# Matrix products",
-        "",
-        "Written by `python -m benchmarks.speed.work --write docs/work.md`: floating-point operations in matrix "
-        "products and attention kernels of one run, "
-        "relative to gradient x input of the untouched model. Counted, not timed.",
-        "",
-        f"| model, tokens | {BASE}, 10^9 | {' | '.join(NAMES)} |",
-        "|---" * (len(NAMES) + 2) + "|",
-    ]
-    print("\n".join(lines))
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    headings = ("model, tokens", f"{BASE}, 10^9", *NAMES)
+    rows: list[list[str]] = []
     for model in options.models:
         for length in options.lengths if MODELS[model].words else MODELS[model].lengths:
             base = operations(model, BASE, length)
             ratios = [operations(model, name, length) / base for name in NAMES]
-            lines.append(f"| {model}, {length} | {base / 1e9:.1f} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
-            print(lines[-1], flush=True)
-    if options.write:
-        options.write.write_text("\n".join(lines) + "\n")
+            rows.append([f"{model}, {length}", f"{base / 1e9:.1f}", *(f"{r:.2f}" for r in ratios)])
+            print("|", " | ".join(rows[-1]), "|", flush=True)
+            yield table(headings, rows)
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARK = Page(
+    "work",
+    "Operations in matrix products, counted: what no schedule can save",
+    "work.md",
+    "Matrix products",
+    lambda options: ABOUT,
+    body,
+    add_options,
+    selects=("models", "lengths"),
+)

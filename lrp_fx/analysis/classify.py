@@ -1,4 +1,4 @@
-"""Infer: tell the class of an operation that no rule lists, from its schema and from what it does to drawn values.
+"""Classify: tell the class of an operation that no rule lists, from its schema and from what it does to drawn values.
 
 In this order: move (each result is one of the values, wherever it came from), linear or affine (in all carriers
 jointly), elementwise, route (each result is one of the values, chosen by value), normalise (the operand times a

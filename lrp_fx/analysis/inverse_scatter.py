@@ -1,4 +1,5 @@
-"""Rows put back where they were taken from: after a loop over experts the batch is in its usual order again.
+"""Inverse scatter: rows put back where they were taken from: after a loop over experts the batch is in its usual order
+again.
 
 A router picks rows by an index, experts compute them, and the results are added into zeros at the same index (or at the
 index divided by the number of copies). What the rows were taken from says what the axis is.

@@ -26,7 +26,7 @@ from lrp_fx.ir.layout import SEGMENTED, BatchAxis, Layout, batch_axis
 from lrp_fx.ir.operators import axis_of, has, operand_of
 from lrp_fx.ir.sizes import hint, shape_of
 
-Draw = Callable[[Callable[..., list[Any]], Sequence[Any], tuple[str, str, int]], list[fx.Node]]
+Add = Callable[[Callable[..., list[Any]], Sequence[Any], tuple[str, str, int]], list[fx.Node]]
 
 
 def segmented_axes(layout: Layout | None) -> list[int]:
@@ -35,10 +35,10 @@ def segmented_axes(layout: Layout | None) -> list[int]:
 
 
 class SegmentIds:
-    """Draws the ids of values into a relevance graph, each once."""
+    """Adds the ids of values to a relevance graph, each once."""
 
-    def __init__(self, facts: Facts, env: dict[fx.Node, fx.Node], draw: Draw) -> None:
-        self.facts, self.env, self.draw = facts, env, draw
+    def __init__(self, facts: Facts, env: dict[fx.Node, fx.Node], add: Add) -> None:
+        self.facts, self.env, self.add = facts, env, add
         self.known: dict[fx.Node, fx.Node | None] = {}
 
     def of(self, node: fx.Node, batch: Any) -> fx.Node | None:
@@ -54,7 +54,9 @@ class SegmentIds:
 
     def _single(self, node: fx.Node, example: int) -> fx.Node:
         """A value that belongs to one example as a whole."""
-        return self._drawn(lambda v: [torch.full((1,) * v.dim(), example, device=v.device)], [self.env[node]], node)
+        return self._added_once(
+            lambda v: [torch.full((1,) * v.dim(), example, device=v.device)], [self.env[node]], node
+        )
 
     def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
         name = op_name(node)
@@ -71,10 +73,10 @@ class SegmentIds:
             return None
         if name == "aten.reshape":
             before, after = segmented_axes(self.facts.layout.get(source)), segmented_axes(self.facts.layout.get(node))
-            return self._drawn(
+            return self._added_once(
                 lambda o, x, y: [_reshaped(o, x, y, before, after)], [above, self.env[source], self.env[node]], node
             )
-        return self._drawn(self._move(node, source), [above], node)
+        return self._added_once(self._move(node, source), [above], node)
 
     def _added(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows added to zeros at places that an index names (a place that none is added to holds nothing, whoever owns
@@ -89,10 +91,10 @@ class SegmentIds:
             return [ids.new_zeros(size).index_copy(dim, at, ids)]
 
         if above is not None and segmented_axes(layout) == [dim]:
-            return self._drawn(put, [above, self.env[node], self.env[index]], node)
+            return self._added_once(put, [above, self.env[node], self.env[index]], node)
         if place is None or place.axis != dim:
             return None
-        return self._drawn(
+        return self._added_once(
             lambda v, y, at, b: put(_counted(v, place, b), y, at),
             [self.env[rows], self.env[node], self.env[index], batch],
             node,
@@ -107,7 +109,7 @@ class SegmentIds:
             return None
         if axis not in segmented_axes(self.facts.layout.get(node)):
             return ids[0]
-        return self._drawn(lambda *rows: [torch.cat(rows, axis)], ids, node)
+        return self._added_once(lambda *rows: [torch.cat(rows, axis)], ids, node)
 
     def _split_off(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """One part of a value: its own rows, where rows are what was divided."""
@@ -120,10 +122,10 @@ class SegmentIds:
         if axis not in segmented_axes(self.facts.layout.get(whole)):
             return above
         sizes = [hint(part.shape[axis]) for part in value_of(whole)]
-        return self._drawn(lambda o: [o.narrow(axis, sum(sizes[:number]), sizes[number])], [above], node)
+        return self._added_once(lambda o: [o.narrow(axis, sum(sizes[:number]), sizes[number])], [above], node)
 
-    def _drawn(self, run: Callable[..., list[Any]], nodes: list[Any], node: fx.Node) -> fx.Node:
-        return self.draw(run, nodes, (node.name, "ids", 0))[0]
+    def _added_once(self, run: Callable[..., list[Any]], nodes: list[Any], node: fx.Node) -> fx.Node:
+        return self.add(run, nodes, (node.name, "ids", 0))[0]
 
     def _indexed(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows picked by an index: their ids are picked by the same index."""
@@ -135,10 +137,12 @@ class SegmentIds:
         behind = len(shape_of(x)) - first - len(indices)  # axes after those that are indexed
         if above is not None:
             axis = next(a for a in segmented_axes(layout) if a in indices)
-            return self._drawn(lambda o, i: [_at(o, axis, i, first, behind)], [above, self.env[indices[axis]]], node)
+            return self._added_once(
+                lambda o, i: [_at(o, axis, i, first, behind)], [above, self.env[indices[axis]]], node
+            )
         if place is None or place.axis not in indices:
             return None
-        return self._drawn(
+        return self._added_once(
             lambda v, i, b: [_at(_counted(v, place, b), place.axis, i, first, behind)],
             [self.env[x], self.env[indices[place.axis]], batch],
             node,

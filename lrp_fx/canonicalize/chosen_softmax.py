@@ -62,12 +62,12 @@ def renormalised(node: fx.Node) -> Chosen | None:
 
 
 def chosen_scores(node: fx.Node) -> fx.Node | None:
-    """The node that holds the chosen scores of a renormalisation, where canonicalisation has put one."""
+    """The node before it that holds the chosen scores of a renormalisation, where canonicalisation has put one."""
     found = renormalised(node)
     if found is None:
         return None
     operation, args = found.written()
-    return next((u for u in found.scores.users if u.target is operation and tuple(u.args) == args), None)
+    return next((u for u in found.scores.users if u < node and u.target is operation and tuple(u.args) == args), None)
 
 
 def _summed_along(total: fx.Node, few: fx.Node, *, inverse: bool) -> int | None:

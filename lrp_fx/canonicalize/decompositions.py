@@ -1,4 +1,4 @@
-"""Spelling: operations written as the ones that later stages know, each by one function.
+"""Decompositions: operations written as the ones that later stages know, each by one function.
 
 requires  a node of a graph just copied
 ensures   the node gone, and what it computed computed by simpler operations with the same values

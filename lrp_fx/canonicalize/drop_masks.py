@@ -1,4 +1,4 @@
-"""Full masks: attention to everything, or to everything before, without a mask written out query by key.
+"""Drop masks: attention to everything, or to everything before, without a mask written out query by key.
 
 Where nothing is padded, a mask says nothing, and the fused kernels need none: memory then grows with the length and not
 with its square. What a mask says depends on sizes, and on the mask inputs of a call where these hold one number
@@ -6,7 +6,7 @@ everywhere. A few small sizes tell what it may be; the sizes of a call are compu
 window of 512 tokens is a causal mask for 500 tokens, and none for 600).
 
 requires  a canonical program; for some mask inputs, one number that they hold everywhere
-ensures   the same outputs for such inputs of sizes for which the assumptions hold
+ensures   the same outputs for the calls that the guard admits
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
-from lrp_fx.guards.masks import Assumptions, Constants, MaskGraph, Shapes, kinds, mask_graph
+from lrp_fx.guards.guard import Constants
+from lrp_fx.guards.masks import MaskGraph, MaskGuard, Shapes, kinds, mask_graph
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import argument
 from lrp_fx.ir.program import Program, copy_graph
@@ -26,7 +27,7 @@ _PROBES = (1, 2, 3, 6, 11)
 _SDPA = "aten.scaled_dot_product_attention"
 
 
-def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, Assumptions | None]:
+def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, MaskGuard | None]:
     """The program for calls in which the masks hold these numbers, and what that assumes; the same object, and None,
     where it changes nothing.
     """
@@ -46,9 +47,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, As
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    return replace(program, module=module), Assumptions(
-        mask_graph(program, list(used)), constants, tuple(used.values())
-    )
+    return replace(program, module=module), MaskGuard(mask_graph(program, list(used)), constants, tuple(used.values()))
 
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:

@@ -1,4 +1,4 @@
-"""Canonicalise: one spelling per idea, so that later stages need to know only one.
+"""The passes of canonicalisation: one spelling per idea, so that later stages need to know only one.
 
 requires  a well-formed program
 ensures   a functional graph without bookkeeping operations, no-op casts, dead code or repeated computations; outputs

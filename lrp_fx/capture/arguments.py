@@ -2,7 +2,7 @@
 
 Tensors in dictionaries, lists, tuples and dataclasses get dotted names: ``batch.input_ids``, ``views.0``.
 
-Roles of forward arguments: content, position, segment or mask, read from name and type and always printed.
+Their roles (content, position, segment or mask) are read from name and type, and always printed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Torch prints the whole graph when an export fails; the next rung of the ladder is no news to the user."""
+    """Torch prints the whole graph when an export fails; that another method is tried next is no news to the user."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

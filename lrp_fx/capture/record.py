@@ -1,6 +1,6 @@
 """The concrete trace: a model that decides by the values of its inputs, recorded on one call.
 
-The last rung of the capture ladder. What the model's Python decided, and every result whose size depends on values (the
+The last of the ways to capture. What the model's Python decided, and every result whose size depends on values (the
 tokens an expert gets, the patches of an image), is fixed to what this call gave; the graph is right for this call only
 and is traced again for the next.
 

@@ -1,4 +1,4 @@
-"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``."""
+"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``, ``recognisers``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.table import Table
 
 from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_target, trial_inputs
 from lrp_fx.errors import LrpError
+from lrp_fx.recognize.recognisers import RECOGNISERS
+from lrp_fx.rewrite.refuse import approximations
 from lrp_fx.runtime.explainer import Explainer, convert, graph_after
 from lrp_fx.runtime.pipeline import PIPELINE
 from lrp_fx.structure.sites import Site
@@ -100,11 +102,17 @@ def inspect_model(
     image: Image = None,
     rules: Rules = "pa-lrp",
     dtype: Dtype = "float32",
+    why: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Say of one node of the graph what it is, and why not another.")
+    ] = None,
 ) -> None:
     """What was recognised where, under which rule; how many operations each rule serves."""
     with _plain_errors():
         explainer = convert(*_loaded(model, dtype, text, ids, image), rules=rules)
         console = _wide_console()
+        if why is not None:
+            console.print(str(explainer.why(why)), highlight=False, markup=False, soft_wrap=True)
+            return
         program = explainer.rewritten.program
         console.print(
             f"[bold]{escape(model)}[/]  {type(explainer.model).__name__}, rules {rules}, capture {program.method}",
@@ -114,6 +122,7 @@ def inspect_model(
             console.print(f"  not {refusal}", highlight=False, markup=False)
         _print_sites(console, explainer.sites)
         _print_coverage(console, explainer)
+        _print_approximations(console, explainer)
 
 
 @app.command()
@@ -171,6 +180,16 @@ def list_rules() -> None:
     for name, about in rulesets().items():
         table.add_row(name, about)
     Console().print(table)
+
+
+@app.command(name="recognisers")
+def list_recognisers() -> None:
+    """Who is asked what an operation means, in order; the first answer counts."""
+    table = Table("recogniser", "gives", "what it recognises", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for recogniser in RECOGNISERS:
+        gives = ", ".join(recogniser.kinds) if len(recogniser.kinds) < 4 else "any kind"
+        table.add_row(recogniser.name, gives, escape(recogniser.purpose))
+    _wide_console().print(table)
 
 
 def _loaded(name: str, dtype: str, text: str | None, ids: str | None, image: Path | None) -> tuple[Any, dict[str, Any]]:
@@ -256,6 +275,15 @@ def _print_coverage(console: Console, explainer: Explainer) -> None:
         for rule, count in sorted(rules.items(), key=lambda kv: -kv[1]):
             table.add_row(how, rule, str(count))
     console.print(table)
+
+
+def _print_approximations(console: Console, explainer: Explainer, most: int = 5) -> None:
+    """The first operations that no rule serves exactly: why, what they came nearest to, and what to do."""
+    problems = approximations(explainer.rewritten)
+    for problem in problems[:most]:
+        console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+    if len(problems) > most:
+        console.print(f"  and {len(problems) - most} more", highlight=False)
 
 
 def main() -> None:

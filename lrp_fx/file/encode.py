@@ -1,4 +1,4 @@
-"""Portable: graphs and records as JSON, and back, with nothing in a file that could run.
+"""Encode: graphs and records as JSON, and back, with nothing in a file that could run.
 
 A file names operations; it holds none. Names are looked up among torch's operators and a short list of functions on
 numbers, whatever else a file asks for is refused.

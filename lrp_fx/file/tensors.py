@@ -1,4 +1,4 @@
-"""Storage: the tensors of a relevance graph in a safetensors blob, or as references into a model's own weights file."""
+"""Tensors: those of a relevance graph in a safetensors blob, or as references into a model's own weights file."""
 
 from __future__ import annotations
 

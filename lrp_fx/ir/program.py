@@ -1,4 +1,4 @@
-"""The intermediate representation: one flat graph of ATen operations with its inputs, outputs and history."""
+"""Program: one flat graph of ATen operations with its inputs and outputs."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _axes_within(value: Tensor, axis: int) -> list[int] | None:
 
 
 def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:
-    """Copy a snippet's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
+    """Copy a flat graph's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
     env: dict[fx.Node, Any] = {}
     feed = iter(inputs)
     outputs: list[Any] = []

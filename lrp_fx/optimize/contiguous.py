@@ -1,12 +1,12 @@
-"""Straighten: a value that many elementwise operations read across the order of its memory is written out once in
+"""Make contiguous: a value that many elementwise operations read across the order of its memory is written out once in
 theirs.
 
 A table of biases, looked up and turned so that heads come first, is added to the scores of every layer and multiplied
 with their relevance: each of these reads jumps through memory, one copy does so once.
 
-requires  a tidied relevance graph (a tidy after this would take the copies for mere ones), ``own_outputs``: how many of
-its outputs
-          are the model's own
+requires  a simplified relevance graph (simplified after this, it would lose the copies), ``own_outputs``: how many of
+its
+          outputs are the model's own
 ensures   the same values; the model's own outputs bit by bit, the rest but for the order in which sums are taken
 """
 

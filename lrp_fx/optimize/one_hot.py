@@ -4,8 +4,8 @@ Most targets read one class. The coefficient of the logits is zero at all others
 of a matrix as large as the vocabulary; the logits themselves are needed for that class, unless the largest is asked
 for, or all.
 
-requires  a tidied relevance graph whose nodes have their abstract values, ``own_outputs``: how many of its outputs are
-the model's own
+requires  a simplified relevance graph whose nodes have their abstract values, ``own_outputs``: how many of its outputs
+are the model's own
 ensures   the model's own outputs bit by bit; the rest but for rounding, and for zeros that no longer meet infinite
 weights
 """

@@ -1,4 +1,4 @@
-"""Row reads: what is only read at one token of each example is computed for that token alone.
+"""Pull rows: what is only read at one token of each example is computed for that token alone.
 
 The counterpart of `lrp_fx.optimize.push_rows`, from the target towards the inputs: once the transpose reads single
 rows, the head, the last norm and the last block's maps are needed for these rows only. What the graph returns whole

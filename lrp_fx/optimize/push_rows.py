@@ -1,4 +1,4 @@
-"""Rows: what is zero but for one token of each example is computed for that token alone.
+"""Push rows: what is zero but for one token of each example is computed for that token alone.
 
 Most targets read the output at one position, so the coefficients of the head, of the last norm and of the last block's
 maps are zero at all other tokens. With a vocabulary of 150,000 words they would be most of the work and of the memory.

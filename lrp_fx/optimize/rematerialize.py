@@ -1,19 +1,17 @@
-"""Checkpoint: forward values that the transpose needs are computed again when it gets there, instead of being kept.
+"""Rematerialise: forward values that the transpose needs are computed again where it gets there, instead of being kept.
 
-What is kept: the inputs of the residual sums (one value of the stream for each half block), whatever one half block
-hands to another, and all of the last block, which the transpose needs first. Peak memory then grows with the stream,
-not with everything inside the blocks; a forward pass through their insides is paid for it.
+*Blocks* (``checkpoint=True``). What is kept: the inputs of the residual sums (one value of the stream for each half
+block), whatever one half block hands to another, and all of the last block, which the transpose needs first. Peak
+memory then grows with the stream, not with everything inside the blocks; a forward pass through their insides is paid
+for it.
 
-requires  a finished relevance graph (equal expressions merged: done after this, it would undo it)
-ensures   the same values, bit by bit: the same operations on the same operands
-
-Shuffles: a forward value that is only another one rearranged is made again where the transpose reads it.
-
-Rotary encodings multiply half of a query turned round with a sine, and the transpose reads that half turned round once
-more. The query is kept for it in any case; a second copy of it costs less than keeping the first one all the way.
+*Moves*. A forward value that is only another one rearranged is made again where the transpose reads it: rotary
+encodings multiply half of a query turned round with a sine, and the transpose reads that half turned round once more;
+the query is kept for it in any case, and a second copy of it costs less than keeping the first all the way.
 
 requires  a finished relevance graph (equal expressions merged: done after this, it would undo it)
-ensures   the same values, bit by bit; nothing is kept longer than before
+ensures   the same values, bit by bit: the same operations on the same operands; with moves, nothing is kept longer than
+          before
 """
 
 from __future__ import annotations

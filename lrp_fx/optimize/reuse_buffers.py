@@ -1,4 +1,4 @@
-"""In place: an operation whose operand nobody reads again writes its result where that operand was.
+"""Reuse buffers: an operation whose operand nobody reads again writes its result where that operand was.
 
 Fresh memory costs more than arithmetic: the operating system hands it over page by page. The graph that is read, saved
 and batched computes without writing to anything; this is a copy of it, for running.

@@ -1,4 +1,4 @@
-"""Late: a value is computed when something reads it, or when the last of its own operands would be gone, and not
+"""Schedule: a value is computed when something reads it, or when the last of its own operands would be gone, and not
 sooner.
 
 What the transpose of an operation computes is ordered by how its rule is written; a value that waits for its reader

@@ -1,4 +1,4 @@
-"""Tidy: a relevance graph without detours."""
+"""Simplify: a relevance graph without detours."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Products of operands that are functions of one value, without a learned map in between.
+"""Products of two factors, and those that are reported.
 
-``x @ x^T``, ``softmax(x) * x`` and ``x * f(x)`` have operands that cannot vary apart. Three sorts of them are two
-factors all the same, the rest is reported:
+``x @ x^T``, ``softmax(x) * x`` and ``x * f(x)`` have operands that cannot vary apart: they are functions of one value,
+without a learned map in between. Three sorts of them are two factors all the same, the rest is reported:
 
 * multilinear: both operands are linear, or of some degree homogeneous, in the common value. The product is a form of
   that value, and equal shares are what Euler's theorem gives;
@@ -11,119 +11,57 @@ factors all the same, the rest is reported:
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import fx
 
-from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
-from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import argument, axis_of, has
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import shape_of
-from lrp_fx.recognize.meaning import Meaning
+from lrp_fx.recognize.coefficient import Form
+from lrp_fx.recognize.context import Context, Recogniser
+from lrp_fx.recognize.factors import Factors, product_factors
+from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal
 
-#: Kind of a node that has its rule already, and the operands its relevance goes to; None for leaves.
-Served = Callable[[fx.Node], tuple[str, Sequence[fx.Node]] | None]
 _LINEAR = frozenset("move linear sum residual route normalise product homogeneous".split())
-_MIXTURES = frozenset("softmax attention".split())
+Answer = Meaning | Refusal
 
 
-def joint_meaning(flow: Dataflow, served: Served, node: fx.Node, a: fx.Node, b: fx.Node, meaning: Meaning) -> Meaning:
-    """The meaning of a product, with the dependence of its operands looked into; ``meaning`` is what was found
-    without.
-    """
-    if meaning.kind not in ("product", "tangent", "normalise") or meaning.op is not None:
-        return meaning
-    common = flow.common(a, b)
-    if common is None or flow.passes_learned_map(common, a) or flow.passes_learned_map(common, b):
-        return meaning
-    paths = {operand: _relevance_path(served, common, operand) for operand in (a, b)}
-    if _of_other_parts(common, paths[a], paths[b]):
-        return meaning
-    kinds = {kind for path in paths.values() for _, kind in path}
-    if meaning.kind == "normalise" and not kinds & _MIXTURES:
-        return meaning
-    if op_name(node) != "aten.div" and kinds & _MIXTURES:
-        return replace(
-            meaning,
-            kind="product",
-            signals=(a, b),
-            why="the weights of a softmax times values: two factors, whatever the weights depend on",
-        )
-    statistic = _statistic(flow, node, common, a, b)
-    if statistic is not None:
-        return statistic
-    if op_name(node) != "aten.div" and all(_is_of_a_degree(n, kind) for path in paths.values() for n, kind in path):
-        return replace(meaning, kind="product", signals=(a, b), why="a form of one value: equal shares are Euler's")
-    if is_row_product(a, b) and all(flow.follows_elements(common, operand) for operand in (a, b)):
-        carrier = (
-            a
-            if all(kind in ("move", "linear") for _, kind in paths[a])
-            or any(kind == "elementwise" for _, kind in paths[b])
-            else b
-        )
-        return Meaning(
-            "linear",
-            (carrier,),
-            "a row product of pointwise functions of one value: the other operand is a coefficient",
-        )
-    why = f"both operands are functions of %{common.name} without a learned map, neither pointwise, nor linear, nor as a normalisation"
-    return Meaning("tangent", (a, b), why)
+# ------------------------------------------------------------------------------------------------ two factors
+def independent(factors: Factors) -> Answer:
+    """Two operands that vary apart: functions of no one value, or only through learned maps."""
+    if factors.apart is None:
+        why = f"both operands are functions of %{factors.common.name} without a learned map"
+        return Refusal(why, Nearness.PATTERN)
+    dependent = [seen for seen in factors.tried if seen.form is Form.OTHER]
+    if dependent:
+        return Refusal(dependent[0].why, Nearness.CONDITION)
+    return Meaning("product", factors.signals, factors.why)
 
 
-def _of_other_parts(common: fx.Node, a: list[tuple[fx.Node, str]], b: list[tuple[fx.Node, str]]) -> bool:
-    """Does relevance of the operands go to parts of the common value that share no element (the halves of a fused
-    projection)?
-    """
-    first, second = _parts(common, a), _parts(common, b)
-    return bool(first) and bool(second) and not any(_overlap(x, y) for x in first for y in second)
+def mixture(factors: Factors) -> Answer:
+    """The weights of a softmax times values, whatever the weights depend on."""
+    if factors.is_quotient or factors.apart is not None:
+        return Refusal(factors.apart or "a quotient", Nearness.OPERANDS)
+    if not factors.mixes:
+        why = f"no softmax is on the way from %{factors.common.name} to an operand"
+        return Refusal(why, Nearness.PATTERN)
+    why = "the weights of a softmax times values: two factors, whatever the weights depend on"
+    return Meaning("product", factors.signals, why)
 
 
-def _parts(common: fx.Node, path: list[tuple[fx.Node, str]]) -> list[tuple[int, int, int, int]]:
-    """(axis, start, end, step) of every part of the common value on a path; empty if the whole is on it."""
-    found = [_part(common, n) for n, _ in path if common in n.all_input_nodes]
-    return [p for p in found if p is not None] if all(found) else []
-
-
-def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
-    """The part of a value that a slice, a selection or one result of a split takes."""
-    if node.target is operator.getitem and isinstance(node.args[1], int):
-        return (0, node.args[1], node.args[1] + 1, 1)
-    sizes = shape_of(common)
-    if (taken := element_taken(node)) is not None and sizes:
-        _, axis, number = taken
-        return (axis, number % sizes[axis], number % sizes[axis] + 1, 1)
-    if op_name(node) != "aten.slice" or not sizes:
-        return None
-    axis, numbers = axis_of(node, len(sizes)), [argument(node, name) for name in ("start", "end", "step")]
-    if any(a is not None and not isinstance(a, int) for a in numbers):
-        return None
-    first, last, jump = slice(*numbers).indices(sizes[axis])
-    return (axis, first, last, jump)
-
-
-def _overlap(x: tuple[int, int, int, int], y: tuple[int, int, int, int]) -> bool:
-    return x[0] != y[0] or bool(set(range(*x[1:])) & set(range(*y[1:])))
-
-
-def _relevance_path(served: Served, top: fx.Node, bottom: fx.Node) -> list[tuple[fx.Node, str]]:
-    """Nodes that relevance passes on its way from ``bottom`` to ``top`` (excluded), with their kinds; frozen statistics
-    are none.
-    """
-    found: list[tuple[fx.Node, str]] = []
-    stack, seen = [bottom], {top}
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        kind, operands = served(node) or ("leaf", ())
-        found.append((node, kind))
-        stack.extend(operands)
-    return found
+def form_of_one_value(factors: Factors) -> Answer:
+    """Both operands linear in the common value, or homogeneous of some degree."""
+    if factors.is_quotient or factors.apart is not None:
+        return Refusal(factors.apart or "a quotient", Nearness.OPERANDS)
+    steps = [step for path in factors.paths for step in path]
+    other = next((n for n, kind in steps if not _is_of_a_degree(n, kind)), None)
+    if other is not None:
+        why = f"%{other.name} on the way from %{factors.common.name} is not homogeneous of any degree"
+        return Refusal(why, Nearness.CONDITION)
+    return Meaning("product", factors.signals, "a form of one value: equal shares are Euler's")
 
 
 def _is_of_a_degree(node: fx.Node, kind: str) -> bool:
@@ -131,6 +69,47 @@ def _is_of_a_degree(node: fx.Node, kind: str) -> bool:
         kind == "elementwise"
         and (has(node, Fact.HOMOGENEOUS) or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
     )
+
+
+def gate(factors: Factors) -> Answer:
+    """``up * act(gate)``: two factors, exactly one of them an activated branch."""
+    if op_name(factors.node) != "aten.mul":
+        return Refusal(f"{op_name(factors.node)} is no elementwise product", Nearness.OPERATION)
+    answers = [ask(factors) for ask in (independent, mixture, form_of_one_value)]
+    meaning = next((a for a in answers if isinstance(a, Meaning)), None)
+    if meaning is None:
+        return Refusal("its operands are not two factors", Nearness.PATTERN)
+    activated = [a for a in meaning.signals if _is_activated(factors, a)]
+    if len(activated) != 1:
+        return Refusal(f"{len(activated)} of its factors are activated, not one", Nearness.CONDITION)
+    return replace(meaning, kind="gate", facts={"activated": meaning.signals.index(activated[0])})
+
+
+def _is_activated(factors: Factors, operand: fx.Node) -> bool:
+    """Is it an elementwise function, scaled or moved, or part of one in its chain?"""
+    context = factors.context
+    if (factors.node, operand) in context.chains.activated:
+        return True
+    core = context.flow.core(operand)
+    served = context.served.get(core)
+    return served is not None and served.kind == "elementwise" and core not in context.chains.apart
+
+
+# ------------------------------------------------------------------------------------------------ one factor, or none
+def row_product(factors: Factors) -> Answer:
+    """A number for each pair of vectors, both pointwise functions of one value: the other is a coefficient."""
+    a, b = factors.a, factors.b
+    if not is_row_product(a, b):
+        return Refusal("no matrix product of single rows with single columns", Nearness.OPERANDS)
+    if factors.apart is not None:
+        return Refusal(factors.apart, Nearness.PATTERN)
+    if not all(factors.flow.follows_elements(factors.common, operand) for operand in (a, b)):
+        why = f"its operands are not both pointwise functions of %{factors.common.name}"
+        return Refusal(why, Nearness.CONDITION)
+    kinds_a, kinds_b = ([kind for _, kind in path] for path in factors.paths)
+    carrier = a if all(k in ("move", "linear") for k in kinds_a) or "elementwise" in kinds_b else b
+    why = "a row product of pointwise functions of one value: the other operand is a coefficient"
+    return Meaning("linear", (carrier,), why)
 
 
 def is_row_product(a: fx.Node, b: fx.Node) -> bool:
@@ -146,13 +125,68 @@ def is_row_product(a: fx.Node, b: fx.Node) -> bool:
     )
 
 
-def _statistic(flow: Dataflow, node: fx.Node, common: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
-    """A function of the common value times a broadcast statistic of it: ``relu(x) / rms(x)`` is a normalisation."""
-    for signal, coefficient in ((a, b),) if op_name(node) == "aten.div" else ((a, b), (b, a)):
-        region = flow.region(common, coefficient) or []
-        reduces = any(has(n, Fact.STATISTIC) for n in region) and is_broadcast(flow.core(coefficient), signal)
-        if has(node, Fact.SCALING) and reduces and common is not signal:
-            return Meaning(
-                "normalise", (signal,), "a broadcast statistic of the value that the signal is a function of"
-            )
-    return None
+def dependent(factors: Factors) -> Meaning:
+    """Two operands that depend on each other in another way: the tangent, reported."""
+    if factors.apart is not None:
+        why = "operands depend on each other, neither pointwise nor as a normalisation"
+        return Meaning("tangent", factors.signals, why)
+    why = f"both operands are functions of %{factors.common.name} without a learned map, "
+    return Meaning("tangent", factors.signals, why + "neither pointwise, nor linear, nor as a normalisation")
+
+
+#: What two factors can be, asked in this order.
+TWO_FACTORS: tuple[Callable[[Factors], Answer], ...] = (independent, mixture, form_of_one_value, row_product, dependent)
+
+
+def _of_product(ask: Callable[[Factors], Answer]) -> Callable[[Context, fx.Node], Answer]:
+    """The same question about a node."""
+
+    def recognise(context: Context, node: fx.Node) -> Answer:
+        factors = product_factors(context, node)
+        return factors if isinstance(factors, Refusal) else ask(factors)
+
+    return recognise
+
+
+GATE = Recogniser(
+    "gate",
+    "up * act(gate): two factors, one of them an activated branch",
+    ("gate",),
+    _of_product(gate),
+    before=("independent factors",),
+)
+INDEPENDENT = Recogniser(
+    "independent factors",
+    "two operands that vary apart, or meet again only through learned maps: two factors",
+    ("product",),
+    _of_product(independent),
+    before=("weights of a softmax",),
+)
+MIXTURE = Recogniser(
+    "weights of a softmax",
+    "weights of a softmax times values: two factors, whatever the weights depend on",
+    ("product",),
+    _of_product(mixture),
+    before=("form of one value",),
+)
+FORM = Recogniser(
+    "form of one value",
+    "x @ x^T, x * roll(x): both operands of a degree in one value, equal shares by Euler's theorem",
+    ("product",),
+    _of_product(form_of_one_value),
+    before=("row product",),
+)
+ROW_PRODUCT = Recogniser(
+    "row product",
+    "einsum('bd,bd->b', x, f(x)): rows times columns of pointwise functions of one value",
+    ("linear",),
+    _of_product(row_product),
+    before=("dependent factors",),
+)
+DEPENDENT = Recogniser(
+    "dependent factors",
+    "operands that are functions of one value in another way: the tangent, reported",
+    ("tangent",),
+    _of_product(dependent),
+    before=("denominator",),
+)

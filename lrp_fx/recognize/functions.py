@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.dataflow import Dataflow
-from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_float, value_of
+from lrp_fx.ir.graph import is_float, op_name
 from lrp_fx.ir.operators import has, operand_of, run_call
-from lrp_fx.recognize.meaning import Meaning
+from lrp_fx.recognize.context import Context, Recogniser
+from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal, nearest
 
 aten = torch.ops.aten
 _LONGEST = 16
@@ -29,19 +29,35 @@ _NAMED: dict[str, Any] = {
 }
 
 
-def function_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
-    """The named function of one variable that a node ends, None if it ends none."""
+def named_function(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """The named function of one variable that a node ends."""
+    flow = context.flow
     if not has(node, Fact.FUNCTION_END):
-        return None
+        return Refusal(f"{op_name(node)} does not end a function written out", Nearness.OPERATION)
+    refusals = [Refusal("it is no function of one value through pointwise operations and numbers", Nearness.OPERANDS)]
     for source, region in _variables(flow, node):
         if not any(has(n, Fact.CURVED) for n in region):
-            continue  # a polynomial: its operations have their rules
-        points = torch.linspace(-5.0, 5.3, 24, dtype=torch.float64)
-        values = _evaluate(region, source, node, points)
-        for name, function in _NAMED.items():
-            if values is not None and torch.allclose(values, function(points), rtol=1e-9, atol=1e-12):
-                return Meaning("elementwise", (source,), f"{name} of %{source.name}, written out", function, (source,))
-    return None
+            why = f"of %{source.name} it is made of sums, products and powers"
+            refusals.append(Refusal(why, Nearness.PATTERN))
+        elif (name := _named(region, source, node)) is None:
+            why = f"a function of %{source.name} alone, but none of {', '.join(_NAMED)}"
+            refusals.append(Refusal(why, Nearness.CONDITION))
+        elif source not in context.carrying:
+            return Refusal(f"{name} of %{source.name}, whose relevance was frozen above", Nearness.CONDITION)
+        else:
+            why = f"{name} of %{source.name}, written out"
+            return Meaning("elementwise", (source,), why, _NAMED[name], (source,))
+    return nearest(refusals)
+
+
+def _named(region: list[fx.Node], source: fx.Node, node: fx.Node) -> str | None:
+    """The function whose values a region has on a few points."""
+    points = torch.linspace(-5.0, 5.3, 24, dtype=torch.float64)
+    values = _evaluate(region, source, node, points)
+    if values is None:
+        return None
+    same = (name for name, f in _NAMED.items() if torch.allclose(values, f(points), rtol=1e-9, atol=1e-12))
+    return next(same, None)
 
 
 def _variables(flow: Dataflow, node: fx.Node) -> list[tuple[fx.Node, list[fx.Node]]]:
@@ -88,18 +104,10 @@ def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: T
     return value if bool(value.isfinite().all()) else None
 
 
-def renormalised_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
-    """Chosen weights of a softmax, divided by their sum: the softmax of the chosen scores."""
-    scores = chosen_scores(node) if has(node, Fact.SCALING) else None
-    if scores is None or not flow.carries(scores) or value_of(scores).shape != value_of(node).shape:
-        return None
-    found = renormalised(node)
-    assert found is not None
-    return Meaning(
-        "softmax",
-        (scores,),
-        "chosen weights over their sum: the softmax of the chosen scores",
-        aten.softmax.int,
-        (scores, found.dim),
-        {"written_out": True},
-    )
+NAMED_FUNCTION = Recogniser(
+    "named function",
+    "sigmoid, tanh, softplus, log-sigmoid written out: one function of one value",
+    ("elementwise",),
+    named_function,
+    before=("renormalised softmax",),
+)

@@ -1,9 +1,11 @@
-"""Meaning: the role of an operation on a relevance path."""
+"""Meaning: the role of an operation on a relevance path; refusal: why a recogniser does not give one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
 
 from torch import fx
 
@@ -24,4 +26,30 @@ class Meaning:
     why: str
     op: object = None
     args: tuple[object, ...] | None = None
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Nearness(IntEnum):
+    """What was missing: the later in this list, the nearer the node came to being recognised."""
+
+    OPERATION = 0  # it is another operation
+    OPERANDS = 1  # the operation fits, what it is applied to does not
+    PATTERN = 2  # the operands fit, the way they are computed does not
+    CONDITION = 3  # the pattern is there, one condition on it does not hold
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a recogniser gives no meaning. ``recogniser`` is filled in by the one who asked."""
+
+    why: str
+    nearness: Nearness
+    recogniser: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.recogniser}: {self.why}"
+
+
+def nearest(refusals: Iterable[Refusal]) -> Refusal:
+    """Of several refusals the one that came nearest, the first of equals."""
+    return max(refusals, key=lambda r: r.nearness)

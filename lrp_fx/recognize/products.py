@@ -1,143 +1,204 @@
-"""What a product of two operands is: coefficient, pointwise, normalisation, softmax, or bilinear.
+"""Products of one factor: what in a product of two operands that carry relevance is a coefficient, and of what form.
 
-Decided by dataflow alone: which operand is signal, which is a function of it, and how.
+Decided by dataflow alone: which operand is signal, which is a function of it, and how. What remains has two factors, or
+is reported (`lrp_fx.recognize.dependence`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from torch import fx
 
-import torch
-from torch import Tensor, fx
-
-from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
-from lrp_fx.analysis.provenance import Facts
+from lrp_fx.analysis.dataflow import is_broadcast
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.layout import batch_axis
-from lrp_fx.ir.operators import has, is_matrix_product
-from lrp_fx.recognize.meaning import Meaning
-from lrp_fx.recognize.softmax import as_softmax
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import has
+from lrp_fx.recognize.coefficient import Form, same_function
+from lrp_fx.recognize.context import Context, Recogniser
+from lrp_fx.recognize.factors import (
+    Factors,
+    carrying_factors,
+    elementwise_factors,
+    is_product,
+    no_product,
+    product_factors,
+)
+from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal, nearest
+from lrp_fx.recognize.softmax import written_softmax
 
-aten = torch.ops.aten
-
-
-def product_meaning(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning:
-    """Classify ``a * b`` (or ``a / b``) where both operands carry relevance."""
-    if is_matrix_product(node):
-        return Meaning("product", (a, b), "matrix product of two operands that carry relevance")
-    softmax = as_softmax(flow, node, a, b)
-    if softmax is not None:
-        return softmax
-    is_division = op_name(node) == "aten.div"
-    refusals = []
-    for signal, coefficient in ((a, b),) if is_division else ((a, b), (b, a)):
-        for root in _roots(flow, signal):
-            found = _dependence(flow, root, signal, coefficient)
-            if isinstance(found, Meaning):
-                return found
-            refusals.append(found)
-        for factor in _factors(flow, signal):
-            if any(
-                isinstance(m := _dependence(flow, root, factor, coefficient), Meaning) and m.kind == "normalise"
-                for root in _roots(flow, factor)
-            ):
-                return Meaning(
-                    "normalise", (signal,), "a broadcast statistic of one factor of the signal is its coefficient"
-                )
-    joint = _same_function(flow, node, a, b)
-    if joint is not None:
-        return joint
-    if "dependent" in refusals:
-        return Meaning("tangent", (a, b), "operands depend on each other, neither pointwise nor as a normalisation")
-    return Meaning("product", (a, b), "independent operands")
+_NEARNESS = {
+    Form.APART: Nearness.OPERANDS,
+    Form.MAPPED: Nearness.PATTERN,
+    Form.OTHER: Nearness.CONDITION,
+    Form.STATISTIC: Nearness.CONDITION,
+    Form.POINTWISE: Nearness.CONDITION,
+}
 
 
-# ------------------------------------------------------------------------------------------------ matrix products
-def matrix_meaning(facts: Facts, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning:
-    """A matrix product of two operands that carry relevance.
-
-    Rows of a table often meet examples that are merged with heads into the rows of one matrix. The table's relevance is
-    then contracted over examples, unless each is given a copy of it.
-    """
-    why = "matrix product of two operands that carry relevance"
-    for x, table, columns in ((a, b, False), (b, a, True)):
-        axis = batch_axis(facts.layout.get(x))
-        if (
-            axis is None
-            or (axis.outer is None and axis.inner is None)
-            or facts.leaf_kind(table) is None
-            or batch_axis(facts.layout.get(table)) is not None
-        ):
-            continue
-        if axis.axis == value_of(x).dim() - (1 if columns else 2):
-            return Meaning("product", (a, b), why, op=rows_by_example, args=(x, table, axis.outer, axis.inner, columns))
-    return Meaning("product", (a, b), why)
+# ------------------------------------------------------------------------------------------------ fewer than two
+def coefficient(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """A product in which one operand carries relevance."""
+    if not is_product(context, node):
+        return no_product(node)
+    if len(carrying_factors(context, node)) == 2:
+        return Refusal("both of its factors carry relevance", Nearness.OPERANDS)
+    return Meaning("linear", tuple(context.operands(node)), "the other operand is a coefficient")
 
 
-def rows_by_example(x: Tensor, table: Tensor, outer: int | None, inner: int | None, columns: bool) -> Tensor:
-    """``x @ table``, or ``table @ x`` where examples are merged into the columns of x.
-
-    A table with one axis more than x has a copy for each example in front; the rows of x are ``outer * examples *
-    inner``.
-    """
-    if columns:
-        return rows_by_example(x.mT, table.mT, outer, inner, False).mT
-    if table.dim() <= x.dim():
-        return x @ table
-    sizes: tuple[Any, Any, Any] = (-1, table.shape[0], inner) if outer is None else (outer, table.shape[0], -1)
-    rows = x.reshape(*x.shape[:-2], *sizes, x.shape[-1]).movedim(-3, 0)
-    y = rows.flatten(-3, -2) @ table
-    return y.reshape(*y.shape[:-2], rows.shape[-3], rows.shape[-2], y.shape[-1]).movedim(0, -3).flatten(-4, -2)
+def denominator(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """A quotient whose denominator alone carries relevance."""
+    if op_name(node) != "aten.div" or not is_product(context, node):
+        return Refusal(f"{op_name(node)} is no division", Nearness.OPERATION)
+    operands = context.operands(node)
+    if node.args[1] not in operands or len(carrying_factors(context, node)) == 2:
+        return Refusal("its denominator is not all that carries relevance", Nearness.OPERANDS)
+    return Meaning("product", tuple(operands), "relevance is in the denominator")
 
 
-def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
-    """The values a signal is a copy of; behind a mean or sum, which is linear, those that are averaged."""
-    roots = flow.roots(signal)
-    averaged = roots[-1].args[0] if has(roots[-1], Fact.AVERAGE) and not flow.is_leaf(roots[-1]) else None
-    return [*roots, *flow.roots(averaged)] if isinstance(averaged, fx.Node) else roots
+# ------------------------------------------------------------------------------------------------ one factor of two
+def chain(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """``(u * g) * f(g)``: f(g) is a coefficient, in whatever order the chain is multiplied."""
+    factors = product_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    free = [a for a in (factors.a, factors.b) if (node, a) not in context.chains.frozen]
+    if len(free) != 1:
+        return Refusal("no factor is a pointwise function of another factor of its chain", Nearness.PATTERN)
+    why = "the other operand is a pointwise function of a factor of the same chain"
+    return Meaning("elementwise", tuple(free), why)
 
 
-def _factors(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
-    """The factors of a product of two carrying operands, none for other values."""
-    return (
-        flow.operands(signal)
-        if op_name(signal) == "aten.mul" and not flow.is_leaf(signal) and len(flow.operands(signal)) == 2
-        else []
-    )
+def position_factor(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """Content that a position has multiplied, times another position: the first has taken the half of both."""
+    factors = elementwise_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    a, b = factors.a, factors.b
+    for value, position in ((a, b),) if factors.is_quotient else ((a, b), (b, a)):
+        if value in context.rotated and position not in context.rotated and context.facts.is_position_only(position):
+            why = "position factors of one product are one: the first has taken their half"
+            return Meaning("linear", (value,), why)
+    rotated = [n for n in (a, b) if n in context.rotated]
+    if not rotated:
+        return Refusal("no operand is a product of content and position", Nearness.PATTERN)
+    return Refusal(f"%{rotated[0].name} has met a position, but the other operand is none", Nearness.CONDITION)
 
 
-def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.Node) -> Meaning | str:
-    """Is the coefficient a function of the root alone, and of which form?"""
-    core = flow.core(coefficient)
-    if not flow.dominates(root, core):
-        return "independent"
-    region = flow.region(root, core)
-    if region is None or flow.has_learned_map(region):
-        return "independent"
-    path = flow.region(root, signal) or []
-    if all(flow.is_pointwise(n) for n in [*region, *path]):
-        return Meaning(
-            "elementwise", (signal,), "a pointwise function of the signal is its coefficient (identity rule)"
-        )
-    if any(has(n, Fact.STATISTIC) for n in region) and (
-        is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))
-    ):
-        return Meaning("normalise", (signal,), "a broadcast statistic of the signal is its coefficient")
-    return "dependent"
+def softmax(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """An exponential over its own sum."""
+    factors = elementwise_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    return written_softmax(context.flow, node, factors.a, factors.b)
 
 
-def _same_function(flow: Dataflow, node: fx.Node, a: fx.Node, b: fx.Node) -> Meaning | None:
+def pointwise(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """A value times a function of it, element by element."""
+    factors = elementwise_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    seen = factors.coefficient
+    if seen is not None and seen.form is Form.POINTWISE:
+        return Meaning("elementwise", (seen.signal,), seen.why)
+    return nearest(Refusal(seen.why, _NEARNESS[seen.form]) for seen in factors.tried)
+
+
+def same_value(context: Context, node: fx.Node) -> Meaning | Refusal:
     """Both operands pointwise functions of one value, neither a multiple of it: one factor, carried by the first."""
-    above = a
-    for _ in range(40):
-        if flow.dominates(above, b) and above is not a:
-            region_a, region_b = flow.region(above, a), flow.region(above, b)
-            if region_a is not None and region_b is not None and all(flow.is_pointwise(n) for n in region_a + region_b):
-                return Meaning("elementwise", (a,), "both operands are pointwise functions of one value")
-            return None
-        operands = flow.operands(above)
-        if len(operands) != 1 or flow.is_leaf(above) or not flow.is_pointwise(above):
-            return None
-        above = operands[0]
-    return None
+    factors = elementwise_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    if same_function(context.flow, factors.a, factors.b):
+        return Meaning("elementwise", (factors.a,), "both operands are pointwise functions of one value")
+    return Refusal("its operands are not both pointwise functions of one value", Nearness.PATTERN)
+
+
+def normalisation(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """A value times a broadcast statistic of it, or of the value that it is a function of."""
+    factors = elementwise_factors(context, node)
+    if isinstance(factors, Refusal):
+        return factors
+    seen = factors.coefficient
+    if seen is None and factors.apart is not None:
+        return _no_statistic(factors)
+    of_softmax = factors.apart is None and factors.mixes
+    if seen is not None and not of_softmax:
+        return Meaning("normalise", (seen.signal,), seen.why)
+    if of_softmax and not factors.is_quotient:
+        return Refusal("a softmax is on the way: its weights times values are two factors", Nearness.CONDITION)
+    return _statistic_of_common(factors)
+
+
+def _statistic_of_common(factors: Factors) -> Meaning | Refusal:
+    """A function of the common value times a broadcast statistic of it: ``relu(x) / rms(x)``."""
+    flow, common, a, b = factors.flow, factors.common, factors.a, factors.b
+    for signal, statistic in ((a, b),) if factors.is_quotient else ((a, b), (b, a)):
+        region = flow.region(common, statistic) or []
+        reduces = any(has(n, Fact.STATISTIC) for n in region) and is_broadcast(flow.core(statistic), signal)
+        if reduces and common is not signal:
+            why = "a broadcast statistic of the value that the signal is a function of"
+            return Meaning("normalise", (signal,), why)
+    return _no_statistic(factors)
+
+
+def _no_statistic(factors: Factors) -> Refusal:
+    """What is nearest to a statistic of the other operand, and what it lacks."""
+    whys = [(f"{seen.why}, but {seen.lacks}" if seen.lacks else seen.why, seen.form) for seen in factors.tried]
+    return nearest(Refusal(why, _NEARNESS[form]) for why, form in whys)
+
+
+CHAIN = Recogniser(
+    "chain",
+    "(u * g) * f(g): in a chain of products a pointwise function of another factor is a coefficient",
+    ("elementwise",),
+    chain,
+    before=("position factor",),
+)
+POSITION_FACTOR = Recogniser(
+    "position factor",
+    "position times what a position has multiplied already: position factors of one product are one",
+    ("linear",),
+    position_factor,
+    before=("softmax written out",),
+)
+SOFTMAX = Recogniser(
+    "softmax written out",
+    "exp(z) / sum(exp(z)), with or without a term beside the sum: a softmax of z",
+    ("softmax",),
+    softmax,
+    before=("pointwise coefficient",),
+)
+POINTWISE = Recogniser(
+    "pointwise coefficient",
+    "x * f(x) element by element: one factor, f(x) is its coefficient",
+    ("elementwise",),
+    pointwise,
+    before=("normalisation",),
+)
+NORMALISATION = Recogniser(
+    "normalisation",
+    "x times a broadcast statistic of x: the statistic is frozen",
+    ("normalise",),
+    normalisation,
+    before=("functions of one value",),
+)
+SAME_VALUE = Recogniser(
+    "functions of one value",
+    "f(x) * g(x) element by element: one factor, carried by the first",
+    ("elementwise",),
+    same_value,
+    before=("rows of a table",),
+)
+DENOMINATOR = Recogniser(
+    "denominator",
+    "a / b where b alone carries relevance: homogeneous of degree -1",
+    ("product",),
+    denominator,
+    before=("coefficient",),
+)
+COEFFICIENT = Recogniser(
+    "coefficient",
+    "a product in which one operand carries relevance: linear in it",
+    ("linear",),
+    coefficient,
+    before=("computed weights",),
+)

@@ -11,7 +11,8 @@ from torch import fx
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.recognize.meaning import Meaning
+from lrp_fx.recognize.context import Context, Recogniser
+from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal
 
 #: A branch longer than this is not searched: blocks are shorter, and the search must not grow with the model.
 LONGEST_BRANCH = 4000
@@ -24,16 +25,22 @@ def add_all(*terms: Any) -> Any:
     return reduce(operator.add, terms)
 
 
-def residual_meaning(flow: Dataflow, node: fx.Node) -> Meaning | None:
-    """The meaning of a sum on the residual stream, with chains of sums flattened; None for other sums."""
+def residual_sum(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """A sum on the residual stream, with chains of sums flattened."""
+    flow = context.flow
+    if "residual" not in context.kinds(node):
+        return Refusal(f"no rule lists {op_name(node)} as a residual sum", Nearness.OPERATION)
     terms = _terms(flow, node)
-    if len(terms) < 2 or any(not _is_activation(flow, t, node) for t in terms):
-        return None
+    if len(terms) < 2:
+        return Refusal("it does not add two values that carry relevance", Nearness.OPERANDS)
+    if other := next((t for t in terms if not _is_activation(flow, t, node)), None):
+        return Refusal(f"%{other.name} depends on no content, or has another shape than the sum", Nearness.PATTERN)
     if not any(_is_computed_from(flow, branch, skip) for skip in terms for branch in terms if branch is not skip):
-        return None
-    return Meaning(
-        "residual", tuple(terms), "one term is computed from another through a learned map", add_all, tuple(terms)
-    )
+        return Refusal("no term is computed from another through a learned map", Nearness.CONDITION)
+    if frozen := [t for t in terms if t not in context.carrying]:
+        return Refusal(f"relevance of %{frozen[0].name} was frozen above", Nearness.CONDITION)
+    why = "one term is computed from another through a learned map"
+    return Meaning("residual", tuple(terms), why, add_all, tuple(terms))
 
 
 def _terms(flow: Dataflow, node: fx.Node) -> list[fx.Node]:
@@ -63,3 +70,12 @@ def _is_computed_from(flow: Dataflow, branch: fx.Node, skip: fx.Node) -> bool:
         seen.add(node)
         stack.extend(flow.operands(node))
     return reached and flow.has_learned_map([n for n in seen if n is not skip])
+
+
+RESIDUAL = Recogniser(
+    "residual sum",
+    "a sum in which one term is computed from another through a learned map: the residual stream",
+    ("residual",),
+    residual_sum,
+    before=("softmax from its logarithm",),
+)

@@ -1,4 +1,4 @@
-"""Conservation: relevance is accounted for like money.
+"""Ledger: relevance is accounted for like money.
 
 ``score = sum of leaves + sum of named sinks`` for every example, and at every site ``out = in + sinks``.
 """

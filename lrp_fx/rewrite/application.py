@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from torch import fx
@@ -12,10 +13,13 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import Facts
+from lrp_fx.errors import InputError
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.recognize.context import Context
 from lrp_fx.recognize.scan.coefficients import Scan
+from lrp_fx.rewrite.explanation import Explanation, explain_node
 from lrp_fx.rule import Rule, Ruleset
 
 
@@ -50,17 +54,19 @@ class Application:
         return self.op is self.node.target
 
     def label(self) -> str:
-        return f"{module_path(self.node) or 'model'}: %{self.node.name} = {op_name(self.node)} [{self.rule.name}] at {source_line(self.node)}"
+        what = f"%{self.node.name} = {op_name(self.node)} [{self.rule.name}]"
+        return f"{module_path(self.node) or 'model'}: {what} at {source_line(self.node)}"
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A program whose carrying nodes have rules."""
+    """A program whose carrying nodes have rules; ``context`` is what their meanings were found with."""
 
     program: Program
     facts: Facts
     ruleset: Ruleset
     flow: Dataflow
+    context: Context
     applications: dict[fx.Node, Application] = field(default_factory=dict)
     leaves: dict[fx.Node, str] = field(default_factory=dict)
     leaf_rules: Mapping[str, Rule] = field(default_factory=dict)
@@ -72,6 +78,23 @@ class Rewritten:
         for a in self.applications.values():
             result["unexplained" if not a.rule.exact else a.how][a.rule.name] += 1
         return {k: dict(v) for k, v in result.items()}
+
+    def why(self, node: fx.Node | str) -> Explanation:
+        """What a node means, under which rule, and why the recognisers asked before refused, the nearest first."""
+        node = self._node(node) if isinstance(node, str) else node
+        leaf, application = self.leaves.get(node), self.applications.get(node)
+        return explain_node(self.context, node, rule=application.rule.name if application else None, leaf=leaf)
+
+    def _node(self, name: str) -> fx.Node:
+        names: dict[str, fx.Node] = {n.name: n for n in self.program.graph.nodes if n.op != "output"}
+        if (found := names.get(name.removeprefix("%"))) is not None:
+            return found
+        close = get_close_matches(name, names, 5, 0.3)
+        raise InputError(
+            f"the graph has no node {name!r}; names are those of explainer.graph, close ones are {', '.join(close)}"
+            if close
+            else f"the graph has no node {name!r}; names are those of explainer.graph"
+        )
 
     def print_readable(self) -> str:
         """The graph, one line a node, with the rule that serves it."""

@@ -1,4 +1,4 @@
-"""Rewrite: every operation on a relevance path gets its rule.
+"""Assign: every operation on a relevance path gets its rule.
 
 requires  a canonical program and its facts
 ensures   values unchanged; each carrying node is a leaf or has exactly one `Application`, which names the rule, the
@@ -8,43 +8,38 @@ ensures   values unchanged; each carrying node is a leaf or has exactly one `App
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatch
 
 from torch import fx
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from lrp_fx.analysis.classify import infer
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, op_name
-from lrp_fx.ir.operators import operator_of
+from lrp_fx.ir.operators import has, operation_name
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
 from lrp_fx.recognize.chains import chain_roles
-from lrp_fx.recognize.dependence import joint_meaning
-from lrp_fx.recognize.functions import function_meaning, renormalised_meaning
+from lrp_fx.recognize.context import Context, Served
 from lrp_fx.recognize.meaning import Meaning
-from lrp_fx.recognize.products import matrix_meaning, product_meaning
-from lrp_fx.recognize.residual import residual_meaning
-from lrp_fx.recognize.scan.coefficients import find_scans
-from lrp_fx.recognize.scan.multilinear import vanishes
-from lrp_fx.recognize.softmax import exp_meaning
+from lrp_fx.recognize.recognisers import recognise
+from lrp_fx.recognize.scan.coefficients import Scan, find_scans
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.rewrite.refuse import refuse_approximations, refuse_underivable
-from lrp_fx.rule import Registry, Rule, Ruleset
+from lrp_fx.rule import Choice, Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
-#: Linear operations whose first operand is a term.
-_ADDS = frozenset("aten.addmm aten.baddbmm aten.addbmm aten.addmv".split())
 #: Kinds of a product in which one operand is the signal, the other its coefficient.
 ONE_FACTOR = ("elementwise", "normalise")
 
 
 def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, *, strict: bool = False) -> Rewritten:
     """Choose a rule for every node on a relevance path."""
-    flow = Dataflow(program, facts, ruleset.carriers)
-    chooser = _Chooser(program, facts, ruleset, registry, flow)
+    rules = registry.choice(ruleset)
+    context, scans = look_around(program, facts, ruleset.carriers, rules)
+    chooser = _Chooser(context, rules)
     for node in program.graph.nodes:
         if node.op != "output":
             chooser.visit(node)
@@ -52,11 +47,22 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
     applications = {n: a for n, a in chooser.applications.items() if n in reached}
     leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
     leaf_rules = {kind: registry.rules[name] for kind, name in ruleset.leaves.items()}
-    result = Rewritten(program, facts, ruleset, flow, applications, leaves, leaf_rules, chooser.scans)
+    result = Rewritten(program, facts, ruleset, context.flow, context, applications, leaves, leaf_rules, scans)
     refuse_underivable(applications.values())
     if strict:
-        refuse_approximations(applications.values())
+        refuse_approximations(result)
     return result
+
+
+def look_around(
+    program: Program, facts: Facts, carriers: frozenset[str], rules: Choice
+) -> tuple[Context, tuple[Scan, ...]]:
+    """What recognisers ask of the whole graph, found once: its dataflow, chains of products, and scans."""
+    flow = Dataflow(program, facts, carriers)
+    chains = chain_roles(program.graph, flow)
+    scans = tuple(find_scans(program.graph, flow, chains))
+    coefficients = {product: found for scan in scans for product, found in scan.products.items()}
+    return Context(facts, flow, chains, coefficients, rules.kinds_of), scans
 
 
 def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -> set[fx.Node]:
@@ -72,38 +78,36 @@ def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -
 
 
 class _Chooser:
-    def __init__(self, program: Program, facts: Facts, ruleset: Ruleset, registry: Registry, flow: Dataflow) -> None:
-        self.program, self.facts, self.ruleset, self.registry, self.flow = program, facts, ruleset, registry, flow
+    def __init__(self, context: Context, rules: Choice) -> None:
+        self.context, self.rules = context, rules
+        self.facts, self.flow = context.facts, context.flow
         self.applications: dict[fx.Node, Application] = {}
         self.leaves: dict[fx.Node, str] = {}
-        self.carrying: set[fx.Node] = set()
         self.factors: dict[fx.Node, int] = {}
-        self.rotated: set[fx.Node] = set()  # content that a position factor has multiplied already
-        self.chains = chain_roles(program.graph, flow)
-        self.scans = tuple(find_scans(program.graph, flow, self.chains))
-        self.coefficients = {product: found for scan in self.scans for product, found in scan.products.items()}
 
     def visit(self, node: fx.Node) -> None:
         if not self.flow.carries(node):
             return
         kind = self.facts.leaf_kind(node)
+        if kind is None and not self.flow.operands(node):  # first floating value of a content input
+            kind = CONTENT
         if kind is not None:
             self.leaves[node] = kind
-            self.carrying.add(node)
-            return
-        operands = [a for a in self.flow.operands(node) if a in self.carrying]
-        if not operands:
-            if not self.flow.operands(node):  # first floating value of a content input
-                self.leaves[node] = CONTENT
-                self.carrying.add(node)
-            return
-        application = self._apply(node, operands)
-        self.applications[node] = application
-        if not application.rule.frozen:
-            self.carrying.add(node)
+            self.context.carrying.add(node)
+        elif operands := self.context.operands(node):
+            application = self._apply(node, operands)
+            self.applications[node] = application
+            self._note(application)
+
+    def _note(self, application: Application) -> None:
+        """Make known what was decided, for the nodes that read this one."""
+        node, frozen = application.node, application.rule.frozen
+        self.context.served[node] = Served(application.kind, () if frozen else application.operands)
+        if not frozen:
+            self.context.carrying.add(node)
             self.factors[node] = self._count_factors(application)
             if self._is_rotated(application):
-                self.rotated.add(node)
+                self.context.rotated.add(node)
 
     def _is_rotated(self, application: Application) -> bool:
         """Is the value content times position (a rotated vector), or a rearrangement, multiple or sum of such
@@ -111,25 +115,24 @@ class _Chooser:
         """
         content = [o for o in application.operands if CONTENT in self.facts.sources[o]]
         if application.kind in ("product", "gate"):
-            return op_name(application.node) in ("aten.mul", "aten.div") and len(content) == 1
+            return has(application.node, Fact.SCALING) and len(content) == 1
         keeps = application.kind in ("move", "sum", "route") or (
-            application.kind == "linear" and op_name(application.node) in ("aten.mul", "aten.div", "aten.neg")
+            application.kind == "linear" and has(application.node, Fact.SCALING | Fact.SIGN)
         )
-        return keeps and len(content) == len(application.operands) and all(o in self.rotated for o in content)
+        return keeps and len(content) == len(application.operands) and all(o in self.context.rotated for o in content)
 
     def _apply(self, node: fx.Node, operands: list[fx.Node]) -> Application:
-        meaning, how = self._meaning(node, operands)
-        rule = self._rule(node, meaning)
+        found = recognise(self.context, node)
+        meaning, rule = found.meaning, self._rule(node, found.meaning)
         if rule.kind == "tangent":
-            meaning = Meaning(meaning.kind, tuple(operands), meaning.why, facts=meaning.facts)
+            meaning = replace(meaning, signals=tuple(operands), op=None, args=None)
         op = meaning.op if meaning.op is not None else node.target
         args, kwargs = (meaning.args, {}) if meaning.args is not None else (node.args, node.kwargs)
         flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
-        spared = meaning.facts[rule.frozen_operands] if rule.frozen_operands is not None else ()
+        spared = set(meaning.facts[rule.frozen_operands]) if rule.frozen_operands is not None else set()
+        signals = set(meaning.signals) & self.context.carrying
         carriers = frozenset(
-            i
-            for i, a in enumerate(flat)
-            if isinstance(a, fx.Node) and a in meaning.signals and a in self.carrying and i not in spared  # type: ignore[operator]
+            i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in signals and i not in spared
         )
         if meaning.kind in ONE_FACTOR and meaning.op is None:  # x * x: one of the two is the coefficient
             carriers = frozenset(i for i in carriers if flat[i] not in flat[:i])
@@ -149,186 +152,28 @@ class _Chooser:
             masks,
             meaning.facts,
             meaning.why,
-            how,
+            found.recogniser.how,
         )
 
     def _only_masks(self, node: fx.Node) -> bool:
         sources = self.facts.sources[node]
         return MASK in sources and not sources & set(LEAF_KINDS)
 
-    def _meaning(self, node: fx.Node, operands: list[fx.Node]) -> tuple[Meaning, str]:
-        """The structural role of a node, and whether a rule lists its operation or it had to be inferred."""
-        name = op_name(node)
-        kinds = self.registry.kinds_of(name)
-        if (written := function_meaning(self.flow, node) or renormalised_meaning(self.flow, node)) is not None and set(
-            written.signals
-        ) <= self.carrying:
-            return written, "rule"
-        if "product" in kinds:
-            return self._product(node, operands), "rule"
-        if (operator_of(node).behind_bias is not None or kinds[:1] == ["attention"]) and (
-            joint := self._by_weights(node, operands, kinds)
-        ) is not None:
-            return joint, "rule"
-        if (
-            "residual" in kinds
-            and (residual := residual_meaning(self.flow, node)) is not None
-            and set(residual.signals) <= self.carrying
-        ):
-            return residual, "rule"
-        if name == "aten.exp" and (softmax := exp_meaning(self.flow, node)) is not None:
-            return softmax, "rule"
-        if kinds and (kinds[0] != "elementwise" or len(operands) == 1):
-            return Meaning(kinds[0], tuple(operands), f"{name} is {kinds[0]}"), "rule"
-        if kinds:  # maximum and minimum of two carriers choose
-            return Meaning("route", tuple(operands), f"{name} of two operands that carry relevance chooses"), "rule"
-        inferred = infer(node, operands)
-        return Meaning(inferred.kind, tuple(operands), inferred.why, facts=inferred.facts), "inferred"
-
-    def _product(self, node: fx.Node, operands: list[fx.Node]) -> Meaning:
-        if (scan := self._scan(node, operands)) is not None:
-            return scan
-        name = op_name(node)
-        factors = [
-            a
-            for a in (node.args[1:3] if name in ("aten.baddbmm", "aten.addmm", "aten.addcmul") else node.args[:2])
-            if isinstance(a, fx.Node) and a in operands
-        ]
-        free = [a for a in factors if (node, a) not in self.chains.frozen]
-        if len(factors) == 2 and len(free) == 1:
-            return Meaning(
-                "elementwise", tuple(free), "the other operand is a pointwise function of a factor of the same chain"
-            )
-        if len(factors) == 2:
-            again = [a for a in factors if a in self.rotated]
-            if name in ("aten.mul", "aten.div") and again == factors[:1] and self.facts.is_position_only(factors[1]):
-                return Meaning(
-                    "linear", tuple(again), "position factors of one product are one: the first has taken their half"
-                )
-            if name == "aten.mul" and again == factors[1:] and self.facts.is_position_only(factors[0]):
-                return Meaning(
-                    "linear", tuple(again), "position factors of one product are one: the first has taken their half"
-                )
-            if name in ("aten.mul", "aten.div"):
-                alone = product_meaning(self.flow, node, factors[0], factors[1])
-                return self._gate(node, joint_meaning(self.flow, self._served, node, factors[0], factors[1], alone))
-            if name in ("aten.matmul", "aten.bmm", "aten.mm"):
-                return joint_meaning(
-                    self.flow,
-                    self._served,
-                    node,
-                    factors[0],
-                    factors[1],
-                    matrix_meaning(self.facts, node, factors[0], factors[1]),
-                )
-            with_term = Meaning("product", tuple(operands), "matrix product of two operands that carry relevance")
-            joint = joint_meaning(self.flow, self._served, node, factors[0], factors[1], with_term)
-            return replace(joint, signals=tuple(operands)) if joint.kind in ("product", "tangent") else joint
-        if name == "aten.div" and node.args[1] in operands:
-            return Meaning("product", tuple(operands), "relevance is in the denominator")
-        return Meaning("linear", tuple(operands), "the other operand is a coefficient")
-
-    def _by_weights(self, node: fx.Node, operands: list[fx.Node], kinds: list[str]) -> Meaning | None:
-        """A map whose weights carry relevance is a product; an attention is one unless its queries and keys depend on
-        each other.
-        """
-        x, weight = node.args[:2]
-        if (
-            not (isinstance(x, fx.Node) and isinstance(weight, fx.Node))
-            or x is weight
-            or not {x, weight} <= set(operands)
-        ):
-            return None
-        joint = joint_meaning(
-            self.flow,
-            self._served,
-            node,
-            x,
-            weight,
-            Meaning("product", (x, weight), "a map whose weights carry relevance is a product"),
-        )
-        if joint.kind == "tangent":
-            return replace(joint, signals=tuple(operands))
-        return (
-            None if kinds[:1] == ["attention"] else replace(joint, kind="homogeneous", facts={"degrees": ((1.0, 1.0),)})
-        )
-
-    def _scan(self, node: fx.Node, operands: list[fx.Node]) -> Meaning | None:
-        """A product of a scan in which both value and coefficient carry, or of a value with the zeros that a loop
-        starts from.
-        """
-        if vanishes(node):
-            return Meaning("stop", tuple(operands), "a multiple of zero")
-        found = self.coefficients.get(node, ())
-        if not found or any(c not in operands for c in found) or len(operands) == len(found):
-            return None
-        positions = tuple(
-            i
-            for i, a in enumerate(pytree.tree_leaves((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None))
-            if a in found
-        )
-        return Meaning(
-            "scan", tuple(operands), "value and coefficient of a recurrence", facts={"coefficients": positions}
-        )
-
-    def _served(self, node: fx.Node) -> tuple[str, list[fx.Node]] | None:
-        """Kind of a node's rule, and the operands its relevance goes to."""
-        application = self.applications.get(node)
-        return (
-            None if application is None else (application.kind, [] if application.rule.frozen else application.operands)
-        )
-
-    def _gate(self, node: fx.Node, meaning: Meaning) -> Meaning:
-        """A product with exactly one activated branch is a gate: ``up * act(gate)``."""
-        if meaning.kind != "product" or op_name(node) != "aten.mul":
-            return meaning
-        activated = [a for a in meaning.signals if (node, a) in self.chains.activated or self._is_activated(a)]
-        return (
-            replace(meaning, kind="gate", facts={"activated": meaning.signals.index(activated[0])})
-            if len(activated) == 1
-            else meaning
-        )
-
-    def _is_activated(self, node: fx.Node) -> bool:
-        while (inner := self.flow.coefficient_of(node)) is not None:
-            node = inner
-        application = self.applications.get(node)
-        return application is not None and application.kind == "elementwise" and node not in self.chains.apart
-
     def _rule(self, node: fx.Node, meaning: Meaning) -> Rule:
-        op = (
-            str(meaning.op._schema.name).replace("::", ".")
-            if meaning.op is not None and hasattr(meaning.op, "_schema")
-            else op_name(node)
-        )
-        wanted = [
-            rules[meaning.kind]
-            for pattern, rules in self.ruleset.sites.items()
-            if meaning.kind in rules and fnmatch(module_path(node), pattern)
-        ]
-        wanted += [self.ruleset.kinds[meaning.kind]] if meaning.kind in self.ruleset.kinds else []
-        for name in wanted:
-            rule = self.registry.rules[name]
-            if rule.serves(op):
-                return rule
-        candidates = self.registry.candidates(meaning.kind, op) if meaning.kind != "tangent" else []
-        last_resort = [r for r in self.registry.rules.values() if r.kind == "tangent" and not r.exact]
-        return (candidates or last_resort)[0]
+        op = operation_name(meaning.op) if isinstance(meaning.op, OpOverload) else op_name(node)
+        candidates = self.rules.candidates(meaning.kind, op, module_path(node))
+        return (candidates or self.rules.candidates("tangent", op))[0]
 
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
         counts = list(application.factors.values())
         if application.kind == "scan" and application.rule.frozen_operands is not None:
-            return counts[0] if len(counts) == 1 and op_name(application.node) in ("aten.mul", "aten.div") else 1
+            return counts[0] if len(counts) == 1 and has(application.node, Fact.SCALING) else 1
         if application.kind in ("product", "gate", "scan") and not application.rule.remainder:
             positions = [
                 i
                 for i in application.carriers
-                if not (
-                    len(application.args) == 3
-                    and i == 0
-                    and op_name(application.node) in ("aten.baddbmm", "aten.addmm")
-                )
+                if not (len(application.args) == 3 and i == 0 and _adds_term(application.node))
             ]
             return (
                 sum(application.factors[i] for i in positions)
@@ -344,9 +189,14 @@ def _mixes(application: Application) -> bool:
     """Does a linear operation add what has no factor (a bias), which ends a product chain? Sums of chains are
     chains.
     """
-    if application.kind != "linear" or op_name(application.node) in ("aten.mul", "aten.div", "aten.neg"):
+    if application.kind != "linear" or has(application.node, Fact.SCALING | Fact.SIGN):
         return False
-    return bool(application.facts.get("affine")) or op_name(application.node) in _ADDS or _has_bias(application)
+    return bool(application.facts.get("affine")) or _adds_term(application.node) or _has_bias(application)
+
+
+def _adds_term(node: fx.Node) -> bool:
+    """Is it a matrix product that is added to its first operand?"""
+    return has(node, Fact.TERM_FIRST) and has(node, Fact.CONTRACTION)
 
 
 def _has_bias(application: Application) -> bool:

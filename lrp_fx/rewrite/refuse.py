@@ -10,6 +10,12 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.source import describe, module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
 
+#: For operations that rules serve, but not in this use of them.
+_WHAT_TO_SPELL = (
+    "write it as what it came near to, if it is that; else put a Recogniser that knows it into a file under "
+    "lrp_fx/recognize/ (lrp-fx recognisers)"
+)
+
 
 def check_types(rewritten: Rewritten) -> None:
     """Refuse integers where the model computes with floats: nothing could be said of single numbers then."""
@@ -47,29 +53,42 @@ def refuse_underivable(applications: Iterable[Application]) -> None:
         )
 
 
-def refuse_approximations(applications: Iterable[Application]) -> None:
-    """Raise `UnsupportedOperatorError` with every node whose rule is not exact."""
-    problems = [
-        _problem(
-            a,
-            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
-            f"{_what_to_write(a)}; or convert with strict=False and read the sink",
-        )
-        for a in applications
-        if not a.rule.exact
-    ]
+def refuse_approximations(rewritten: Rewritten) -> None:
+    """Raise `UnsupportedOperatorError` with every node whose rule is not exact, and what it came nearest to."""
+    problems = approximations(rewritten)
     if problems:
         raise UnsupportedOperatorError(
             f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems))
         )
 
 
-def _problem(a: Application, why: str, next_step: str) -> Problem:
-    return Problem(describe(a.node), f"{module_path(a.node) or 'model'}, {source_line(a.node)}", why, next_step)
+def approximations(rewritten: Rewritten) -> list[Problem]:
+    """The operations that no rule serves exactly: why, the recognisers that came nearest, and what to write."""
+    return [
+        _problem(
+            a,
+            f"closest: {a.rule.name}, refused in strict mode: {a.why}",
+            f"{_next_step(a)}; or convert with strict=False and read the sink",
+            tuple(f"not {refusal}" for refusal in rewritten.why(a.node).nearest()),
+        )
+        for a in rewritten.applications.values()
+        if not a.rule.exact
+    ]
+
+
+def _problem(a: Application, why: str, next_step: str, nearest: tuple[str, ...] = ()) -> Problem:
+    where = f"{module_path(a.node) or 'model'}, {source_line(a.node)}"
+    return Problem(describe(a.node), where, why, next_step, nearest)
+
+
+def _next_step(a: Application) -> str:
+    """A rule for an operation that none lists, else another spelling or a recogniser."""
+    return _what_to_write(a) if a.how == "inferred" else _WHAT_TO_SPELL
 
 
 def _what_to_write(a: Application) -> str:
     """The rule that is missing, as a line of code to start from."""
     name = op_name(a.node)
     rule = f'register(Rule(name="{name}", kind="...", law="...", cites=("...",), ops=("{name}",), surrogate=...))'
-    return f"write {rule} in a file under rules/, its surrogate equal in value and linear in what carries (docs/adding_a_rule.md)"
+    where = "in a file under rules/, its surrogate equal in value and linear in what carries (docs/adding_a_rule.md)"
+    return f"write {rule} {where}"

@@ -4,8 +4,6 @@ requires  a rewritten program
 ensures   streams in graph order; each has the depths at which a block of the model begins, and its end. A block is what
           stands between two self-mixings of the stream's tokens; a stream that nothing mixes is cut at every sum.
 
-Depths: the books of the residual stream, balanced block by block.
-
 At a depth the stream carries relevance ``R``; what was handed out above it (nearer the output) went to position leaves,
 sinks, or past the stream into something else that lies below (an encoder read by every block of a decoder):
 

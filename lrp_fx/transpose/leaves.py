@@ -1,7 +1,4 @@
-"""Leaves: how the relevance that ends at a value is read, summed and laid out.
-
-The books of leaves, while a relevance graph is drawn: what arrived at each, and how it is read.
-"""
+"""Leaves: what relevance arrives where it ends, and how it is read, summed and laid out."""
 
 from __future__ import annotations
 
@@ -137,7 +134,7 @@ class LeafReading:
 
 
 class LeafBooks:
-    """Collects what arrives at leaves and draws how it is read; a position leaf counts once for each use."""
+    """Collects what arrives at leaves and adds how it is read; a position leaf counts once for each use."""
 
     def __init__(self, builder: RelevanceBuilder, structure: Structure, audit: bool) -> None:
         self.builder, self.structure, self.audit = builder, structure, audit
@@ -156,7 +153,7 @@ class LeafBooks:
         return rewritten.leaf_rules.get(injection.kind) if injection is not None else None
 
     def read(self, node: fx.Node, kind: str, arrival: Arrival) -> LeafReading:
-        """Draw the reading of one leaf (of one use, for position)."""
+        """Add the reading of one leaf (of one use, for position)."""
         builder, application = self.builder, arrival.application
         names = tuple(sorted(builder.facts.inputs[node])) if kind == CONTENT else ()
         by_token = kind == CONTENT and any(i.is_index for i in builder.program.inputs if i.name in names)

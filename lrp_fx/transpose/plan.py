@@ -12,7 +12,7 @@ from lrp_fx.analysis.provenance import MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
-from lrp_fx.recognize.products import rows_by_example
+from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
 from lrp_fx.transpose.alignment import aligned_batch
 from lrp_fx.transpose.builder import part_of

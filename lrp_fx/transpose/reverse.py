@@ -12,15 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.provenance import POSITION
 from lrp_fx.analysis.segment_ids import SegmentIds
+from lrp_fx.errors import RuleError
 from lrp_fx.ir.graph import op_name, output_node, value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.ir.tracing import inline
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.rule import Call, missing_freeze
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
@@ -154,6 +157,7 @@ class _Walk:
         key = vjp_key(plan, values, results, arguments, ids, [size])
         if key not in self.builder.traces:
             function = transpose_rule(plan, size)
+            _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
             module = self.builder.traced(function, [*values, *results, *arguments, *ids, size], lambda: what)
             self.builder.traces[key] = (module, function.sink_names)  # type: ignore[attr-defined]
@@ -219,6 +223,17 @@ class _Walk:
         info = SiteInfo(node.name, name, module_path(node), source_line(node))
         self.sites.note_leaf(info, node, read.values[-3:], one_use=leaf.kind == POSITION)
         return list(read.values[:3])
+
+
+def _require_linear(application: Application, plan: Plan, arguments: list[Any]) -> None:
+    """Raise `RuleError` where the rule forgot to freeze something: its books would not close."""
+    args, kwargs = pytree.tree_unflatten(arguments, plan.spec)
+    call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts)
+    if (wrong := missing_freeze(application.rule, call)) is not None:
+        raise RuleError(
+            f"{wrong}\n  at:   {application.label()}\n  next: wrap in `freeze` what is to be a constant in "
+            f"{application.rule.surrogate.__module__}, or declare it as a `sink` (docs/adding_a_rule.md)"
+        )
 
 
 def _injection_info(injection: Injection, pairs: PairsInfo | None) -> InjectionInfo:

@@ -1,4 +1,4 @@
-"""The books along residual streams, and of position pair by pair, while a relevance graph is drawn."""
+"""The books along residual streams, and of position pair by pair, while a relevance graph grows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Snippets: the transpose of one rule application, traced once per signature and inlined wherever it is needed.
+"""Vector-Jacobian products: the transpose of one rule, traced once for all operations alike and copied to where it is
+needed.
 
-A snippet is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
-when sites are to be balanced, site totals. Repeated layers share one snippet, so tracing time does not grow with depth.
+It is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
+when sites are to be balanced, site totals. Repeated layers share one, so tracing time does not grow with depth.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """Outputs of a snippet, by role; entries are nodes once inlined."""
+    """Outputs of a transposed rule, by role; entries are nodes once inlined."""
 
     coefficients: list[Any]
     sinks: list[Any]

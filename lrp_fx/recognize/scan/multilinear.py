@@ -13,8 +13,9 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.operators import argument, factors_of, has
 from lrp_fx.recognize.chains import ChainRoles
-from lrp_fx.recognize.products import product_meaning
-from lrp_fx.recognize.softmax import as_softmax, exp_meaning
+from lrp_fx.recognize.coefficient import is_one_factor
+from lrp_fx.recognize.meaning import Meaning
+from lrp_fx.recognize.softmax import exp_softmax, written_softmax
 
 #: Linear in every operand, beside products: rearrangements and sums.
 _LINEAR = Fact.MOVE | Fact.SELECTION | Fact.ASSEMBLY | Fact.SUM | Fact.AVERAGE | Fact.SIGN
@@ -74,11 +75,7 @@ class Multilinear:
         if self._shared_out(node) is not None:
             return True
         if len(factors) == 2:
-            return (
-                is_contraction(node)
-                or name == "aten.addcmul"
-                or product_meaning(self.flow, node, *factors).kind in ("product", "tangent")
-            )
+            return is_contraction(node) or name == "aten.addcmul" or not is_one_factor(self.flow, node, *factors)
         if name == "aten.div":
             return factors == [node.args[0]]
         others = [f for f in factors_of(node) if isinstance(f, fx.Node) and f not in factors]
@@ -104,11 +101,11 @@ class Multilinear:
             layout = self.flow.facts.layout.get(node)
             return is_token(layout, axis) or not is_feature(layout, axis)
         if op_name(node) == "aten.exp":
-            return exp_meaning(self.flow, node) is not None
+            return isinstance(exp_softmax(self.flow, node), Meaning)
         if not has(node, Fact.SCALING):
             return False
         factors = self.factors(node)
-        return len(factors) == 2 and as_softmax(self.flow, node, *factors) is not None
+        return len(factors) == 2 and isinstance(written_softmax(self.flow, node, *factors), Meaning)
 
 
 def is_contraction(node: fx.Node) -> bool:

@@ -1,0 +1,183 @@
+"""Convert every architecture in transformers: ``python -m benchmarks coverage [NAME ...] [--again failed]``.
+
+Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
+was stopped goes on where it was. NAME: only these model types (again). ``--again failed`` repeats those that fell
+short, ``--again all`` everything. The page is made of all rows stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.compare import ANY, Noise
+from benchmarks.coverage.examine import examine
+from benchmarks.coverage.page import LEGEND, about, summary, table
+from benchmarks.coverage.row import Row
+from benchmarks.page import ROOT, Page
+from testing import zoo
+
+STORE = ROOT / "build" / "coverage.jsonl"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="only these model types, again")
+    parser.add_argument("--store", type=Path, default=STORE, help="file of rows")
+    parser.add_argument("--again", choices=("failed", "all"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=300, help="time limit for one model type")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="memory limit for one model type")
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    store = Store(options.store)
+    todo = [types for types in model_types() if wanted(types[0], options, store)]
+    torch.set_num_threads(1)
+    run(todo, store, options)
+    rows = store.rows()
+    Console(width=200).print(summary(rows, len(model_types())))
+    yield "\n\n".join([summary(rows, len(model_types())), LEGEND, "\n".join(table(rows))])
+
+
+ROUNDING = Noise(absolute=1e-4)
+BENCHMARK = Page(
+    "coverage",
+    "Every model type of transformers: captured, closed, how much of it approximated, what padding does",
+    "coverage.md",
+    "Coverage: every model type of transformers",
+    about,
+    body,
+    add_options,
+    noise={"ledger error": ROUNDING, "worst site": ROUNDING, "s": ANY},
+)
+
+
+def model_types() -> list[tuple[str, list[str]]]:
+    """Every model type with the tasks it has a head for."""
+    tasks: dict[str, list[str]] = {}
+    for task, model_type in zoo.iter_architectures():
+        tasks.setdefault(model_type, []).append(task)
+    return list(tasks.items())
+
+
+class Store:
+    """Rows as lines of JSON; the last line of a model type counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def rows(self) -> list[Row]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return list({r.model_type: r for r in (Row.from_json(json.loads(line)) for line in lines)}.values())
+
+    def add(self, row: Row) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row.to_json()) + "\n")
+
+
+def wanted(model_type: str, options: argparse.Namespace, store: Store) -> bool:
+    if options.names:
+        return model_type in options.names
+    if options.again == "all":
+        return True
+    row = next((r for r in store.rows() if r.model_type == model_type), None)
+    short = row is not None and (
+        not row.explained
+        or any(w in row.padding for w in ("off", "gets", "failed"))
+        or (row.expected and not row.positions)
+    )
+    return row is None or (options.again == "failed" and short)
+
+
+def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Namespace) -> None:
+    """Fork a process for each model type, at most ``jobs`` at a time."""
+    scratch, revision = Path(str(options.store) + ".parts"), git_revision()
+    scratch.mkdir(exist_ok=True)
+    running: dict[int, tuple[str, list[str], float]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    queue = list(todo)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("model types", total=len(todo))
+        while queue or running:
+            while queue and len(running) < options.jobs:
+                model_type, tasks = queue.pop(0)
+                running[start(model_type, tasks, scratch / f"{model_type}.json", options.gigabytes)] = (
+                    model_type,
+                    tasks,
+                    time.monotonic(),
+                )
+            for pid, (model_type, tasks, since) in list(running.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                late = time.monotonic() - since > options.seconds
+                if not ended and late:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                if ended or late:
+                    row = collect(scratch / f"{model_type}.json", model_type, tasks, status if ended else None, options)
+                    row.revision = revision
+                    store.add(row)
+                    del running[pid]
+                    progress.update(bar, advance=1, description=f"{row.model_type}: {row.stage}")
+                    print(
+                        f"{row.model_type:<28}{row.stage:<15}{row.method:<10}{row.seconds:>6.0f} s  {row.shares}  "
+                        f"{row.padding}  {row.reason[:150]}",
+                        flush=True,
+                    )
+            time.sleep(0.05)
+
+
+def start(model_type: str, tasks: list[str], part: Path, gigabytes: float) -> int:
+    """Fork; the child examines the first task that can be built and leaves its row in ``part``."""
+    part.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        limit = int(gigabytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+
+        def save(row: Row) -> None:
+            part.write_text(json.dumps(row.to_json()))
+
+        for task in tasks:
+            row = examine(task, model_type, save)
+            save(row)
+            if row.runs:
+                break
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def collect(part: Path, model_type: str, tasks: list[str], status: int | None, options: argparse.Namespace) -> Row:
+    """The row the child left; if it was stopped, the last one it saved, with the reason."""
+    row = Row.from_json(json.loads(part.read_text())) if part.exists() else Row(model_type, tasks[0])
+    if status is None:
+        row.reason, row.seconds = f"stopped after {options.seconds} s", float(options.seconds)
+    elif status:
+        row.reason = f"the process died (memory limit of {options.gigabytes:g} GiB, or a crash)"
+    return row
+
+
+def git_revision() -> str:
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,6 +1,0 @@
-"""A zoo of tiny, randomly initialised transformers models: ``build(task, model_type) -> model, inputs``."""
-
-from benchmarks.zoo.make import make_inputs
-from benchmarks.zoo.models import TASKS, build, build_model, iter_architectures, tiny_config
-
-__all__ = ["TASKS", "build", "build_model", "iter_architectures", "make_inputs", "tiny_config"]
