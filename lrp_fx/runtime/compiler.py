@@ -370,7 +370,8 @@ def _shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
 
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
     """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
-    captured = {getattr(program.module, str(n.target)).data_ptr() for n in program.graph.nodes if n.op == "get_attr"}
+    module = program.captured or program.module  # before passes that copy tensors (`promote_precision`)
+    captured = {getattr(module, str(n.target)).data_ptr() for n in module.graph.nodes if n.op == "get_attr"}
     return {
         (m, name): v
         for m in model.modules()
