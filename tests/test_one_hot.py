@@ -142,7 +142,7 @@ def test_the_models_own_outputs_are_computed_as_the_model_does() -> None:
         mode,
     )
     simplify(module.graph)
-    pick_classes(module.graph, mode, wanted=2)
+    pick_classes(module.graph, mode, own_outputs=2)
     assert [op_name(n) for n in module.graph.nodes].count("aten.mm") == 2
 
 
