@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import transformers
@@ -20,35 +17,16 @@ import transformers
 import lrp_fx
 from benchmarks.compare import ANY, OTHERS, TEXT, Noise
 from benchmarks.page import Page, table
-from lrp_fx.runtime import compiler as stages
+from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED
 
-STAGES = ("capture", "canonicalize", "drop_full_masks", "find_provenance", "rewrite", "find_anatomy", "transpose")
+#: Column -> the passes whose seconds it adds up.
+STAGES: dict[str, tuple[str, ...]] = {
+    "capture": ("capture",),
+    "canonicalize": tuple(p.name for p in CAPTURED if p.name != "capture"),
+    **{name.split("_")[-1]: (name,) for name in (p.name for p in ANALYSED)},
+    "transpose": tuple(p.name for p in BUILT),
+}
 DEPTHS = (2, 4, 8, 16, 24, 32, 48)
-
-
-@contextmanager
-def clocks() -> Iterator[Counter[str]]:
-    """Seconds spent in each stage while this is open."""
-    seconds: Counter[str] = Counter()
-    kept = {name: getattr(stages, name) for name in STAGES}
-
-    def timed(name: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return kept[name](*args, **kwargs)
-            finally:
-                seconds[name] += time.perf_counter() - start
-
-        return run
-
-    for name in STAGES:
-        setattr(stages, name, timed(name))
-    try:
-        yield seconds
-    finally:
-        for name, function in kept.items():
-            setattr(stages, name, function)
 
 
 def build(layers: int, width: int) -> torch.nn.Module:
@@ -70,18 +48,19 @@ def row(layers: int, width: int) -> list[str]:
     model = build(layers, width)
     ids = torch.randint(5, 900, (2, 16), generator=torch.Generator().manual_seed(0))
     explain = lrp_fx.convert(model)
-    with clocks() as seconds, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        start = time.perf_counter()
-        explain.trace(input_ids=ids, attention_mask=torch.ones_like(ids))
-        total = time.perf_counter() - start
+    start = time.perf_counter()
+    explain.trace(input_ids=ids, attention_mask=torch.ones_like(ids))
+    total = time.perf_counter() - start
+    seconds: Counter[str] = Counter()
+    for step in explain.history:
+        seconds[step.name] += step.seconds
     nodes, relevance = len(explain.graph.graph.nodes), len(explain.relevance_graph.graph.nodes)
     return [
         str(layers),
         str(width),
         str(nodes),
         str(relevance),
-        *(f"{seconds[s]:.1f}" for s in STAGES),
+        *(f"{sum(seconds[p] for p in passes):.1f}" for passes in STAGES.values()),
         f"{total:.1f}",
         f"{1000 * total / nodes:.1f}",
     ]
@@ -92,7 +71,7 @@ HEADINGS = (
     "width",
     "nodes",
     "nodes of the relevance graph",
-    *(s.removeprefix("find_").replace("_", " ") for s in STAGES),
+    *STAGES,
     "seconds",
     "ms a node",
 )
