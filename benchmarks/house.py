@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.page import ROOT, Command
+
 PACKAGE = "lrp_fx"
 
 
@@ -46,7 +47,7 @@ class House:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks house", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks house", description=BENCHMARK.purpose)
     parser.add_argument("--against", metavar="COMMIT", help="a commit of this repository to count as well")
     parser.add_argument("--sets", action="store_true", help="say where the sets of operator names are")
     options = parser.parse_args(arguments)
@@ -209,3 +210,6 @@ def _longest(needs: dict[str, set[str]]) -> int:
         return heights[i]
 
     return max((height(i) for i in below), default=0)
+
+
+BENCHMARK = Command("house", "How the code is built: lines, imports, sets of operator names, for two commits.", main)
