@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.page import ROOT, Command
+
 PACKAGE = "lrp_fx"
 
 
@@ -209,3 +210,6 @@ def _longest(needs: dict[str, set[str]]) -> int:
         return heights[i]
 
     return max((height(i) for i in below), default=0)
+
+
+BENCHMARK = Command("house", "Lines, imports, sets of operator names: how the code is built, and how it was.", main)
