@@ -37,3 +37,25 @@ def _checked() -> Iterator[None]:
 
     with checked():
         yield
+
+
+#: What most tests without an architecture of their own read; its other tests come right before them.
+_COMMON = ("vit", "swin", "t5", "bert", "llama")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that read shared conversions come first, by architecture: then one process makes each of them, and makes it
+    once (other processes take tests from the end).
+    """
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, int, str]:
+    from testing.architectures import BY_NAME
+
+    if not hasattr(getattr(item, "module", None), "converted"):
+        return (True, 0, "")
+    name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    if name not in BY_NAME:
+        return (False, len(_COMMON) + 1, "")
+    return (False, _COMMON.index(name) + 1 if name in _COMMON else 0, name)
