@@ -5,12 +5,12 @@ from __future__ import annotations
 from lrp_fx import targets
 from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
-from lrp_fx.file.read import SavedExplainer, load
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
 from lrp_fx.runtime.explainer import Explainer, aggregations, convert, rulesets
+from lrp_fx.runtime.saved import SavedExplainer, load
 from lrp_fx.runtime.verify import Report, verify
 
 __version__ = "0.1.0"

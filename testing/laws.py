@@ -180,7 +180,7 @@ def _is_affine(rule: Rule, call: Call, positions: list[int], tolerance: float) -
             m,
             torch.where(expected.isfinite(), expected, m),
             rtol=tolerance,
-            atol=tolerance * float(a[a.isfinite()].abs().max()),
+            atol=tolerance * float(a.detach()[a.isfinite()].abs().max()),
         ):
             return False
     c_here, c_there = here.coefficients(seeds)[0], there.coefficients(seeds)[0]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 import lrp_fx
 from lrp_fx.cli import inputs as loading
 from lrp_fx.cli.app import app
+from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rule import covers, registered
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
@@ -83,6 +84,40 @@ def test_inspect_groups_layers_and_names_sources() -> None:
         word in result.output
         for word in ("normalisation", "rotary, half-split", "input_ids: content", "coverage", "modeling_llama.py:")
     )
+
+
+def test_inspect_says_why_a_node_is_what_it_is() -> None:
+    model = loading.load_model(ROPE)
+    rewritten = lrp_fx.convert(model, loading.trial_inputs(model)).rewritten
+    name = next(n.name for n, a in rewritten.applications.items() if a.kind == "normalise")
+    result = run("inspect", ROPE, "--why", name)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"%{name} = aten.mul") and "coverage" not in result.output
+    for part in (
+        "modeling_llama.py:",
+        "normalise: a broadcast statistic",
+        "recognised as: normalisation",
+        "not scan: ",
+    ):
+        assert part in result.output, part
+    wrong = run("inspect", ROPE, "--why", "mull_1")
+    assert wrong.exit_code == 1 and "no node 'mull_1'" in wrong.output and "mul_1" in wrong.output
+
+
+def test_inspect_shows_what_approximated_operations_came_nearest_to() -> None:
+    rules = lrp_fx.Ruleset("tangents", frozenset({"content", "position"}), kinds={"normalise": "tangent.unexplained"})
+    with registered(rules):
+        result = run("inspect", ROPE, "--rules", "tangents")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("refused in strict mode") == 5 and "more" in result.output.splitlines()[-1]
+    assert "near:  not " in result.output and "next:  " in result.output
+
+
+def test_recognisers_are_listed_in_order() -> None:
+    result = run("recognisers")
+    lines = [line.split("  ")[0] for line in result.output.splitlines()]
+    names = [name for name in lines if name in {r.name for r in RECOGNISERS}]
+    assert names == [r.name for r in RECOGNISERS]
 
 
 def test_verify_passes_and_says_what_it_compared() -> None:

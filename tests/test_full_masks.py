@@ -246,7 +246,7 @@ def test_a_loaded_graph_takes_masks_for_what_they_are(settings: dict[str, Any], 
     theirs = [explain(**call) for call in calls]
     explain.save(tmp_path / "graph.lrp")
     loaded = lrp_fx.load(tmp_path / "graph.lrp")
-    assert len(loaded._variants) == 2
+    assert len(loaded._graphs) == 2
     for call, relevance in zip(calls, theirs, strict=True):
         assert alike(loaded(**call), relevance)
 

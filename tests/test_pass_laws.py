@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx.capture.call import as_call, bind
-from lrp_fx.guards.masks import constant_masks
 from lrp_fx.ir.graph import is_tensor, value_of
 from lrp_fx.ir.passes import Keeps, Pass, checked, run
 from lrp_fx.rule import registry
@@ -33,7 +32,7 @@ OPTIONAL = [p.name for p in PIPELINE if p.optional]
 def start(model: nn.Module, inputs: dict[str, Any], goal: Any = None, **options: Any) -> State:
     call = as_call(model, bind(model, (), inputs), {})
     given = Options(registry.rulesets[options.pop("rules", "pa-lrp")], **options)
-    return State(given, call, constants=constant_masks(call.bound, call.roles), target=as_target(goal))
+    return State(given, call, constants=call.constants, target=as_target(goal))
 
 
 @dataclass

@@ -80,6 +80,12 @@ def test_several_names_are_asked_in_turn_and_sites_first() -> None:
     assert taken(mine, "linear", "mul", "model.0.up") == "linear.affine"
 
 
+def test_a_rule_with_an_alternative_before_it_in_its_file_is_taken_all_the_same() -> None:
+    """Frozen weights serve logsumexp too, and stand first in the file; the default preset names the average."""
+    assert taken(PRESET, "softmax", "logsumexp") == "softmax.log_sum"
+    assert taken(registry.rulesets["cp-lrp"], "softmax", "logsumexp") == "softmax.frozen"
+
+
 def test_presets_name_rules_for_every_kind() -> None:
     for preset in registry.rulesets.values():
         assert set(preset.kinds) == set(KINDS) - {"leaf"}, preset.name

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx import targets
-from lrp_fx.file import write as saving
+from lrp_fx.file.contents import FORMAT
 from testing.architectures import BY_NAME
 from testing.handmade import ids, ready
 
@@ -255,7 +255,12 @@ def changed(path: Path, change: Any) -> Path:
 
 
 def graph(manifest: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = manifest["variants"][-1]["graphs"][0]
+    found: dict[str, Any] = manifest["graphs"][-1]
+    return found
+
+
+def guard(manifest: dict[str, Any], kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(g for g in manifest["guards"] if g["kind"] == kind)
     return found
 
 
@@ -269,7 +274,7 @@ def placeholder(manifest: dict[str, Any]) -> dict[str, Any]:
 
 CODE = "__import__('os').system('touch /tmp/owned')"
 ATTACKS: dict[str, tuple[Any, str]] = {
-    "another format": (lambda m: m.update(format=saving.FORMAT + 1), "has format"),
+    "another format": (lambda m: m.update(format=FORMAT + 1), "has format"),
     "no format": (lambda m: m.pop("format"), "has format None"),
     "a function of Python": (
         lambda m: first_call(m).update(target="os.system"),
@@ -302,7 +307,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda m: next(iter(m["tensors"].values())).update(offset=64),
         "lie where no tensor begins",
     ),
-    "code as an output's size": (lambda m: m["sizes"].update(output=[CODE]), "no expression of sizes"),
+    "code as an output's size": (lambda m: guard(m, "sizes").update(output=[CODE]), "no expression of sizes"),
     "something of torch that is no type": (
         lambda m: first_call(m).update(args={"tuple": [{"torch": "load"}]}),
         "no type, layout or memory format",
@@ -320,10 +325,10 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         "used before it is computed",
     ),
     "a missing tensor": (lambda m: m["tensors"].pop(next(iter(m["tensors"]))), "does not hold"),
-    "sizes of other inputs": (lambda m: m["sizes"]["axes"].update(input_ids=["s0"]), "is broken"),
-    "a size of another kind": (lambda m: m["sizes"]["axes"].update(input_ids=[["s0"], ["s1"]]), "is broken"),
-    "code as a size": (lambda m: m["sizes"]["axes"].update(input_ids=["s0", CODE]), "is broken"),
-    "code as a condition": (lambda m: m["sizes"]["conditions"].append(CODE), "is broken"),
+    "sizes of other inputs": (lambda m: guard(m, "sizes")["axes"].update(input_ids=["s0"]), "is broken"),
+    "a size of another kind": (lambda m: guard(m, "sizes")["axes"].update(input_ids=[["s0"], ["s1"]]), "is broken"),
+    "code as a size": (lambda m: guard(m, "sizes")["axes"].update(input_ids=["s0", CODE]), "is broken"),
+    "code as a condition": (lambda m: guard(m, "sizes")["conditions"].append(CODE), "is broken"),
     "an operator of the JIT alone": (
         lambda m: first_call(m).update(target="aten.manual_seed.default"),
         "is no operation on tensors",
@@ -361,8 +366,13 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     ),
     "a name that hides a builtin": (lambda m: first_call(m).update(name="len"), "a name that is none"),
     "a number that is none": (lambda m: first_call(m).update(args={"tuple": [{"float": 10**400}]}), "is broken"),
-    "a missing part": (lambda m: m.pop("variants"), "is broken"),
-    "no graphs": (lambda m: m["variants"].clear(), "no graph for some masks"),
+    "a missing part": (lambda m: m.pop("graphs"), "is broken"),
+    "no graphs": (lambda m: m["graphs"].clear(), "no graph for some masks"),
+    "no guards": (lambda m: graph(m)["guards"].clear(), "does not say which calls it serves"),
+    "a guard twice": (lambda m: graph(m)["guards"].append(0), "does not say which calls it serves"),
+    "a guard that is none": (lambda m: m["guards"][0].update(kind="os"), "a guard of an unknown kind, 'os'"),
+    "sizes of fewer inputs": (lambda m: guard(m, "sizes")["axes"].popitem(), "sizes of other inputs"),
+    "inputs that are none": (lambda m: guard(m, "tensors").update(inputs={"tuple": [1]}), "inputs that are none"),
 }
 
 
@@ -390,14 +400,20 @@ MASKS: dict[str, tuple[Any, str]] = {
         "masks of which it does not say what they are",
     ),
     "masks without axes": (lambda m: assumed(m)["axes"].clear(), "masks of which it does not say what they are"),
-    "no graphs for other masks": (lambda m: m["variants"].pop(), "no graph for some masks"),
-    "other targets for other masks": (lambda m: m["variants"][0]["graphs"].clear(), "no graph for some masks"),
+    "masks of other inputs": (
+        lambda m: assumed(m)["inputs"].update(dict.fromkeys(assumed(m)["inputs"], "others")),
+        "guards of other inputs",
+    ),
+    "no graphs for other masks": (lambda m: m["graphs"].pop(), "no graph for some masks"),
+    "other targets for other masks": (
+        lambda m: graph(m).update(target={"tuple": ["Class", {"tuple": []}]}),
+        "no graph for some masks",
+    ),
 }
 
 
 def assumed(manifest: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = manifest["variants"][0]["assumed"]
-    return found
+    return guard(manifest, "masks")
 
 
 @pytest.fixture(scope="module")

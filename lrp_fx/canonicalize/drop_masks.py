@@ -6,19 +6,20 @@ everywhere. A few small sizes tell what it may be; the sizes of a call are compu
 window of 512 tokens is a causal mask for 500 tokens, and none for 600).
 
 requires  a canonical program; for some mask inputs, one number that they hold everywhere
-ensures   the same outputs for such inputs of sizes for which the assumptions hold
+ensures   the same outputs for the calls that the guard admits
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, fx
 
-from lrp_fx.guards.masks import Assumptions, Constants, MaskGraph, Shapes, kinds, mask_graph
+from lrp_fx.guards.guard import Constants
+from lrp_fx.guards.masks import MaskGraph, MaskGuard, Shapes, kinds, mask_graph
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import argument
 from lrp_fx.ir.program import Program, copy_graph
 from lrp_fx.ir.sizes import same_shape
 
@@ -26,7 +27,7 @@ _PROBES = (1, 2, 3, 6, 11)
 _SDPA = "aten.scaled_dot_product_attention"
 
 
-def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, Assumptions | None]:
+def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, MaskGuard | None]:
     """The program for calls in which the masks hold these numbers, and what that assumes; the same object, and None,
     where it changes nothing.
     """
@@ -46,14 +47,12 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, As
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    return replace(program, module=module), Assumptions(
-        mask_graph(program, list(used)), constants, tuple(used.values())
-    )
+    return replace(program, module=module), MaskGuard(mask_graph(program, list(used)), constants, tuple(used.values()))
 
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:
     """Fused attention without its mask, if that says nothing or that attention is causal."""
-    mask, dropout, causal = _options(node)
+    mask, dropout, causal = (argument(node, name) for name in ("attn_mask", "dropout_p", "is_causal"))
     if not isinstance(mask, fx.Node) or causal or (pattern := masks.pattern(mask)) is None:
         return {}
     new.args = (
@@ -64,15 +63,6 @@ def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, s
     )
     new.kwargs = {n: a for n, a in new.kwargs.items() if n in ("scale", "enable_gqa")}
     return {mask: pattern}
-
-
-def _options(node: fx.Node) -> tuple[Any, Any, Any]:
-    """Mask, dropout and whether it is causal."""
-    named = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}
-    mask, dropout, causal = (
-        node.args[i] if i < len(node.args) else node.kwargs.get(n, d) for i, (n, d) in enumerate(named.items(), 3)
-    )
-    return mask, dropout, causal
 
 
 def _without_zeros(node: fx.Node, env: dict[fx.Node, fx.Node], masks: _Masks) -> dict[fx.Node, str]:

@@ -12,20 +12,14 @@ from torch import Tensor, nn
 
 from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_of
 from lrp_fx.errors import InputError
+from lrp_fx.guards.guard import Arguments
 
 
 @dataclass(frozen=True)
-class ModelCall:
-    """One call: its tensors by name, the model that is called with them by these names, and what each tensor means."""
+class ModelCall(Arguments):
+    """One call, and the model that is called with the arguments by these names."""
 
-    bound: dict[str, Any]
     model: nn.Module
-    roles: dict[str, str]
-
-    @property
-    def plain(self) -> dict[str, str]:
-        """What is no tensor, as text: it is part of what was traced."""
-        return {n: repr(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
 
     @property
     def key(self) -> Any:
@@ -68,4 +62,4 @@ def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -
     """
     flat = flatten(bound)
     told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
-    return ModelCall(flat, Flattened(model, bound) if is_nested(bound) else model, told)
+    return ModelCall(flat, told, Flattened(model, bound) if is_nested(bound) else model)

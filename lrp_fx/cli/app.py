@@ -1,4 +1,4 @@
-"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``."""
+"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``, ``recognisers``."""
 
 from __future__ import annotations
 

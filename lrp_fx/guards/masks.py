@@ -10,22 +10,19 @@ import operator
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.guards.guard import Arguments, Constants, Guard, Reader, Writer
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_tensor, op_name, value_of
-from lrp_fx.ir.program import MASK_ROLE, Program
+from lrp_fx.ir.operators import axis_of, has, is_pointwise, operand_of, run_call
+from lrp_fx.ir.program import Program
 
-Constants = tuple[tuple[str, float], ...]
 Shapes = Mapping[str, tuple[int, ...]]
 _ENTRIES = 2**20  # of a mask, that are computed at a time
-#: Entry by entry, without torch's tag for it.
-_POINTWISE = frozenset(
-    "aten." + n
-    for n in "__and__ __or__ __xor__ _to_copy floor_divide masked_fill where zeros_like ones_like full_like".split()
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +153,12 @@ def _entrywise(made: MaskGraph, mask: fx.Node, needed: set[fx.Node]) -> set[fx.N
 def _is_entrywise(made: MaskGraph, node: fx.Node) -> bool:
     """Is a part of its operands' queries enough for that part of its own?"""
     queries = made.queries(node)
-    if op_name(node) == "aten.expand":
-        return isinstance(node.args[0], fx.Node) and made.queries(node.args[0]) == queries
+    if has(node, Fact.EXPANSION):
+        return made.queries(operand_of(node)) == queries
     if op_name(node) == "aten.unsqueeze":
         rank = len(made.axes[node.name])
-        return int(node.args[1]) % rank < rank - 2  # type: ignore[arg-type]
-    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    return (pointwise or op_name(node) in _POINTWISE) and any(made.queries(a) == queries for a in node.all_input_nodes)
+        return axis_of(node, rank) < rank - 2
+    return is_pointwise(node) and any(made.queries(a) == queries for a in node.all_input_nodes)
 
 
 def _is_size(node: fx.Node, inputs: Mapping[fx.Node, str]) -> bool:
@@ -179,25 +175,14 @@ def _run(made: MaskGraph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         and made.queries(node.all_input_nodes[0]) == made.queries(node)
     ):
         args = (args[0], [*args[1][:-2], -1, args[1][-1]])  # as many queries as there are
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return run_call(node, *args, **kwargs)
 
 
 _REMEMBERED_SIZES = 1024
 
 
-def constant_masks(bound: Mapping[str, Any], roles: Mapping[str, str]) -> Constants:
-    """The mask inputs (by name) that hold one number everywhere, and which."""
-    found = []
-    for name, value in sorted(bound.items()):
-        if isinstance(value, Tensor) and roles.get(name) == MASK_ROLE and value.numel():
-            first = value.flatten()[0]
-            if bool((value == first).all()):
-                found.append((name, float(first)))
-    return tuple(found)
-
-
 @dataclass(frozen=True, eq=False)
-class Assumptions:
+class MaskGuard(Guard):
     """What masks are taken to be where their inputs are these constants: ``patterns`` says ``all`` or ``causal`` for
     each of ``made``.
 
@@ -205,10 +190,19 @@ class Assumptions:
     every call.
     """
 
+    kind = "masks"
     made: MaskGraph
     constants: Constants
     patterns: tuple[str, ...]
     known: OrderedDict[Any, bool] = field(default_factory=OrderedDict)
+
+    def refusal(self, call: Arguments) -> str | None:
+        if call.constants != self.constants:
+            held = ", ".join(f"{name} holds {number:g} everywhere" for name, number in self.constants)
+            return f"this graph does without masks: it is for calls in which {held or 'no mask is given'}"
+        if not self.hold_for({n: call.shapes[n] for n in self.made.inputs.values()}):
+            return "this graph does without masks, which say something for these sizes"
+        return None
 
     def hold_for(self, shapes: Shapes) -> bool:
         """Are all the masks what they are taken to be in a call with inputs of these shapes? Computed once for each."""
@@ -224,3 +218,29 @@ class Assumptions:
             while len(self.known) > _REMEMBERED_SIZES:
                 self.known.popitem(last=False)
         return self.known[key]
+
+    def encode(self, write: Writer) -> dict[str, Any]:
+        made = self.made
+        return {
+            "constants": write.value(self.constants),
+            "patterns": list(self.patterns),
+            "nodes": write.graph(made.module),
+            "inputs": made.inputs,
+            "types": write.value(made.types),
+            "axes": {n: list(axes) for n, axes in made.axes.items()},
+        }
+
+    @classmethod
+    def decode(cls, facts: Mapping[str, Any], read: Reader) -> Self:
+        axes = {n: tuple(map(str, sizes)) for n, sizes in facts["axes"].items()}
+        made = MaskGraph(
+            read.graph(facts["nodes"]), dict(facts["inputs"]), read.value(facts["types"]), axes, read.device
+        )
+        placeholders = {n.name for n in made.module.graph.find_nodes(op="placeholder")}
+        if (
+            len(made.masks) != len(facts["patterns"])
+            or not placeholders == made.inputs.keys() == made.types.keys()
+            or not {m.name for m in made.masks} <= made.axes.keys()
+        ):
+            raise ValueError("masks of which it does not say what they are")
+        return cls(made, read.value(facts["constants"]), tuple(map(str, facts["patterns"])))

@@ -15,13 +15,14 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from torch.utils._sympy.printers import PythonPrinter
 
 from lrp_fx.errors import InputError
+from lrp_fx.guards.guard import Arguments, Guard, Reader, Writer
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
@@ -109,6 +110,55 @@ class Sizes:
             size: f"{name}.shape[{i}]" for name, sizes in reversed(self.axes.items()) for i, size in enumerate(sizes)
         }
         return re.sub(r"[A-Za-z_]\w*", lambda word: places.get(word[0], word[0]), text)
+
+
+@dataclass(frozen=True, eq=False)
+class SizeGuard(Guard):
+    """The sizes of the inputs, with all that the model decided by them.
+
+    ``known``: gives them (drawing graphs of a program may decide more). ``ones``: does the graph compute what the model
+    computes where these sizes are 1? Tracing takes for granted that none is, whatever the model does with such.
+    ``compare``: asks the model, where there is one; a file has none.
+    """
+
+    kind = "sizes"
+    known: Callable[[], Sizes]
+    ones: dict[frozenset[str], bool] = field(default_factory=dict)
+    compare: Callable[[Arguments], bool] | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.known()
+
+    def refusal(self, call: Arguments) -> str | None:
+        sizes, shapes = self.sizes, call.shapes
+        why = sizes.refusal(shapes)
+        if why is not None:
+            return f"this graph does not hold for these sizes: {why}"
+        ones = sizes.ones(shapes)
+        if ones and ones not in self.ones and self.compare is not None:
+            self.ones[ones] = self.compare(call)
+        if not ones or self.ones.get(ones, False):
+            return None
+        places = ", ".join(sorted(sizes.readable(symbol) for symbol in ones))
+        if ones in self.ones:
+            return f"the model computes something else than this graph where {places} is 1"
+        return (
+            f"nobody has compared this graph with the model where {places} is 1: explain such an input before saving it"
+        )
+
+    def encode(self, write: Writer) -> dict[str, Any]:
+        return {**asdict(self.sizes), "ones": [sorted(names) for names, right in self.ones.items() if right]}
+
+    @classmethod
+    def decode(cls, facts: Mapping[str, Any], read: Reader) -> Self:
+        sizes = Sizes(
+            {str(name): tuple(map(str, axes)) for name, axes in facts["axes"].items()},
+            tuple(map(str, facts["conditions"])),
+            tuple(map(str, facts["output"])),
+        )
+        sizes.check()
+        return cls(lambda: sizes, {frozenset(map(str, names)): True for names in facts["ones"]})
 
 
 class TracedSizes:

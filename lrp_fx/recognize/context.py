@@ -44,10 +44,10 @@ class Context:
     memo: dict[tuple[str, fx.Node], Any] = field(default_factory=dict)
 
     def kinds(self, node: fx.Node) -> Sequence[str]:
-        """The kinds under which some rule lists the node's operation, in order of registration."""
-        if ("kinds", node) not in self.memo:
-            self.memo["kinds", node] = self.listed(op_name(node))
-        kinds: Sequence[str] = self.memo["kinds", node]
+        """The kinds under which some rule lists the node's operation, in the order of `KINDS`."""
+        kinds: Sequence[str] | None = self.memo.get(("kinds", node))
+        if kinds is None:
+            kinds = self.memo["kinds", node] = self.listed(op_name(node))
         return kinds
 
     def operands(self, node: fx.Node) -> list[fx.Node]:

@@ -10,6 +10,9 @@ from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal
 from lrp_fx.rule import KINDS
 
+#: What probing finds of an operation that chooses, whether or not a drawn value reached the bound.
+_CHOOSING = ("route", "linear", "move")
+
 
 def listed(context: Context, node: fx.Node) -> Meaning | Refusal:
     """The first kind under which a rule lists the operation by name."""
@@ -22,11 +25,13 @@ def listed(context: Context, node: fx.Node) -> Meaning | Refusal:
 
 
 def choice(context: Context, node: fx.Node) -> Meaning | Refusal:
-    """Maximum and minimum of values that carry relevance."""
+    """An elementwise operation listed by a rule, of several values that carry relevance, of which it takes one."""
     if not context.kinds(node):
         return Refusal(f"no rule lists {op_name(node)} by name", Nearness.OPERATION)
-    why = f"{op_name(node)} of two operands that carry relevance chooses"
-    return Meaning("route", tuple(context.operands(node)), why)
+    operands = context.operands(node)
+    if infer(node, operands).kind not in _CHOOSING:  # a power of two values is a function of both
+        return Refusal("its results are none of the values it is given", Nearness.CONDITION)
+    return Meaning("route", tuple(operands), f"{op_name(node)} of {len(operands)} values that carry relevance chooses")
 
 
 def probed(context: Context, node: fx.Node) -> Meaning:
@@ -45,7 +50,7 @@ LISTED = Recogniser(
 )
 CHOICE = Recogniser(
     "choice",
-    "an elementwise operation of several values that carry relevance chooses one of them (maximum, minimum)",
+    "an elementwise operation of several values that carry relevance takes one of them (bounds that are computed)",
     ("route",),
     choice,
     before=("probing",),

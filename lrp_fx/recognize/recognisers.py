@@ -43,8 +43,8 @@ def ordered(recognisers: Iterable[Recogniser]) -> tuple[Recogniser, ...]:
         later.add_edges_from((n, recogniser.name) for n in recogniser.before)
         later.add_edges_from((recogniser.name, n) for n in recogniser.after)
     if not nx.is_directed_acyclic_graph(later):
-        circle = " before ".join(repr(earlier) for _, earlier in reversed(nx.find_cycle(later)))
-        raise ValueError(f"recognisers are asked in a circle: {circle}")
+        circle = [earlier for _, earlier in reversed(nx.find_cycle(later))]
+        raise ValueError(f"recognisers are asked in a circle: {' before '.join(map(repr, [*circle, circle[0]]))}")
     return tuple(by_name[n] for n in nx.lexicographical_topological_sort(later))[::-1]
 
 
@@ -60,7 +60,7 @@ def recognise(context: Context, node: fx.Node, recognisers: Sequence[Recogniser]
     raise LookupError(f"no recogniser gave %{node.name} a meaning; the last one must answer for every operation")
 
 
-def _found() -> list[Recogniser]:
+def find() -> list[Recogniser]:
     """Every `Recogniser` at the top of a file of this package."""
     package = lrp_fx.recognize
     names = [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if m.name != __name__]
@@ -68,4 +68,4 @@ def _found() -> list[Recogniser]:
     return list(dict.fromkeys(v for v in values if isinstance(v, Recogniser)))
 
 
-RECOGNISERS = ordered(_found())
+RECOGNISERS = ordered(find())

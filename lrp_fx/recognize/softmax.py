@@ -9,8 +9,9 @@ from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, same_size_along
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.operators import argument
+from lrp_fx.ir.operators import argument, has, operand_of
 from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal, nearest
 
@@ -83,7 +84,7 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
         return False
     less = (
         exponent.args[1]
-        if op_name(exponent) == "aten.sub" and not flow.carries(exponent.args[0])  # type: ignore[arg-type]
+        if op_name(exponent) == "aten.sub" and not flow.carries(operand_of(exponent))
         else exponent.args[0]
         if op_name(exponent) == "aten.neg"
         else None
@@ -94,7 +95,8 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
 def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:
     """The operand of an expansion, a reciprocal, a new axis or a multiplication by one."""
     is_one = op_name(node) == "aten.mul" and any(isinstance(a, (int, float)) and a == 1 for a in node.args[:2])
-    if is_one or op_name(node) in ("aten.expand", "aten.expand_as", "aten.reciprocal", "aten.unsqueeze"):
+    is_grown = has(node, Fact.EXPANSION) or op_name(node) == "aten.unsqueeze"
+    if is_one or is_grown or op_name(node) == "aten.reciprocal":
         return next((a for a in node.all_input_nodes if flow.carries(a)), None)
     return None
 
@@ -105,15 +107,37 @@ def exp_softmax(flow: Dataflow, node: fx.Node) -> Meaning | Refusal:
     if op_name(node) != "aten.exp":
         return Refusal(f"{op_name(node)} is no exponential", Nearness.OPERATION)
     z = node.args[0]
-    if isinstance(z, fx.Node) and op_name(z) in ("aten.log_softmax", "aten._log_softmax"):
+    if isinstance(z, fx.Node) and has(z, Fact.LOG_SOFTMAX):
         return _softmax_of(flow, z.args[0], _from_right(argument(z, "dim"), z), "exp of a log-softmax")
-    if not isinstance(z, fx.Node) or op_name(z) != "aten.sub" or not isinstance(z.args[1], fx.Node):
-        return Refusal("its exponent is neither a log-softmax nor a difference", Nearness.OPERANDS)
+    if not isinstance(z, fx.Node):
+        return Refusal("its exponent is a number", Nearness.OPERANDS)
+    found = _less_normaliser(flow, z)
+    return found if isinstance(found, Refusal) else _softmax_of(flow, z.args[0], found[0], f"exp of {found[1]}")
+
+
+def written_log_softmax(context: Context, node: fx.Node) -> Meaning | Refusal:
+    """``z - logsumexp(z)`` and ``z - log(sum(exp(z)))`` are log-softmaxes, whose normaliser is no path of its own."""
+    if op_name(node) != "aten.sub":
+        return Refusal(f"{op_name(node)} is no difference", Nearness.OPERATION)
+    found = _less_normaliser(context.flow, node)
+    if isinstance(found, Refusal):
+        return found
+    dim, why = found
+    (z,) = _softmax_of(context.flow, node.args[0], dim, why).signals
+    if z not in context.carrying:
+        return Refusal(f"relevance of the scores %{z.name} was frozen above", Nearness.CONDITION)
+    return Meaning("softmax", (z,), why, aten.log_softmax.int, (z, dim))
+
+
+def _less_normaliser(flow: Dataflow, z: fx.Node) -> tuple[int, str] | Refusal:
+    """The axis of a value less the logarithm of its sum of exponentials, and what to say of it."""
+    if op_name(z) != "aten.sub" or not isinstance(z.args[1], fx.Node):
+        return Refusal(f"%{z.name} is neither a log-softmax nor a difference", Nearness.OPERANDS)
     normaliser = flow.core(z.args[1])
     if op_name(normaliser) == "aten.logsumexp":
-        found, why = (normaliser, normaliser.args[0]), "exp of a value less its logsumexp"
+        found, why = (normaliser, normaliser.args[0]), "a value less its logsumexp"
     elif op_name(normaliser) == "aten.log" and (summed := _sum_of_exp(normaliser.args[0])) is not None:
-        found, why = summed, "exp of a value less the logarithm of its sum of exponentials"
+        found, why = summed, "a value less the logarithm of its sum of exponentials"
     else:
         return Refusal(f"%{normaliser.name} is no logarithm of a sum of exponentials", Nearness.PATTERN)
     total, values = found
@@ -121,7 +145,7 @@ def exp_softmax(flow: Dataflow, node: fx.Node) -> Meaning | Refusal:
     if values is not z.args[0] or axis is None:
         what = "sums over more than one axis" if values is z.args[0] else "is of another value than the exponent"
         return Refusal(f"%{total.name} {what}", Nearness.CONDITION)
-    return _softmax_of(flow, z.args[0], _from_right(axis, z), why)
+    return _from_right(axis, z), why
 
 
 def _sum_of_exp(total: Any) -> tuple[fx.Node, Any] | None:
@@ -134,7 +158,7 @@ def _sum_of_exp(total: Any) -> tuple[fx.Node, Any] | None:
 # ------------------------------------------------------------------------------------------------ of some of the scores
 def renormalised_softmax(context: Context, node: fx.Node) -> Meaning | Refusal:
     """Chosen weights of a softmax, divided by their sum: the softmax of the chosen scores."""
-    if op_name(node) not in ("aten.div", "aten.mul"):
+    if not has(node, Fact.SCALING):
         return Refusal(f"{op_name(node)} is no division", Nearness.OPERATION)
     found = renormalised(node)
     if found is None:
@@ -187,4 +211,11 @@ EXPONENTIAL = Recogniser(
     ("softmax",),
     lambda context, node: exp_softmax(context.flow, node),
     before=("listed operation",),
+)
+LOGARITHM = Recogniser(
+    "log-softmax written out",
+    "z - logsumexp(z), z - log(sum(exp(z))): a log-softmax of z",
+    ("softmax",),
+    written_log_softmax,
+    before=("softmax from its logarithm",),
 )

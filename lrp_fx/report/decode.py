@@ -58,7 +58,7 @@ def settle(
         warnings.warn(
             f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
             "the picture with care",
-            stacklevel=4,
+            stacklevel=6,
         )
     parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)

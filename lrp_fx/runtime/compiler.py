@@ -6,7 +6,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,19 +13,19 @@ from torch import Tensor, nn
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.checks import check_mode, check_weights
+from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import (
-    CAPTURE_ULPS,
     CONCRETE,
     DYNAMIC,
     METHODS,
     STATIC,
-    accepts,
-    difference_from_model,
     first_line,
 )
 from lrp_fx.errors import InputError, PassError, TransposeError
-from lrp_fx.guards.masks import Assumptions, Constants, constant_masks
-from lrp_fx.guards.sizes import TracedSizes
+from lrp_fx.guards.guard import Constants, Guard, refusal
+from lrp_fx.guards.inputs import device_guard
+from lrp_fx.guards.masks import MaskGuard
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import Step, report_fault, run
 from lrp_fx.ir.program import MASK_ROLE, Program
 from lrp_fx.rewrite.application import Rewritten
@@ -51,65 +50,48 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Built:
-    """A relevance graph for one kind of target, and what runs it."""
+    """A relevance graph for one kind of target, what runs it, and which calls it serves."""
 
     graph: RelevanceGraph
     target: Target
     runner: Any
+    guards: tuple[Guard, ...]
     history: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """A captured and canonical program, and what the passes did that made it."""
+    """A captured and canonical program, which calls it serves, and what the passes did that made it."""
 
     program: Program
+    guards: tuple[Guard, ...]
     history: tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class CompiledProgram:
-    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: what that takes
-    for granted.
+    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: for which masks
+    they were.
 
-    ``inputs``: the values it is good for, where it is the record of one call; ``graphs`` by the target's signature;
-    ``plain``: the call's values that are no tensors; ``ones``: does it compute what the model computes where these
-    sizes are 1? ``history``: what the passes did that made it.
+    ``graphs`` by the target's signature; ``history``: what the passes did that made it.
     """
 
     base: Captured
-    assumed: Assumptions | None
+    assumed: MaskGuard | None
     program: Program
     rewritten: Rewritten
     structure: Structure
-    plain: dict[str, str]
-    inputs: dict[str, Tensor] | None = None
     history: tuple[Step, ...] = ()
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
-    ones: dict[frozenset[str], bool] = field(default_factory=dict)
 
-    @cached_property
-    def sizes(self) -> TracedSizes:
-        return TracedSizes(self.program)
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """Which calls the program serves."""
+        return self.base.guards if self.assumed is None else (*self.base.guards, self.assumed)
 
     def fits(self, call: ModelCall) -> bool:
-        """Is the program right for a call (of the types and ranks it was captured with)?"""
-        if self.inputs is not None:
-            return all(torch.equal(value, call.bound[name]) for name, value in self.inputs.items())
-        shapes = {info.name: call.bound[info.name].shape for info in self.program.inputs}
-        if (
-            not all(info.admits(shapes[info.name]) for info in self.program.inputs)
-            or self.sizes().refusal(shapes) is not None
-        ):
-            return False
-        ones = self.sizes().ones(shapes)
-        # tracing takes for granted that no size is 1, whatever the model does with such
-        if ones and ones not in self.ones:
-            self.ones[ones] = (
-                accepts(call.model, call.bound)
-                and difference_from_model(call.model, self.program, call.bound) <= CAPTURE_ULPS
-            )
-        return not ones or self.ones[ones]
+        """Does what was captured serve a call, whatever its masks are?"""
+        return refusal(self.base.guards, call) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +191,8 @@ class Compiler:
     def entry(self, call: ModelCall, make: Callable[[ModelCall], Captured] | None = None) -> CompiledProgram:
         """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
         make = make or self._capture
-        entry = self._kept(call, constant_masks(call.bound, call.roles), make)
-        if entry.assumed is not None and not entry.assumed.hold_for(
-            {n: tuple(call.bound[n].shape) for n in entry.program.input_nodes()}
-        ):
+        entry = self._kept(call, call.constants, make)
+        if entry.assumed is not None and entry.assumed.refusal(call) is not None:
             entry = self._kept(call, None, make)
         self.current = entry
         return entry
@@ -255,57 +235,39 @@ class Compiler:
         assert state.program is not None
         self._loose |= _loose_tensors(self.model, state.program)
         self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
-        return Captured(state.program, history)
+        return Captured(state.program, guards_of(state.program, call), history)
 
     def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:
         """The program without the masks that say nothing if the mask inputs hold these numbers."""
         state, history = self._without_masks(base, constants)
-        if state.assumed is None:
-            return self._general(base, call)
-        return self._analysed(base, state, history, call.plain, None)
+        return self._general(base) if state.assumed is None else self._analysed(base, state, history)
 
     def _without_masks(self, base: Captured, constants: Constants | None) -> tuple[State, tuple[Step, ...]]:
         state = State(self.options, constants=constants, program=base.program)
         return run(state, ANALYSED, until="drop_masks", without=self.options.without)
 
-    def _general(self, base: Captured, call: ModelCall) -> CompiledProgram:
+    def _general(self, base: Captured) -> CompiledProgram:
         """The program that is good for any mask, made once."""
-        tensors = {n: v for n, v in call.bound.items() if isinstance(v, Tensor)}
-        held = {n: v.clone() for n, v in tensors.items()} if base.program.method == CONCRETE else None
-        return self._made_general(base) or self._analysed_for_any(base, call.plain, held)
-
-    def _analysed_for_any(
-        self, base: Captured, plain: dict[str, str], held: dict[str, Tensor] | None
-    ) -> CompiledProgram:
-        return self._analysed(base, State(self.options, program=base.program), (), plain, held)
+        return self._made_general(base) or self._analysed(base, State(self.options, program=base.program), ())
 
     def _made_general(self, base: Captured) -> CompiledProgram | None:
         return next(
             (kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None
         )
 
-    def _analysed(
-        self,
-        base: Captured,
-        state: State,
-        history: tuple[Step, ...],
-        plain: dict[str, str],
-        held: dict[str, Tensor] | None,
-    ) -> CompiledProgram:
+    def _analysed(self, base: Captured, state: State, history: tuple[Step, ...]) -> CompiledProgram:
         """The program of a state with its rules and its structure; ``history``: what was done to it since it was
         captured.
         """
         after = ANALYSED[[p.name for p in ANALYSED].index("drop_masks") + 1 :]
         state, steps = run(state, after, without=self.options.without)
         assert state.program is not None and state.rewritten is not None and state.structure is not None
-        made = (state.assumed, state.program, state.rewritten, state.structure, plain, held, (*history, *steps))
+        made = (state.assumed, state.program, state.rewritten, state.structure, (*history, *steps))
         return CompiledProgram(base, *made)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
         """What was made of the same captured program, or is made now, for any mask."""
-        if entry.assumed is None:
-            return entry
-        return self._made_general(entry.base) or self._analysed_for_any(entry.base, entry.plain, None)
+        return entry if entry.assumed is None else self._general(entry.base)
 
     def variants(self, entry: CompiledProgram) -> list[CompiledProgram]:
         """What calls may use of the same captured program: with the masks of the calls so far, with masks of ones, and
@@ -322,7 +284,7 @@ class Compiler:
         if ones not in known:
             state, history = self._without_masks(entry.base, ones)
             if state.assumed is not None:
-                known[ones] = self._analysed(entry.base, state, history, entry.plain, None)
+                known[ones] = self._analysed(entry.base, state, history)
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
@@ -357,8 +319,10 @@ class Compiler:
             state, steps = run(state, BUILT, without=self.options.without)
             graph = state.finished()
             runner = torch.compile(graph.module, dynamic=True) if self.options.compile else state.runner or graph.module
+            device = value_of(next(iter(entry.program.input_nodes().values()))).device
+            guards = (*entry.guards, device_guard(graph.module, device))
             # the target with it: functions are told apart by identity
-            entry.graphs[target.signature] = Built(graph, target, runner, steps)
+            entry.graphs[target.signature] = Built(graph, target, runner, guards, steps)
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
@@ -406,7 +370,8 @@ def _shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
 
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
     """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
-    captured = {getattr(program.module, str(n.target)).data_ptr() for n in program.graph.nodes if n.op == "get_attr"}
+    module = program.captured or program.module  # before passes that copy tensors (`promote_precision`)
+    captured = {getattr(module, str(n.target)).data_ptr() for n in module.graph.nodes if n.op == "get_attr"}
     return {
         (m, name): v
         for m in model.modules()

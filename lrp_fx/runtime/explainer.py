@@ -10,26 +10,25 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.file.write import Description, Variant, write
-from lrp_fx.guards.masks import constant_masks
+from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
+from lrp_fx.file.write import write
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
-from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
-from lrp_fx.runtime.compiler import CompiledProgram, Compiler, Statistics
+from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
-from lrp_fx.runtime.run import run_together
+from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
-from lrp_fx.transpose.signature import GraphSignature
 
 _COMPILING = threading.RLock()
 CONSERVE = ("total", "site", "off")
@@ -223,46 +222,26 @@ class Explainer:
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
-        if targets is not None:
-            if target is not None:
-                raise InputError("give target= or targets=, not both")
-            if not isinstance(targets, (list, tuple)):
-                raise TargetError(f"targets= takes a list of targets, got {targets!r}")
-            return self._explained(args, inputs, [as_target(t) for t in targets])
-        return self._explained(args, inputs, [as_target(target)])[0]
+        results = self._explained(args, inputs, goals_of(target, targets))
+        return results if targets is not None else results[0]
 
     def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
         with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
             call = self._bind(args, inputs)
-            bound, found = call.bound, self._compiler.entry(call)
-            shape = found.sizes().output_shape({i.name: bound[i.name].shape for i in found.program.inputs})
-            device = bound[found.program.inputs[0].name].device
             # refuses what the output does not have, before anything is compiled
-            arguments = [
-                list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals
-            ]
+            arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
             compiled = [self._compiler.compiled(call, goal) for goal in goals]
             self.statistics.runs += 1
-        results: dict[int, Relevance] = {}
-        for graph in dict.fromkeys(id(built) for _, built in compiled):
-            numbers = [n for n, (_, built) in enumerate(compiled) if id(built) == graph]
-            entry, built = compiled[numbers[0]]
-            tensors = [bound[i.name] for i in entry.program.inputs]
-            try:
-                with torch.no_grad():
-                    flats = run_together(
-                        built.runner if len(numbers) == 1 else built.graph.module,
-                        tensors,
-                        [arguments[n] for n in numbers],
-                    )
-            except (RuntimeError, IndexError):
-                with _COMPILING:  # running the model sets switches of its configuration for a while
-                    run_model(call.model, bound)  # is it the input that the model itself refuses?
-                raise
-            for n, flat in zip(numbers, flats, strict=True):
-                results[n] = self._result(entry, built.graph.signature, flat, bound, goals[n])
-        return [results[n] for n in range(len(goals))]
+        made = {id(built): _executable(entry, built) for entry, built in compiled}
+
+        def blame(error: Exception) -> None:
+            """Is it the input that the model itself refuses?"""
+            with _COMPILING:  # running the model sets switches of its configuration for a while
+                run_model(call.model, call.bound)
+
+        executables = [made[id(built)] for _, built in compiled]
+        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset.name), blame)
 
     @property
     def statistics(self) -> Statistics:
@@ -275,33 +254,6 @@ class Explainer:
         call = as_call(self.model, bound, self.roles)
         check_inputs(call.bound, call.roles)
         return call
-
-    def _result(
-        self,
-        entry: CompiledProgram,
-        signature: GraphSignature,
-        flat: tuple[Any, ...],
-        bound: dict[str, Any],
-        target: Target,
-    ) -> Relevance:
-        score = flat[signature.outputs]
-        batched = entry.program.batch_input
-        batch = bound[batched[0].name].shape[0] if batched is not None else 1
-        if score.shape != (batch,):
-            raise InputError(
-                f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs "
-                "and of the output must be the batch"
-            )
-        statement = read_statement(signature, flat, bound)
-        return settle(
-            statement,
-            conserve=self.conserve,
-            score=score,
-            output=entry.program.outputs.rebuild(flat[: signature.outputs]) if signature.outputs else None,
-            inputs={n: v for n, v in bound.items() if isinstance(v, Tensor)},
-            target=repr(target),
-            ruleset=self.ruleset.name,
-        )
 
     # ------------------------------------------------------------------------------------------------ saving
     def save(self, path: str | Path, *, targets: Sequence[Any] | None = None, weights: bool = True) -> None:
@@ -323,33 +275,31 @@ class Explainer:
                     "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
                 )
             entries = self._compiler.variants(last)
-            general = entries[-1]
-            variants = [
-                Variant(
-                    e.assumed,
-                    {
-                        g.signature: (d.graph.module, d.graph.signature)
-                        for g in goals
-                        for d in [self._compiler.build(e, g)]
-                    },
-                )
-                for e in entries
-            ]
-            made_with = {"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__}
-            sites = find_sites(general.rewritten, general.structure)
-            ones = [set(names) for e in entries for names, right in e.ones.items() if right]
-            about = Description(
-                self.ruleset.name,
-                self.conserve,
-                sites,
-                general.rewritten.coverage(),
-                general.program.method,
-                made_with,
-                general.sizes(),
-                ones,
-                general.plain,
-            )
-            write(path, general.program, variants, about, model=self.model, weights=weights, held=general.inputs)
+            graphs = [(goal, self._compiler.build(entry, goal)) for entry in entries for goal in goals]
+            saved = tuple(SavedGraph(goal.signature, built.graph, built.guards) for goal, built in graphs)
+            write(path, self._contents(entries[-1], saved), model=self.model, weights=weights)
+
+    def _contents(self, general: CompiledProgram, graphs: tuple[SavedGraph, ...]) -> Contents:
+        """What is said of graphs that were made of one captured program; ``general``: what is good for any mask."""
+        outputs, batched = general.program.outputs, general.program.batch_input
+        alone = isinstance(outputs.rebuild(tuple(range(len(outputs.names)))), int)  # and not something that holds it
+        return Contents(
+            graphs,
+            ModelOutputs(tuple(outputs.names), alone, batched[0].name if batched is not None else None),
+            device=value_of(next(iter(general.program.input_nodes().values()))).device.type,
+            ruleset=self.ruleset.name,
+            conserve=self.conserve,
+            method=general.program.method,
+            sites=find_sites(general.rewritten, general.structure),
+            coverage=general.rewritten.coverage(),
+            made_with={"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__},
+        )
+
+
+def _executable(entry: CompiledProgram, built: Built) -> Executable:
+    program = entry.program
+    batch = program.batch_input[0].name if program.batch_input is not None else None
+    return Executable(built.graph, built.runner, built.guards, program.outputs.rebuild, batch)
 
 
 def graph_after(model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp") -> str:
@@ -361,8 +311,7 @@ def graph_after(model: nn.Module, inputs: dict[str, Any], until: str, *, rules: 
         raise InputError(f"there is no pass {until!r}; there are {', '.join(p.name for p in PIPELINE)}")
     call = as_call(model, bind(model, (), inputs), {})
     check_inputs(call.bound, call.roles)
-    constants, target = constant_masks(call.bound, call.roles), as_target(None)
-    state = State(Options(_ruleset(rules)), call, constants=constants, target=target)
+    state = State(Options(_ruleset(rules)), call, constants=call.constants, target=as_target(None))
     return compile_until(state, until)[0].print_readable()
 
 

@@ -20,7 +20,8 @@ from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.checks import run_model
 from lrp_fx.capture.ladder import CONCRETE, METHODS, capture
 from lrp_fx.errors import LrpError, TargetError
-from lrp_fx.guards.masks import Assumptions, Constants
+from lrp_fx.guards.guard import Constants
+from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.graph import is_tensor
 from lrp_fx.ir.passes import Keeps, Pass, Step, run
 from lrp_fx.ir.program import Program
@@ -72,7 +73,7 @@ class State:
     target: Target | None = None
     traces: dict[Any, Any] = field(default_factory=dict)
     program: Program | None = None
-    assumed: Assumptions | None = None
+    assumed: MaskGuard | None = None
     facts: Facts | None = None
     rewritten: Rewritten | None = None
     structure: Structure | None = None

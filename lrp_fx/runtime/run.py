@@ -1,14 +1,131 @@
-"""Run: a relevance graph on inputs, for one target or several."""
+"""Run: a relevance graph on the inputs of a call, and its flat outputs as results; for explainers and loaded files.
+
+requires  a call that the graph's guards admit, and targets of the kind that it was made for
+ensures   one result for each target; what does not depend on the target is computed once
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.guards.guard import Arguments, Guard, guard_of
+from lrp_fx.guards.inputs import TensorGuard
+from lrp_fx.guards.sizes import SizeGuard
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
+from lrp_fx.report.decode import read_statement, settle
+from lrp_fx.report.relevance import Relevance
+from lrp_fx.targets import Target, as_target
+from lrp_fx.transpose.signature import RelevanceGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Executable:
+    """A relevance graph with all that running it takes.
+
+    ``runner`` computes what ``graph.module`` does; ``rebuild`` makes the model's own output of the graph's first
+    outputs; ``batch``: the input whose first axis counts the examples, None for a single one.
+    """
+
+    graph: RelevanceGraph
+    runner: Callable[..., Any]
+    guards: tuple[Guard, ...]
+    rebuild: Callable[[tuple[Any, ...]], Any]
+    batch: str | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a result has to satisfy, and what it says of itself: the conservation asked for, the name of the ruleset."""
+
+    conserve: str
+    ruleset: str
+
+
+def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
+    """The targets of a call, given as one or as several."""
+    if targets is None:
+        return [as_target(target)]
+    if target is not None:
+        raise InputError("give target= or targets=, not both")
+    if not isinstance(targets, (list, tuple)):
+        raise TargetError(f"targets= takes a list of targets, got {targets!r}")
+    return [as_target(t) for t in targets]
+
+
+def target_arguments(goals: Sequence[Target], guards: Iterable[Guard], call: Arguments) -> list[list[Tensor]]:
+    """What a graph is given beside the inputs, for each target; raises `TargetError` for what the output has not."""
+    guards = tuple(guards)
+    shape = guard_of(SizeGuard, guards).sizes.output_shape(call.shapes)
+    device = call.tensors[guard_of(TensorGuard, guards).inputs[0].name].device
+    return [list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals]
+
+
+def explain(
+    executables: Sequence[Executable],
+    call: Arguments,
+    goals: Sequence[Target],
+    arguments: Sequence[list[Tensor]],
+    terms: Terms,
+    blame: Callable[[Exception], None],
+) -> list[Relevance]:
+    """One result for each target, by the executable in its place; targets of one graph run together.
+
+    ``blame`` is told of what failed while a graph ran, and may raise what the person who called should read.
+    """
+    results: dict[int, Relevance] = {}
+    for executable in dict.fromkeys(executables):
+        numbers = [n for n, other in enumerate(executables) if other is executable]
+        try:
+            flats = _outputs(executable, call, [arguments[n] for n in numbers])
+        except (RuntimeError, IndexError) as error:
+            blame(error)
+            raise
+        for n, flat in zip(numbers, flats, strict=True):
+            results[n] = _result(executable, call, flat, goals[n], terms)
+    return [results[n] for n in range(len(goals))]
+
+
+def _outputs(executable: Executable, call: Arguments, arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:
+    tensors = [call.bound[info.name] for info in guard_of(TensorGuard, executable.guards).inputs]
+    module = executable.runner if len(arguments) == 1 else executable.graph.module
+    with torch.no_grad(), _without_autocast(tensors):
+        return run_together(module, tensors, arguments)
+
+
+@contextlib.contextmanager
+def _without_autocast(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Autocast is part of what was traced, and would be applied a second time."""
+    with contextlib.ExitStack() as stack:
+        for kind in {t.device.type for t in tensors}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _result(executable: Executable, call: Arguments, flat: tuple[Any, ...], target: Target, terms: Terms) -> Relevance:
+    signature, score = executable.graph.signature, flat[executable.graph.signature.outputs]
+    batch = call.bound[executable.batch].shape[0] if executable.batch is not None else 1
+    if score.shape != (batch,):
+        raise InputError(
+            f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs "
+            "and of the output must be the batch"
+        )
+    return settle(
+        read_statement(signature, flat, call.bound),
+        conserve=terms.conserve,
+        score=score,
+        output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
+        inputs=call.tensors,
+        target=repr(target),
+        ruleset=terms.ruleset,
+    )
 
 
 def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:

@@ -1,0 +1,133 @@
+"""Load: relevance graphs from a file, explained with as by the explainer that was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import fx
+
+from lrp_fx.capture.arguments import flatten
+from lrp_fx.capture.checks import check_inputs
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.file.contents import Contents
+from lrp_fx.file.read import read
+from lrp_fx.guards.guard import Arguments, guard_of, refusal
+from lrp_fx.guards.inputs import PlainGuard, TensorGuard
+from lrp_fx.ir.program import Input
+from lrp_fx.report.relevance import Relevance
+from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, target_arguments
+from lrp_fx.targets import Target
+
+
+def load(
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    operators: Sequence[str] = (),
+) -> SavedExplainer:
+    """Read a relevance graph that `Explainer.save` wrote; call it like the explainer, with one of the targets it was
+    saved for.
+
+    weights: the model's safetensors file (or a folder of them), for a file saved with ``weights=False``.
+    device: where to run it, by default the kind of device it was made on. Fused attention is computed by a kernel of
+        that kind: a graph with some runs nowhere else.
+    operators: namespaces of ``torch.library`` operators that the graph may call beside torch's own; import what defines
+        them first.
+
+    Raises `InputError` if the file is none of ours, of another format, broken, or asks for what is not allowed.
+    """
+    return SavedExplainer(read(path, weights=weights, device=device, operators=operators))
+
+
+class SavedExplainer:
+    """Relevance graphs read from a file. ``sites``, ``coverage``, ``ruleset``, ``conserve`` and ``method`` as saved."""
+
+    def __init__(self, contents: Contents) -> None:
+        outputs = contents.outputs
+        self._graphs = [
+            (
+                saved.target,
+                Executable(saved.graph, Running(saved.graph.module), saved.guards, outputs.rebuild, outputs.batch),
+            )
+            for saved in contents.graphs
+        ]
+        self.sites, self.coverage = contents.sites, contents.coverage
+        self.ruleset, self.conserve, self.method = contents.ruleset, contents.conserve, contents.method
+        self.made_with = contents.made_with
+
+    @property
+    def targets(self) -> list[tuple[Any, ...]]:
+        """Signatures of the targets it can explain."""
+        return list(dict.fromkeys(target for target, _ in self._graphs))
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The tensors that it takes."""
+        return guard_of(TensorGuard, self._graphs[-1][1].guards).inputs
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """The values beside the tensors that it was made for, as text."""
+        return dict(guard_of(PlainGuard, self._graphs[-1][1].guards).values)
+
+    @property
+    def relevance_graph(self) -> fx.GraphModule:
+        """The first of the graphs, one for each target, that are good for any mask."""
+        return self._served_by(self.targets[0])[-1].graph.module
+
+    @overload
+    def __call__(self, *, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
+    @overload
+    def __call__(self, *, target: Any = None, **inputs: Any) -> Relevance: ...
+    def __call__(
+        self, *, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
+    ) -> Relevance | list[Relevance]:
+        """Explain inputs (by the names the model's forward has) as the explainer did that was saved.
+
+        Values that are no tensors must be those that the explainer was called with. ``output`` of the result is a
+        tensor, or a dict by name where the model returned several values.
+        """
+        results = self._explained(inputs, goals_of(target, targets))
+        return results if targets is not None else results[0]
+
+    def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
+        for goal in goals:
+            self._check_known(goal)
+        call = Arguments(flatten(inputs), {i.name: i.role for i in self.inputs})
+        executables = [self._executable(goal, call) for goal in goals]
+        check_inputs(call.tensors, call.roles)
+        arguments = [a for g, e in zip(goals, executables, strict=True) for a in target_arguments([g], e.guards, call)]
+        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset), _blaming(call))
+
+    def _check_known(self, goal: Target) -> None:
+        if goal.signature not in self.targets:
+            known = ", ".join(f"{s[0]}({', '.join(map(str, s[1:]))})" for s in self.targets)
+            raise TargetError(
+                f"{goal!r} is none of the targets that were saved ({known}): save it again with targets=[...]"
+            )
+
+    def _served_by(self, target: tuple[Any, ...]) -> list[Executable]:
+        return [executable for known, executable in self._graphs if known == target]
+
+    def _executable(self, goal: Target, call: Arguments) -> Executable:
+        """The first that serves the call; where none does, the last, which takes least for granted, says why."""
+        executables = self._served_by(goal.signature)
+        for executable in executables:
+            why = refusal(executable.guards, call)
+            if why is None:
+                return executable
+        raise InputError(why)
+
+
+def _blaming(call: Arguments) -> Callable[[Exception], None]:
+    def blame(error: Exception) -> None:
+        given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)} on {v.device}" for n, v in call.tensors.items())
+        raise InputError(
+            f"the graph cannot be computed for these inputs ({given}): {type(error).__name__}: {error}"
+        ) from error
+
+    return blame
