@@ -14,11 +14,10 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.ir.axes import is_token, operand_axes, sizes, whole
-from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.axes import factors_of, is_contraction, is_token, operand_axes, reduced_axes, sizes, whole
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import argument, axes_of, factors_of, has, operand_of
-from lrp_fx.recognize.scan.multilinear import LEARNED, Multilinear, is_contraction
+from lrp_fx.ir.operators import MOVES
+from lrp_fx.recognize.scan.multilinear import ASSEMBLIES, LEARNED_MAPS, Multilinear
 
 #: Nodes looked at around one step of a loop.
 NEAR = 160
@@ -51,7 +50,7 @@ def find_anchors(graph: fx.Graph, linear: Multilinear) -> Anchors:
     for node in graph.nodes:
         if node.op != "call_function" or not linear.passes(node):
             continue
-        if op_name(node) == "aten.cumsum" and is_token(layouts.get(node), argument(node, "dim")):
+        if op_name(node) == "aten.cumsum" and is_token(layouts.get(node), int(node.args[1])):
             anchors.running.append(node)
         elif is_contraction(node):
             left, right = factors_of(node)
@@ -76,9 +75,10 @@ def _note(node: fx.Node, product: fx.Node, over_tokens: bool, linear: Multilinea
 
 def _summed_product(node: fx.Node, linear: Multilinear) -> tuple[fx.Node, frozenset[int]] | None:
     """The elementwise product that a sum contracts, with the axes along which both of its factors run."""
-    current = operand_of(node)
-    axes = whole(current, axes_of(node, len(sizes(current))))
-    while has(current, Fact.MOVE) and isinstance(inner := current.args[0], fx.Node):
+    current = node.args[0]
+    assert isinstance(current, fx.Node)
+    axes = whole(current, reduced_axes(node, len(sizes(current))))
+    while op_name(current) in MOVES and isinstance(inner := current.args[0], fx.Node):
         axes, current = operand_axes(current, inner, axes), inner
     if op_name(current) != "aten.mul" or not linear.is_product(current):
         return None
@@ -102,7 +102,7 @@ def _becomes_scores(node: fx.Node, linear: Multilinear) -> bool:
                 linear.passes(user)
                 and not is_contraction(user)
                 and not linear.is_product(user)
-                and not has(user, LEARNED)
+                and op_name(user) not in LEARNED_MAPS
             ):
                 queue.append(user)
     return False
@@ -127,11 +127,11 @@ def selection_of(node: fx.Node) -> tuple[Selection, Any] | None:
     """((what is selected from, along which axis), which part), for a node that takes a part of a value."""
     name = op_name(node)
     if name == "getitem":
-        return (operand_of(node), None), node.args[1]
+        return (node.args[0], None), node.args[1]  # type: ignore[return-value]
     if name == "aten.select":
-        return (operand_of(node), argument(node, "dim")), argument(node, "index")
+        return (node.args[0], node.args[1]), node.args[2]  # type: ignore[return-value]
     if name == "aten.slice":
-        return (operand_of(node), argument(node, "dim")), (argument(node, "start"), argument(node, "end"))
+        return (node.args[0], node.args[1] if len(node.args) > 1 else 0), tuple(node.args[2:4])  # type: ignore[return-value]
     return None
 
 
@@ -157,7 +157,16 @@ def _find_loops(graph: fx.Graph, linear: Multilinear, anchors: Anchors) -> None:
 
 def _is_state(node: fx.Node, linear: Multilinear) -> bool:
     """A sum of two terms that depend on content."""
-    return has(node, Fact.SUM | Fact.TERM_FIRST) and len(linear.operands(node)) >= 2 and linear.passes(node)
+    if node.op != "call_function" or op_name(node) not in (
+        "aten.add",
+        "aten.sub",
+        "aten.rsub",
+        "aten.addcmul",
+        "aten.baddbmm",
+        "aten.addmm",
+    ):
+        return False
+    return len(linear.operands(node)) >= 2 and linear.passes(node)
 
 
 def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[fx.Node], dict[Selection, set[Any]]]:
@@ -176,7 +185,7 @@ def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[
         if (read := selection_of(current)) is not None:
             with contextlib.suppress(TypeError):  # a part chosen by a value known at run time only
                 reads.setdefault(read[0], set()).add(read[1])
-        if has(current, LEARNED):
+        if op_name(current) in LEARNED_MAPS:
             continue
         still = pure and linear.passes(current)
         for operand in current.all_input_nodes:
@@ -211,7 +220,7 @@ def find_regions(anchors: Anchors, linear: Multilinear) -> list[Region]:
     joined = [
         o
         for n in after
-        if has(n, Fact.ASSEMBLY)
+        if op_name(n) in ASSEMBLIES
         for o in linear.operands(n)
         if linear.passes(o) and o not in after | before
     ]
