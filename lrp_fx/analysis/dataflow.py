@@ -12,8 +12,10 @@ from torch import fx
 
 from lrp_fx.analysis.classify import infer
 from lrp_fx.analysis.provenance import PARAMETER, Facts
+from lrp_fx.ir.axes import axis_order
+from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_float, op_name, value_of
-from lrp_fx.ir.operators import MATRIX, MOVES, REDUCTIONS, SCALINGS
+from lrp_fx.ir.operators import axes_of, has, is_matrix_product, is_pointwise, operand_of, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import shape_of
 
@@ -113,21 +115,18 @@ class Dataflow:
     # ---- seeing through operations that do not change what a value is
     def coefficient_of(self, node: fx.Node) -> fx.Node | None:
         """The carrying operand of a node that only scales, moves or retypes it, else None."""
-        name = op_name(node)
         operands = self.operands(node)
         if self.is_leaf(node) or len(operands) != 1 or node.op != "call_function":
             return None
-        if name in MOVES or name == "aten.neg":
+        if has(node, Fact.MOVE | Fact.SIGN) or op_name(node) == "aten.mul":
             return operands[0]
-        if name in SCALINGS and node.args[0] is operands[0]:
-            return operands[0]
-        if name == "aten.mul":
+        if has(node, Fact.SCALING) and node.args[0] is operands[0]:
             return operands[0]
         return None
 
     def recentred(self, node: fx.Node) -> fx.Node | None:
         """``x`` for a node that is ``x - reduce(x)``: still x, up to a statistic."""
-        if op_name(node) not in ("aten.sub", "aten.add") or len(node.args) < 2:
+        if not has(node, Fact.SUM) or len(node.args) < 2:
             return None
         x, statistic = node.args[0], node.args[1]
         if not (
@@ -139,7 +138,7 @@ class Dataflow:
                 region = self.region(candidate, statistic)
                 if (
                     region is not None
-                    and any(op_name(n) in REDUCTIONS for n in region)
+                    and any(has(n, Fact.STATISTIC) for n in region)
                     and not self.has_learned_map(region)
                 ):
                     return candidate
@@ -168,17 +167,17 @@ class Dataflow:
         """Is it a matrix product with a learned matrix, or a sum over an axis along which a parameter has weighted its
         terms?
         """
-        if op_name(node) in MATRIX:
+        if is_matrix_product(node):
             return any(self._is_learned(a) for a in node.all_input_nodes)
-        if op_name(node) not in ("aten.sum", "aten.mean") or not self.operands(node):
+        if not has(node, Fact.AVERAGE) or not self.operands(node):
             return False
-        terms, dims = node.args[0], node.args[1] if len(node.args) > 1 else None
+        terms = node.args[0]
         while isinstance(terms, fx.Node) and op_name(terms) == "aten._to_copy":
             terms = terms.args[0]
         if not isinstance(terms, fx.Node) or op_name(terms) != "aten.mul":
             return False
         rank = len(shape_of(terms))
-        summed = [int(d) % rank - rank for d in dims] if isinstance(dims, (list, tuple)) and dims else range(-rank, 0)
+        summed = [d - rank for d in axes_of(node, rank)]
         weights = [shape_of(a) for a in terms.all_input_nodes if self._is_learned(a)]
         return any(len(w) >= -d and w[d] > 1 for w in weights for d in summed)
 
@@ -189,30 +188,21 @@ class Dataflow:
     def is_pointwise(self, node: fx.Node) -> bool:
         """Does each element of the result depend on the same element of the carrying operands only?"""
         operands = self.operands(node)
-        target = node.target
-        pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
         same_shape = all(shape_of(o) == shape_of(node) for o in operands)
         special = (
             op_name(node).startswith("aten.special_") and infer(node, operands).kind == "elementwise"
         )  # carry no tag
-        return same_shape and (pointwise or special or op_name(node) in ("aten._to_copy", "aten.clone"))
+        return same_shape and (is_pointwise(node) or special)
 
 
 def keeps_order(node: fx.Node) -> bool:
     """Is the node a view that leaves the elements in their order (a reshape, or axes of one element moved)?"""
-    name, x = op_name(node), node.args[0] if node.args else None
-    if name in ("aten.reshape", "aten.unsqueeze", "aten.squeeze", "aten.flatten", "aten.unflatten"):
-        return True
-    if name not in ("aten.permute", "aten.transpose") or not isinstance(x, fx.Node):
+    if operator_of(node).axes in (Axes.REGROUPED, Axes.UNITS):
+        return not value_of(node).is_complex() and not value_of(operand_of(node)).is_complex()
+    if operator_of(node).axes is not Axes.PERMUTED:
         return False
-    sizes = shape_of(x)
-    order = list(range(len(sizes)))
-    if name == "aten.permute":
-        order = [int(d) % len(sizes) for d in node.args[1]]  # type: ignore[union-attr, arg-type]
-    else:
-        i, j = (int(d) % len(sizes) for d in node.args[1:3])  # type: ignore[arg-type]
-        order[i], order[j] = order[j], order[i]
-    kept = [d for d in order if sizes[d] != 1]
+    sizes = shape_of(operand_of(node))
+    kept = [d for d in axis_order(node) if sizes[d] != 1]
     return kept == sorted(kept)
 
 

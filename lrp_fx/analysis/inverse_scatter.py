@@ -12,14 +12,12 @@ from math import prod
 import torch
 from torch import fx
 
+from lrp_fx.ir.axes import origins
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import FEATURE, Axis, Layout
+from lrp_fx.ir.operators import argument, has
 from lrp_fx.ir.sizes import shape_of
-
-#: Operations beside pointwise ones that compute each row of their first operand for itself.
-_ROW_BY_ROW = frozenset(
-    "aten.linear aten.mm aten.layer_norm aten.rms_norm aten._grouped_mm aten._to_copy aten.clone".split()
-)
 
 
 def inverse_scatter(rows: fx.Node, index: fx.Node, size: int, known: dict[fx.Node, Layout]) -> Axis | None:
@@ -41,8 +39,8 @@ def inverse_scatter(rows: fx.Node, index: fx.Node, size: int, known: dict[fx.Nod
 
 def _quotient(smaller: fx.Node, larger: fx.Node) -> int | None:
     """k, where one index is the other divided by it without a remainder."""
-    whole = op_name(smaller) == "aten.floor_divide" or smaller.kwargs.get("rounding_mode") in ("trunc", "floor")
-    divides = op_name(smaller) in ("aten.div", "aten.floor_divide") and smaller.args[0] is larger and whole
+    whole = argument(smaller, "rounding_mode") in ("trunc", "floor") or op_name(smaller) == "aten.floor_divide"
+    divides = smaller.op == "call_function" and smaller.args[:1] == (larger,) and whole
     return smaller.args[1] if divides and isinstance(smaller.args[1], int) else None
 
 
@@ -66,9 +64,7 @@ def _taken(rows: fx.Node, known: dict[fx.Node, Layout]) -> tuple[fx.Node, fx.Nod
 
 def _keeps_rows(operand: fx.Node, result: fx.Node, known: dict[fx.Node, Layout]) -> bool:
     """Is row i of the result computed from row i of the operand?"""
-    target = result.target
-    pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    if not pointwise and not (op_name(result) in _ROW_BY_ROW and result.args[0] is operand):
+    if origins(result, operand)[:1] != [0]:
         return False  # a flip, a roll or a sort has as many rows too
     both = operand in known and result in known and isinstance(value_of(operand), torch.Tensor)
     return both and shape_of(operand)[:1] == shape_of(result)[:1]
@@ -87,12 +83,13 @@ def _divided(joined: fx.Node, known: dict[fx.Node, Layout]) -> fx.Node | None:
         split = part.args[0]
         assert isinstance(split, fx.Node)
         if (
-            op_name(split) not in ("aten.split", "aten.split_with_sizes")
-            or len(split.args) > 2
+            not has(split, Fact.SPLIT)
+            or op_name(split) == "aten.unbind"
+            or argument(split, "dim") != 0
             or part.args[1] != number
             or whole not in (None, split)
         ):
             return None
         whole = split
-    complete = whole is not None and len(parts) == len(value_of(whole)) and len(joined.args) == 1
+    complete = whole is not None and len(parts) == len(value_of(whole)) and argument(joined, "dim") == 0
     return whole.args[0] if complete and whole is not None and isinstance(whole.args[0], fx.Node) else None

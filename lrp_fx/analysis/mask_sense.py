@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import fx
 
 from lrp_fx.analysis.provenance import is_very_low
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import has
 
 
 def keeps_where_true(mask: fx.Node) -> bool:
@@ -19,30 +21,22 @@ def keeps_where_true(mask: fx.Node) -> bool:
     while queue:
         node, upright = queue.pop(0)
         for user in node.users:
-            name = op_name(user)
             if user in seen:
                 continue
             seen.add(user)
-            if name in ("aten.bitwise_not", "aten.logical_not", "aten.rsub"):
+            if has(user, Fact.NEGATION):
                 queue.append((user, not upright))
-            elif name in ("aten.eq", "aten.ne") and len(user.args) > 1 and user.args[1] in (0, 1):
-                queue.append((user, upright == ((name == "aten.eq") == (user.args[1] == 1))))
-            elif name == "aten.masked_fill" and user.args[1] is node and is_very_low(user.args[2]):
+            elif has(user, Fact.COMPARISON) and user.args[1] in (0, 1):
+                queue.append((user, upright == ((op_name(user) == "aten.eq") == (user.args[1] == 1))))
+            elif op_name(user) == "aten.masked_fill" and user.args[1] is node and is_very_low(user.args[2]):
                 return not upright
-            elif name == "aten.where" and user.args[0] is node:
+            elif op_name(user) == "aten.where" and user.args[0] is node:
                 if is_very_low(user.args[1]):
                     return not upright
                 if is_very_low(user.args[2]):
                     return upright
-            elif name == "aten.scaled_dot_product_attention":
+            elif op_name(user) == "aten.scaled_dot_product_attention":
                 return upright
-            elif name in PLAIN_MOVES:
+            elif has(user, Fact.MOVE | Fact.COPY | Fact.SELECTION | Fact.LOOKUP | Fact.CONJUNCTION):
                 queue.append((user, upright))
     return True
-
-
-PLAIN_MOVES = frozenset(
-    "aten.reshape aten.view aten.expand aten.unsqueeze aten.squeeze aten._to_copy aten.slice aten.index aten.clone "
-    "aten.__and__ aten.bitwise_and aten.logical_and "
-    "aten.permute aten.transpose".split()
-)

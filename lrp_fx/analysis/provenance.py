@@ -14,6 +14,8 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.layout import propagate
+from lrp_fx.ir.axes import element_taken
+from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
 from lrp_fx.ir.layout import (
     BATCH,
@@ -27,6 +29,7 @@ from lrp_fx.ir.layout import (
     single,
     token_axes,
 )
+from lrp_fx.ir.operators import argument, axis_of, has, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, shape_of
 
@@ -34,26 +37,8 @@ CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
 #: Sources that can carry relevance; the others are coefficients, routing or constants.
 LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
-COUNTERS = frozenset("aten.arange aten.linspace aten.range".split())
-FILLS = frozenset(
-    "aten.new_ones aten.new_zeros aten.new_full aten.new_empty aten.ones_like aten.zeros_like aten.full_like "
-    "aten.empty_like".split()
-)
-LOOKUPS = frozenset("aten.embedding aten.index aten.index_select aten.gather aten.embedding_bag".split())
-JOINS = frozenset(
-    "aten.cat aten.stack aten.where aten.masked_fill aten.masked_scatter aten.index_put aten.scatter "
-    "aten.slice_scatter aten.select_scatter".split()
-)
-MEETS = frozenset("aten.add aten.sub aten.rsub aten.mul aten.div aten.addcmul".split())
-CONTRACTIONS = frozenset("aten.matmul aten.bmm aten.mm".split())
-SUMS = frozenset("aten.add aten.sub aten.rsub".split())
-UNCHANGED = frozenset(
-    "aten.reshape aten.transpose aten.permute aten.t aten.expand aten.unsqueeze aten.squeeze aten._to_copy".split()
-)
-SEE_THROUGH = frozenset(
-    "aten.reshape aten.mul aten.div aten.add aten.transpose aten.permute aten.expand aten.unsqueeze "
-    "aten.squeeze".split()
-)
+#: Where a parameter meets content it may be a leaf of its own.
+_MEETING = Fact.ASSEMBLY | Fact.SUM | Fact.SCALING | Fact.PRODUCT
 
 
 @dataclass(frozen=True)
@@ -161,9 +146,9 @@ class _Walk:
     def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
         name = op_name(node)
         tensors = [a for a in tensor_args(node) if a in self.sources]
-        if name in COUNTERS:
+        if has(node, Fact.COUNTER):
             return frozenset({POSITION})
-        if name in FILLS or name == "aten.full":
+        if has(node, Fact.FILL):
             return frozenset({MASK if any(is_very_low(a) for a in node.args[1:]) else CONSTANT})
         value = value_of(node)
         if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
@@ -180,20 +165,20 @@ class _Walk:
         union = frozenset().union(*(self.sources[a] for a in tensors))
         if name == "aten.cumsum" and CONTENT not in union:
             return frozenset({POSITION})
-        if name in LOOKUPS:
+        if has(node, Fact.LOOKUP):
             return self._lookup(node, tensors)
-        if name in ("aten.where", "aten.masked_fill", "aten.index_put", "aten.scatter", "aten.masked_scatter"):
+        if has(node, Fact.CHOICE):
             return union if union == frozenset({MASK}) or union - {MASK} <= {CONSTANT} else union - {MASK}
         return union
 
     def _is_uniform(self, node: fx.Node) -> bool:
         """Does the value have one number everywhere (so that, as an index, it tells no position)?"""
-        name, tensors = op_name(node), [a for a in tensor_args(node) if a in self.sources]
-        if name in FILLS:
+        tensors = [a for a in tensor_args(node) if a in self.sources]
+        if has(node, Fact.FILL):
             return True
-        if name in COUNTERS or name in ("aten.cumsum", "aten.embedding"):
+        if has(node, Fact.COUNTER | Fact.CUMULATIVE) or op_name(node) == "aten.embedding":
             return False
-        if name in LOOKUPS:
+        if has(node, Fact.LOOKUP):
             return bool(tensors) and tensors[0] in self.uniform
         return all(a in self.uniform for a in tensors)
 
@@ -216,8 +201,7 @@ class _Walk:
 
     def _leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
         """Parameters that turn out to be leaves where they meet content: learned tokens and position tables."""
-        name = op_name(node)
-        if name not in JOINS | MEETS | CONTRACTIONS or not any(
+        if not (has(node, _MEETING) or op_name(node) == "aten.addcmul") or not any(
             CONTENT in self.sources[a] and is_float(a) for a in args
         ):
             return []
@@ -231,22 +215,23 @@ class _Walk:
             and self.sources[a] != {MASK}
         ]
         for candidate in fixed:
-            kind = self._kind_met(name, candidate, node, args)
+            kind = self._kind_met(candidate, node, args)
             if kind is not None:
                 met.append((candidate, kind))
         return met
 
-    def _kind_met(self, name: str, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
+    def _kind_met(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
         """What a fixed value is where it meets content: a learned token, a table of positions, or (None) neither."""
         learned, masked = PARAMETER in self.sources[candidate], MASK in self.sources[candidate]
         if masked:  # a parameter switched on at some tokens stands for them
-            return LEARNED if learned and name in SUMS and self._varies_along_tokens(candidate, node, args) else None
-        if name in CONTRACTIONS:
+            varies = has(node, Fact.SUM) and self._varies_along_tokens(candidate, node, args)
+            return LEARNED if learned and varies else None
+        if has(node, Fact.PRODUCT):
             rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
             return POSITION if rows else None
-        if name in JOINS:
+        if has(node, Fact.ASSEMBLY):
             if (
-                name == "aten.cat"
+                op_name(node) == "aten.cat"
                 and not self._joins_tokens(node, args)
                 and candidate not in self.uniform
                 and self._varies_along_tokens(candidate, node, args)
@@ -258,7 +243,7 @@ class _Walk:
     def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
         """Does a concatenation put tokens behind tokens (not features beside features)?"""
         rank = len(shape_of(node))
-        dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % rank  # type: ignore[arg-type]
+        dim = axis_of(node, rank)
         known = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
         return not known or any(dim in token_axes(layout) for layout in known)
 
@@ -273,12 +258,11 @@ class _Walk:
             return False
         current = candidate
         for _ in range(12):
-            name = op_name(current)
-            if name == "aten.slice" and any(isinstance(a, fx.Node) for a in current.args[2:4]):
+            is_cut = op_name(current) == "aten.slice"
+            if is_cut and any(isinstance(argument(current, a), fx.Node) for a in ("start", "end")):
                 return True
-            if name not in UNCHANGED | {"aten.linear", "aten.matmul", "aten.mm", "aten.slice"} or not isinstance(
-                current.args[0], fx.Node
-            ):
+            is_mapped = has(current, Fact.PRODUCT) or op_name(current) == "aten.linear"
+            if not (is_cut or is_mapped or has(current, Fact.MOVE)) or not isinstance(current.args[0], fx.Node):
                 return False
             current = current.args[0]
         return False
@@ -290,10 +274,9 @@ class _Walk:
         queue = [(user, 0) for user in node.users]
         while queue:
             user, depth = queue.pop()
-            name = op_name(user)
-            if name in ("aten.gather", "aten.take_along_dim"):
-                return self._counts_positions(user.args[2] if name == "aten.gather" else user.args[1])
-            if depth < 4 and name in SEE_THROUGH:
+            if has(user, Fact.PICK):
+                return self._counts_positions(argument(user, "index", argument(user, "indices")))
+            if depth < 4 and has(user, Fact.MOVE | Fact.SCALING | Fact.SUM):
                 queue.extend((u, depth + 1) for u in user.users)
         return False
 
@@ -310,12 +293,12 @@ class _Walk:
                 if node in self.by_node and self.by_node[node].role == CONTENT:
                     return False
                 continue
-            found = found or op_name(node) in COUNTERS
+            found = found or has(node, Fact.COUNTER)
             stack.extend(tensor_args(node))
         return found
 
     def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
-        while op_name(candidate) in ("aten.expand", "aten.expand_as") and isinstance(candidate.args[0], fx.Node):
+        while has(candidate, Fact.EXPANSION) and isinstance(candidate.args[0], fx.Node):
             candidate = candidate.args[0]  # copies do not vary
         shape, rank = shape_of(candidate), len(shape_of(node))
         content = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
@@ -332,48 +315,29 @@ class _Walk:
         """
         if CONTENT not in self.sources[node]:
             return None
-        source = node.args[0]
-        taken = (
-            source.args[0]
-            if op_name(node).endswith("getitem") and isinstance(source, fx.Node) and op_name(source) == "aten.unbind"
-            else source
-        )
-        if op_name(node) == "aten.select" or taken is not source:
-            dim = (
-                (node.args[1] if taken is source else source.args[1] if len(source.args) > 1 else 0)
-                if isinstance(source, fx.Node)
-                else None
-            )
-            number = node.args[2] if taken is source else node.args[1]
-            axis = batch_axis(self.layout.get(taken)) if isinstance(taken, fx.Node) else None
-            if (
-                axis is not None
-                and not axis.is_merged
-                and isinstance(dim, int)
-                and isinstance(number, int)
-                and dim % value_of(taken).dim() == axis.axis  # type: ignore[arg-type]
-            ):
-                return number % hint(self.batch)
+        taken = element_taken(node)
+        axis = batch_axis(self.layout.get(taken[0])) if taken is not None else None
+        if taken is not None and axis is not None and not axis.is_merged and taken[1] == axis.axis:
+            return taken[2] % hint(self.batch)
         content = [a for a in tensor_args(node) if a in self.sources and CONTENT in self.sources[a] and is_float(a)]
         found = {self.example.get(a) for a in content}
         return found.pop() if len(found) == 1 else None
 
     def _gathered(self, node: fx.Node) -> Layout | None:
         """The layout of all examples put together again, in their order."""
-        parts = node.args[0]
-        if op_name(node) not in ("aten.stack", "aten.cat") or not isinstance(parts, (list, tuple)):
+        parts: Any = node.args[0]
+        if operator_of(node).axes not in (Axes.JOINED, Axes.STACKED) or not isinstance(parts, (list, tuple)):
             return None
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         shape = shape_of(node)
-        if dim != 0 or [self.example.get(p) for p in parts] != list(range(hint(self.batch))):  # type: ignore[arg-type]
+        if argument(node, "dim") != 0 or [self.example.get(p) for p in parts] != list(range(hint(self.batch))):
             return None
-        inner = self.layout.get(parts[0]) or tuple(single(UNKNOWN, s) for s in shape_of(parts[0]))  # type: ignore[arg-type]
+        inner = self.layout.get(parts[0]) or tuple(single(UNKNOWN, s) for s in shape_of(parts[0]))
         examples = single(BATCH, len(parts))
         return (
             (examples, *inner)
             if op_name(node) == "aten.stack"
             else (examples + inner[0], *inner[1:])
-            if shape[0] == len(parts) * shape_of(parts[0])[0]  # type: ignore[arg-type]
+            if shape[0] == len(parts) * shape_of(parts[0])[0]
             else None
         )
 
@@ -385,18 +349,14 @@ class _Walk:
         if op_name(node) == "aten.embedding":
             return self._looked_up(node, 0, node.args[1])
         if op_name(node) == "aten.index_select" and node.args[0] not in self.layout:
-            return self._looked_up(node, int(node.args[1]), node.args[2])  # type: ignore[arg-type]
+            return self._looked_up(node, argument(node, "dim"), node.args[2])
         if (
             op_name(node) == "aten.index"
             and node.args[0] not in self.layout
             and (rows := _row_lookup(node)) is not None
         ):
             return self._looked_up(node, 0, rows)
-        if (
-            op_name(node) in ("aten.index", "aten.gather", "aten.index_select")
-            and CONTENT in self.sources[node]
-            and is_float(node)
-        ):
+        if has(node, Fact.LOOKUP) and CONTENT in self.sources[node] and is_float(node):
             found = propagate(node, self.layout)
             return found if found is not None else self._fallback(node)
         found = propagate(node, self.layout)

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import Facts
+from lrp_fx.ir.axes import origins
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import SEGMENTED, BatchAxis, Layout, batch_axis
+from lrp_fx.ir.operators import axis_of, has, operand_of
 from lrp_fx.ir.sizes import hint, shape_of
 
 Add = Callable[[Callable[..., list[Any]], Sequence[Any], tuple[str, str, int]], list[fx.Node]]
-_SAME_MOVES = frozenset("aten.unsqueeze aten.squeeze aten.transpose aten.permute aten.t".split())
-_REDUCTIONS = frozenset("aten.sum aten.mean aten.amax aten.amin".split())
 
 
 def segmented_axes(layout: Layout | None) -> list[int]:
@@ -59,7 +60,7 @@ class SegmentIds:
 
     def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
         name = op_name(node)
-        if name in ("aten.index", "aten.index_select"):
+        if has(node, Fact.INDEXING):
             return self._indexed(node, batch)
         if name == "aten.index_add":
             return self._added(node, batch)
@@ -75,15 +76,13 @@ class SegmentIds:
             return self._added_once(
                 lambda o, x, y: [_reshaped(o, x, y, before, after)], [above, self.env[source], self.env[node]], node
             )
-        run = self._move(node, source, name)
-        return self._added_once(run, [above, *self._sizes(node)], node) if run is not None else None
+        return self._added_once(self._move(node, source), [above], node)
 
     def _added(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows added to zeros at places that an index names (a place that none is added to holds nothing, whoever owns
         it).
         """
-        dim, index, rows = int(node.args[1]) % len(shape_of(node)), node.args[2], node.args[3]  # type: ignore[arg-type]
-        assert isinstance(index, fx.Node) and isinstance(rows, fx.Node)
+        dim, index, rows = axis_of(node, len(shape_of(node))), operand_of(node, 2), operand_of(node, 3)
         layout = self.facts.layout.get(rows)
         place, above = batch_axis(layout), self.of(rows, batch)
 
@@ -104,7 +103,7 @@ class SegmentIds:
     def _joined(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows put behind rows."""
         parts = list(node.all_input_nodes)
-        axis = int(node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node))  # type: ignore[arg-type]
+        axis = axis_of(node, len(shape_of(node)))
         ids = [self.of(p, batch) for p in parts]
         if any(o is None for o in ids):
             return None
@@ -114,20 +113,16 @@ class SegmentIds:
 
     def _split_off(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """One part of a value: its own rows, where rows are what was divided."""
-        whole, number = node.args[0], node.args[1]
-        assert isinstance(whole, fx.Node) and isinstance(number, int)
+        whole, number = operand_of(node), node.args[1]
+        assert isinstance(number, int)
         above = self.of(whole, batch)
-        if above is None or op_name(whole) not in ("aten.split", "aten.split_with_sizes", "aten.chunk"):
+        if above is None or not has(whole, Fact.SPLIT) or op_name(whole) == "aten.unbind":
             return above
-        axis = int(whole.args[2] if len(whole.args) > 2 else whole.kwargs.get("dim", 0)) % len(shape_of(node))  # type: ignore[arg-type]
+        axis = axis_of(whole, len(shape_of(node)))
         if axis not in segmented_axes(self.facts.layout.get(whole)):
             return above
         sizes = [hint(part.shape[axis]) for part in value_of(whole)]
         return self._added_once(lambda o: [o.narrow(axis, sum(sizes[:number]), sizes[number])], [above], node)
-
-    def _sizes(self, node: fx.Node) -> list[Any]:
-        """The value itself: its sizes are needed."""
-        return [self.env[node]] if isinstance(value_of(node), Tensor) else []
 
     def _added_once(self, run: Callable[..., list[Any]], nodes: list[Any], node: fx.Node) -> fx.Node:
         return self.add(run, nodes, (node.name, "ids", 0))[0]
@@ -153,24 +148,22 @@ class SegmentIds:
             node,
         )
 
-    def _move(self, node: fx.Node, source: fx.Node, name: str) -> Callable[..., list[Any]] | None:
+    def _move(self, node: fx.Node, source: fx.Node) -> Callable[..., list[Any]]:
         """How the ids of ``source`` become those of ``node``, which is computed from it."""
-        if name in _SAME_MOVES:
-            return lambda o, y: [node.target(o, *node.args[1:])]  # type: ignore[operator]
-        if name in _REDUCTIONS and len(node.args) > 1 and isinstance(node.args[1], (list, tuple)):
-            dims, keep = list(node.args[1]), len(shape_of(node)) == len(shape_of(source))
-            return lambda o, y: [_first_along(o, dims, keep)]
         if not isinstance(value_of(node), Tensor):  # parts of one value: the ids are those of the whole
             return lambda o: [o.clone()]
-        return _aligned(segmented_axes(self.facts.layout.get(node)), len(shape_of(node)))
+        order = origins(node, source)
+        followed = all(a in order for a in segmented_axes(self.facts.layout.get(source)))
+        if followed or has(node, Fact.REDUCTION):
+            return lambda o: [_carried(o, order)]
+        return lambda o: [_from_the_right(o, len(order))]
 
 
 def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
     """(value, axis -> one-dimensional index) of an indexing along neighbouring axes."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
+    x = operand_of(node)
     if op_name(node) == "aten.index_select":
-        return x, {int(node.args[1]): node.args[2]}  # type: ignore[dict-item,arg-type]
+        return x, {axis_of(node, len(shape_of(x))): operand_of(node, 2)}
     indices = node.args[1]
     assert isinstance(indices, (list, tuple))
     used = {i: index for i, index in enumerate(indices) if index is not None}
@@ -194,16 +187,17 @@ def _counted(value: Tensor, place: BatchAxis, batch: Any) -> Tensor:
     return ids
 
 
-def _first_along(ids: Tensor, dims: list[int], keep: bool) -> Tensor:
-    """Reduced rows belong to whom the first of them did (rows of one example are summed, or this was no reduction of
-    rows).
+def _carried(ids: Tensor, order: list[int | None]) -> Tensor:
+    """Segment ids along axes that are in another order, new (one number for all), or gone: reduced rows belong to whom
+    the first of them did (rows of one example are summed, or this was no reduction of rows).
     """
-    dims = sorted((d % ids.dim() for d in dims), reverse=True)
-    for d in dims:
-        ids = ids.narrow(d, 0, 1)
-    for d in dims if not keep else ():
-        ids = ids.squeeze(d)
-    return ids
+    kept = [a for a in order if a is not None]
+    gone = [a for a in range(ids.dim()) if a not in kept]
+    for a in gone:
+        ids = ids.narrow(a, 0, 1)
+    ids = ids.permute(*kept, *gone)
+    places = iter(range(len(kept)))
+    return ids.reshape([1 if a is None else ids.shape[next(places)] for a in order])
 
 
 def _reshaped(ids: Tensor, x: Tensor, y: Tensor, before: list[int], after: list[int]) -> Tensor:
@@ -217,14 +211,9 @@ def _reshaped(ids: Tensor, x: Tensor, y: Tensor, before: list[int], after: list[
     return whole.clone()
 
 
-def _aligned(segmented: list[int], rank: int) -> Callable[..., list[Any]]:
-    """Elementwise and row by row: aligned from the right, as operands are."""
-
-    def run(o: Tensor, y: Tensor) -> list[Any]:
-        o = o.reshape((1,) * (rank - o.dim()) + tuple(o.shape)) if o.dim() <= rank else o
-        return [o.clone()]
-
-    return run
+def _from_the_right(ids: Tensor, rank: int) -> Tensor:
+    """Row by row, where no table says how: aligned from the right, as operands are."""
+    return ids.reshape((1,) * (rank - ids.dim()) + tuple(ids.shape)) if ids.dim() < rank else ids.clone()
 
 
 def total_by_segment(t: Tensor, ids: Tensor, batch: Any) -> Tensor:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, op_name, value_of
+from lrp_fx.ir.operators import argument, has
 
 aten = torch.ops.aten
-_SOFTMAX = ("aten.softmax", "aten._softmax")
 #: An epsilon no larger than this only guards a division.
 _GUARD = 1e-7
 
@@ -47,7 +48,7 @@ class Chosen:
 def renormalised(node: fx.Node) -> Chosen | None:
     """What the weights were chosen from, for a node that divides chosen weights of a softmax by their sum."""
     name = op_name(node)
-    if name not in ("aten.div", "aten.mul") or len(node.args) < 2:
+    if not has(node, Fact.SCALING) or len(node.args) < 2:
         return None
     for weights, total in ((0, 1),) if name == "aten.div" else ((0, 1), (1, 0)):
         few, denominator = node.args[weights], node.args[total]
@@ -74,23 +75,14 @@ def _summed_along(total: fx.Node, few: fx.Node, *, inverse: bool) -> int | None:
     while True:
         name, inner = op_name(total), total.args[0] if total.args else None
         small = len(total.args) > 1 and isinstance(total.args[1], (int, float)) and 0 <= total.args[1] <= _GUARD
-        if isinstance(inner, fx.Node) and (
-            name in ("aten.expand", "aten.expand_as")
-            or (name in ("aten.add", "aten.clamp_min", "aten.clamp") and small)
-        ):
+        if isinstance(inner, fx.Node) and (has(total, Fact.EXPANSION) or (has(total, Fact.GUARD) and small)):
             total = inner
         elif isinstance(inner, fx.Node) and name == "aten.reciprocal" and inverse:
             total, inverse = inner, False
         else:
             break
-    norm = name == "aten.linalg_vector_norm" and total.args[1] == 1
-    dims = (
-        total.args[2]
-        if norm and len(total.args) > 2
-        else total.args[1]
-        if name == "aten.sum" and len(total.args) > 1
-        else None
-    )
+    adds = name == "aten.sum" or (name == "aten.linalg_vector_norm" and total.args[1] == 1)
+    dims = argument(total, "dim") if adds else None
     if (
         inverse
         or inner is not few
@@ -113,11 +105,7 @@ def _chosen(few: fx.Node) -> Chosen | None:
         and op_name(top) == "aten.topk"
     ):
         index = next((u for u in top.users if op_name(u) == "getitem" and u.args[1] == 1), None)
-        return (
-            _from_softmax(top.args[0], index=index, along=top.args[2] if len(top.args) > 2 else -1)
-            if index is not None
-            else None
-        )
+        return _from_softmax(top.args[0], index=index, along=argument(top, "dim")) if index is not None else None
     if name == "aten.gather" and isinstance(picked := few.args[2], fx.Node):
         return _from_softmax(few.args[0], index=picked, along=few.args[1])
     if name == "aten.masked_fill" and few.args[2] == 0:
@@ -134,10 +122,10 @@ def _chosen(few: fx.Node) -> Chosen | None:
 def _from_softmax(
     weights: object, *, index: fx.Node | None = None, mask: object = None, hides: bool = False, along: object = None
 ) -> Chosen | None:
-    if not isinstance(weights, fx.Node) or op_name(weights) not in _SOFTMAX or not isinstance(weights.args[0], fx.Node):
+    if not isinstance(weights, fx.Node) or not has(weights, Fact.SOFTMAX) or not isinstance(weights.args[0], fx.Node):
         return None
     rank = value_of(weights).dim()
-    dim = _from_right(weights.args[1], rank)
+    dim = _from_right(argument(weights, "dim"), rank)
     if along is not None and _from_right(along, rank) != dim:
         return None
     return Chosen(weights.args[0], dim, index, mask if isinstance(mask, fx.Node) else None, hides)
@@ -151,8 +139,7 @@ def _from_right(dim: object, rank: int) -> int:
 def _is_zero(value: object) -> bool:
     if not isinstance(value, fx.Node):
         return value == 0
-    filled = op_name(value) in ("aten.scalar_tensor", "aten.full", "aten.full_like") and 0 in value.args
-    return filled or op_name(value) in ("aten.zeros_like", "aten.zeros", "aten.new_zeros")
+    return has(value, Fact.ZEROS) or (has(value, Fact.FILL) and 0 in value.args)
 
 
 def _indicator(value: object) -> fx.Node | None:

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
 
 from lrp_fx.ir.graph import call_like, op_name, value_of
-from lrp_fx.ir.operators import WEIGHTED
+from lrp_fx.ir.operator_table import OPERATORS
+from lrp_fx.ir.operators import argument, operand_of, operator_of
 
 aten = torch.ops.aten
+_NONE = object()
 
 
 def split_moments(graph: fx.Graph, node: fx.Node) -> None:
     """``var_mean`` as ``var`` and ``mean``: the mean is linear, the variance a statistic."""
-    if op_name(node) == "aten.var_mean":
-        spread: Any = aten.var
-    else:
-        spread = aten.std
-    overload = getattr(spread, node.target._overloadname)  # type: ignore[union-attr]
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keepdim = bool(node.kwargs.get("keepdim", False))
-    if node.target._overloadname != "correction" or dims is None:  # type: ignore[union-attr]
+    spread = (aten.var if op_name(node) == "aten.var_mean" else aten.std).correction
+    dims, keepdim = argument(node, "dim"), bool(argument(node, "keepdim"))
+    if argument(node, "correction", _NONE) is _NONE or dims is None:
         return
     for user in list(node.users):
         with graph.inserting_before(user):
@@ -36,7 +32,7 @@ def split_moments(graph: fx.Graph, node: fx.Node) -> None:
             part = (
                 graph.call_function(aten.mean.dim, (node.args[0], dims, keepdim))
                 if is_mean
-                else graph.call_function(overload, node.args, node.kwargs)
+                else graph.call_function(spread, node.args, node.kwargs)
             )
         part.meta = dict(user.meta)
         user.replace_all_uses_with(part)
@@ -46,9 +42,7 @@ def split_moments(graph: fx.Graph, node: fx.Node) -> None:
 
 def split_gate(graph: fx.Graph, node: fx.Node) -> None:
     """``glu`` as what it computes, ``a * sigmoid(b)`` of the halves a and b."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
-    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1))  # type: ignore[arg-type]
+    x, dim = operand_of(node), int(argument(node, "dim"))
     size = value_of(x).shape[dim]
     if not isinstance(size, int):
         return
@@ -94,7 +88,7 @@ def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
     """``x[mask] = rows`` as a masked scatter: its size does not depend on how many elements the mask has."""
     x, indices, rows = node.args[:3]
     mask = indices[0] if isinstance(indices, (list, tuple)) and len(indices) == 1 else None
-    adds = node.args[3] if len(node.args) > 3 else node.kwargs.get("accumulate", False)
+    adds = argument(node, "accumulate")
     if (
         not (isinstance(mask, fx.Node) and isinstance(x, fx.Node) and isinstance(rows, fx.Node))
         or value_of(mask).dtype != torch.bool
@@ -151,10 +145,10 @@ def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
 
 def split_bias(graph: fx.Graph, node: fx.Node) -> None:
     """A map whose weights are computed from inputs is a product of two values; its bias is a term of its own."""
-    bias, weight = (node.args[2] if len(node.args) > 2 else None), node.args[1]
+    bias, weight = argument(node, "bias"), node.args[1]
     if not isinstance(weight, fx.Node) or not _is_computed(weight):
         return
-    trailing = WEIGHTED[op_name(node)]
+    trailing = operator_of(node).behind_bias
     with graph.inserting_before(node):
         if op_name(node) == "aten.linear":
             result = call_like(
@@ -211,7 +205,11 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
-    **dict.fromkeys(("aten.type_as", "aten.expand_as", "aten.view_as", "aten.reshape_as"), forget_model),
-    **dict.fromkeys(WEIGHTED, split_bias),
-    **dict.fromkeys(("aten.mul", "aten.div"), negate_outside),
+    "aten.type_as": forget_model,
+    "aten.expand_as": forget_model,
+    "aten.view_as": forget_model,
+    "aten.reshape_as": forget_model,
+    "aten.mul": negate_outside,
+    "aten.div": negate_outside,
+    **{row.name: split_bias for row in OPERATORS.values() if row.behind_bias is not None},
 }

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, fx
 
 from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.masks import MaskGraph, MaskGuard, Shapes, kinds, mask_graph
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import argument
 from lrp_fx.ir.program import Program, copy_graph
 from lrp_fx.ir.sizes import same_shape
 
@@ -52,7 +52,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, Ma
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:
     """Fused attention without its mask, if that says nothing or that attention is causal."""
-    mask, dropout, causal = _options(node)
+    mask, dropout, causal = (argument(node, name) for name in ("attn_mask", "dropout_p", "is_causal"))
     if not isinstance(mask, fx.Node) or causal or (pattern := masks.pattern(mask)) is None:
         return {}
     new.args = (
@@ -63,15 +63,6 @@ def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, s
     )
     new.kwargs = {n: a for n, a in new.kwargs.items() if n in ("scale", "enable_gqa")}
     return {mask: pattern}
-
-
-def _options(node: fx.Node) -> tuple[Any, Any, Any]:
-    """Mask, dropout and whether it is causal."""
-    named = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}
-    mask, dropout, causal = (
-        node.args[i] if i < len(node.args) else node.kwargs.get(n, d) for i, (n, d) in enumerate(named.items(), 3)
-    )
-    return mask, dropout, causal
 
 
 def _without_zeros(node: fx.Node, env: dict[fx.Node, fx.Node], masks: _Masks) -> dict[fx.Node, str]:

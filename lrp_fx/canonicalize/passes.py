@@ -17,42 +17,16 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
+from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.errors import LrpError
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
+from lrp_fx.ir.operators import has, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy_graph, size
 from lrp_fx.ir.tracing import inline_decomposed
 
 aten = torch.ops.aten
-#: Operations that compute nothing: identity in value and in meaning.
-IDENTITIES = frozenset(
-    "aten.alias aten.detach aten.detach_ aten.lift_fresh_copy aten.lift_fresh aten.lift aten.dropout "
-    "aten.feature_dropout aten.clone "
-    "aten.contiguous aten.native_dropout aten.alpha_dropout aten._assert_async_identity".split()
-)
-#: Checks that export leaves behind.
-ASSERTIONS = frozenset(
-    "aten._assert_tensor_metadata aten._assert_scalar aten._assert_async aten.sym_constrain_range "
-    "aten.sym_constrain_range_for_size".split()
-)
-#: Contractions by formula or by axes.
-CONTRACTIONS = frozenset(
-    "aten.einsum aten.tensordot aten.inner aten.outer aten.ger aten.bilinear aten.linalg_multi_dot "
-    "aten.chain_matmul".split()
-)
-#: Other names of one operation (``view`` needs matching strides, ``reshape`` never does).
-SYNONYMS: dict[str, Any] = {
-    "aten.view": aten.reshape.default,
-    "aten._unsafe_view": aten.reshape.default,
-    "aten.view_copy": aten.reshape.default,
-    "aten.expand_copy": aten.expand.default,
-    "aten.permute_copy": aten.permute.default,
-    "aten.divide": aten.div.Tensor,
-    "aten.multiply": aten.mul.Tensor,
-    "aten.subtract": aten.sub.Tensor,
-    "aten.concatenate": aten.cat.default,
-    "aten.concat": aten.cat.default,
-}
 
 
 def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
@@ -69,10 +43,9 @@ def remove_bookkeeping(program: Program) -> Program:
     """Drop assertions, identities, casts to the type a value already has, and products with the number 1."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
-        name = op_name(node)
-        if name in ASSERTIONS:
+        if has(node, Fact.ASSERTION):
             graph.erase_node(node)
-        elif ((name in IDENTITIES or _is_times_one(node)) and not sets_strides(node)) or _is_cast_to_self(node):
+        elif ((has(node, Fact.IDENTITY) or _is_times_one(node)) and not sets_strides(node)) or _is_cast_to_self(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
@@ -92,8 +65,8 @@ def decompose(program: Program) -> Program:
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if op_name(node) in DECOMPOSITIONS:
             DECOMPOSITIONS[op_name(node)](graph, node)
-        elif op_name(node) in SYNONYMS and not (op_name(node) == "aten.view" and isinstance(node.args[1], torch.dtype)):
-            node.target = SYNONYMS[op_name(node)]
+        elif (plain := same_operation(node)) is not None:
+            node.target = plain
 
     return _rewrite(program, edit)
 
@@ -102,7 +75,7 @@ def expand_contractions(program: Program) -> Program:
     """Write einsum and its kin as the moves and matrix products they are made of: dataflow needs to see inside."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
-        if op_name(node) in CONTRACTIONS:
+        if has(node, Fact.FORMULA):
             node.replace_all_uses_with(inline_decomposed(graph, node))
             graph.erase_node(node)
 
@@ -145,6 +118,11 @@ def promote_precision(program: Program) -> Program:
     return replace(program, module=module)
 
 
+def write_explicit_arguments(program: Program) -> Program:
+    """Write the arguments of every call in one form."""
+    return _rewrite(program, make_explicit)
+
+
 def share_common_subexpressions(program: Program) -> Program:
     """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
     module, _ = copy_graph(program)
@@ -173,7 +151,7 @@ def check_canonical(program: Program) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        if op_name(node) in IDENTITIES | ASSERTIONS and not sets_strides(node):
+        if has(node, Fact.IDENTITY | Fact.ASSERTION) and not sets_strides(node):
             raise LrpError(f"%{node.name} = {op_name(node)} should be gone after canonicalisation")
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             raise LrpError(f"%{node.name} = {node.target} mutates its argument")
@@ -182,7 +160,7 @@ def check_canonical(program: Program) -> None:
 def check_no_views(program: Program) -> None:
     """Raise if a view (which needs matching strides) is left."""
     for node in program.graph.nodes:
-        if node.op == "call_function" and op_name(node) in ("aten.view", "aten._unsafe_view"):
+        if operator_of(node).same_as == "reshape.default":
             raise LrpError(f"%{node.name} = {node.target} needs matching strides: make it a reshape first")
 
 
@@ -218,6 +196,13 @@ PASSES = (
         ensures=(check_canonical,),
     ),
     _pass(
+        "explicit_arguments",
+        "arguments of every call in one form: in their places, axes named and counted from the left",
+        write_explicit_arguments,
+        requires=(check_canonical,),
+        ensures=(check_canonical, check_explicit),
+    ),
+    _pass(
         "share_common_subexpressions",
         "equal expressions are computed once, so that dominance can be read from the graph",
         share_common_subexpressions,
@@ -240,7 +225,7 @@ def canonicalize(program: Program) -> Program:
 
 
 def _is_cast_to_self(node: fx.Node) -> bool:
-    if op_name(node) not in ("aten._to_copy", "aten.to", "aten.type_as") or not isinstance(node.args[0], fx.Node):
+    if not has(node, Fact.CAST) or not isinstance(node.args[0], fx.Node):
         return False
     before, after = value_of(node.args[0]), value_of(node)
     return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
@@ -248,12 +233,7 @@ def _is_cast_to_self(node: fx.Node) -> bool:
 
 def _is_times_one(node: fx.Node) -> bool:
     """Is a value multiplied or divided by the number 1, and of the same type as before?"""
-    if (
-        op_name(node) not in ("aten.mul", "aten.div")
-        or len(node.args) != 2
-        or node.kwargs
-        or not isinstance(node.args[0], fx.Node)
-    ):
+    if not has(node, Fact.SCALING) or len(node.args) != 2 or node.kwargs or not isinstance(node.args[0], fx.Node):
         return False
     one, before, after = node.args[1], value_of(node.args[0]), value_of(node)
     return (

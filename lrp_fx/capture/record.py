@@ -24,6 +24,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import traceable_name
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.operators import has
 
 aten = torch.ops.aten
 _ENTER, _EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
@@ -36,10 +38,6 @@ _SIZED_BY_VALUES = frozenset(
         "aten.repeat_interleave.self_Tensor",
         "aten.repeat_interleave.Tensor",
     }
-)
-#: Operations that pick elements by a boolean mask, with the arguments that hold masks.
-_MASKED = frozenset(
-    {"aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index", "aten::_index_put_impl_"}
 )
 
 
@@ -172,7 +170,7 @@ class _Fixer(fx.Interpreter):
             or str(target) in _SIZED_BY_VALUES
         ):
             self._fix(n, result)
-        if target._schema.name in _MASKED:
+        if has(n, Fact.MASKABLE):
             self._fix_masks(n)
         return result
 

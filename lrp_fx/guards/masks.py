@@ -16,16 +16,13 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.guards.guard import Arguments, Constants, Guard, Reader, Writer
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_tensor, op_name, value_of
+from lrp_fx.ir.operators import axis_of, has, is_pointwise, operand_of, run_call
 from lrp_fx.ir.program import Program
 
 Shapes = Mapping[str, tuple[int, ...]]
 _ENTRIES = 2**20  # of a mask, that are computed at a time
-#: Entry by entry, without torch's tag for it.
-_POINTWISE = frozenset(
-    "aten." + n
-    for n in "__and__ __or__ __xor__ _to_copy floor_divide masked_fill where zeros_like ones_like full_like".split()
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +153,12 @@ def _entrywise(made: MaskGraph, mask: fx.Node, needed: set[fx.Node]) -> set[fx.N
 def _is_entrywise(made: MaskGraph, node: fx.Node) -> bool:
     """Is a part of its operands' queries enough for that part of its own?"""
     queries = made.queries(node)
-    if op_name(node) == "aten.expand":
-        return isinstance(node.args[0], fx.Node) and made.queries(node.args[0]) == queries
+    if has(node, Fact.EXPANSION):
+        return made.queries(operand_of(node)) == queries
     if op_name(node) == "aten.unsqueeze":
         rank = len(made.axes[node.name])
-        return int(node.args[1]) % rank < rank - 2  # type: ignore[arg-type]
-    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    return (pointwise or op_name(node) in _POINTWISE) and any(made.queries(a) == queries for a in node.all_input_nodes)
+        return axis_of(node, rank) < rank - 2
+    return is_pointwise(node) and any(made.queries(a) == queries for a in node.all_input_nodes)
 
 
 def _is_size(node: fx.Node, inputs: Mapping[fx.Node, str]) -> bool:
@@ -179,7 +175,7 @@ def _run(made: MaskGraph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         and made.queries(node.all_input_nodes[0]) == made.queries(node)
     ):
         args = (args[0], [*args[1][:-2], -1, args[1][-1]])  # as many queries as there are
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return run_call(node, *args, **kwargs)
 
 
 _REMEMBERED_SIZES = 1024

@@ -1,102 +1,131 @@
-"""Axes of a result followed back into the operands of the operation that made it."""
+"""Axes of a result followed back into the operands of the operation that made it: questions asked of the axis table."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from math import prod
-from typing import Any
 
 from torch import fx
 
+from lrp_fx.ir.factor_rules import factors_of_axes
+from lrp_fx.ir.factors import Axis, AxisFactors, whole_shape
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout
-from lrp_fx.ir.sizes import shape_of
+from lrp_fx.ir.operators import axis_of, operand_of
+from lrp_fx.ir.sizes import hint
 
 #: Part of an axis, from one stride to another inside it: of (heads * width) merged, the width is (axis, 1, width).
 Part = tuple[int, int, int]
 Axes = frozenset[Part]
-ROW_MAJOR = frozenset(
-    "aten.reshape aten.squeeze aten.unsqueeze aten.flatten aten.unflatten aten.view_as_real "
-    "aten.view_as_complex".split()
-)
-REDUCING = frozenset("aten.sum aten.mean aten.amax aten.amin".split())
-MATRIX_PRODUCTS = frozenset("aten.matmul aten.bmm aten.mm".split())
-WITH_TERM = frozenset("aten.baddbmm aten.addmm".split())
-
-
-def factors_of(node: fx.Node) -> tuple[Any, ...]:
-    """The two factors of a product (behind the term of ``term + a b``)."""
-    return tuple(node.args[1:3] if op_name(node) in WITH_TERM | {"aten.addcmul"} else node.args[:2])
-
-
-def is_contraction(node: fx.Node) -> bool:
-    """Is it a matrix product?"""
-    return op_name(node) in MATRIX_PRODUCTS | WITH_TERM
 
 
 def sizes(node: fx.Node) -> tuple[int, ...]:
     """Traced sizes; of an operation that gives parts, those of the whole."""
-    if isinstance(value_of(node), (tuple, list)):
-        source = node.args[0]
-        return sizes(source) if isinstance(source, fx.Node) else ()
-    return shape_of(node)
+    return tuple(hint(s) for s in whole_shape(node))
 
 
 def whole(node: fx.Node, axes: Iterable[int] | None = None) -> Axes:
     """The given axes (or all) of a value, those of size one left out."""
+    shape = sizes(node)
+    return frozenset((a, 1, shape[a]) for a in (range(len(shape)) if axes is None else axes) if shape[a] > 1)
+
+
+def operand_axes(node: fx.Node, given: fx.Node, axes: Axes) -> Axes:
+    """The (parts of) axes of an operand that run along ``axes`` of the result; an axis along which it is broadcast,
+    along none.
+
+    Of an operation that the table says nothing of: those at the same place from the right, as in broadcasting.
+    """
+    table = factors_of_axes(node)
+    own = table.of(given) if table is not None else None
+    if table is None or own is None:
+        return _from_the_right(sizes(given), sizes(node), axes)
+    strides: dict[int, list[tuple[int, int]]] = {}
+    for i, axis in enumerate(own):
+        for factor, stride in _strides(axis, table):
+            strides.setdefault(factor, []).append((i, stride))
+    found: set[Part] = set()
+    for a, start, stop in axes:
+        found |= _merged(_parts(table.result[a], start, stop, table, strides))
+    return frozenset(found)
+
+
+def _strides(axis: Axis, table: AxisFactors) -> list[tuple[int, int]]:
+    """(factor, stride) inside an axis, from minor to major."""
+    found, stride = [], 1
+    for factor in reversed(axis):
+        found.append((factor, stride))
+        stride *= table.sizes[factor]
+    return found
+
+
+def _parts(
+    axis: Axis, start: int, stop: int, table: AxisFactors, strides: dict[int, list[tuple[int, int]]]
+) -> list[Part]:
+    """What a part of an axis of the result is in an operand; an axis that is one factor may have been cut to length."""
+    if len(axis) == 1:
+        return [(i, start * s, stop * s) for i, s in strides.get(axis[0], ())]
+    found = []
+    for factor, stride in _strides(axis, table):
+        low, high = max(start, stride) // stride, min(stop, stride * table.sizes[factor]) // stride
+        if low < high:
+            found += [(i, low * s, high * s) for i, s in strides.get(factor, ())]
+    return found
+
+
+def _merged(parts: Iterable[Part]) -> set[Part]:
+    """Parts that lie next to each other in one axis are one."""
+    found: list[Part] = []
+    for axis, start, stop in sorted(parts):
+        if found and found[-1][0] == axis and found[-1][2] == start:
+            found[-1] = (axis, found[-1][1], stop)
+        else:
+            found.append((axis, start, stop))
+    return set(found)
+
+
+def _from_the_right(given: tuple[int, ...], result: tuple[int, ...], axes: Axes) -> Axes:
+    offset = len(result) - len(given)
     return frozenset(
-        (a, 1, sizes(node)[a]) for a in (range(len(sizes(node))) if axes is None else axes) if sizes(node)[a] > 1
+        (a - offset, low, high)
+        for a, low, high in axes
+        if a >= offset and not (given[a - offset] == 1 and result[a] > 1)
     )
 
 
-def operand_axes(node: fx.Node, operand: fx.Node, axes: Axes) -> Axes:
-    """The (parts of) axes of ``operand`` that run along ``axes`` of the result; an axis along which it is broadcast,
-    along none.
+def origins(node: fx.Node, given: fx.Node | None = None) -> list[int | None]:
+    """For each axis of a result, which axis of an operand (the first, if none is named) it is as a whole; None where it
+    is none, or elements do not stay apart along it.
     """
-    name, result, given = op_name(node), sizes(node), sizes(operand)
-    if name in ROW_MAJOR:
-        return _regrouped(given, result, axes)
-    if name in REDUCING and len(result) == len(given):
-        return frozenset(part for part in axes if not (result[part[0]] == 1 and given[part[0]] > 1))
-    if name in MATRIX_PRODUCTS or (name in WITH_TERM and operand is not node.args[0]):
-        return _of_factor(operand, factors_of(node)[0] is operand, result, axes)
-    if (renumber := _renumbering(node, operand)) is not None:
-        return frozenset((renumber[a], low, high) for a, low, high in axes if a in renumber)
-    return _aligned(given, result, axes)
+    table = factors_of_axes(node)
+    own = table.of(given if given is not None else operand_of(node)) if table is not None else None
+    if table is None or own is None:
+        return [None] * len(whole_shape(node))
+    places = {axis: i for i, axis in enumerate(own) if axis and not table.mixed & set(axis)}
+    return [places.get(axis) for axis in table.result]
 
 
-def _renumbering(node: fx.Node, operand: fx.Node) -> dict[int, int] | None:
-    """Axis of the result -> axis of the operand, for operations that only move, take or add axes."""
-    name, before, after = op_name(node), len(sizes(operand)), len(sizes(node))
-    if node.target is operator.getitem:
-        parent = node.args[0]
-        return (
-            _inserting(after, _dim(parent, 1, before))
-            if isinstance(parent, fx.Node) and op_name(parent) == "aten.unbind"
-            else None
-        )
-    if name == "aten.permute":
-        return {i: int(d) % before for i, d in enumerate(node.args[1])}  # type: ignore[arg-type]
-    if name in ("aten.transpose", "aten.t"):
-        i, j = (int(d) % before for d in (node.args[1:3] if name == "aten.transpose" else (0, 1)))  # type: ignore[arg-type]
-        return {a: {i: j, j: i}.get(a, a) for a in range(after)}
-    if name == "aten.select":
-        return _inserting(after, _dim(node, 1, before))
-    if name == "aten.stack" or (name == "aten.select_scatter" and operand is not node.args[0]):
-        dim = _dim(node, 1 if name == "aten.stack" else 2, after)
-        return {a: a if a < dim else a - 1 for a in range(after) if a != dim}
-    if name in REDUCING:
-        gone = reduced_axes(node, before)
-        return dict(enumerate(a for a in range(before) if a not in gone))
-    return None
+def axis_order(node: fx.Node) -> list[int]:
+    """For each axis of a permuted or transposed value, which axis of its operand that was."""
+    order = origins(node)
+    found = [i for i in order if i is not None]
+    assert len(found) == len(order), f"%{node.name} = {op_name(node)} is no permutation"
+    return found
 
 
-def reduced_axes(node: fx.Node, rank: int) -> frozenset[int]:
-    """The axes of its operand that a reduction sums over."""
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    dims = [dims] if isinstance(dims, int) else dims
-    return frozenset(int(d) % rank for d in dims) if dims else frozenset(range(rank))  # type: ignore[union-attr, arg-type]
+def element_taken(node: fx.Node) -> tuple[fx.Node, int, int] | None:
+    """(whole, axis, number) where one element is taken along an axis: ``select``, or one result of ``unbind``."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if op_name(source) == "aten.unbind" and node.target is operator.getitem:
+        taken, number = operand_of(source), node.args[1]
+    elif op_name(node) == "aten.select":
+        taken, number = source, node.args[2]
+    else:
+        return None
+    axis = axis_of(node if taken is source else source, value_of(taken).dim())
+    return (taken, axis, number) if isinstance(number, int) else None
 
 
 def kinds_along(layout: Layout | None, axis: int) -> frozenset[str]:
@@ -131,55 +160,3 @@ def is_token(layout: Layout | None, axis: int) -> bool:
 
 def is_batch(layout: Layout | None, axis: int) -> bool:
     return BATCH in kinds_along(layout, axis)
-
-
-def _dim(node: fx.Node, position: int, rank: int) -> int:
-    given = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
-    return int(given) % rank  # type: ignore[arg-type]
-
-
-def _inserting(rank: int, dim: int) -> dict[int, int]:
-    return {a: a if a < dim else a + 1 for a in range(rank)}
-
-
-def _aligned(given: tuple[int, ...], result: tuple[int, ...], axes: Axes) -> Axes:
-    """Axes numbered from the right are the same, as in broadcasting."""
-    offset = len(result) - len(given)
-    return frozenset(
-        (a - offset, low, high)
-        for a, low, high in axes
-        if a >= offset and not (given[a - offset] == 1 and result[a] > 1)
-    )
-
-
-def _of_factor(operand: fx.Node, is_left: bool, result: tuple[int, ...], axes: Axes) -> Axes:
-    """Rows come from the left factor, columns from the right one."""
-    given, rank = sizes(operand), len(result)
-    if len(given) == 1:
-        return frozenset()
-    other = rank - 1 if is_left else rank - 2
-    inner = (*given[:-2], *(result[-2:]))  # the factor as if it had the result's rows and columns
-    return _aligned(inner, result, frozenset(part for part in axes if part[0] != other))
-
-
-def _regrouped(given: tuple[int, ...], result: tuple[int, ...], axes: Axes) -> Axes:
-    """Row-major regrouping: parts of both sides belong together where their ranges of strides overlap."""
-    if prod(given) != prod(result):
-        return frozenset()
-    before, after = _spans(given), _spans(result)
-    found: set[Part] = set()
-    for a, start, stop in axes:
-        low, high = after[a][0] * start, after[a][0] * stop
-        for i, (first, last) in enumerate(before):
-            if max(low, first) < min(high, last):
-                found.add((i, max(low, first) // first, min(high, last) // first))
-    return frozenset(found)
-
-
-def _spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(stride, stride * size) of each axis in a contiguous value."""
-    spans, stride = [], 1
-    for size in reversed(shape):
-        spans.append((stride, stride * size))
-        stride *= size
-    return spans[::-1]

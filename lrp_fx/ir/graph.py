@@ -11,6 +11,9 @@ import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.operators import argument, has, operation_name
+
 
 def output_node(graph: fx.Graph) -> fx.Node:
     node: fx.Node = next(n for n in reversed(graph.nodes) if n.op == "output")
@@ -36,13 +39,6 @@ def is_float(node: fx.Node) -> bool:
 def op_name(node: fx.Node) -> str:
     """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
     return operation_name(node.target)
-
-
-def operation_name(target: Any) -> str:
-    """The name of what a node calls, without its overload."""
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target._schema.name).replace("::", ".")
-    return getattr(target, "__name__", str(target))
 
 
 def tensor_args(node: fx.Node) -> list[fx.Node]:
@@ -74,6 +70,12 @@ def ancestors(nodes: Iterable[fx.Node], until: Callable[[fx.Node], bool] = lambd
     return list(found)
 
 
+def made_for(graph: fx.Graph, outputs: int) -> set[fx.Node]:
+    """All that the first so many outputs are computed from."""
+    returned: Any = output_node(graph).args[0]
+    return set(ancestors(iter_nodes(returned[:outputs])))
+
+
 class GraphBuilder:
     """``mode``: the fake mode that the graph's abstract values belong to."""
 
@@ -89,10 +91,6 @@ class GraphBuilder:
         if like is not None and "lrp" in like.meta:
             node.meta["lrp"] = like.meta["lrp"]
         return node
-
-
-#: Operations that look at the strides of their operand.
-STRIDED = frozenset(("aten.view_as_complex", "aten.as_strided"))
 
 
 def deduplicate(graph: fx.Graph) -> None:
@@ -112,7 +110,8 @@ def deduplicate(graph: fx.Graph) -> None:
 def sets_strides(node: fx.Node) -> bool:
     """Is the copy made for an operation that looks at strides?"""
     return any(
-        op_name(user) in STRIDED or (op_name(user) == "aten.reshape" and sets_strides(user)) for user in node.users
+        has(user, Fact.LOOKS_AT_STRIDES) or (op_name(user) == "aten.reshape" and sets_strides(user))
+        for user in node.users
     )
 
 
@@ -120,11 +119,7 @@ def _is_random(node: fx.Node) -> bool:
     """Does the operation draw random numbers? (Attention kernels carry the tag but draw only for dropout.)"""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
-    for i, argument in enumerate(node.target._schema.arguments):
-        if argument.name == "dropout_p":
-            given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
-            return bool(given != 0.0)
-    return True
+    return bool(argument(node, "dropout_p", 1.0) != 0.0)
 
 
 def _hashable(tree: Any) -> Any:

@@ -1,30 +1,72 @@
-"""Operators: what is known of ATen's operations, as data."""
+"""Operators: what is asked of ATen's operations; what is known of each is a row of `lrp_fx.ir.operator_table`."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import torch
 from torch import fx
 
-#: Maps by weights: how many axes of the result follow the one that the bias runs along.
-WEIGHTED = {"aten.linear": 0, "aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
-MOVES = frozenset(
-    "aten.reshape aten.permute aten.transpose aten.t aten.expand aten.expand_as aten.unsqueeze aten.squeeze "
-    "aten._to_copy aten.clone aten.repeat "
-    "aten.repeat_interleave aten.view_as_real aten.view_as_complex aten.flatten aten.unflatten".split()
-)
-REDUCTIONS = frozenset(
-    "aten.mean aten.sum aten.amax aten.amin aten.max aten.min aten.var aten.std aten.var_mean aten.linalg_vector_norm "
-    "aten.norm aten.logsumexp "
-    "aten.matmul aten.bmm aten.mm aten.dot aten.cumsum aten.prod aten.avg_pool1d aten.avg_pool2d".split()
-)
-SCALINGS = frozenset("aten.mul aten.div aten.neg".split())
-MATRIX = frozenset(
-    "aten.linear aten.addmm aten.conv1d aten.conv2d aten.conv3d aten.convolution aten.matmul aten.mm aten.bmm "
-    "aten.baddbmm".split()
-)
+from lrp_fx.ir.facts import Axes, Fact, Operator
+from lrp_fx.ir.operator_table import OPERATORS
 
 
+def operator_of(node: Any) -> Operator:
+    """The row of a node's operation; an empty one for what is no call or not in the table."""
+    return _row(node.target) if isinstance(node, fx.Node) and node.op == "call_function" else Operator("")
+
+
+@cache
+def _row(target: Any) -> Operator:
+    name = operation_name(target)
+    known = OPERATORS.get(name, Operator(name))
+    tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    return Operator(name, known.facts | Fact.POINTWISE, Axes.ALIGNED) if tagged else known
+
+
+def operation_name(target: Any) -> str:
+    """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._schema.name).replace("::", ".")
+    return getattr(target, "__name__", str(target))
+
+
+def same_operation(node: fx.Node) -> Any:
+    """The operation that this call's is another name of; None where it is none (or reads memory as another type)."""
+    known = operator_of(node)
+    if known.same_as is None or isinstance(argument(node, "dtype"), torch.dtype):
+        return None
+    name, overload = known.same_as.split(".")
+    return getattr(getattr(torch.ops.aten, name), overload)
+
+
+def has(node: Any, facts: Fact) -> bool:
+    """Is one of these facts true of a node's operation?"""
+    return bool(operator_of(node).facts & facts)
+
+
+def is_pointwise(node: Any) -> bool:
+    """Does each element of the result come from the elements of the operands at its place?"""
+    return has(node, Fact.POINTWISE)
+
+
+def is_matrix_product(node: Any) -> bool:
+    """Does it contract features: a matrix product, a linear map, a convolution?"""
+    return has(node, Fact.CONTRACTION | Fact.MAP)
+
+
+def keeps_order(node: Any) -> bool:
+    """Is it the same sequence of elements in another shape?"""
+    return operator_of(node).axes in (Axes.REGROUPED, Axes.UNITS)
+
+
+def keeps_all_elements(node: Any) -> bool:
+    """Is each element of the operand once in the result, whatever the axes?"""
+    return keeps_order(node) or operator_of(node).axes is Axes.PERMUTED
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:
     """An argument of a call by the name that the operation's schema gives it, however it was written.
 
@@ -43,3 +85,33 @@ def declared_arguments(target: Any) -> list[Any]:
     """The arguments of an operation as its schema declares them; none for what has no schema."""
     schema = getattr(target, "_schema", None)
     return list(schema.arguments) if schema is not None else []
+
+
+def operand_of(node: fx.Node, place: int = 0) -> fx.Node:
+    """An argument that has to be a node."""
+    found = node.args[place]
+    assert isinstance(found, fx.Node), f"%{node.name}: argument {place} is {found!r}"
+    return found
+
+
+def run_call(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """A call's operation on other arguments."""
+    target: Any = node.target
+    return target(*args, **kwargs)
+
+
+def axis_of(node: fx.Node, rank: int, name: str = "dim") -> int:
+    """The axis that a call names, counted from the left; ``rank``: of the value that it counts axes of."""
+    return int(argument(node, name, 0)) % rank
+
+
+def axes_of(node: fx.Node, rank: int, name: str = "dim") -> list[int]:
+    """The axes that a call names, counted from the left: all of them where it names none."""
+    given = argument(node, name)
+    named = [given] if isinstance(given, int) else list(given or range(rank))
+    return [int(d) % rank for d in named]
+
+
+def factors_of(node: fx.Node) -> tuple[Any, ...]:
+    """The two factors of a product (behind the term of ``term + a b``)."""
+    return tuple(node.args[1:3] if has(node, Fact.TERM_FIRST) else node.args[:2])

@@ -15,6 +15,11 @@ def hint(size: Any) -> int:
     return size if isinstance(size, int) else int(size.node.hint) if size.node.hint is not None else 1
 
 
+def is_one(size: Any) -> bool:
+    """Is it the number 1 (no symbol that may be 1)?"""
+    return isinstance(size, int) and size == 1
+
+
 def same_size(a: Any, b: Any) -> bool:
     """Are two (symbolic) sizes the same expression?"""
     if isinstance(a, int) or isinstance(b, int):

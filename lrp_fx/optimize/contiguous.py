@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
-from lrp_fx.ir.graph import ancestors, iter_nodes, op_name, output_node, value_of
-from lrp_fx.ir.sizes import same_size
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import made_for, value_of
+from lrp_fx.ir.operators import has, keeps_all_elements, run_call
+from lrp_fx.ir.sizes import is_one, same_size
 
 aten = torch.ops.aten
-_LOOKS = frozenset(f"aten.{name}" for name in "transpose permute unsqueeze".split())
-_READERS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
 #: A copy costs about what two such reads do.
 _WORTH_A_COPY = 3
 
 
 def make_contiguous(graph: fx.Graph, mode: Any, own_outputs: int) -> None:
     """Write such values out, in place."""
-    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:own_outputs])))  # type: ignore[index]
+    forward = made_for(graph, own_outputs)
     for node in list(graph.nodes):
-        if op_name(node) not in _LOOKS or not _is_across(value_of(node)):
+        if not keeps_all_elements(node) or not has(node, Fact.VIEW) or not _is_across(value_of(node)):
             continue
         with mode:
             value = value_of(node).clone(memory_format=torch.contiguous_format)
@@ -53,21 +53,14 @@ def make_contiguous(graph: fx.Graph, mode: Any, own_outputs: int) -> None:
 def _is_across(value: Any) -> bool:
     """Is the last axis not the one that runs along memory?"""
     return (
-        isinstance(value, Tensor)
-        and value.dim() > 1
-        and not _is_one(value.stride()[-1])
-        and not _is_one(value.shape[-1])
+        isinstance(value, Tensor) and value.dim() > 1 and not is_one(value.stride()[-1]) and not is_one(value.shape[-1])
     )
-
-
-def _is_one(size: Any) -> bool:
-    return isinstance(size, int) and size == 1
 
 
 def _reads_all(user: fx.Node, node: fx.Node) -> bool:
     """Is the value read element by element along its last two axes, not spread over them?"""
     result, value = value_of(user), value_of(node)
-    if user.target not in _READERS or not isinstance(result, Tensor):
+    if not has(user, Fact.SUM | Fact.SCALING) or not isinstance(result, Tensor):
         return False
     return all(same_size(a, b) for a, b in zip(result.shape[-2:], value.shape[-2:], strict=True))
 
@@ -81,5 +74,5 @@ def _keeps_order(user: fx.Node, node: fx.Node, copy: Tensor, mode: Any) -> bool:
         values = {n: value if n is node else value_of(n) for n in user.all_input_nodes}
         args, kwargs = fx.map_arg((user.args, user.kwargs), values.__getitem__)
         with mode, enable_python_dispatcher():
-            strides.append(str(user.target(*args, **kwargs).stride()))  # type: ignore[operator]
+            strides.append(str(run_call(user, *args, **kwargs).stride()))
     return strides[0] == strides[1]

@@ -17,25 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.ir.graph import GraphBuilder, ancestors, iter_nodes, op_name, output_node, value_of
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import GraphBuilder, made_for, op_name, value_of
+from lrp_fx.ir.operators import argument, axis_of, factors_of, has, keeps_order, operand_of
 from lrp_fx.ir.sizes import same_shape, same_size
-from lrp_fx.optimize.rows import ZEROS, is_zero
+from lrp_fx.optimize.rows import is_zero
 
 aten = torch.ops.aten
-_RESHAPES = frozenset(f"aten.{name}" for name in "reshape squeeze unsqueeze".split())
 #: (classes, numbers): each row holds a number at its class, and zeros. Shapes (rows,) and (rows, 1).
 OneHot = tuple[fx.Node, fx.Node]
 
 
 def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
     """Replace products of such rows with a matrix, and products of which no more than one class is read."""
-    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:own_outputs])))  # type: ignore[index]
+    forward = made_for(graph, own_outputs)
     picker = _Picker(graph, mode)
-    pick = {aten.mm.default: picker.product, aten.gather.default: picker.read}
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in pick and node not in forward:
+        if node.op == "call_function" and node not in forward:
             with graph.inserting_before(node):
-                picked = pick[node.target](node)
+                picked = picker.product(node) or picker.read(node)
             if picked is not None:
                 node.replace_all_uses_with(picked)
     graph.eliminate_dead_code()
@@ -44,13 +44,15 @@ def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
 class _Picker(GraphBuilder):
     def read(self, node: fx.Node) -> fx.Node | None:
         """``linear(x, weight).gather(-1, classes)``, one class for each row, where nobody reads another."""
-        head, classes = node.args[0], node.args[2]
+        if node.target is not aten.gather.default:
+            return None
+        head, classes = operand_of(node), node.args[2]
         choices = []
-        while isinstance(head, fx.Node) and (_counts_rows(head) or _reshapes_rows(head)):
+        while _counts_rows(head) or _reshapes_rows(head):
             choices += [head] if _counts_rows(head) else []
-            head = head.args[1 if _counts_rows(head) else 0]
+            head = operand_of(head, 1 if _counts_rows(head) else 0)
         parts = _product(head)
-        if parts is None or not _reads_a_class(node) or not all(map(_reads_a_class, head.users)):  # type: ignore[union-attr]
+        if parts is None or not _reads_a_class(node) or not all(map(_reads_a_class, head.users)):
             return None
         x, matrix, axis, bias = parts
         width = value_of(matrix).shape[1 - axis]
@@ -75,6 +77,8 @@ class _Picker(GraphBuilder):
         return logits
 
     def product(self, node: fx.Node) -> fx.Node | None:
+        if node.target is not aten.mm.default:
+            return None
         rows, matrix = node.args
         terms = self.terms(rows)
         if not terms:
@@ -117,7 +121,7 @@ class _Picker(GraphBuilder):
         ):
             first, second = map(self.terms, rows.args)
             return [*first, *second] if first and second else []
-        if op_name(rows) in ("aten.scatter_add", "aten.scatter") and _is_one_in_zeros(rows):
+        if _is_one_in_zeros(rows):
             classes, numbers = (
                 self.step(aten.reshape.default, a, shape, of=rows)
                 for a, shape in ((rows.args[2], [-1]), (rows.args[3], [-1, 1]))
@@ -130,30 +134,21 @@ def _counts_rows(node: fx.Node) -> bool:
     """Rows that count or not: ``where(counts, rows, 0)``."""
     if node.target is not aten.where.self or not all(isinstance(a, fx.Node) for a in node.args):
         return False
-    counts, rows, other = node.args
-    if not is_zero(other) or value_of(other).dim():  # type: ignore[arg-type]
+    counts, rows, other = (operand_of(node, i) for i in range(3))
+    if not is_zero(other) or value_of(other).dim():
         return False
-    return _is_column_for(value_of(counts), value_of(node)) and same_shape(value_of(rows), value_of(node))  # type: ignore[arg-type]
+    return _is_column_for(value_of(counts), value_of(node)) and same_shape(value_of(rows), value_of(node))
 
 
 def _product(node: Any) -> tuple[fx.Node, fx.Node, int, fx.Node | None] | None:
     """(rows, matrix, its axis of classes, a bias for each class or None) of a product with a matrix of a known
     width.
     """
-    spelled: dict[Any, tuple[int, int, int, int | None]] = {
-        aten.linear.default: (0, 1, 0, 2),
-        aten.mm.default: (0, 1, 1, None),
-        aten.addmm.default: (1, 2, 1, 0),
-    }
-    if not isinstance(node, fx.Node) or node.target not in spelled or node.kwargs:
+    is_map = op_name(node) == "aten.linear"
+    if not (is_map or has(node, Fact.CONTRACTION)) or node.kwargs:
         return None
-    x, matrix, axis, b = spelled[node.target]
-    rows, weights, bias = (
-        node.args[x],
-        node.args[matrix],
-        node.args[b] if b is not None and b < len(node.args) else None,
-    )
-    assert isinstance(rows, fx.Node) and isinstance(weights, fx.Node)
+    rows, weights = factors_of(node)
+    axis, bias = (0, argument(node, "bias")) if is_map else (1, node.args[0] if has(node, Fact.TERM_FIRST) else None)
     sizes = value_of(weights).shape
     if len(sizes) != 2 or not isinstance(sizes[1 - axis], int):
         return None
@@ -170,16 +165,15 @@ def _reads_a_class(node: fx.Node) -> bool:
         return all(map(_reads_a_class, node.users))
     if node.target is not aten.gather.default:
         return False
-    rows, axis, classes = node.args[:3]
-    whole = value_of(rows)  # type: ignore[arg-type]
-    return whole.dim() == 2 and axis in (-1, 1) and _is_column_for(value_of(classes), whole)  # type: ignore[arg-type]
+    whole, classes = value_of(operand_of(node)), value_of(operand_of(node, 2))
+    return whole.dim() == 2 and axis_of(node, 2) == 1 and _is_column_for(classes, whole)
 
 
 def _reshapes_rows(node: fx.Node) -> bool:
     """Another shape of the rows, in which each has the classes that it had?"""
-    if op_name(node) not in _RESHAPES:
+    if not keeps_order(node):
         return False
-    before, after = value_of(node.args[0]), value_of(node)  # type: ignore[arg-type]
+    before, after = value_of(operand_of(node)), value_of(node)
     return bool(before.dim() and after.dim()) and same_size(before.shape[-1], after.shape[-1])
 
 
@@ -197,14 +191,7 @@ def _is_column_for(value: Any, rows: Tensor) -> bool:
 
 def _is_one_in_zeros(node: fx.Node) -> bool:
     """Is it ``zeros.scatter_add(last axis, classes, numbers)`` with one class for each row?"""
-    zeros, axis, classes, numbers = node.args[:4]
-    whole = value_of(node)
-    if (
-        node.kwargs
-        or len(node.args) != 4
-        or not isinstance(zeros, fx.Node)
-        or op_name(zeros) not in ZEROS
-        or axis not in (-1, whole.dim() - 1)
-    ):
+    if not has(node, Fact.SCATTER) or node.kwargs or len(node.args) != 4 or not has(node.args[0], Fact.ZEROS):
         return False
-    return all(isinstance(a, fx.Node) and _is_column_for(value_of(a), whole) for a in (classes, numbers))
+    whole, last = value_of(node), axis_of(node, value_of(node).dim()) == value_of(node).dim() - 1
+    return last and all(isinstance(a, fx.Node) and _is_column_for(value_of(a), whole) for a in node.args[2:])

@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import GraphBuilder, iter_nodes, op_name, value_of
-from lrp_fx.optimize.pull_operations import SOURCES
-from lrp_fx.optimize.rows import RowRead, _is_one, read_of, span
+from lrp_fx.ir.operators import has
+from lrp_fx.ir.sizes import is_one
+from lrp_fx.optimize.pull_operations import pulled
+from lrp_fx.optimize.rows import RowRead, read_of, span
 from lrp_fx.optimize.simplify import sizes_of_inputs
 
 aten = torch.ops.aten
@@ -35,16 +38,9 @@ class Puller(GraphBuilder):
         for node in reversed(list(self.graph.nodes)):
             if node.op == "call_function" and not node.users:
                 self.graph.erase_node(node)
-            elif node.op == "call_function" and (op_name(node) in SOURCES or self._pointwise(node)):
+            elif node.op == "call_function" and pulled(node) is not None:
                 self._visit(node)
         self.graph.eliminate_dead_code()
-
-    def _pointwise(self, node: fx.Node) -> bool:
-        return (
-            isinstance(node.target, torch._ops.OpOverload)
-            and torch.Tag.pointwise in node.target.tags
-            and isinstance(value_of(node), Tensor)
-        )
 
     def _visit(self, node: fx.Node) -> None:
         parts = list(node.users) if not isinstance(value_of(node), Tensor) else [node]
@@ -58,7 +54,7 @@ class Puller(GraphBuilder):
         if (
             len(reads) != 1
             or (read := reads.pop()) is None
-            or (parts == [node] and _is_one(value_of(node).shape[read.axis]))
+            or (parts == [node] and is_one(value_of(node).shape[read.axis]))
         ):
             return
         first = min(user for _, user in readers)  # the first in the graph
@@ -82,7 +78,7 @@ class Puller(GraphBuilder):
         """What a reader returned: most keep the axis."""
         return (
             self.call(aten.squeeze.dim, rows, read.axis, like=user)
-            if op_name(user) in ("aten.select", "aten.index")
+            if has(user, Fact.INDEXING) or op_name(user) == "aten.select"
             else rows
         )
 
@@ -90,15 +86,8 @@ class Puller(GraphBuilder):
     # operations
     def pull(self, node: fx.Node, read: RowRead) -> fx.Node | None:
         """The node's operation on the rows that are read, or None where it mixes rows."""
-        source = SOURCES.get(op_name(node))
-        if source is not None:
-            return source(self, node, read)
-        parts = [self.aligned(a, value_of(node).dim(), read) for a in node.all_input_nodes]
-        if any(p is None for p in parts):
-            return None
-        known = dict(zip(node.all_input_nodes, parts, strict=True))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: known[a])
-        return self.call(node.target, *args, like=node, **kwargs)
+        rule = pulled(node)
+        return rule(self, node, read) if rule is not None else None
 
     def aligned(self, node: fx.Node, rank: int, read: RowRead) -> fx.Node | None:
         """The rows of an operand that is broadcast to ``rank`` axes."""
@@ -106,7 +95,7 @@ class Puller(GraphBuilder):
         if not isinstance(value, Tensor):
             return node
         missing = rank - value.dim()
-        if read.axis < missing or _is_one(value.shape[read.axis - missing]):
+        if read.axis < missing or is_one(value.shape[read.axis - missing]):
             return node
         return self.rows(node, read.at(read.axis - missing, None if read.batch is None else read.batch - missing))
 
@@ -117,7 +106,7 @@ class Puller(GraphBuilder):
         if isinstance(read.place, int):
             return self.call(aten.slice.Tensor, node, read.axis, *span(read.place), like=node)
         value, batch = value_of(node), read.batch or 0
-        if batch < 0 or _is_one(value.shape[batch]):  # the same for all examples, of which each takes another row
+        if batch < 0 or is_one(value.shape[batch]):  # the same for all examples, of which each takes another row
             for _ in range(-batch):
                 node = self.call(aten.unsqueeze.default, node, 0, like=node)
             axis, batch = read.axis + max(-batch, 0), max(batch, 0)

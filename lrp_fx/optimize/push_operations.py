@@ -12,20 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.factor_rules import factors_of_axes
+from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import argument, axes_of, axis_of, operand_of, operator_of
 from lrp_fx.ir.sizes import same_size
-from lrp_fx.optimize.rows import KeptRows, RowPusher, axis_order, causal_row, is_zero
+from lrp_fx.optimize.rows import KeptRows, RowPusher, causal_row, is_zero, sizes_given
 
 aten = torch.ops.aten
-#: Pointwise operations of one operand that are zero at zero, and moves that leave every axis where it is.
-KEEP_ZERO = frozenset(
-    "aten.zeros_like aten.neg aten._to_copy aten.clone aten.detach aten.alias aten.abs aten.contiguous aten.conj "
-    "aten._conj".split()
-)
 
 
-def _same_axes(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
-    return pusher.again(node, (rows.kept, *node.args[1:]), rows) if node.args[0] in pusher.rows else None
+def _through(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
+    """An operation that is zero where its first operand is, row by row, whose other operands say nothing of rows."""
+    table = factors_of_axes(node)
+    if table is None or node.args[0] not in pusher.rows:
+        return None
+    (_, own), *others = table.operands
+    row, batch = own[rows.axis], own[rows.batch]
+    if table.mixed & {*row, *batch} or any({*row, *batch} & {*f} for _, axes in others for f in axes):
+        return None
+    if any(a in pusher.rows for a, _ in others) or row not in table.result or batch not in table.result:
+        return None
+    places = {"axis": table.result.index(row), "batch": table.result.index(batch)}
+    return pusher.again(node, (rows.kept, *node.args[1:]), rows, **places)
 
 
 def _product(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
@@ -37,8 +46,8 @@ def _product(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | Non
         pusher.row(a, rank, rows) if isinstance(a, fx.Node) and isinstance(value_of(a), Tensor) else a
         for a in node.args
     ]
-    whole = next(a for a in node.args if a in pusher.rows)
-    if any(p is None for p in parts) or value_of(whole).dim() != rank or not _keeps(node, whole, rows):  # type: ignore[arg-type]
+    whole = next(a for a in node.all_input_nodes if a in pusher.rows)
+    if any(p is None for p in parts) or value_of(whole).dim() != rank or not _keeps(node, whole, rows):
         return None
     return pusher.again(node, parts, rows)
 
@@ -50,44 +59,29 @@ def _keeps(node: fx.Node, source: fx.Node, rows: KeptRows) -> bool:
 
 def _sum_of_two(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
     a, b = node.args[:2]
-    ours, theirs = pusher.rows.get(a), pusher.rows.get(b)  # type: ignore[arg-type]
+    if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
+        return None
+    ours, theirs = pusher.rows.get(a), pusher.rows.get(b)
     if (
         ours is None
         or theirs is None
         or replace(ours, kept=theirs.kept) != theirs
-        or value_of(a).dim() != value_of(b).dim()  # type: ignore[arg-type]
+        or value_of(a).dim() != value_of(b).dim()
     ):
         return None
     return pusher.again(node, (ours.kept, theirs.kept), rows)
 
 
-def _matrix(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
-    """Rows times a matrix that is the same for all of them."""
-    x, weight = node.args[:2]
-    contracted = value_of(node).dim() - 1
-    if (
-        x not in pusher.rows
-        or weight in pusher.rows
-        or value_of(weight).dim() != 2  # type: ignore[arg-type]
-        or len(node.args) > 2
-        or contracted in (rows.axis, rows.batch)
-    ):
-        return None
-    return pusher.again(node, (rows.kept, weight), rows)
-
-
 def _choice(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
     """``where(condition, rows, 0)``, ``where(condition, rows, other rows)``: zero wherever both are."""
-    condition, *branches = node.args
+    nodes = [a for a in node.args if isinstance(a, fx.Node)]
     rank = value_of(node).dim()
-    if not isinstance(condition, fx.Node) or not all(
-        isinstance(a, fx.Node) and (a in pusher.rows or is_zero(a)) for a in branches
-    ):
+    if len(nodes) < len(node.args) or not all(a in pusher.rows or is_zero(a) for a in nodes[1:]):
         return None
-    source = next((a for a in branches if a in pusher.rows), None)
-    if source is None or value_of(source).dim() != rank or not _keeps(node, source, rows):  # type: ignore[arg-type]
+    source = next((a for a in nodes[1:] if a in pusher.rows), None)
+    if source is None or value_of(source).dim() != rank or not _keeps(node, source, rows):
         return None
-    parts = [pusher.row(a, rank, rows) for a in (condition, *branches)]  # type: ignore[arg-type]
+    parts = [pusher.row(a, rank, rows) for a in nodes]
     return None if any(p is None for p in parts) else pusher.again(node, parts, rows)
 
 
@@ -100,32 +94,16 @@ def _comparison(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> None:
 
 def _reduced(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | fx.Node | None:
     """A sum over other axes keeps the rows; one over the rows is the sum of those that are not zero."""
-    if len(node.args) < 2 or not node.args[1]:  # over everything
+    rank = value_of(operand_of(node)).dim()
+    if len(axes_of(node, rank)) == rank or rows.axis in axes_of(node, rank):
         return pusher.call(node.target, rows.kept, *node.args[1:], like=node, **node.kwargs)
-    rank = value_of(node.args[0]).dim()  # type: ignore[arg-type]
-    dims = sorted(int(d) % rank for d in node.args[1])  # type: ignore[union-attr,arg-type]
-    keep = len(node.args) > 2 and bool(node.args[2])
-    if rows.axis in dims:
-        return pusher.call(node.target, rows.kept, *node.args[1:], like=node, **node.kwargs)
-    if rows.batch in dims:
-        return None
-    gone = 0 if keep else sum(d < rows.axis for d in dims)
-    before = 0 if keep else sum(d < rows.batch for d in dims)
-    return pusher.again(node, (rows.kept, *node.args[1:]), rows, axis=rows.axis - gone, batch=rows.batch - before)
-
-
-def _permuted(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows:
-    order = axis_order(node)
-    return pusher.again(
-        node, (rows.kept, *node.args[1:]), rows, axis=order.index(rows.axis), batch=order.index(rows.batch)
-    )
+    return _through(pusher, node, rows)
 
 
 def _reshaped(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
     """Batch and tokens merged into one axis or taken apart again, or other axes regrouped behind them."""
-    source = node.args[0]
-    before, after = value_of(source).shape, value_of(node).shape  # type: ignore[arg-type]
-    sizes = list(node.args[1])  # type: ignore[arg-type]
+    before, after = value_of(operand_of(node)).shape, value_of(node).shape
+    sizes = sizes_given(node)
     if rows.merged:
         if (
             rows.axis == 0
@@ -152,8 +130,8 @@ def _attention(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> list[KeptRow
     """The derivative of fused attention with a gradient for single queries: only these are needed; what it gives keys
     and values is whole.
     """
-    grad, query, key, value, out, lse, dropout, causal = node.args[:8]
-    mask: Any = node.kwargs.get("attn_mask")
+    grad, query, key, value, out, lse = (operand_of(node, i) for i in range(6))
+    dropout, causal, mask = (argument(node, name) for name in ("dropout_p", "is_causal", "attn_mask"))
     others_whole = not any(a in pusher.rows for a in node.all_input_nodes if a is not grad)
     if (
         grad not in pusher.rows
@@ -162,21 +140,21 @@ def _attention(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> list[KeptRow
         or (causal and mask)
     ):
         return None
-    q, o = (pusher.row(a, 4, rows) for a in (query, out))  # type: ignore[arg-type]
+    q, o = (pusher.row(a, 4, rows) for a in (query, out))
     statistic = pusher.row(pusher.call(aten.unsqueeze.default, lse, 3, like=node), 4, rows)
     if causal:
-        mask = causal_row(pusher, rows.place, query, key)  # type: ignore[arg-type]
+        mask = causal_row(pusher, rows.place, query, key)
     elif mask is not None:
         mask = pusher.row(mask, 4, rows)
     if (
         q is None
         or o is None
         or statistic is None
-        or (mask is None and (causal or node.kwargs.get("attn_mask") is not None))
+        or (mask is None and (causal or argument(node, "attn_mask") is not None))
     ):
         return None
     given = (rows.kept, q, key, value, o, pusher.call(aten.squeeze.dim, statistic, 3, like=node), dropout, False)
-    found = pusher.call(node.target, *given, like=node, attn_mask=mask, scale=node.kwargs.get("scale"))
+    found = pusher.call(node.target, *given, like=node, attn_mask=mask, scale=argument(node, "scale"))
     of_q, of_k, of_v = (pusher.call(operator.getitem, found, i, like=node) for i in range(3))
     return [replace(rows, kept=of_q), of_k, of_v]
 
@@ -185,59 +163,55 @@ def _equal(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(same_size(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _unsqueezed(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows:
-    dim = int(node.args[1]) % value_of(node).dim()  # type: ignore[arg-type]
-    return pusher.again(
-        node, (rows.kept, dim), rows, axis=rows.axis + (dim <= rows.axis), batch=rows.batch + (dim <= rows.batch)
-    )
-
-
 def _expanded(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
     """Other axes of size 1 made longer, or new ones put in front."""
-    sizes: list[Any] = list(node.args[1])  # type: ignore[arg-type]
-    more = len(sizes) - value_of(node.args[0]).dim()  # type: ignore[arg-type]
+    sizes, source = sizes_given(node), value_of(operand_of(node))
+    more = len(sizes) - source.dim()
     moved = replace(rows, axis=rows.axis + more, batch=rows.batch + more)
     if more and rows.merged:
         return None
-    if not all(
-        same_size(value_of(node).shape[a + more], value_of(node.args[0]).shape[a])  # type: ignore[arg-type]
-        for a in {rows.axis, rows.batch}
-    ):
+    if not all(same_size(value_of(node).shape[a + more], source.shape[a]) for a in {rows.axis, rows.batch}):
         return None
     sizes[moved.axis] = -1 if rows.merged else 1
     return pusher.again(node, (rows.kept, sizes), moved)
 
 
-def _sliced(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
-    dim = int(node.args[1] if len(node.args) > 1 else 0) % value_of(node.args[0]).dim()  # type: ignore[arg-type]
-    return pusher.again(node, (rows.kept, *node.args[1:]), rows) if dim not in (rows.axis, rows.batch) else None
-
-
 def _softmax_backward(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> KeptRows | None:
     """The derivative of weights along another axis than those of batch and rows."""
-    grad, weights, dim, *rest = node.args
-    rank = value_of(node).dim()
-    if grad not in pusher.rows or weights in pusher.rows or int(dim) % rank in (rows.axis, rows.batch):  # type: ignore[arg-type]
+    grad, weights, rank = operand_of(node), operand_of(node, 1), value_of(node).dim()
+    if grad not in pusher.rows or weights in pusher.rows or axis_of(node, rank) in (rows.axis, rows.batch):
         return None
-    part = pusher.row(weights, rank, rows)  # type: ignore[arg-type]
-    return pusher.again(node, (rows.kept, part, dim, *rest), rows) if part is not None else None
+    part = pusher.row(weights, rank, rows)
+    return pusher.again(node, (rows.kept, part, *node.args[2:]), rows) if part is not None else None
 
 
-#: Operation -> what it is on rows: rows, a value that is whole (a list of them for several results), or None where all
-#: rows are needed.
-OPERATIONS: dict[str, Callable[[RowPusher, fx.Node, KeptRows], Any]] = {
-    **dict.fromkeys(KEEP_ZERO, _same_axes),
-    **dict.fromkeys(("aten.mul", "aten.div", "aten.threshold_backward"), _product),
-    **dict.fromkeys(("aten.add", "aten.sub"), _sum_of_two),
-    **dict.fromkeys(("aten.mm", "aten.matmul"), _matrix),
+#: What an operation is on rows: rows, a value that is whole (a list of them for several results), or None where all
+#: rows are needed. By a fact of it, the first that fits; or with a rule of its own.
+Pushed = Callable[[RowPusher, fx.Node, KeptRows], Any]
+_BY_FACT: tuple[tuple[Fact, Pushed], ...] = (
+    (Fact.KEEPS_ZERO, _through),
+    (Fact.SCALING, _product),
+    (Fact.SUM, _sum_of_two),
+    (Fact.COMPARISON, _comparison),
+    (Fact.PRODUCT, _through),
+)
+_BY_NAME: dict[str, Pushed] = {
+    "aten.reshape": _reshaped,
+    "aten.view": _reshaped,
+    "aten._unsafe_view": _reshaped,
+    "aten.unsqueeze": _through,
+    "aten.slice": _through,
+    "aten.threshold_backward": _product,
     "aten.where": _choice,
-    **dict.fromkeys(("aten.eq", "aten.ne"), _comparison),
     "aten.sum": _reduced,
-    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.t"), _permuted),
-    **dict.fromkeys(("aten.reshape", "aten.view", "aten._unsafe_view"), _reshaped),
     "aten.expand": _expanded,
-    "aten.unsqueeze": _unsqueezed,
-    "aten.slice": _sliced,
     "aten._softmax_backward_data": _softmax_backward,
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention,
 }
+
+
+def pushed(node: fx.Node) -> Pushed | None:
+    """What an operation is on rows, None where nothing is known of it."""
+    known = operator_of(node)
+    by_fact = next((rule for fact, rule in _BY_FACT if known.facts & fact), None)
+    return _BY_NAME.get(known.name) or by_fact or (_through if known.axes is Axes.PERMUTED else None)

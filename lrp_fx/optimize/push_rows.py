@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.ir.graph import GraphBuilder, ancestors, iter_nodes, op_name, output_node, value_of
-from lrp_fx.ir.sizes import same_size
-from lrp_fx.optimize.push_operations import OPERATIONS
-from lrp_fx.optimize.rows import ZEROS, KeptRows, counts, never_negative, span
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import GraphBuilder, made_for, op_name, value_of
+from lrp_fx.ir.operators import argument, axis_of, has, is_pointwise, operand_of
+from lrp_fx.ir.sizes import is_one, same_size
+from lrp_fx.optimize.push_operations import pushed
+from lrp_fx.optimize.rows import KeptRows, counts, never_negative, sizes_given, span
 
 aten = torch.ops.aten
 
@@ -30,7 +32,7 @@ aten = torch.ops.aten
 class Pusher(GraphBuilder):
     def __init__(self, graph: fx.Graph, mode: Any, own_outputs: int) -> None:
         super().__init__(graph, mode)
-        self.forward = set(ancestors(iter_nodes(output_node(graph).args[0][:own_outputs])))  # type: ignore[index]
+        self.forward = made_for(graph, own_outputs)
         self.rows: dict[fx.Node, KeptRows] = {}
         self.results: dict[fx.Node, list[KeptRows | fx.Node]] = {}  # of operations with several
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -64,26 +66,25 @@ class Pusher(GraphBuilder):
 
     def _select_backward(self, node: fx.Node) -> KeptRows | None:
         """Gradient of ``x[:, place]``, for a number ``place``."""
-        grad, sizes, axis, place = node.args
-        if axis not in (1, 1 - value_of(node).dim()) or not isinstance(place, int):
+        place = argument(node, "index")
+        if axis_of(node, value_of(node).dim()) != 1 or not isinstance(place, int):
             return None
-        return KeptRows(self.call(aten.unsqueeze.default, grad, 1, like=node), place, sizes[1], 0, 1)  # type: ignore[index]
+        row = self.call(aten.unsqueeze.default, operand_of(node), 1, like=node)
+        return KeptRows(row, place, sizes_given(node)[1], 0, 1)
 
     def _slice_backward(self, node: fx.Node) -> KeptRows | None:
         """Gradient of ``x[:, place : place + 1]``."""
-        grad, sizes, axis, start, _, step = node.args
-        assert isinstance(grad, fx.Node)
-        one = value_of(grad).shape[1:2] and isinstance(value_of(grad).shape[1], int) and value_of(grad).shape[1] == 1
-        if axis not in (1, 1 - value_of(node).dim()) or not isinstance(start, int) or step != 1 or not one:
-            return None
-        return KeptRows(grad, start, sizes[1], 0, 1)  # type: ignore[index]
+        grad, start = operand_of(node), argument(node, "start")
+        one = value_of(grad).dim() > 1 and is_one(value_of(grad).shape[1])
+        along = axis_of(node, value_of(node).dim()) == 1 and argument(node, "step") == 1
+        return KeptRows(grad, start, sizes_given(node)[1], 0, 1) if along and isinstance(start, int) and one else None
 
     def _index_put(self, node: fx.Node) -> KeptRows | None:
         """Gradient of ``x[arange(B), place]``."""
         zeros, places, grad = node.args[:3]
         if (
             not isinstance(zeros, fx.Node)
-            or op_name(zeros) not in ZEROS
+            or not has(zeros, Fact.ZEROS)
             or not isinstance(places, (list, tuple))
             or len(places) != 2
         ):
@@ -112,10 +113,9 @@ class Pusher(GraphBuilder):
         """A gradient scattered into zeros along axis 1, each example at one place: ``zeros.scatter_add(1, place.expand,
         row)``.
         """
-        if node.args[1] != 1 or not isinstance(node.args[0], fx.Node) or op_name(node.args[0]) not in ZEROS:
+        if node.args[1] != 1 or not has(node.args[0], Fact.ZEROS):
             return None
-        index, row = node.args[2], node.args[3]
-        assert isinstance(index, fx.Node) and isinstance(row, fx.Node)
+        index, row = operand_of(node, 2), operand_of(node, 3)
         if not all(
             _is_row(value_of(a), value_of(node)) for a in (index, row)
         ):  # a narrower index writes a part of the row
@@ -125,7 +125,9 @@ class Pusher(GraphBuilder):
         sizes, whole = value_of(index).shape, value_of(node).shape
         if any(s != 1 for s in sizes[1:]) or not same_size(sizes[0], whole[0]):
             return None
-        return KeptRows(row, self.call(aten.reshape.default, index, [-1], like=node), self._tokens(node.args[0]), 0, 1)
+        return KeptRows(
+            row, self.call(aten.reshape.default, index, [-1], like=node), self._tokens(operand_of(node)), 0, 1
+        )
 
     def _demand(self, node: fx.Node) -> None:
         """Give a node the whole of what it reads."""
@@ -187,15 +189,17 @@ class Pusher(GraphBuilder):
         """A pointwise helper of the transpose, computed from rows in the first place (whoever needs all of it has it
         all the same).
         """
-        target = node.target
-        pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-        if not pointwise or (node.meta.get("lrp") or ("", ""))[1] != "internal" or value_of(node).dim() != rank:
+        if (
+            not is_pointwise(node)
+            or (node.meta.get("lrp") or ("", ""))[1] != "internal"
+            or value_of(node).dim() != rank
+        ):
             return None
         parts = {a: self.row(a, rank, rows) if isinstance(value_of(a), Tensor) else a for a in node.all_input_nodes}
         if any(p is None for p in parts.values()):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: parts[a])
-        return self.call(target, *args, like=node, **kwargs)
+        return self.call(node.target, *args, like=node, **kwargs)
 
     def _select(self, node: fx.Node, axis: int, rank: int, rows: KeptRows) -> fx.Node | None:
         batch = rows.batch - (rank - value_of(node).dim())
@@ -231,18 +235,19 @@ class Pusher(GraphBuilder):
 
     # ------------------------------------------------------------------------------------------------ operations
     def _pushed(self, node: fx.Node) -> KeptRows | fx.Node | None:
-        name = op_name(node)
         given = [a for a in node.all_input_nodes if a in self.rows]
-        handler = OPERATIONS.get(name)
-        if node.target is operator.getitem and node.args[0] in self.results:
-            return self.results[node.args[0]][node.args[1]]  # type: ignore[index]
+        handler = pushed(node)
+        if node.target is operator.getitem and operand_of(node) in self.results:
+            number: Any = node.args[1]
+            part: KeptRows | fx.Node = self.results[operand_of(node)][number]
+            return part
         if not given or handler is None:
             return None
-        found: Any = handler(self, node, self.rows[given[0]])
+        found: KeptRows | fx.Node | list[KeptRows | fx.Node] | None = handler(self, node, self.rows[given[0]])
         if isinstance(found, list):
             self.results[node] = found
             return None
-        return found  # type: ignore[no-any-return]
+        return found
 
     def again(self, node: fx.Node, args: Any, rows: KeptRows, **changes: Any) -> KeptRows:
         """The node's operation on rows."""

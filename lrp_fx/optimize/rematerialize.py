@@ -21,7 +21,9 @@ import operator
 from torch import fx
 
 from lrp_fx.errors import InputError
-from lrp_fx.ir.graph import ancestors, is_tensor, iter_nodes, op_name, output_node
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import is_tensor, made_for
+from lrp_fx.ir.operators import has
 
 #: Segments at the end that are kept: the head, and the two halves of the last block.
 _KEPT_SEGMENTS = 3
@@ -31,7 +33,7 @@ def rematerialize_blocks(graph: fx.Graph, sums: set[fx.Node], forward_outputs: i
     """Recompute between residual sums, in place; ``forward_outputs``: how many of the outputs are made by the forward
     pass alone.
     """
-    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:forward_outputs])))  # type: ignore[index]
+    forward = made_for(graph, forward_outputs)
     forward |= {
         user for n in forward for user in n.users if user.target is operator.getitem
     }  # statistics that only the transpose reads
@@ -80,23 +82,23 @@ def _recomputed(graph: fx.Graph, node: fx.Node, kept: set[fx.Node], again: dict[
     return again[node]
 
 
-#: Numbers of the operand in another order, or with the other sign.
-_SHUFFLES = frozenset(f"aten.{name}" for name in "cat stack neg flip roll slice select".split())
-#: Those of them that are another look at the same memory.
-_LOOKS = frozenset(f"aten.{name}" for name in "slice select".split())
+def _is_shuffle(node: fx.Node) -> bool:
+    """Numbers of the operands in another order, or with the other sign, in memory of their own?"""
+    return has(node, Fact.SHUFFLE | Fact.SIGN)
+
+
+def _is_on_the_way(node: fx.Node) -> bool:
+    """A shuffle, or a part looked at."""
+    return _is_shuffle(node) or (has(node, Fact.SELECTION) and has(node, Fact.VIEW))
 
 
 def rematerialize_moves(graph: fx.Graph, forward_outputs: int) -> None:
     """Copy such operations, in place; ``forward_outputs``: how many of the outputs are made by the forward pass
     alone.
     """
-    forward = set(ancestors(iter_nodes(output_node(graph).args[0][:forward_outputs])))  # type: ignore[index]
+    forward = made_for(graph, forward_outputs)
     for node in list(graph.nodes):
-        readers = (
-            []
-            if node not in forward or op_name(node) not in _SHUFFLES - _LOOKS
-            else [u for u in node.users if u not in forward]
-        )
+        readers = [] if node not in forward or not _is_shuffle(node) else [u for u in node.users if u not in forward]
         if not readers or len(readers) == len(node.users):
             continue
         chain = _chain(node)
@@ -113,7 +115,7 @@ def _chain(node: fx.Node) -> set[fx.Node]:
     stack = [node]
     while stack:
         for operand in stack.pop().all_input_nodes:
-            if op_name(operand) in _SHUFFLES and operand not in found:
+            if _is_on_the_way(operand) and operand not in found:
                 found.add(operand)
                 stack.append(operand)
     return found

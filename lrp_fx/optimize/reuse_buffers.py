@@ -15,35 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operator_table import OPERATORS
+from lrp_fx.ir.operators import has, keeps_all_elements
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
 #: Elementwise operations of a first operand, and what puts the result in its place.
 IN_PLACE: dict[Any, Any] = {
-    **{getattr(aten, name).Tensor: getattr(aten, f"{name}_").Tensor for name in "add sub mul div".split()},
-    **{
-        getattr(aten, name).default: getattr(aten, f"{name}_").default
-        for name in "abs neg log exp sqrt rsqrt reciprocal clamp_min relu".split()
-    },
+    getattr(getattr(aten, name), overload): getattr(getattr(aten, f"{name}_"), overload)
+    for name, overload in (
+        (row.name.removeprefix("aten."), "Tensor" if row.facts & (Fact.SUM | Fact.SCALING) else "default")
+        for row in OPERATORS.values()
+        if row.facts & Fact.IN_PLACE
+    )
 }
 #: Others, which are told where to write.
 _OUT: dict[Any, tuple[Any, str]] = {aten.threshold_backward.default: (aten.threshold_backward.grad_input, "grad_input")}
-#: Operations whose result is memory of its own, whatever their operands are.
-_FRESH = frozenset(
-    (*IN_PLACE, *IN_PLACE.values(), *_OUT, *(target for target, _ in _OUT.values()))
-    + (
-        aten.mm.default,
-        aten.addmm.default,
-        aten.bmm.default,
-        aten.baddbmm.default,
-        aten.matmul.default,
-        aten.linear.default,
-    )
-    + (aten.softmax.int, aten._softmax_backward_data.default)
-)
-#: Another look at the same memory, or a copy where there is no such look.
-_LOOKS = frozenset(f"aten.{name}" for name in "reshape view transpose permute unsqueeze squeeze t".split())
+_ELEMENTWISE = frozenset((*IN_PLACE, *IN_PLACE.values(), *_OUT, *(target for target, _ in _OUT.values())))
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Is the result memory of its own, whatever its operands are?"""
+    return has(node, Fact.FRESH) or node.target in _ELEMENTWISE
 
 
 def reuse_buffers(module: fx.GraphModule) -> fx.GraphModule:
@@ -93,31 +88,29 @@ def _orders_memory(value: Any) -> fx.Node | None:
 
 
 def _is_dense(value: Any) -> bool:
-    return isinstance(value, fx.Node) and (
-        value.target in _FRESH or (op_name(value) in _LOOKS and _is_dense(value.args[0]))
-    )
+    return isinstance(value, fx.Node) and (_is_fresh(value) or (keeps_all_elements(value) and _is_dense(value.args[0])))
 
 
 def _is_spent(value: Any, via: fx.Node, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Does the memory belong to the value alone, and is this, by way of ``via``, the last look at it?"""
     if not all(user is via or _has_read(user, reader, order) for user in value.users):
         return False
-    if op_name(value) in _LOOKS:
+    if keeps_all_elements(value):
         source = value.args[0]
         return isinstance(source, fx.Node) and _is_spent(source, value, reader, order)
-    return value.target in _FRESH
+    return _is_fresh(value)
 
 
 def _has_read(user: fx.Node, reader: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Has a reader, and have those who read what it looks at, done so before?"""
     if order[user] >= order[reader]:
         return False
-    return all(_has_read(u, reader, order) for u in user.users) if op_name(user) in _LOOKS else _only_reads(user)
+    return all(_has_read(u, reader, order) for u in user.users) if keeps_all_elements(user) else _only_reads(user)
 
 
 def _only_reads(user: fx.Node) -> bool:
     """Does an operation keep no look at what it is given? Of a composite one its declaration does not say."""
-    if user.target in _FRESH:
+    if _is_fresh(user):
         return True
     if (
         not isinstance(user.target, torch._ops.OpOverload)

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.sizes import same_size
+from lrp_fx.ir.operators import argument, axis_of, has, keeps_order, operand_of
+from lrp_fx.ir.sizes import is_one, same_size
 
 aten = torch.ops.aten
-
-ZEROS = frozenset("aten.zeros_like aten.new_zeros aten.zeros".split())
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KeptRows:
 
 def is_zero(node: fx.Node) -> bool:
     """Is a value nothing but zeros, by the look of the operation that makes it?"""
-    return op_name(node) in ZEROS or (op_name(node) in ("aten.scalar_tensor", "aten.full") and bool(node.args[-1] == 0))
+    return has(node, Fact.ZEROS) or (has(node, Fact.FILL) and argument(node, "fill_value", argument(node, "s")) == 0)
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,7 @@ def span(place: int) -> tuple[int, int]:
 
 def counts(node: fx.Node) -> bool:
     """Is it 0, 1, 2, ...?"""
-    start, step = (
-        (node.args[0], node.args[2] if len(node.args) > 2 else 1)
-        if str(node.target) in ("aten.arange.start", "aten.arange.start_step")
-        else (0, 1)
-    )
-    return op_name(node) == "aten.arange" and bool(start == 0 and step == 1)
+    return op_name(node) == "aten.arange" and argument(node, "start", 0) == 0 and argument(node, "step", 1) == 1
 
 
 def read_of(node: fx.Node) -> RowRead | None:
@@ -99,14 +94,14 @@ def read_of(node: fx.Node) -> RowRead | None:
     rank = value_of(source).dim()
     name = op_name(node)
     if name == "aten.select" and isinstance(node.args[2], int):
-        return RowRead(int(node.args[1]) % rank, node.args[2], None)  # type: ignore[arg-type]
+        return RowRead(axis_of(node, rank), node.args[2], None)
     if (
         name == "aten.slice"
         and len(node.args) == 4
         and isinstance(node.args[2], int)
         and node.args[3] == span(node.args[2])[1]
     ):
-        return RowRead(int(node.args[1]) % rank, node.args[2], None)  # type: ignore[arg-type]
+        return RowRead(axis_of(node, rank), node.args[2], None)
     if name == "aten.gather":
         return _gathered(node, rank)
     if name == "aten.index":
@@ -116,18 +111,17 @@ def read_of(node: fx.Node) -> RowRead | None:
 
 def _gathered(node: fx.Node, rank: int) -> RowRead | None:
     """``x.gather(axis, place)`` with the place expanded over all axes but the batch."""
-    axis, index = int(node.args[1]) % rank, node.args[2]  # type: ignore[arg-type]
-    assert isinstance(index, fx.Node)
+    axis, index = axis_of(node, rank), operand_of(node, 2)
     place = index
-    while op_name(place) == "aten.expand":
-        place = place.args[0]  # type: ignore[assignment]
+    while has(place, Fact.EXPANSION):
+        place = operand_of(place)
     sizes = value_of(place).shape
     long = [a for a, s in enumerate(sizes) if not (isinstance(s, int) and s == 1)]
-    if len(sizes) != rank or len(long) > 1 or long == [axis] or not _is_one(value_of(index).shape[axis]):
+    if len(sizes) != rank or len(long) > 1 or long == [axis] or not is_one(value_of(index).shape[axis]):
         return None
     if not all(
         same_size(a, b)
-        for k, (a, b) in enumerate(zip(value_of(index).shape, value_of(node.args[0]).shape, strict=True))  # type: ignore[arg-type]
+        for k, (a, b) in enumerate(zip(value_of(index).shape, value_of(operand_of(node)).shape, strict=True))
         if k != axis
     ):
         return None
@@ -149,7 +143,7 @@ def _indexed(node: fx.Node) -> RowRead | None:
     if (
         not never_negative(place)
         or not counts(example)
-        or not same_size(value_of(example).shape[0], value_of(node.args[0]).shape[0])  # type: ignore[arg-type]
+        or not same_size(value_of(example).shape[0], value_of(operand_of(node)).shape[0])
     ):
         return None
     root = _column(place)
@@ -160,56 +154,35 @@ def never_negative(place: fx.Node) -> bool:
     """Is a place certainly counted from the start (`gather` and a comparison with places take it at its word, indexing
     does not)?
     """
-    while op_name(place) in (
-        "aten.reshape",
-        "aten.view",
-        "aten.unsqueeze",
-        "aten.squeeze",
-        "aten._to_copy",
-        "aten.expand",
-        "aten.alias",
-        "aten.clone",
-    ):
-        place = place.args[0]  # type: ignore[assignment]
+    while has(place, Fact.MOVE | Fact.IDENTITY):
+        place = operand_of(place)
     if op_name(place) == "aten.clamp":
-        low = place.args[1] if len(place.args) > 1 else place.kwargs.get("min")
+        low = argument(place, "min")
         return isinstance(low, int) and low >= 0
     if op_name(place) == "aten.remainder":  # of a positive number it is none
-        return isinstance(place.args[1], fx.Node) and op_name(place.args[1]) == "aten.sym_size"
-    return op_name(place) in ("aten.argmax", "aten.argmin")
+        return op_name(place.args[1]) == "aten.sym_size" if isinstance(place.args[1], fx.Node) else False
+    return has(place, Fact.PLACE)
 
 
 def _column(place: fx.Node) -> fx.Node | None:
     """What a place was before axes of size 1 came and went: (B,), or (B, 1, ...)."""
-    while op_name(place) in ("aten.reshape", "aten.unsqueeze", "aten.squeeze", "aten.view") and _is_column(
-        place.args[0]
-    ):
-        place = place.args[0]  # type: ignore[assignment]
+    while keeps_order(place) and _is_column(place.args[0]):
+        place = operand_of(place)
     return place if _is_column(place) else None
 
 
 def _is_column(node: Any) -> bool:
     value = value_of(node) if isinstance(node, fx.Node) else None
-    return isinstance(value, Tensor) and value.dim() > 0 and all(_is_one(s) for s in value.shape[1:])
+    return isinstance(value, Tensor) and value.dim() > 0 and all(is_one(s) for s in value.shape[1:])
 
 
-def _is_one(size: Any) -> bool:
-    return isinstance(size, int) and size == 1
-
-
-def _rank(node: Any) -> int:
+def rank_of(node: fx.Node) -> int:
     return int(value_of(node).dim())
 
 
-def axis_order(node: fx.Node) -> list[int]:
-    """For each axis of a permuted or transposed value, which axis of its operand that was."""
-    rank = _rank(node)
-    if op_name(node) == "aten.permute":
-        return [int(d) % rank for d in node.args[1]]  # type: ignore[union-attr,arg-type]
-    order = list(range(rank))
-    a, b = (0, 1) if op_name(node) == "aten.t" else (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
-    order[a], order[b] = order[b], order[a]
-    return order
+def sizes_given(node: fx.Node) -> list[Any]:
+    """The sizes that a call names, as it names them."""
+    return list(argument(node, "size", argument(node, "shape", argument(node, "input_sizes"))))
 
 
 def causal_row(pull: Any, place: fx.Node | int, query: fx.Node, key: fx.Node) -> fx.Node:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.operators import has, keeps_order, same_operation
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
-#: Cuts that are none where the result is as long as the source.
-_CUTS = frozenset(("aten.slice", "aten.slice_backward"))
-_PLAIN: dict[str, Callable[..., Any]] = {"aten.view": aten.reshape.default, "aten._unsafe_view": aten.reshape.default}
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -33,11 +29,7 @@ def simplify(graph: fx.Graph) -> None:
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
-        elif (
-            name in ("aten.detach", "aten.alias")
-            or _is_mere_copy(node)
-            or (name in MOVES | _CUTS | {"aten.view", "aten._unsafe_view"} and _is_no_op(node))
-        ):
+        elif (has(node, Fact.IDENTITY) and not has(node, Fact.COPY)) or _is_mere_copy(node) or _is_no_op(node):
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
@@ -52,8 +44,8 @@ def simplify(graph: fx.Graph) -> None:
         elif name == "aten.t" and op_name(node.args[0]) == "aten.t":
             node.replace_all_uses_with(node.args[0].args[0])
             graph.erase_node(node)
-        elif name in _PLAIN:
-            node.target = _PLAIN[name]
+        elif (plain := same_operation(node)) is not None:
+            node.target = plain
     _negate_last(graph)
     deduplicate(graph)
     _take_parts_at_once(graph)
@@ -108,17 +100,13 @@ def _is_mere_copy(node: fx.Node) -> bool:
     """A copy that nobody asks for its strides: nothing is written to in this graph, and ``reshape`` copies by itself
     where it must.
     """
-    return op_name(node) in ("aten.clone", "aten.contiguous") and not sets_strides(node)
+    return has(node, Fact.COPY) and not sets_strides(node)
 
 
 def _is_no_op(node: fx.Node) -> bool:
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or op_name(node) not in _CUTS | {
-        "aten.view",
-        "aten._unsafe_view",
-        "aten.reshape",
-        "aten.expand",
-    }:
+    source = node.args[0] if node.args else None
+    may_be_none = keeps_order(node) or has(node, Fact.EXPANSION | Fact.INTERVAL)
+    if not isinstance(source, fx.Node) or not may_be_none:
         return False
     before, after = value_of(source), value_of(node)
     return (

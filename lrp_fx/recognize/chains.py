@@ -9,6 +9,7 @@ from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import is_pointwise
 
 
 # ------------------------------------------------------------------------------------------------ chains of products
@@ -70,11 +71,7 @@ def _function_of_another(factor: fx.Node, factors: list[fx.Node]) -> fx.Node | N
     node = factor
     for _ in range(12):
         inputs = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.Tensor)]
-        if (
-            len(inputs) != 1
-            or not isinstance(node.target, torch._ops.OpOverload)
-            or torch.Tag.pointwise not in node.target.tags
-        ):
+        if len(inputs) != 1 or not is_pointwise(node):
             return None
         node = inputs[0]
         if node in others:

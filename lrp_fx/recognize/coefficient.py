@@ -9,8 +9,9 @@ from enum import Enum
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, is_broadcast
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import REDUCTIONS
+from lrp_fx.ir.operators import has
 from lrp_fx.recognize.meaning import Meaning
 from lrp_fx.recognize.softmax import written_softmax
 
@@ -84,9 +85,7 @@ def same_function(flow: Dataflow, a: fx.Node, b: fx.Node) -> bool:
 def _roots(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
     """The values a signal is a copy of; behind a mean or sum, which is linear, those that are averaged."""
     roots = flow.roots(signal)
-    averaged = (
-        roots[-1].args[0] if op_name(roots[-1]) in ("aten.mean", "aten.sum") and not flow.is_leaf(roots[-1]) else None
-    )
+    averaged = roots[-1].args[0] if has(roots[-1], Fact.AVERAGE) and not flow.is_leaf(roots[-1]) else None
     return [*roots, *flow.roots(averaged)] if isinstance(averaged, fx.Node) else roots
 
 
@@ -113,7 +112,7 @@ def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.
     if mixing is None:
         why = "a pointwise function of the signal is its coefficient (identity rule)"
         return Coefficient(signal, Form.POINTWISE, why)
-    reduces = any(op_name(n) in REDUCTIONS for n in region)
+    reduces = any(has(n, Fact.STATISTIC) for n in region)
     if reduces and (is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))):
         return Coefficient(signal, Form.STATISTIC, "a broadcast statistic of the signal is its coefficient")
     why = f"%{core.name} is a function of %{root.name} that mixes elements (%{mixing.name})"

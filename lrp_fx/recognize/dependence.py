@@ -16,7 +16,9 @@ from dataclasses import replace
 
 from torch import fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import shape_of
 from lrp_fx.recognize.coefficient import Form
 from lrp_fx.recognize.context import Context, Recogniser
@@ -24,10 +26,6 @@ from lrp_fx.recognize.factors import Factors, product_factors
 from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal
 
 _LINEAR = frozenset("move linear sum residual route normalise product homogeneous".split())
-#: Elementwise functions of a degree: the identity rule is Euler's theorem for them.
-_HOMOGENEOUS = frozenset(
-    "aten.relu aten.leaky_relu aten.abs aten.square aten.sqrt aten.rsqrt aten.reciprocal aten.pow".split()
-)
 Answer = Meaning | Refusal
 
 
@@ -69,7 +67,7 @@ def form_of_one_value(factors: Factors) -> Answer:
 def _is_of_a_degree(node: fx.Node, kind: str) -> bool:
     return kind in _LINEAR or (
         kind == "elementwise"
-        and (op_name(node) in _HOMOGENEOUS or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
+        and (has(node, Fact.HOMOGENEOUS) or (op_name(node) == "aten.mul" and node.args[0] is node.args[1]))
     )
 
 

@@ -11,16 +11,15 @@ from typing import Any
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow
-from lrp_fx.ir.axes import factors_of
+from lrp_fx.ir.axes import element_taken
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import argument
+from lrp_fx.ir.operators import argument, axis_of, factors_of, has
 from lrp_fx.ir.sizes import shape_of
 from lrp_fx.recognize.coefficient import Coefficient, coefficients
 from lrp_fx.recognize.context import Context
 from lrp_fx.recognize.meaning import Nearness, Refusal
 
-#: Products of single elements; the others are sums of products.
-ELEMENTWISE = ("aten.mul", "aten.div")
 _MIXTURES = frozenset("softmax attention".split())
 
 
@@ -45,7 +44,7 @@ class Factors:
 
     @property
     def is_elementwise(self) -> bool:
-        return op_name(self.node) in ELEMENTWISE
+        return has(self.node, Fact.SCALING)
 
     @property
     def is_quotient(self) -> bool:
@@ -109,7 +108,7 @@ def elementwise_factors(context: Context, node: fx.Node) -> Factors | Refusal:
     """The factors of a product of single elements."""
     factors = product_factors(context, node)
     if isinstance(factors, Factors) and not factors.is_elementwise:
-        return Refusal(f"{op_name(node)} is none of {', '.join(ELEMENTWISE)}", Nearness.OPERATION)
+        return Refusal(f"{op_name(node)} is no product or quotient element by element", Nearness.OPERATION)
     return factors
 
 
@@ -135,7 +134,7 @@ def _product_factors(context: Context, node: fx.Node) -> Factors | Refusal:
     if len(factors) != 2:
         return Refusal("only one of its factors carries relevance", Nearness.OPERANDS)
     a, b = factors
-    if op_name(node) in ELEMENTWISE:
+    if has(node, Fact.SCALING):
         return Factors(context, node, a, b, (a, b), "independent operands")
     why = "matrix product of two operands that carry relevance"
     return Factors(context, node, a, b, tuple(context.operands(node)), why)  # with the term beside the product
@@ -175,21 +174,19 @@ def _parts(common: fx.Node, path: Sequence[tuple[fx.Node, str]]) -> list[tuple[i
 
 def _part(common: fx.Node, node: fx.Node) -> tuple[int, int, int, int] | None:
     """The part of a value that a slice, a selection or one result of a split takes."""
-    name = op_name(node)
     if node.target is operator.getitem and isinstance(node.args[1], int):
         return (0, node.args[1], node.args[1] + 1, 1)
     sizes = shape_of(common)
-    if name not in ("aten.slice", "aten.select") or not sizes:
+    if sizes and (taken := element_taken(node)) is not None:
+        _, axis, number = taken
+        return (axis, number % sizes[axis], number % sizes[axis] + 1, 1)
+    if op_name(node) != "aten.slice" or not sizes:
         return None
-    axis = int(argument(node, "dim", 0)) % len(sizes)
-    size = sizes[axis]
-    if name == "aten.select":
-        index = argument(node, "index")
-        return (axis, index % size, index % size + 1, 1) if isinstance(index, int) else None
+    axis = axis_of(node, len(sizes))
     bounds: list[Any] = [argument(node, name) for name in ("start", "end", "step")]
     if any(a is not None and not isinstance(a, int) for a in bounds):
         return None
-    return (axis, *slice(*bounds).indices(size))
+    return (axis, *slice(*bounds).indices(sizes[axis]))
 
 
 def _overlap(x: tuple[int, int, int, int], y: tuple[int, int, int, int]) -> bool:

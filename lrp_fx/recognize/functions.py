@@ -13,17 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.dataflow import Dataflow
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, op_name
+from lrp_fx.ir.operators import has, operand_of, run_call
 from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal, nearest
 
 aten = torch.ops.aten
-#: What a written-out function can end in.
-_ENDS = frozenset(
-    "aten.reciprocal aten.div aten.mul aten.add aten.sub aten.rsub aten.neg aten.log aten.log1p aten.pow".split()
-)
-#: What it must hold: without one of these it is a polynomial, and its operations have their rules.
-_CURVED = frozenset("aten.exp aten.expm1 aten.tanh aten.sigmoid aten.log aten.log1p aten.softplus".split())
 _LONGEST = 16
 _NAMED: dict[str, Any] = {
     "sigmoid": aten.sigmoid.default,
@@ -36,11 +32,11 @@ _NAMED: dict[str, Any] = {
 def named_function(context: Context, node: fx.Node) -> Meaning | Refusal:
     """The named function of one variable that a node ends."""
     flow = context.flow
-    if op_name(node) not in _ENDS:
+    if not has(node, Fact.FUNCTION_END):
         return Refusal(f"{op_name(node)} does not end a function written out", Nearness.OPERATION)
     refusals = [Refusal("it is no function of one value through pointwise operations and numbers", Nearness.OPERANDS)]
     for source, region in _variables(flow, node):
-        if not any(op_name(n) in _CURVED for n in region):
+        if not any(has(n, Fact.CURVED) for n in region):
             why = f"of %{source.name} it is made of sums, products and powers"
             refusals.append(Refusal(why, Nearness.PATTERN))
         elif (name := _named(region, source, node)) is None:
@@ -99,11 +95,11 @@ def _is_step(flow: Dataflow, node: fx.Node) -> bool:
 def _evaluate(region: list[fx.Node], source: fx.Node, result: fx.Node, points: Tensor) -> Tensor | None:
     values = {source: points}
     for node in reversed(region):
-        if op_name(node) in ("aten._to_copy", "aten.clone"):
-            values[node] = values[node.args[0]]  # type: ignore[index]
+        if has(node, Fact.MOVE):  # a cast
+            values[node] = values[operand_of(node)]
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        values[node] = run_call(node, *args, **kwargs)
     value = values[result]
     return value if bool(value.isfinite().all()) else None
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from torch import fx
 
 from lrp_fx.analysis.dataflow import is_broadcast
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import REDUCTIONS
+from lrp_fx.ir.operators import has
 from lrp_fx.recognize.coefficient import Form, same_function
 from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.factors import (
@@ -132,7 +133,7 @@ def _statistic_of_common(factors: Factors) -> Meaning | Refusal:
     flow, common, a, b = factors.flow, factors.common, factors.a, factors.b
     for signal, statistic in ((a, b),) if factors.is_quotient else ((a, b), (b, a)):
         region = flow.region(common, statistic) or []
-        reduces = any(op_name(n) in REDUCTIONS for n in region) and is_broadcast(flow.core(statistic), signal)
+        reduces = any(has(n, Fact.STATISTIC) for n in region) and is_broadcast(flow.core(statistic), signal)
         if reduces and common is not signal:
             why = "a broadcast statistic of the value that the signal is a function of"
             return Meaning("normalise", (signal,), why)

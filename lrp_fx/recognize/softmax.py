@@ -9,8 +9,9 @@ from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, same_size_along
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.operators import argument
+from lrp_fx.ir.operators import argument, has, operand_of
 from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.meaning import Meaning, Nearness, Refusal, nearest
 
@@ -83,7 +84,7 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
         return False
     less = (
         exponent.args[1]
-        if op_name(exponent) == "aten.sub" and not flow.carries(exponent.args[0])  # type: ignore[arg-type]
+        if op_name(exponent) == "aten.sub" and not flow.carries(operand_of(exponent))
         else exponent.args[0]
         if op_name(exponent) == "aten.neg"
         else None
@@ -94,7 +95,8 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
 def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:
     """The operand of an expansion, a reciprocal, a new axis or a multiplication by one."""
     is_one = op_name(node) == "aten.mul" and any(isinstance(a, (int, float)) and a == 1 for a in node.args[:2])
-    if is_one or op_name(node) in ("aten.expand", "aten.expand_as", "aten.reciprocal", "aten.unsqueeze"):
+    is_grown = has(node, Fact.EXPANSION) or op_name(node) == "aten.unsqueeze"
+    if is_one or is_grown or op_name(node) == "aten.reciprocal":
         return next((a for a in node.all_input_nodes if flow.carries(a)), None)
     return None
 
@@ -105,7 +107,7 @@ def exp_softmax(flow: Dataflow, node: fx.Node) -> Meaning | Refusal:
     if op_name(node) != "aten.exp":
         return Refusal(f"{op_name(node)} is no exponential", Nearness.OPERATION)
     z = node.args[0]
-    if isinstance(z, fx.Node) and op_name(z) in ("aten.log_softmax", "aten._log_softmax"):
+    if isinstance(z, fx.Node) and has(z, Fact.LOG_SOFTMAX):
         return _softmax_of(flow, z.args[0], _from_right(argument(z, "dim"), z), "exp of a log-softmax")
     if not isinstance(z, fx.Node):
         return Refusal("its exponent is a number", Nearness.OPERANDS)
@@ -156,7 +158,7 @@ def _sum_of_exp(total: Any) -> tuple[fx.Node, Any] | None:
 # ------------------------------------------------------------------------------------------------ of some of the scores
 def renormalised_softmax(context: Context, node: fx.Node) -> Meaning | Refusal:
     """Chosen weights of a softmax, divided by their sum: the softmax of the chosen scores."""
-    if op_name(node) not in ("aten.div", "aten.mul"):
+    if not has(node, Fact.SCALING):
         return Refusal(f"{op_name(node)} is no division", Nearness.OPERATION)
     found = renormalised(node)
     if found is None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import batch_axis
-from lrp_fx.ir.operators import WEIGHTED
+from lrp_fx.ir.operators import has, operator_of
 from lrp_fx.recognize.context import Context, Recogniser
 from lrp_fx.recognize.dependence import TWO_FACTORS
 from lrp_fx.recognize.factors import Factors, product_factors
@@ -21,7 +22,7 @@ def computed_weights(context: Context, node: fx.Node) -> Meaning | Refusal:
     each other.
     """
     is_attention = "attention" in context.kinds(node)[:1]
-    if op_name(node) not in WEIGHTED and not is_attention:
+    if operator_of(node).behind_bias is None and not is_attention:
         return Refusal(f"{op_name(node)} is no map by weights and no attention", Nearness.OPERATION)
     operands = context.operands(node)
     x, weight = node.args[:2]
@@ -43,7 +44,7 @@ def rows_of_table(context: Context, node: fx.Node) -> Meaning | Refusal:
 
     The table's relevance would be contracted over examples, unless each is given a copy of it.
     """
-    if op_name(node) not in ("aten.matmul", "aten.bmm", "aten.mm"):
+    if not has(node, Fact.PRODUCT):
         return Refusal(f"{op_name(node)} is no plain matrix product", Nearness.OPERATION)
     factors = product_factors(context, node)
     if isinstance(factors, Refusal):

@@ -15,7 +15,9 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
-from lrp_fx.ir.graph import is_float, op_name, operation_name
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import is_float, op_name
+from lrp_fx.ir.operators import has, operation_name
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
 from lrp_fx.recognize.chains import chain_roles
@@ -29,8 +31,6 @@ from lrp_fx.rule import Choice, Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
-#: Linear operations whose first operand is a term.
-_ADDS = frozenset("aten.addmm aten.baddbmm aten.addbmm aten.addmv".split())
 #: Kinds of a product in which one operand is the signal, the other its coefficient.
 ONE_FACTOR = ("elementwise", "normalise")
 
@@ -115,9 +115,9 @@ class _Chooser:
         """
         content = [o for o in application.operands if CONTENT in self.facts.sources[o]]
         if application.kind in ("product", "gate"):
-            return op_name(application.node) in ("aten.mul", "aten.div") and len(content) == 1
+            return has(application.node, Fact.SCALING) and len(content) == 1
         keeps = application.kind in ("move", "sum", "route") or (
-            application.kind == "linear" and op_name(application.node) in ("aten.mul", "aten.div", "aten.neg")
+            application.kind == "linear" and has(application.node, Fact.SCALING | Fact.SIGN)
         )
         return keeps and len(content) == len(application.operands) and all(o in self.context.rotated for o in content)
 
@@ -168,16 +168,12 @@ class _Chooser:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
         counts = list(application.factors.values())
         if application.kind == "scan" and application.rule.frozen_operands is not None:
-            return counts[0] if len(counts) == 1 and op_name(application.node) in ("aten.mul", "aten.div") else 1
+            return counts[0] if len(counts) == 1 and has(application.node, Fact.SCALING) else 1
         if application.kind in ("product", "gate", "scan") and not application.rule.remainder:
             positions = [
                 i
                 for i in application.carriers
-                if not (
-                    len(application.args) == 3
-                    and i == 0
-                    and op_name(application.node) in ("aten.baddbmm", "aten.addmm")
-                )
+                if not (len(application.args) == 3 and i == 0 and _adds_term(application.node))
             ]
             return (
                 sum(application.factors[i] for i in positions)
@@ -193,9 +189,14 @@ def _mixes(application: Application) -> bool:
     """Does a linear operation add what has no factor (a bias), which ends a product chain? Sums of chains are
     chains.
     """
-    if application.kind != "linear" or op_name(application.node) in ("aten.mul", "aten.div", "aten.neg"):
+    if application.kind != "linear" or has(application.node, Fact.SCALING | Fact.SIGN):
         return False
-    return bool(application.facts.get("affine")) or op_name(application.node) in _ADDS or _has_bias(application)
+    return bool(application.facts.get("affine")) or _adds_term(application.node) or _has_bias(application)
+
+
+def _adds_term(node: fx.Node) -> bool:
+    """Is it a matrix product that is added to its first operand?"""
+    return has(node, Fact.TERM_FIRST) and has(node, Fact.CONTRACTION)
 
 
 def _has_bias(application: Application) -> bool:

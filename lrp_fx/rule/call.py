@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lrp_fx.ir.graph import operation_name
+from lrp_fx.ir.operators import operation_name
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.provenance import CONTENT, PARAMETER, POSITION
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
-from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, shape_of
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
@@ -117,9 +118,13 @@ def _content_of(use: Use) -> fx.Node:
     """The other factor, behind signs and casts."""
     leaf, application = use
     node = next((a for a in application.operands if a is not leaf), leaf)
-    while op_name(node) in ("aten.neg", "aten._to_copy") and isinstance(node.args[0], fx.Node):
+    while _is_sign_or_cast(node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
+
+
+def _is_sign_or_cast(node: fx.Node) -> bool:
+    return has(node, Fact.SIGN | Fact.CAST)
 
 
 def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:
@@ -129,10 +134,10 @@ def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:
     while stack:
         for user in stack.pop().users:
             application = rewritten.applications.get(user)
-            if op_name(user) in ("aten.add", "aten.sub"):
+            if has(user, Fact.SUM):
                 found.add(user)
-            elif op_name(user) in ("aten.neg", "aten._to_copy") or (
-                application is not None and application.kind == "linear" and op_name(user) in ("aten.mul", "aten.div")
+            elif _is_sign_or_cast(user) or (
+                application is not None and application.kind == "linear" and has(user, Fact.SCALING)
             ):
                 stack.append(user)
     return found
@@ -173,8 +178,7 @@ def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tup
         users = [u for u in node.users if u in rewritten.applications]
         follows = rewritten.applications[users[0]] if len(users) == 1 else None
         moves = follows is not None and (
-            follows.kind in ("move", "route")
-            or (follows.kind == "linear" and op_name(users[0]) in ("aten.mul", "aten.div"))
+            follows.kind in ("move", "route") or (follows.kind == "linear" and has(users[0], Fact.SCALING))
         )
         if not moves:
             break
@@ -193,7 +197,7 @@ def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tup
 
 def _kind(rewritten: Rewritten, application: Application) -> str:
     node = application.node
-    if op_name(node) in MATRIX and application.kind == "product" and not _is_term(application):
+    if is_matrix_product(node) and application.kind == "product" and not _is_term(application):
         return DISENTANGLED
     if application.kind in ("product", "gate") and not _is_term(application):
         return SCALE
@@ -204,7 +208,7 @@ def _kind(rewritten: Rewritten, application: Application) -> str:
 
 def _is_term(application: Application) -> bool:
     """Does position enter a fused product-and-sum as the term that is added?"""
-    return op_name(application.node) in ("aten.baddbmm", "aten.addmm", "aten.addcmul") and 0 in application.carriers
+    return has(application.node, Fact.TERM_FIRST) and 0 in application.carriers
 
 
 def becomes_scores(rewritten: Rewritten, node: fx.Node) -> bool:
@@ -225,7 +229,7 @@ def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
                 return user
             if (
                 application.kind in _ON_THE_WAY
-                and op_name(user) not in MATRIX
+                and not is_matrix_product(user)
                 and CONTENT in rewritten.facts.sources[user]
             ):
                 stack.append(user)
@@ -237,7 +241,7 @@ def _absolute_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     cosines is.
     """
     above = ancestors([leaf])
-    if any(op_name(n) in ("aten.sin", "aten.cos") for n in above):
+    if any(has(n, Fact.SINUSOID) for n in above):
         return "sinusoidal"
     tables = [
         t
@@ -267,8 +271,8 @@ def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     }
     if not learned:
         return "fixed"
-    in_matrix = any(op_name(n) in MATRIX and any(a in learned for a in n.all_input_nodes) for n in above)
-    nonlinear = any(op_name(n) in ("aten.relu", "aten.gelu", "aten.silu", "aten.tanh", "aten.sigmoid") for n in above)
+    in_matrix = any(is_matrix_product(n) and any(a in learned for a in n.all_input_nodes) for n in above)
+    nonlinear = any(has(n, Fact.ACTIVATION) for n in above)
     return "network" if in_matrix and nonlinear else "learned table"
 
 
@@ -278,6 +282,6 @@ def _table_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     fixed = [t for n in buffers if (t := getattr(rewritten.program.module, str(n.target))).dim() > 1]
     return (
         "sinusoidal table"
-        if any(op_name(n) in ("aten.sin", "aten.cos") for n in above) or any(map(_is_sinusoidal, fixed))
+        if any(has(n, Fact.SINUSOID) for n in above) or any(map(_is_sinusoidal, fixed))
         else "learned table"
     )

@@ -7,7 +7,6 @@ with four products: the question is the same.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, shape_of
 
-ROUTES = MOVES | frozenset(
-    "aten.slice aten.select aten.split aten.split_with_sizes aten.chunk aten.unbind aten.cat aten.stack aten.neg "
-    "aten.index aten.index_select aten.flip aten.roll".split()
-)
+#: All that only says where elements go (and with which sign).
+ROUTES = Fact.MOVE | Fact.SELECTION | Fact.SHUFFLE | Fact.INDEXING | Fact.SIGN
 
 
 class NotFollowed(Exception):
@@ -100,7 +98,7 @@ def _routed_from(node: fx.Node) -> list[fx.Node]:
     chain = [node]
     while True:
         top = chain[-1]
-        if op_name(top) not in ROUTES and top.target is not operator.getitem:
+        if not has(top, ROUTES):
             return chain
         sources = _tensor_inputs(top)
         if len(set(sources)) == 1:

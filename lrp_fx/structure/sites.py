@@ -11,7 +11,9 @@ from torch import fx
 
 from lrp_fx.analysis.provenance import CONTENT, LEARNED, SEGMENT
 from lrp_fx.canonicalize.chosen_softmax import renormalised
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.structure.structure import Structure
@@ -102,13 +104,10 @@ class _Finder:
                 if following in seen or application is None:
                     continue
                 seen.add(following)
-                product = op_name(following) in ("aten.matmul", "aten.bmm", "aten.baddbmm", "aten.mm")
-                if product:
+                if has(following, Fact.PRODUCT) or op_name(following) == "aten.baddbmm":
                     return following  # type: ignore[no-any-return]
-                if application.kind in ("move", "sum", "route", "elementwise", "normalise") or op_name(following) in (
-                    "aten.mul",
-                    "aten.div",
-                ):
+                on_the_way = application.kind in ("move", "sum", "route", "elementwise", "normalise")
+                if on_the_way or has(following, Fact.SCALING):
                     queue.append(following)
         return None
 
@@ -129,9 +128,7 @@ class _Finder:
                 found.append(
                     _site(
                         NORMALISATION,
-                        "written out"
-                        if op_name(node) in ("aten.mul", "aten.div")
-                        else op_name(node).removeprefix("aten."),
+                        "written out" if has(node, Fact.SCALING) else op_name(node).removeprefix("aten."),
                         application,
                         (node,),
                     )

@@ -19,17 +19,11 @@ from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.facts import Axes, Fact
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import batch_axis, token_axes
-from lrp_fx.ir.operators import MATRIX, MOVES
+from lrp_fx.ir.operators import has, is_matrix_product, operator_of
 from lrp_fx.rewrite.application import Rewritten
-
-KERNELS = frozenset({"aten.scaled_dot_product_attention"})
-#: Operations of one operand that mix tokens.
-MIXERS = frozenset(
-    "aten.conv1d aten.convolution aten.cumsum aten._fft_r2c aten._fft_c2c aten.fft_fft aten.fft_fft2 "
-    "aten.fft_fftn".split()
-)
 
 
 @dataclass(frozen=True)
@@ -95,10 +89,10 @@ def _carried_on(
         if term in is_sum:
             found.append(term)
             continue
-        if op_name(term) in MATRIX or flow.is_leaf(term):
+        if is_matrix_product(term) or flow.is_leaf(term):
             continue
         for operand in flow.operands(term):
-            if operand not in seen and (getattr(value_of(operand), "shape", None) == shape or op_name(term) in MOVES):
+            if operand not in seen and (getattr(value_of(operand), "shape", None) == shape or has(term, Fact.MOVE)):
                 seen.add(operand)
                 stack.append(operand)
     return max(found, key=order.__getitem__) if found else min(terms, key=order.__getitem__)
@@ -122,8 +116,8 @@ def _mixes_tokens(rewritten: Rewritten, top: fx.Node, between: list[fx.Node]) ->
         if not operands:
             continue
         inside.add(node)
-        name = op_name(node)
-        if name in MIXERS or (name in KERNELS | MATRIX and len(operands) > 1):
+        several = is_matrix_product(node) or operator_of(node).axes is Axes.ATTENTION
+        if has(node, Fact.MIXER) or (several and len(operands) > 1):
             return True
     return False
 
@@ -135,7 +129,7 @@ def _with_rows(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
     if axis is not None and not axis.is_merged and token_axes(layout):
         return node
     users = [u for u in node.users if u in rewritten.applications]
-    return _with_rows(rewritten, users[0]) if len(users) == 1 and op_name(users[0]) in MOVES else None
+    return _with_rows(rewritten, users[0]) if len(users) == 1 and has(users[0], Fact.MOVE) else None
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.ir.graph import ancestors, op_name, value_of
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import ancestors, value_of
 from lrp_fx.ir.layout import batch_axis, token_axes
-from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, shape_of
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.structure.planes import ROUTES, NotFollowed, carry_out
 from lrp_fx.structure.streams import ResidualStream
-
-_MOVES = ROUTES | {"aten.constant_pad_nd", "aten.pad", "getitem", "_operator.getitem"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def find_windows(
 def _product(rewritten: Rewritten, leaf: fx.Node, application: Application) -> fx.Node | None:
     """The product of queries and keys behind the scores."""
     node: fx.Node | None = next((o for o in application.operands if o is not leaf), None)
-    while node is not None and op_name(node) not in MATRIX:
+    while node is not None and not is_matrix_product(node):
         node = rewritten.flow.coefficient_of(node)
     return node
 
@@ -86,8 +85,7 @@ def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> A
     """Where the numbers are at ``node``: moves carried out, everything else leaves tokens in place."""
     if node in known:
         return known[node]
-    name = op_name(node)
-    if name in _MOVES or "getitem" in str(node.target):
+    if has(node, ROUTES | Fact.PADDING):
         known[node] = carry_out(rewritten.program, node, known, lambda n: _follow(rewritten, n, known))
         return known[node]
     operands = rewritten.flow.operands(node)
@@ -95,7 +93,7 @@ def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> A
         raise NotFollowed("no stream above")
     before = _follow(rewritten, operands[0], known)
     shape = shape_of(node)
-    if name in MATRIX:
+    if is_matrix_product(node):
         known_rows = isinstance(before, Tensor) and before.dim() == len(shape) > 0
         before = before[..., :1].expand(*before.shape[:-1], shape[-1]) if known_rows else before
     if not isinstance(before, Tensor) or tuple(before.shape) != shape or not isinstance(value_of(node), Tensor):

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
-from lrp_fx.ir.operators import MATRIX
+from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
 
@@ -33,21 +34,17 @@ def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, r
         rank = value_of(leaf).dim()
         return [axis for axis in (rank - 2, rank - 1) if axis >= 0 and hint(value_of(leaf).shape[axis]) > 1]
     # rows of a table stand for distances; a matrix for each token does not
-    if op_name(application.node) in (
-        "aten.matmul",
-        "aten.bmm",
-        "aten.mm",
-    ):
+    if has(application.node, Fact.PRODUCT):
         return [axis for axis in _aligned_tokens(leaf, application, result) if axis < value_of(leaf).dim() - 2]
     return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
 
 
 def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:
-    name = op_name(application.node)
+    node = application.node
     if (
         layout is None
         or not isinstance(value_of(leaf), Tensor)
-        or (name in MATRIX and name not in ("aten.matmul", "aten.bmm"))
+        or (is_matrix_product(node) and not has(node, Fact.PRODUCT))
     ):
         return []
     shift = len(layout) - max(value_of(leaf).dim(), 0)
@@ -64,7 +61,7 @@ def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
     have ``T`` keys.
     """
     size, from_right = value_of(leaf).shape[axis], value_of(leaf).dim() - axis
-    if isinstance(size, int) or size.node.expr.is_Symbol or op_name(application.node) in MATRIX:
+    if isinstance(size, int) or size.node.expr.is_Symbol or is_matrix_product(application.node):
         return size
     values = [value_of(n) for n in (application.node, *application.operands)]
     against = [v.shape[-from_right] for v in values if isinstance(v, Tensor) and v.dim() >= from_right]

@@ -11,7 +11,9 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import LrpError, TransposeError
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.ir.tracing import decomposed, inline, trace
@@ -19,8 +21,6 @@ from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.structure import Structure
 
 aten = torch.ops.aten
-#: Operations of one kernel whose other results (statistics) the transpose shares.
-_COMPOSITE = frozenset(("aten.scaled_dot_product_attention", "aten.layer_norm"))
 
 
 class RelevanceBuilder:
@@ -82,7 +82,7 @@ class RelevanceBuilder:
         """The operation itself; a composite kernel as the kernels it calls, so that its transpose can share their
         results.
         """
-        if op_name(node) not in _COMPOSITE:
+        if not has(node, Fact.SHARES_STATISTICS):
             return self.graph.node_copy(node, lambda n: self.env[n])
         module, operands = decomposed(node, self.mode, self.traces)
         (result,) = inline(self.graph, module, [self.env[a] for a in operands])

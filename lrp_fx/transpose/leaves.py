@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from lrp_fx.analysis.provenance import CONTENT, POSITION
 from lrp_fx.errors import LrpError
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis
-from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call, Rule, identity, where_positive
@@ -108,7 +109,7 @@ def _unmerged(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
 
 
 #: Rows of a table, moved about (a cast to a narrower type may overflow).
-_KEPT_FINITE = (MOVES - {"aten._to_copy"}) | {"aten.embedding", "aten.index_select"}
+_KEPT_FINITE = Fact.MOVE | Fact.LOOKUP
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class LeafBooks:
 
 def _is_finite(node: fx.Node) -> bool:
     """Are these rows of a parameter, moved about? Parameters are checked to be finite; masks in constants are not."""
-    while op_name(node) in _KEPT_FINITE and isinstance(node.args[0], fx.Node):
+    while has(node, _KEPT_FINITE) and not has(node, Fact.CAST | Fact.AVERAGE) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     owner = node.graph.owning_module
     return (

@@ -20,25 +20,18 @@ from operator import itemgetter
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow
-from lrp_fx.ir.axes import Axes, feature_parts, is_batch, is_contraction, is_token, operand_axes, sizes, whole
+from lrp_fx.ir.axes import Axes, feature_parts, is_batch, is_token, operand_axes, sizes, whole
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import MOVES
+from lrp_fx.ir.operators import argument, has, operand_of
 from lrp_fx.recognize.chains import ChainRoles
-from lrp_fx.recognize.scan.multilinear import LEARNED_MAPS, Multilinear, is_pointwise, vanishes
+from lrp_fx.recognize.scan.multilinear import LEARNED, Multilinear, is_contraction, vanishes
 from lrp_fx.recognize.scan.regions import NEAR, Region, find_anchors, find_regions, selection_of
 
-CUMULATIVE = frozenset("aten.cumsum aten.cumprod aten.logcumsumexp".split())
-#: Positive whatever they are given: a weight, not a signal.
-SQUASHING = frozenset("aten.sigmoid aten.exp aten.softplus aten.hardsigmoid".split())
 #: Affine in one operand: what is squashed stays so.
-AFFINE = (
-    frozenset(
-        "aten.mul aten.div aten.add aten.sub aten.rsub aten.neg aten.reciprocal aten.select aten.slice getitem".split()
-    )
-    | MOVES
-)
+_AFFINE = Fact.MOVE | Fact.SCALING | Fact.SUM | Fact.SELECTION | Fact.SIGN
 #: Keep an element where it is, or add up tokens.
-ALONG = MOVES | CUMULATIVE | {"aten.constant_pad_nd", "aten.masked_fill"}
+_ALONG = Fact.MOVE | Fact.CUMULATIVE | Fact.POINTWISE
 #: Nodes looked at when asking whether a value is a function of coefficients alone.
 DEEP = 20000
 
@@ -130,9 +123,7 @@ class _Reader:
         batch.
         """
         layout, last = self.layouts.get(node), len(sizes(node)) - 1
-        learned = any(
-            op_name(u) in LEARNED_MAPS for u in node.users if u not in self.region.nodes
-        )  # contracts features
+        learned = any(has(u, LEARNED) for u in node.users if u not in self.region.nodes)  # contracts features
         known = feature_parts(layout) | (whole(node, [last]) if learned and not is_token(layout, last) else frozenset())
         return known or whole(node, [a for a in range(last + 1) if not is_token(layout, a) and not is_batch(layout, a)])
 
@@ -201,11 +192,7 @@ class _Reader:
         node = factor
         while True:
             operands = self.linear.operands(node)
-            if (
-                not self.linear.passes(node)
-                or op_name(node) in ("aten.add", "aten.sub", "aten.rsub", "aten.addcmul")
-                or not operands
-            ):
+            if not self.linear.passes(node) or has(node, Fact.SUM) or op_name(node) == "aten.addcmul" or not operands:
                 return [node]
             if self.linear.is_product(node):
                 widest = max((len(self._covered(node, f)) for f in self.linear.factors(node)), default=0)
@@ -232,7 +219,7 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------ what a factor is
     # made of
     def _is_cumulated(self, factor: fx.Node) -> bool:
-        return any(op_name(n) in CUMULATIVE for n in self._stem(factor)) and any(
+        return any(has(n, Fact.CUMULATIVE) for n in self._stem(factor)) and any(
             op_name(n) == "aten.exp" or op_name(n) == "aten.cumprod" for n in self._stem(factor)
         )
 
@@ -252,9 +239,8 @@ class _Reader:
         found, stack = {node}, [node]
         while stack and len(found) < NEAR:
             current = stack.pop()
-            if self.linear.is_product(current) or not (
-                is_pointwise(current) or op_name(current) in ALONG or self._takes_time(current)
-            ):
+            moves_along = has(current, _ALONG) or op_name(current) == "aten.constant_pad_nd"
+            if self.linear.is_product(current) or not (moves_along or self._takes_time(current)):
                 continue
             for operand in current.all_input_nodes:
                 if self.linear.is_content(operand) and operand not in found:
@@ -268,10 +254,8 @@ class _Reader:
         taken?
         """
         if op_name(node) == "aten.unbind":
-            axis = node.args[1] if len(node.args) > 1 else 0
             return any(key[0] is node for key in self.region.anchors.times) or is_token(
-                self.layouts.get(node.args[0]),  # type: ignore[arg-type]
-                axis,  # type: ignore[arg-type]
+                self.layouts.get(operand_of(node)), argument(node, "dim")
             )
         read = selection_of(node)
         if read is None:
@@ -284,10 +268,11 @@ class _Reader:
     def _is_squashed(self, leaf: fx.Node) -> bool:
         node = leaf
         for _ in range(16):
-            if op_name(node) in SQUASHING:
+            if has(node, Fact.SQUASHING):
                 return True
             operands = self.linear.operands(node)
-            if op_name(node) not in AFFINE or len(operands) != 1:
+            is_affine = has(node, _AFFINE) or op_name(node) == "aten.reciprocal"
+            if not is_affine or len(operands) != 1:
                 return False
             node = operands[0]
         return False
@@ -305,7 +290,7 @@ class _Reader:
             if node in self._alone:
                 stack.pop()
             elif (
-                op_name(node) in LEARNED_MAPS
+                has(node, LEARNED)
                 or node.op != "call_function"
                 or self.linear.flow.is_leaf(node)
                 or any(self._alone.get(o) is False for o in operands)
@@ -324,8 +309,8 @@ class _Reader:
             node = chain[-1]
             operands = self.linear.operands(node)
             scales = (
-                op_name(node) in MOVES
-                or (op_name(node) in ("aten.mul", "aten.div", "aten.neg") and self.linear.passes(node))
+                has(node, Fact.MOVE)
+                or (has(node, Fact.SCALING | Fact.SIGN) and self.linear.passes(node))
                 or self._takes_time(node)
             )
             if len(operands) != 1 or not scales:

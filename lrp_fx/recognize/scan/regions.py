@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.ir.axes import factors_of, is_contraction, is_token, operand_axes, reduced_axes, sizes, whole
+from lrp_fx.ir.axes import is_token, operand_axes, sizes, whole
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
-from lrp_fx.ir.operators import MOVES
-from lrp_fx.recognize.scan.multilinear import ASSEMBLIES, LEARNED_MAPS, Multilinear
+from lrp_fx.ir.operators import argument, axes_of, factors_of, has, operand_of
+from lrp_fx.recognize.scan.multilinear import LEARNED, Multilinear, is_contraction
 
 #: Nodes looked at around one step of a loop.
 NEAR = 160
@@ -50,7 +51,7 @@ def find_anchors(graph: fx.Graph, linear: Multilinear) -> Anchors:
     for node in graph.nodes:
         if node.op != "call_function" or not linear.passes(node):
             continue
-        if op_name(node) == "aten.cumsum" and is_token(layouts.get(node), int(node.args[1])):
+        if op_name(node) == "aten.cumsum" and is_token(layouts.get(node), argument(node, "dim")):
             anchors.running.append(node)
         elif is_contraction(node):
             left, right = factors_of(node)
@@ -75,10 +76,9 @@ def _note(node: fx.Node, product: fx.Node, over_tokens: bool, linear: Multilinea
 
 def _summed_product(node: fx.Node, linear: Multilinear) -> tuple[fx.Node, frozenset[int]] | None:
     """The elementwise product that a sum contracts, with the axes along which both of its factors run."""
-    current = node.args[0]
-    assert isinstance(current, fx.Node)
-    axes = whole(current, reduced_axes(node, len(sizes(current))))
-    while op_name(current) in MOVES and isinstance(inner := current.args[0], fx.Node):
+    current = operand_of(node)
+    axes = whole(current, axes_of(node, len(sizes(current))))
+    while has(current, Fact.MOVE) and isinstance(inner := current.args[0], fx.Node):
         axes, current = operand_axes(current, inner, axes), inner
     if op_name(current) != "aten.mul" or not linear.is_product(current):
         return None
@@ -102,7 +102,7 @@ def _becomes_scores(node: fx.Node, linear: Multilinear) -> bool:
                 linear.passes(user)
                 and not is_contraction(user)
                 and not linear.is_product(user)
-                and op_name(user) not in LEARNED_MAPS
+                and not has(user, LEARNED)
             ):
                 queue.append(user)
     return False
@@ -127,11 +127,11 @@ def selection_of(node: fx.Node) -> tuple[Selection, Any] | None:
     """((what is selected from, along which axis), which part), for a node that takes a part of a value."""
     name = op_name(node)
     if name == "getitem":
-        return (node.args[0], None), node.args[1]  # type: ignore[return-value]
+        return (operand_of(node), None), node.args[1]
     if name == "aten.select":
-        return (node.args[0], node.args[1]), node.args[2]  # type: ignore[return-value]
+        return (operand_of(node), argument(node, "dim")), argument(node, "index")
     if name == "aten.slice":
-        return (node.args[0], node.args[1] if len(node.args) > 1 else 0), tuple(node.args[2:4])  # type: ignore[return-value]
+        return (operand_of(node), argument(node, "dim")), (argument(node, "start"), argument(node, "end"))
     return None
 
 
@@ -157,16 +157,7 @@ def _find_loops(graph: fx.Graph, linear: Multilinear, anchors: Anchors) -> None:
 
 def _is_state(node: fx.Node, linear: Multilinear) -> bool:
     """A sum of two terms that depend on content."""
-    if node.op != "call_function" or op_name(node) not in (
-        "aten.add",
-        "aten.sub",
-        "aten.rsub",
-        "aten.addcmul",
-        "aten.baddbmm",
-        "aten.addmm",
-    ):
-        return False
-    return len(linear.operands(node)) >= 2 and linear.passes(node)
+    return has(node, Fact.SUM | Fact.TERM_FIRST) and len(linear.operands(node)) >= 2 and linear.passes(node)
 
 
 def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[fx.Node], dict[Selection, set[Any]]]:
@@ -185,7 +176,7 @@ def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[
         if (read := selection_of(current)) is not None:
             with contextlib.suppress(TypeError):  # a part chosen by a value known at run time only
                 reads.setdefault(read[0], set()).add(read[1])
-        if op_name(current) in LEARNED_MAPS:
+        if has(current, LEARNED):
             continue
         still = pure and linear.passes(current)
         for operand in current.all_input_nodes:
@@ -220,7 +211,7 @@ def find_regions(anchors: Anchors, linear: Multilinear) -> list[Region]:
     joined = [
         o
         for n in after
-        if op_name(n) in ASSEMBLIES
+        if has(n, Fact.ASSEMBLY)
         for o in linear.operands(n)
         if linear.passes(o) and o not in after | before
     ]

@@ -1,0 +1,82 @@
+"""Explicit arguments: one form for what a call is given, however the model's code spelled it.
+
+requires  a functional program
+ensures   arguments that have a place stand there, in the order in which the operation declares them, and the axis that
+          a call counts from is named, from the left; ``a - b`` is one operation
+
+Other defaults stay unsaid (`lrp_fx.ir.operators.argument` knows them): said, they would make a program longer to read
+and let rules that look at a call's last argument see another. ``t``, ``transpose`` and ``permute`` stay what they are:
+the axis table makes them one kind, and each traces to its own derivative. So do ``squeeze`` and ``unsqueeze``: written
+as reshapes they would have to name sizes that are symbols.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.errors import LrpError
+from lrp_fx.ir.factors import whole_shape
+from lrp_fx.ir.facts import Axes
+from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.operators import declared_arguments, operand_of, operator_of
+from lrp_fx.ir.program import Program
+
+aten = torch.ops.aten
+#: Names of arguments that name axes.
+_AXIS, _AXES = "dim", ("dim", "dims", "dim0", "dim1")
+
+
+def make_explicit(graph: fx.Graph, node: fx.Node) -> None:
+    """Write one call's arguments in the one form."""
+    declared = [a for a in declared_arguments(node.target) if not a.kwarg_only]
+    given, named = list(node.args), dict(node.kwargs)
+    places = [i for i, a in enumerate(declared) if a.name in named or (i >= len(given) and _is_default_axis(node, a))]
+    for a in declared[len(given) : max(places, default=-1) + 1]:
+        if a.name not in named and not a.has_default_value():
+            return  # an argument without a value: not ours to guess
+        given.append(named.pop(a.name, a.default_value))
+    node.args, node.kwargs = tuple(given), named
+    for i in _axes_given(node):
+        node.update_arg(i, _from_the_left(node.args[i], _rank(node)))
+    if node.target is aten.rsub.Tensor and not named and len(given) == 2:
+        node.target, node.args = aten.sub.Tensor, (given[1], given[0])
+
+
+def _is_default_axis(node: fx.Node, declared: Any) -> bool:
+    """Is an argument an axis that has one for its default (not: all of them)?"""
+    return declared.name == _AXIS and isinstance(declared.default_value, int) and operator_of(node).axes is not None
+
+
+def _axes_given(node: fx.Node) -> list[int]:
+    """Which arguments name axes, if the axis table knows the operation (what others mean by ``dim`` is their own)."""
+    if operator_of(node).axes is None:
+        return []
+    return [
+        i for i, (a, _) in enumerate(zip(declared_arguments(node.target), node.args, strict=False)) if a.name in _AXES
+    ]
+
+
+def _rank(node: fx.Node) -> int:
+    """How many axes a call counts: those of its operand, or (where they come to be) those of its result."""
+    counts_result = operator_of(node).axes in (Axes.STACKED, Axes.JOINED) or op_name(node) == "aten.unsqueeze"
+    return len(whole_shape(node if counts_result else operand_of(node)))
+
+
+def _from_the_left(axis: Any, rank: int) -> Any:
+    if isinstance(axis, (list, tuple)):
+        return [_from_the_left(a, rank) for a in axis]
+    return axis % rank if isinstance(axis, int) and rank else axis
+
+
+def check_explicit(program: Program) -> None:
+    """Raise where an argument that has a place is given by name, or an axis is counted from the right."""
+    for node in (n for n in program.graph.nodes if n.op == "call_function"):
+        named = [a.name for a in declared_arguments(node.target) if not a.kwarg_only and a.name in node.kwargs]
+        if named:
+            raise LrpError(f"%{node.name} = {op_name(node)}: argument {named[0]} has a place and is given by name")
+        for axes in (node.args[i] for i in _axes_given(node) if _rank(node)):
+            if any(isinstance(a, int) and a < 0 for a in (axes if isinstance(axes, (list, tuple)) else (axes,))):
+                raise LrpError(f"%{node.name} = {op_name(node)}: axis {axes} is counted from the right")
