@@ -164,6 +164,15 @@ def test_places_of_features(mixing: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert torch.allclose(module(place, x, w)[0], read(mixing(x, w), place), rtol=1e-5, atol=1e-6)
 
 
+def test_columns_of_a_matrix_have_no_examples() -> None:
+    """One column for each example, of a matrix that contracts as many features as there are examples."""
+    read = lambda y, place: y.gather(1, place.reshape(-1, 1))  # noqa: E731
+    function = lambda x, w: torch.mm(x[:, 0], w)  # noqa: E731
+    x, w, place = torch.randn(D, T, D), torch.randn(D, V), torch.tensor([1, 0, 2, 1])
+    module = trace_reader(read, function, batch=D)
+    assert torch.allclose(module(place, x, w)[0], read(function(x, w), place), rtol=1e-5, atol=1e-6)
+
+
 def test_softmax_over_examples() -> None:
     x, w, place = torch.randn(B, T, D), torch.randn(D, V), torch.tensor([1, 0, 4])
     module = trace_reader(gathered, lambda x, w: x.softmax(0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.factor_rules import factors_of_axes
-from lrp_fx.ir.factors import AxisFactors
+from lrp_fx.ir.factors import Axis, AxisFactors
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_scalar, op_name, value_of
 from lrp_fx.ir.operators import argument, has, operand_of, operator_of
@@ -60,11 +60,25 @@ def _reads(table: AxisFactors, node: fx.Node, read: RowRead) -> list[RowRead | N
             found.append(None)
         elif batch is None or batch in axes:
             found.append(read.at(axes.index(row), None if batch is None else axes.index(batch)))
-        elif operator_of(node).axes in _BROADCASTS and read.batch is not None:
-            found.append(read.at(axes.index(row), read.batch - (len(table.result) - len(axes))))
+        elif (place := _broadcast_batch(axes, batch, table, node, read)) is not None:
+            found.append(read.at(axes.index(row), place))
         else:
             return None
     return found
+
+
+def _broadcast_batch(
+    axes: tuple[Axis, ...], batch: Axis, table: AxisFactors, node: fx.Node, read: RowRead
+) -> int | None:
+    """Where the batch would be in an operand that is the same for all examples (negative: in front of its axes); None
+    where another axis stands there, such as the one that a matrix product contracts.
+    """
+    if operator_of(node).axes not in _BROADCASTS or read.batch is None:
+        return None
+    if any({*batch} & {*axis} for axis in axes):
+        return None  # inside another axis
+    place = read.batch - (len(table.result) - len(axes))
+    return place if place < 0 or axes[place] == () else None
 
 
 def _flattened_linear(pull: RowPuller, node: fx.Node, product: fx.Node, read: RowRead) -> fx.Node | None:
