@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import registry
+from benchmarks import architecture, registry, tour
 from benchmarks.__main__ import main
 from benchmarks.compare import OTHERS, Noise, differences
 from benchmarks.page import Command, Page, table
@@ -159,3 +159,16 @@ def test_rows_are_told_apart_by_as_many_columns_as_it_takes() -> None:
     (said,) = differences(old, old.replace("2.0", "3.0"), {})
     assert said.endswith("24, 1024, s: 2.0 on the page, 3.0 now")
     assert differences(old, old.replace("2.0", "3.0"), {OTHERS: Noise(relative=0.5)}) == []
+
+
+def test_the_tour_prints_what_it_says() -> None:
+    """Written again by ``python -m benchmarks tour --write``."""
+    page = tour.PAGE.read_text(encoding="utf-8")
+    assert page.count("```text\n") >= 8
+    assert tour.followed(page) == page
+
+
+def test_the_architecture_page_lists_every_file_with_its_purpose() -> None:
+    """Written again by ``python -m benchmarks architecture --write``."""
+    page = architecture.PAGE.read_text(encoding="utf-8")
+    assert architecture.written(page) == page

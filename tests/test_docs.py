@@ -131,20 +131,3 @@ def test_every_citation_is_in_the_bibliography() -> None:
     keys = set(re.findall(r"@\w+\{(\w+),", (ROOT / "docs" / "bibliography.bib").read_text()))
     for rule in registry.rules.values():
         assert set(rule.cites) <= keys, rule.name
-
-
-def test_the_tour_prints_what_it_says() -> None:
-    """Written again by ``python -m benchmarks tour --write``."""
-    from benchmarks import tour
-
-    page = tour.PAGE.read_text(encoding="utf-8")
-    assert page.count("```text\n") >= 8
-    assert tour.followed(page) == page
-
-
-def test_the_architecture_page_lists_every_file_with_its_purpose() -> None:
-    """Written again by ``python -m benchmarks architecture --write``."""
-    from benchmarks import architecture
-
-    page = architecture.PAGE.read_text(encoding="utf-8")
-    assert architecture.written(page) == page

@@ -54,7 +54,7 @@ def _is_nonlinear(rule: Rule, call: Call) -> bool:
         with FakeTensorMode(allow_non_fake_inputs=True):
             suspect = depends_on_carriers(rule, _remade(call, _abstract))
         return suspect and _differs(rule, _remade(call, _numbers))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, StopIteration):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError, StopIteration):
         return False
 
 
