@@ -28,6 +28,8 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
     if not operands:
         return _result_of_unknown(node, known, shape)
     x = operands[0]
+    if isinstance(value_of(node), (list, tuple)) and has(node, Fact.SORTED | Fact.SPLIT):
+        return _sorted(node, known[x])  # that of the whole: each part is resized where it is taken out
     axes = operator_of(node).axes
     rule = _BY_AXES.get(axes) if axes is not None else None
     if has(node, Fact.EXPANSION):
@@ -44,10 +46,6 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout]) -> Layout | None:
         layouts = [known[a] for a in operands]
         same = [lay for lay in layouts if _sizes(lay) == shape]
         layout = broadcast(layouts, shape) if _broadcasts(layouts, shape) else (same[0] if same else None)
-    if isinstance(value_of(node), (list, tuple)) and (
-        has(node, Fact.SORTED) or (layout is not None and has(node, Fact.SPLIT))
-    ):
-        return _sorted(node, known[x])  # that of the whole: each part is resized where it is taken out
     if op_name(node) == "aten.argsort":
         layout = _sorted(node, known[x])
     if layout is None:

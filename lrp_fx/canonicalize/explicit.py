@@ -51,8 +51,10 @@ def _is_default_axis(node: fx.Node, declared: Any) -> bool:
 
 
 def _axes_given(node: fx.Node) -> list[int]:
-    """Which arguments name axes, if the axis table knows the operation (what others mean by ``dim`` is their own)."""
-    if operator_of(node).axes is None:
+    """Which arguments name axes, if the axis table knows the operation (what others mean by ``dim`` is their own, and
+    the ``dims`` of a tile are numbers of copies).
+    """
+    if operator_of(node).axes in (None, Axes.REPEATED):
         return []
     return [
         i for i, (a, _) in enumerate(zip(declared_arguments(node.target), node.args, strict=False)) if a.name in _AXES

@@ -127,7 +127,8 @@ def _convolved(call: Naming) -> AxisFactors | None:
     call.mix(own[2:])
     if not isinstance(weight, fx.Node) or len(own) != len(whole_shape(weight)):
         return None
-    call.operands.append((weight, tuple(call.new(s) for s in whole_shape(weight))))
+    for a in tensor_args(call.node)[1:]:  # in groups their channels are not those of the result, place by place
+        call.all_of(a)
     return call.done([own[0], call.new(call.shape[1]), *own[2:]])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.factors import Axis, AxisFactors
 from lrp_fx.ir.facts import Axes, Fact
-from lrp_fx.ir.graph import is_scalar, op_name, value_of
+from lrp_fx.ir.graph import is_scalar, op_name, tensor_args, value_of
 from lrp_fx.ir.operators import argument, has, operand_of, operator_of
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.optimize.rows import RowPuller, RowRead, causal_row, rank_of, sizes_given
@@ -39,7 +39,7 @@ def _through(pull: RowPuller, node: fx.Node, read: RowRead) -> fx.Node | None:
     """The operation on rows of those operands that run along them, and on the others as they are."""
     table = factors_of_axes(node)
     reads = _reads(table, node, read) if table is not None else None
-    if table is None or reads is None or not any(reads):
+    if table is None or reads is None or not any(reads) or len(reads) != len(tensor_args(node)):
         return None
     pairs = zip(table.operands, reads, strict=True)
     parts = iter([given if rows is None else pull.rows(given, rows) for (given, _), rows in pairs])
