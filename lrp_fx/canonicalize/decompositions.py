@@ -76,6 +76,18 @@ def replace_copy(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def write_cast(graph: fx.Graph, node: fx.Node) -> None:
+    """``x.to(...)``, however it is spelled, as the cast it is, or as nothing."""
+    x = operand_of(node)
+    before, after = value_of(x), value_of(node)
+    changed = {n: getattr(after, n) for n in ("dtype", "device") if getattr(after, n) != getattr(before, n)}
+    if changed:
+        node.target, node.args, node.kwargs = aten._to_copy.default, (x,), changed
+    else:
+        node.replace_all_uses_with(x)
+        graph.erase_node(node)
+
+
 def write_power_of_two(graph: fx.Graph, node: fx.Node) -> None:
     """``2 ** x`` as ``exp(x log 2)``."""
     with graph.inserting_before(node):
@@ -205,6 +217,7 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
+    "aten.to": write_cast,
     "aten.type_as": forget_model,
     "aten.expand_as": forget_model,
     "aten.view_as": forget_model,

@@ -21,7 +21,7 @@ from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, operator_of, same_operation
+from lrp_fx.ir.operators import has, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy_graph, size
 from lrp_fx.ir.tracing import inline_decomposed
@@ -71,13 +71,41 @@ def decompose(program: Program) -> Program:
     return _rewrite(program, edit)
 
 
+def open_composites(program: Program) -> Program:
+    """Write composite operations that may return a view of their operand (``chunk``, ``movedim``) as simpler ones.
+
+    Those without views stay whole: many are what rules speak of (a softmax, a normalisation, attention).
+    """
+    traces: dict[Any, Any] = {}
+
+    def edit(graph: fx.Graph, node: fx.Node) -> None:
+        if may_be_view(node) and op_name(node) not in DECOMPOSITIONS and not _is_one_of_ours(node):
+            _put(graph, node, inline_decomposed(graph, node, traces))
+
+    return _rewrite(program, edit)
+
+
+def _put(graph: fx.Graph, node: fx.Node, result: Any) -> None:
+    """A result, or one for each part, in place of a call."""
+    if isinstance(result, fx.Node):
+        node.replace_all_uses_with(result)
+    for part in list(node.users):
+        part.replace_all_uses_with(result[part.args[1]])
+        graph.erase_node(part)
+    graph.erase_node(node)
+
+
+def _is_one_of_ours(node: fx.Node) -> bool:
+    """Does a later pass drop it or give it another name, or is it the name that others are given?"""
+    return has(node, Fact.IDENTITY) or operator_of(node).same_as is not None or op_name(node) == "aten.reshape"
+
+
 def expand_contractions(program: Program) -> Program:
     """Write einsum and its kin as the moves and matrix products they are made of: dataflow needs to see inside."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if has(node, Fact.FORMULA):
-            node.replace_all_uses_with(inline_decomposed(graph, node))
-            graph.erase_node(node)
+            _put(graph, node, inline_decomposed(graph, node))
 
     return _rewrite(program, edit)
 
@@ -172,6 +200,9 @@ def _pass(name: str, purpose: str, apply: Callable[[Program], Program], **specs:
 
 
 PASSES = (
+    _pass(
+        "open_composites", "composite operations that may return views become what they are made of", open_composites
+    ),
     _pass("expand_contractions", "einsum and its kin become moves and matrix products", expand_contractions),
     # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
     _pass("decompose", "synonyms get one name, composite operations are written as simpler ones", decompose),

@@ -19,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import Flattened, traceable_name
+from lrp_fx.capture.functional import NeedsRetracing, check_flat, write_functionally
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
@@ -41,7 +42,14 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
-        return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+        try:
+            check_flat(exported.graph)
+            program = _to_program(exported, example, roles, method, _prefix(model))
+            write_functionally(program.graph)
+            program.module.recompile()
+            return program
+        except NeedsRetracing:
+            return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
 
 
 @contextlib.contextmanager
@@ -93,14 +101,9 @@ def _to_program(
         if node.op == "placeholder":
             env[node] = _placeholder(node, specs[node.name], state, graph, holder, inputs, user, roles, prefix)
         elif node.op == "output":
-            kept = [s.arg for s in exported.graph_signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
-            by_name = {n.name: env[n] for n in env}
-            graph.output(
-                tuple(
-                    by_name[a.name] if hasattr(a, "name") and a.name in by_name else getattr(a, "value", None)
-                    for a in kept
-                )
-            )
+            given = zip(exported.graph_signature.output_specs, node.args[0], strict=True)
+            kept = tuple(value for spec, value in given if spec.kind == OutputKind.USER_OUTPUT)
+            graph.output(fx.map_arg(kept, lambda n: env[n]))
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
             _place_in_model(env[node], prefix)

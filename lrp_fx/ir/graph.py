@@ -99,7 +99,9 @@ def deduplicate(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op not in ("call_function", "get_attr") or _is_random(node):
             continue
-        key = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
+        key: Any = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
+        if node.target is torch.ops.aten.sym_size.int:
+            key = ("size", str(value_of(node)))  # the same symbol, whatever it is read from
         first = seen.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)

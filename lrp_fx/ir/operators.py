@@ -46,6 +46,21 @@ def has(node: Any, facts: Fact) -> bool:
     return bool(operator_of(node).facts & facts)
 
 
+def may_be_view(node: fx.Node) -> bool:
+    """Is it a composite operation whose result may share memory with an operand?"""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not _is_composite(target):
+        return False
+    aliased = any(a.alias_info is not None for a in target._schema.arguments)
+    return aliased or torch.Tag.maybe_aliasing_or_mutating in target.tags
+
+
+@cache
+def _is_composite(target: torch._ops.OpOverload) -> bool:
+    name = f"{target._schema.name}.{target._schema.overload_name}".rstrip(".")
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"))
+
+
 def is_pointwise(node: Any) -> bool:
     """Does each element of the result come from the elements of the operands at its place?"""
     return has(node, Fact.POINTWISE)

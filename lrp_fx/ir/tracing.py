@@ -43,17 +43,19 @@ def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -
     return traces[key], operands
 
 
-def inline_decomposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """The kernels that a composite operation calls, inserted before the node."""
-    module, operands = decomposed(node, value_of(node).fake_mode)
+def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: dict[Any, Any] | None = None) -> Any:
+    """The kernels that a composite operation calls, inserted before the node: what gives its result (a list of them if
+    it has several).
+    """
+    mode = next(v.fake_mode for v in pytree.tree_leaves(value_of(node)))
+    module, operands = decomposed(node, mode, traces)
     with graph.inserting_before(node):
         (result,) = inline(graph, module, operands)
     given = set(operands)
-    for new in ancestors([result], until=lambda n: n in given):
+    for new in ancestors(result if isinstance(result, (list, tuple)) else [result], until=lambda n: n in given):
         if new not in given:
             new.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, "val": new.meta["val"]}
-    inserted: fx.Node = result
-    return inserted
+    return result
 
 
 def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:

@@ -1,0 +1,138 @@
+"""Functional form: an exported graph without writes, and without tracing it a second time where that can be helped.
+
+Export keeps the operations that the model's code calls, some of which write into what they are given.
+``run_decompositions`` makes such a graph functional by running it again, which takes as long as the export did. Most
+models write nothing, or only into values of their own that nobody looks at any more (``scores += bias``): these writes
+become the operations without them, one by one.
+
+requires  the graph of an exported program
+ensures   no operation writes into an operand; the same values
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import argument, has, operand_of
+
+aten = torch.ops.aten
+
+
+class NeedsRetracing(Exception):
+    """The graph has to be run again to become functional; says why."""
+
+
+def check_flat(graph: fx.Graph) -> None:
+    """Raise `NeedsRetracing` where a part of a graph is a graph of its own (a region with a mode of its own)."""
+    for node in graph.nodes:
+        if node.op in ("call_module", "call_method") or isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise NeedsRetracing(f"%{node.name}: {node.target}")
+
+
+def write_functionally(graph: fx.Graph) -> None:
+    """Replace every write by the operation that returns what it would have written, in place.
+
+    Raises `NeedsRetracing`, with the graph partly rewritten, where that is not so simple: a value that others see, an
+    input, a weight.
+    """
+    for node in list(graph.nodes):
+        _see_through(graph, node)
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    roots = _roots(graph)
+    for node in list(graph.nodes):
+        if not _writes(node):
+            continue
+        operation = _without_write(node)
+        _check_owned(node, roots, place)
+        _replace(graph, node, operation, place)
+
+
+def _see_through(graph: fx.Graph, node: fx.Node) -> None:
+    """Let what returns its operand as it is, such as dropout that drops nothing, be this operand: a write into one is a
+    write into the other (which torch's own retracing misses).
+    """
+    if not isinstance(node.target, torch._ops.OpOverload) or not has(node, Fact.IDENTITY) or has(node, Fact.COPY):
+        return
+    if argument(node, "train"):
+        raise NeedsRetracing(f"%{node.name} = {node.target} drops elements")
+    if isinstance(value_of(node), torch.Tensor):
+        node.replace_all_uses_with(operand_of(node))
+        graph.erase_node(node)
+
+
+def _writes(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    of_the_batch = torch.Tag.maybe_aliasing_or_mutating in target.tags and argument(node, "training", False)
+    return bool(target._schema.is_mutable or of_the_batch)  # the schema of a batch norm that counts says otherwise
+
+
+def _roots(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
+    """The values whose memory a value may share: itself, if it has its own."""
+    roots: dict[fx.Node, frozenset[fx.Node]] = {}
+    for node in graph.nodes:
+        sources = [a for a in _aliased(node) if roots[a] != {a} or not isinstance(value_of(a), (list, tuple))]
+        shared: frozenset[fx.Node] = frozenset().union(*(roots[a] for a in sources))
+        roots[node] = shared or frozenset((node,))  # each of several results that are no views has its own
+    return roots
+
+
+def _aliased(node: fx.Node) -> list[fx.Node]:
+    """The operands that a result may be a view of."""
+    target = node.target
+    if node.op != "call_function":
+        return []
+    if not isinstance(target, torch._ops.OpOverload):  # one of several results; arithmetic on sizes
+        return list(node.all_input_nodes)
+    if torch.Tag.maybe_aliasing_or_mutating in target.tags:
+        return list(node.all_input_nodes)  # of which the schema says otherwise
+    given = [*zip(target._schema.arguments, node.args, strict=False)]
+    given += [(a, node.kwargs[a.name]) for a in target._schema.arguments if a.name in node.kwargs]
+    found: list[fx.Node] = []
+    fx.map_arg([value for declared, value in given if declared.alias_info is not None], found.append)
+    return found
+
+
+def _without_write(node: fx.Node) -> Any:
+    """The operation that returns what a call would have written."""
+    target: Any = node.target
+    written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    name, overload = op_name(node).removeprefix("aten."), target._overloadname
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") and not name.endswith("__") else None
+    found = getattr(packet, overload, None)
+    if found is None or found._schema.is_mutable or written != [target._schema.arguments[0].name]:
+        raise NeedsRetracing(f"%{node.name} = {target} writes")
+    return found
+
+
+def _check_owned(node: fx.Node, roots: dict[fx.Node, frozenset[fx.Node]], place: dict[fx.Node, int]) -> None:
+    """Raise unless nobody but the value itself is asked for what was written."""
+    written = node.args[0]
+    assert isinstance(written, fx.Node)
+    if any(root.op != "call_function" for root in roots[written]):
+        raise NeedsRetracing(f"%{node.name} = {node.target} writes into an input or a weight")
+    for other, theirs in roots.items():
+        late = [u for u in other.users if place.get(u, -1) > place[node]]
+        if other not in (written, node) and theirs & roots[written] and place[other] < place[node] and late:
+            raise NeedsRetracing(f"%{node.name} = {node.target} writes into what %{other.name} sees")
+
+
+def _replace(graph: fx.Graph, node: fx.Node, operation: Any, place: dict[fx.Node, int]) -> None:
+    written = node.args[0]
+    assert isinstance(written, fx.Node)
+    before = value_of(written)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+    with before.fake_mode, enable_python_dispatcher(), torch.no_grad():
+        value = operation(*args, **kwargs)
+    if value.dtype != before.dtype or value.shape != before.shape:
+        raise NeedsRetracing(f"%{node.name} = {node.target} writes what is cast")
+    node.target = operation
+    node.meta = {**node.meta, "val": value}
+    written.replace_all_uses_with(node, delete_user_cb=lambda user: place.get(user, -1) > place[node])
