@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import Flattened, traceable_name
-from lrp_fx.capture.functional import NeedsRetracing, check_flat, write_functionally
+from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
@@ -44,6 +44,7 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
             exported._guards_code = []
         try:
             check_flat(exported.graph)
+            check_no_autocast(example)
             program = _to_program(exported, example, roles, method, _prefix(model))
             write_functionally(program.graph)
             program.module.recompile()

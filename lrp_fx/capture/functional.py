@@ -35,6 +35,13 @@ def check_flat(graph: fx.Graph) -> None:
             raise NeedsRetracing(f"%{node.name}: {node.target}")
 
 
+def check_no_autocast(values: dict[str, Any]) -> None:
+    """Raise `NeedsRetracing` inside a region of autocast: its casts are no operations before the graph is run again."""
+    devices = {"cpu", *(v.device.type for v in values.values() if isinstance(v, torch.Tensor))}
+    if any(torch.is_autocast_enabled(device) for device in devices):
+        raise NeedsRetracing("autocast is on")
+
+
 def write_functionally(graph: fx.Graph) -> None:
     """Replace every write by the operation that returns what it would have written, in place.
 

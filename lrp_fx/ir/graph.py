@@ -142,5 +142,5 @@ def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Nod
     """
     new = graph.call_function(target, args)
     with value_of(like).fake_mode, enable_python_dispatcher():
-        new.meta = {**like.meta, "val": target(*(value_of(a) if isinstance(a, fx.Node) else a for a in args))}
+        new.meta = {**like.meta, "val": target(*fx.map_arg(args, value_of))}
     return new

@@ -16,7 +16,7 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import same_size
-from lrp_fx.ir.tracing import decomposed, inline, trace
+from lrp_fx.ir.tracing import abstract_key, decomposed, inline, trace
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.structure import Structure
 
@@ -37,10 +37,20 @@ class RelevanceBuilder:
         self.batch: Any = 1
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
 
-    def add(self, function: Callable[..., list[Any]], nodes: Sequence[Any], tag: tuple[str, str, int]) -> list[Any]:
-        """Trace a function on the values of nodes of this graph (or on numbers) and copy its operations here."""
+    def add(
+        self, function: Callable[..., list[Any]], nodes: Sequence[Any], tag: tuple[str, str, int], same: Any = None
+    ) -> list[Any]:
+        """Trace a function on the values of nodes of this graph (or on numbers) and copy its operations here.
+
+        ``same``: functions for which this is equal do the same, and are traced once for values of the same shapes.
+        """
         values = [value_of(n) if isinstance(n, fx.Node) else n for n in nodes]
-        module = self.traced(function, values, lambda: f"{tag[1]} of %{tag[0]}")
+        key = None if same is None else (tag[1], same, abstract_key(values))
+        module = self.traces.get(key) if key is not None else None
+        if module is None:
+            module = self.traced(function, values, lambda: f"{tag[1]} of %{tag[0]}")
+            if key is not None:
+                self.traces[key] = module
         return inline(self.graph, module, nodes, tag)
 
     def traced(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -162,7 +162,8 @@ class LeafBooks:
         if rule is not None:
             nodes.append(self._attention_weights(application, rule))
         reading = Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit, _is_finite(node))
-        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0))
+        same = (replace(reading, rule=None), id(rule))
+        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same)
         tokens, owners = self._token_axes(node, kind, arrival, rule)
         where, user = (
             module_path(application.node) or module_path(node),

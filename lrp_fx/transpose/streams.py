@@ -51,6 +51,7 @@ class StreamBooks:
                 lambda x, c_x, b: [per_example(relevance_of(x, c_x, safe=True), axis, b)],
                 [builder.env[value], c, builder.batch],
                 (operand.name, "passing", 0),
+                (axis,),
             )
             self.passing.append((total, depths))
 
@@ -66,7 +67,7 @@ class StreamBooks:
             rows = rows.flatten(1 + len(tokens)).sum(-1) if rows.dim() > 1 + len(tokens) else rows
             return [rows.flatten(1)]
 
-        (rows,) = self.builder.add(run, [self.builder.env[node], c], (node.name, "stream", 0))
+        (rows,) = self.builder.add(run, [self.builder.env[node], c], (node.name, "stream", 0), (batch, tuple(tokens)))
         return rows  # type: ignore[no-any-return]
 
     def _pairs(self, node: fx.Node, c: fx.Node) -> fx.Node:
@@ -76,6 +77,7 @@ class StreamBooks:
             lambda x, c_x, b: [batch_first(relevance_of(x, c_x, safe=True) * share, axis, b)],
             [builder.env[node], c, builder.batch],
             (node.name, "pairs", 0),
+            (axis, share),
         )
         return pairs  # type: ignore[no-any-return]
 

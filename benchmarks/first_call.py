@@ -1,0 +1,225 @@
+"""What the first explanation costs: ``python -m benchmarks first_call [--models NAME ...] [--against COMMIT]``.
+
+Every figure is that of a fresh process with one thread: seconds of its CPU, and its peak memory beyond what it held,
+from the constructed model to the first relevance. Beside this tree: a commit of its history, autoLRP where it is
+installed and runs, and gradient x input. What a second kind of call costs on the same explainer is measured behind the
+first. Columns with a ratio divide by that commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.compare import ANY, OTHERS, TEXT, Noise
+from benchmarks.page import ROOT, Page, table
+
+DECODERS = {f"decoder {n} x {w}": (n, w) for n, w in ((4, 256), (12, 768), (24, 1024), (32, 256), (48, 64))}
+GROWTH = {f"decoder {n} x 256": (n, 256) for n in (8, 48)}
+OTHER_MODELS = ("bert-base", "vit-b", "t5-small", "demo")
+MODELS = (*DECODERS, *GROWTH, *OTHER_MODELS)
+TOKENS = 16
+SHIPPED = ROOT / "examples" / "models" / "stories260k"
+
+
+# ------------------------------------------------------------------------------------------------ models
+def build(name: str) -> tuple[nn.Module, dict[str, Tensor], str]:
+    """A model with random weights, its inputs, and the argument that holds what is explained."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    ids = torch.randint(5, 500, (1, TOKENS))
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name in DECODERS | GROWTH:
+        layers, width = (DECODERS | GROWTH)[name]
+        heads = max(width // 64, 2)
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": width * 8 // 3 // 16 * 16}
+        config = t.LlamaConfig(vocab_size=1000, num_attention_heads=heads, num_key_value_heads=heads, **sizes)
+        return t.LlamaForCausalLM(config).eval(), text, "input_ids"
+    if name == "bert-base":
+        return t.BertForSequenceClassification(t.BertConfig(vocab_size=1000)).eval(), text, "input_ids"
+    if name == "vit-b":
+        return t.ViTForImageClassification(t.ViTConfig()).eval(), {"pixel_values": torch.randn(1, 3, 224, 224)}, ""
+    if name == "t5-small":
+        config = t.T5Config(vocab_size=1000, decoder_start_token_id=0)
+        model = t.T5ForConditionalGeneration(config).eval()
+        return model, {**text, "decoder_input_ids": ids[:, :4]}, "input_ids"
+    return t.AutoModelForCausalLM.from_pretrained(SHIPPED).eval(), text, "input_ids"  # the README's demo
+
+
+def longer(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same text with four tokens more."""
+    return {n: torch.cat([v, v[:, :4]], 1) if v.dim() == 2 else torch.cat([v, v]) for n, v in inputs.items()}
+
+
+def padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two texts, of which one is shorter."""
+    both = {n: torch.cat([v, v]) for n, v in inputs.items()}
+    if "attention_mask" in both:
+        both["attention_mask"][1, -3:] = 0
+    return both
+
+
+# ------------------------------------------------------------------------------------------------ contenders
+def explain_by_lrp_fx(name: str) -> Iterator[str]:
+    """The first call, and others on the same model, each named as it is done."""
+    import lrp_fx
+
+    model, inputs, _ = build(name)
+    options = {"output": "logits"} if name == "t5-small" else {}
+    yield "start"
+    explain = lrp_fx.convert(model, **options)
+    explain(**inputs)
+    yield "first"
+    explain(**longer(inputs))
+    yield "second shape"
+    if "attention_mask" in inputs:
+        explain(**padded(inputs))
+        yield "padded batch"
+    explain(**inputs, target=lrp_fx.targets.Contrast(1, 2))
+    yield "another target"
+    lrp_fx.convert(model, rules="attnlrp", **options)(**inputs)
+    yield "another preset"
+
+
+def explain_by_gradient(name: str) -> Iterator[str]:
+    model, inputs, explained = build(name)
+    yield "start"
+    with_gradient(model, inputs, explained, lambda x: x.requires_grad_(), lambda s, x: s.backward())
+    yield "first"
+
+
+def explain_by_autolrp(name: str) -> Iterator[str]:
+    import autolrp  # type: ignore[import-not-found]
+
+    model, inputs, explained = build(name)
+    yield "start"
+    with_gradient(model, inputs, explained, autolrp.tensor, lambda s, x: s.lrp())
+    yield "first"
+
+
+def with_gradient(
+    model: nn.Module, inputs: dict[str, Tensor], explained: str, wrap: Callable[[Tensor], Any], go: Callable[..., Any]
+) -> None:
+    """The predicted class or next token, by way of the embeddings of the tokens or the pixels."""
+    if explained:
+        values = wrap(model.get_input_embeddings()(inputs[explained]).detach())  # type: ignore[operator]
+        given = {"inputs_embeds": values, **{n: v for n, v in inputs.items() if n != explained}}
+    else:
+        values = wrap(inputs["pixel_values"])
+        given = {"pixel_values": values}
+    logits = model(**given).logits
+    scores = logits[0, -1] if logits.dim() == 3 else logits[0]
+    go(scores[int(scores.argmax())], values)
+
+
+CONTENDERS = {"lrp_fx": explain_by_lrp_fx, "gradient x input": explain_by_gradient, "autoLRP": explain_by_autolrp}
+
+
+# ------------------------------------------------------------------------------------------------ a process
+def measure(contender: str, name: str) -> dict[str, tuple[float, float]]:
+    """CPU seconds of each step, and MiB of peak memory up to it beyond what was held at the start."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    found: dict[str, tuple[float, float]] = {}
+    before, held = time.process_time(), 0.0
+    for step in CONTENDERS[contender](name):
+        seconds, peak = time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        held = held or peak
+        if step != "start":
+            found[step] = (seconds, peak - held)
+        before = time.process_time()
+    return found
+
+
+def in_a_process(tree: Path, contender: str, name: str) -> dict[str, tuple[float, float]]:
+    """What `measure` gives with the lrp_fx of a tree; nothing where the contender fails."""
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import lrp_fx; sys.path[0] = sys.argv[2]; "
+        "from benchmarks.first_call import measure; print(json.dumps(measure(*sys.argv[3:])))"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", code, str(tree), str(ROOT), contender, name]
+    run = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=tree)
+    found: dict[str, tuple[float, float]] = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {}
+    if run.returncode:
+        print(f"    {contender} on {name}: {run.stderr.splitlines()[-1][:160]}", flush=True)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the page
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--against", default="90f4218", help="a commit of this repository")
+
+
+def about(options: argparse.Namespace) -> str:
+    return f"{__doc__.split(chr(10) * 2)[1]}\n\nAgainst {options.against}, with torch {torch.__version__}, one thread."
+
+
+FIRST = ("model", "lrp_fx, s", "before, s", "ratio", "autoLRP, s", "gradient x input, s", "MiB", "MiB before")
+LATER = ("second shape", "padded batch", "another target", "another preset")
+
+
+def body(options: argparse.Namespace) -> Iterator[str]:
+    first: list[list[str]] = []
+    later: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        packed = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(["tar", "-xf", "-", "-C", folder], input=packed.stdout, check=True)
+        for name in options.models:
+            now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, Path(folder)))
+            others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input")]
+            first.append(first_row(name, now, then, others))
+            later.append([name, *(later_cell(step, now, then) for step in LATER)])
+            print("|", " | ".join(first[-1]), "|", " | ".join(later[-1][1:]), "|", flush=True)
+            yield "\n\n".join(
+                [
+                    table(FIRST, first),
+                    "Later calls on the same model: CPU seconds, as a share of this tree's first call, and of what the "
+                    "same took before.",
+                    table(("model", *LATER), later),
+                ]
+            )
+
+
+def first_row(name: str, now: Any, then: Any, others: list[Any]) -> list[str]:
+    seconds = [f"{run['first'][0]:.2f}" if run else "-" for run in (now, then, *others)]
+    memory = [f"{run['first'][1]:.0f}" if run else "-" for run in (now, then)]
+    ratio = f"{now['first'][0] / then['first'][0]:.2f}" if now and then else "-"
+    return [name, *seconds[:2], ratio, *seconds[2:], *memory]
+
+
+def later_cell(step: str, now: Any, then: Any) -> str:
+    """Seconds, share of the first call, ratio to the same step before."""
+    if step not in now:
+        return "-"
+    share = now[step][0] / now["first"][0]
+    ratio = f"{now[step][0] / then[step][0]:.2f}" if step in then else "-"
+    return f"{now[step][0]:.2f} ({share:.2f}, {ratio})"
+
+
+BENCHMARK = Page(
+    "first_call",
+    "What the first explanation costs, beside an earlier commit, autoLRP and gradient x input",
+    "first_call.md",
+    "The first call",
+    about,
+    body,
+    add_options,
+    selects=("models", "against"),
+    noise={TEXT: ANY, OTHERS: Noise(relative=0.5, absolute=1.0)},
+)
