@@ -69,7 +69,8 @@ def _value_and_slope_at_zero(call: Call, name: str, x: Tensor, y: Tensor) -> tup
     if call.facts.get("derivative") is False:
         return _by_differences(call, y)
     alone = name.isidentifier() and not any(isinstance(a, Tensor) for i, a in enumerate(call.flat()) if i != position)
-    zero = torch.zeros(() if alone else y.shape, dtype=x.dtype, device=x.device, requires_grad=True)
+    # an axis of size 1 for each of the operand's: the call may name one
+    zero = torch.zeros((1,) * x.dim() if alone else y.shape, dtype=x.dtype, device=x.device, requires_grad=True)
     at_zero = call.map(lambda i, a: zero if i == position else a).run()
     (slope,) = torch.autograd.grad(at_zero.sum(), zero, allow_unused=True) if at_zero.requires_grad else (None,)
     return at_zero.detach(), slope if slope is not None else 0.0

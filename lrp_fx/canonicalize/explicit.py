@@ -2,7 +2,7 @@
 
 requires  a functional program
 ensures   arguments that have a place stand there, in the order in which the operation declares them, and the axis that
-          a call counts from is named, from the left; ``a - b`` is one operation
+          a call counts from is named, from the left, in a list where there may be several; ``a - b`` is one operation
 
 Other defaults stay unsaid (`lrp_fx.ir.operators.argument` knows them): said, they would make a program longer to read
 and let rules that look at a call's last argument see another. ``t``, ``transpose`` and ``permute`` stay what they are:
@@ -38,11 +38,18 @@ def make_explicit(graph: fx.Graph, node: fx.Node) -> None:
         if a.name not in named and not a.has_default_value():
             return  # an argument without a value: not ours to guess
         given.append(named.pop(a.name, a.default_value))
+    given[: len(declared)] = [_as_declared(a, value) for a, value in zip(declared, given, strict=False)]
     node.args, node.kwargs = tuple(given), named
     for i in _axes_given(node):
         node.update_arg(i, _from_the_left(node.args[i], _rank(node)))
     if node.target is aten.rsub.Tensor and not named and len(given) == 2:
         node.target, node.args = aten.sub.Tensor, (given[1], given[0])
+
+
+def _as_declared(declared: Any, value: Any) -> Any:
+    """``sum(x, 1)`` is ``sum(x, [1])``: one number may stand for a list of them."""
+    one = isinstance(value, int) and not isinstance(value, bool)
+    return [value] if one and "List[int]" in str(declared.type) else value
 
 
 def _is_default_axis(node: fx.Node, declared: Any) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,15 +19,21 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import Flattened, traceable_name
+from lrp_fx.capture.blocks import Blocks, NotStampable, stamp, stamping
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
+from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import Input, Outputs, Program
 
 
-def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str) -> Program:
-    """The model as a program; ``dynamic``: with symbolic batch and sequence sizes."""
+def export(
+    model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str, *, blocks_once: bool = True
+) -> Program:
+    """The model as a program; ``dynamic``: with symbolic batch and sequence sizes. ``blocks_once``: of blocks that are
+    alike one is traced.
+    """
     if isinstance(model, (Flattened, Recorded)):  # which hold the plain values themselves
         example = {n: v for n, v in example.items() if isinstance(v, torch.Tensor)}
     # tensors of its own: export marks the axes of those that it is given, and leaves the marks behind when it fails
@@ -36,21 +42,60 @@ def export(model: nn.Module, example: dict[str, Any], roles: dict[str, str], met
         model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()}
     )
     with torch.no_grad(), _quietly():
-        exported: torch.export.ExportedProgram = torch.export.export(
-            model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None
-        )
+
+        def run() -> torch.export.ExportedProgram:
+            return torch.export.export(
+                model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None
+            )
+
+        if blocks_once and (stamped := _stamped(model, run, example, roles, method)) is not None:
+            return stamped
+        exported = run()
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
         try:
-            check_flat(exported.graph)
-            check_no_autocast(example)
-            program = _to_program(exported, example, roles, method, _prefix(model))
-            write_functionally(program.graph)
-            program.module.recompile()
-            return program
+            return _functional(exported, example, roles, method, _prefix(model), None)
         except NeedsRetracing:
             return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+
+
+def _stamped(
+    model: nn.Module,
+    run: Callable[[], torch.export.ExportedProgram],
+    example: dict[str, Any],
+    roles: dict[str, str],
+    method: str,
+) -> Program | None:
+    """The program with repeated blocks traced once; None where the model has none, or that cannot be."""
+    try:
+        with stamping(model) as blocks:
+            if not blocks.groups:
+                return None
+            exported = run()
+        return _functional(exported, example, roles, method, _prefix(model), blocks) if blocks.stamped else None
+    except (NotStampable, NeedsRetracing):
+        return None
+    except Exception as error:  # then it is exported block by block, and says why it cannot be, if so
+        report_fault(error, "capture (blocks)")
+        return None
+
+
+def _functional(
+    exported: torch.export.ExportedProgram,
+    example: dict[str, Any],
+    roles: dict[str, str],
+    method: str,
+    prefix: str,
+    blocks: Blocks | None,
+) -> Program:
+    """The program without a second trace. Raises `NeedsRetracing` where it takes one."""
+    check_flat(exported.graph)
+    check_no_autocast(example)
+    program = _to_program(exported, example, roles, method, prefix, blocks)
+    write_functionally(program.graph)
+    program.module.recompile()
+    return program
 
 
 @contextlib.contextmanager
@@ -89,7 +134,12 @@ def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
 
 
 def _to_program(
-    exported: torch.export.ExportedProgram, example: dict[str, Any], roles: dict[str, str], method: str, prefix: str
+    exported: torch.export.ExportedProgram,
+    example: dict[str, Any],
+    roles: dict[str, str],
+    method: str,
+    prefix: str,
+    blocks: Blocks | None = None,
 ) -> Program:
     graph = fx.Graph()
     holder = nn.Module()
@@ -107,13 +157,18 @@ def _to_program(
             graph.output(fx.map_arg(kept, lambda n: env[n]))
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
-            _place_in_model(env[node], prefix)
+    if blocks is not None:
+        stamp(
+            graph, blocks, {specs[n.name].target: env[n] for n in env if n.op == "placeholder" and specs[n.name].target}
+        )
+    for node in graph.nodes:
+        _place_in_model(node, prefix)
     module = fx.GraphModule(holder, graph)
     module.graph.eliminate_dead_code()
     for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
         module.graph.erase_node(placeholder)
     module.recompile()
-    return Program(module, tuple(inputs), _outputs(exported, module.graph), method)
+    return Program(module, tuple(inputs), _outputs(exported, module.graph), method, stamped=blocks is not None)
 
 
 def _place_in_model(node: fx.Node, prefix: str) -> None:

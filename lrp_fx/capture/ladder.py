@@ -69,11 +69,24 @@ def _captured(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], m
     example = widen(inputs, roles) if method == DYNAMIC else inputs
     with inference_configuration(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = export(record(model, example) if method == CONCRETE else model, example, roles, method)
+        traced = record(model, example) if method == CONCRETE else model
+        program = export(traced, example, roles, method)
+    try:
+        _check(model, program, example, roles)
+    except CaptureError:
+        if not program.stamped:
+            raise
+        with inference_configuration(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = export(traced, example, roles, method, blocks_once=False)
+        _check(model, program, example, roles)
+    return program
+
+
+def _check(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> None:
     check_sizes(program)
     verify_capture(model, program, example, roles)
     check_well_formed(program)
-    return program
 
 
 def check_sizes(program: Program) -> None:

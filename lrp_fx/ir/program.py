@@ -60,7 +60,8 @@ class Program:
     """A captured model: a flat `torch.fx.GraphModule` over ATen, parameters as attributes.
 
     ``method``: how it was captured; ``refusals``: why the methods that would hold for more inputs did not;
-    ``captured``: the graph before any pass, to be compared with the model to the model's own precision.
+    ``captured``: the graph before any pass, to be compared with the model to the model's own precision; ``stamped``:
+    were blocks that are alike traced once?
     """
 
     module: fx.GraphModule
@@ -69,6 +70,7 @@ class Program:
     method: str
     refusals: tuple[str, ...] = ()
     captured: fx.GraphModule | None = None
+    stamped: bool = False
 
     @property
     def graph(self) -> fx.Graph:
