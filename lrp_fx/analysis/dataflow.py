@@ -28,6 +28,7 @@ class Dataflow:
     def __init__(self, program: Program, facts: Facts, carriers: frozenset[str]) -> None:
         self.facts = facts
         self.carriers = carriers
+        self._carries: dict[fx.Node, bool] = {}  # asked for each operand of each node, often
         self.order = {n: i for i, n in enumerate(program.graph.nodes)}
         graph = nx.DiGraph()
         graph.add_node(_ROOT)
@@ -53,7 +54,12 @@ class Dataflow:
 
     def carries(self, node: fx.Node) -> bool:
         """Does the node hold floating values that depend on a carrier?"""
-        return node in self.facts.sources and is_float(node) and bool(self.facts.sources[node] & self.carriers)
+        known = self._carries.get(node)
+        if known is None:
+            sources = self.facts.sources
+            known = node in sources and is_float(node) and bool(sources[node] & self.carriers)
+            self._carries[node] = known
+        return known
 
     def is_leaf(self, node: fx.Node) -> bool:
         """A value where relevance ends: position-only, learned, segment, or the first floating value of a content
@@ -62,6 +68,7 @@ class Dataflow:
         return self.carries(node) and (self.facts.leaf_kind(node) is not None or not self.operands(node))
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
+        """The operands that carry relevance."""
         return [a for a in node.all_input_nodes if self.carries(a)]
 
     def dominates(self, a: fx.Node, b: fx.Node) -> bool:

@@ -25,7 +25,7 @@ from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
 from lrp_fx.ir.passes import report_fault
-from lrp_fx.ir.program import Input, Outputs, Program
+from lrp_fx.ir.program import FlatModule, Input, Outputs, Program
 
 
 def export(
@@ -163,7 +163,7 @@ def _to_program(
         )
     for node in graph.nodes:
         _place_in_model(node, prefix)
-    module = fx.GraphModule(holder, graph)
+    module = FlatModule(holder, graph)
     module.graph.eliminate_dead_code()
     for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
         module.graph.erase_node(placeholder)

@@ -19,7 +19,7 @@ from lrp_fx.guards.guard import Arguments, Constants, Guard, Reader, Writer
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_tensor, op_name, value_of
 from lrp_fx.ir.operators import axis_of, has, is_pointwise, operand_of, run_call
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import FlatModule, Program
 
 Shapes = Mapping[str, tuple[int, ...]]
 _ENTRIES = 2**20  # of a mask, that are computed at a time
@@ -64,7 +64,7 @@ def mask_graph(program: Program, masks: Sequence[fx.Node]) -> MaskGraph:
             env[node] = graph.node_copy(node, lambda n: env[n])
     graph.output([env[m] for m in masks])
     return MaskGraph(
-        fx.GraphModule(program.module, graph),
+        FlatModule(program.module, graph),
         {env[node].name: name for node, name in names.items()},
         {env[node].name: value_of(node).dtype for node in names},
         {env[node].name: tuple(map(str, value_of(node).shape)) for node in env if is_tensor(node)},

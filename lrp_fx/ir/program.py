@@ -114,13 +114,28 @@ def size(program: Program) -> int:
     return len(program.graph.nodes)
 
 
+class FlatModule(fx.GraphModule):
+    """A graph whose Python code is written when it is first run: most programs between two passes never are."""
+
+    def recompile(self) -> Any:
+        """Forget the code of the graph as it was."""
+        for name in ("forward", "__call__"):
+            if name in vars(type(self)):
+                delattr(type(self), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "forward" not in vars(type(self)):
+            super().recompile()
+        return super().__call__(*args, **kwargs)
+
+
 def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
     """A copy that shares parameters but no node, with the map from old nodes to new ones."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         env[node] = graph.node_copy(node, lambda n: env[n])
-    return fx.GraphModule(program.module, graph), env
+    return FlatModule(program.module, graph), env
 
 
 def check_well_formed(program: Program) -> None:
