@@ -7,14 +7,16 @@ can stop after any of them, leave out those that may be left out, check specs in
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import fx
 
@@ -23,6 +25,8 @@ from lrp_fx.ir.source import describe, module_path, source_line
 
 S = TypeVar("S")
 Whole = TypeVar("Whole")
+#: Says at INFO what every pass did.
+LOG = logging.getLogger("lrp_fx")
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -122,6 +126,28 @@ def checked(*, verify: bool = True, faults: bool = True) -> Iterator[None]:
         _Checks.verify, _Checks.faults = before
 
 
+#: Is told of every pass: its name as it starts, and what it did when it is done.
+Listener: TypeAlias = Callable[[str, Step | None], None]
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener of every pass that runs inside, in this thread."""
+    token = _LISTENERS.set((*_LISTENERS.get(), listener))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+def _tell(name: str, done: Step | None) -> None:
+    if done is not None:
+        LOG.info("%s", done)
+    for listener in _LISTENERS.get():
+        listener(name, done)
+
+
 def run(
     state: S,
     passes: Iterable[Pass[S]],
@@ -139,9 +165,11 @@ def run(
     steps: list[Step] = []
     for step in passes:
         if step.name not in left_out and step.when(state):
+            _tell(step.name, None)
             before, start = step.size(state), time.perf_counter()
             state = _applied(step, state)
             steps.append(Step(step.name, before, step.size(state), time.perf_counter() - start))
+            _tell(step.name, steps[-1])
             if observe is not None:
                 observe(step, state)
         if step.name == until:

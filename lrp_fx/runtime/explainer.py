@@ -26,6 +26,7 @@ from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
+from lrp_fx.runtime.progress import progress
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
@@ -48,6 +49,7 @@ def convert(
     keep_output: bool = True,
     checkpoint: bool = False,
     without: Sequence[str] = (),
+    progress: bool | None = None,
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -66,6 +68,8 @@ def convert(
     checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
         transpose needs them: less memory for more time. Not together with ``compile``.
     without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
+    progress: show, in one line on standard error, which pass runs and the seconds so far; by default on a terminal and
+        in a notebook. The logger ``lrp_fx`` says at INFO what each pass did.
     """
     return Explainer(
         model,
@@ -80,6 +84,7 @@ def convert(
         keep_output=keep_output,
         checkpoint=checkpoint,
         without=without,
+        progress=progress,
     )
 
 
@@ -101,6 +106,7 @@ class Explainer:
         keep_output: bool,
         checkpoint: bool,
         without: Sequence[str] = (),
+        progress: bool | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
@@ -113,7 +119,7 @@ class Explainer:
         if isinstance(without, str):
             raise InputError(f"without= takes a list of names, such as ({without!r},)")
         check_names(PIPELINE, without)
-        self.model = model
+        self.model, self.progress = model, progress
         self.ruleset = _ruleset(rules)
         self.conserve = (
             conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
@@ -202,7 +208,7 @@ class Explainer:
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
         target = as_target(inputs.pop("target", None))
-        with _COMPILING:
+        with _COMPILING, progress(self.progress):
             self._compiler.compiled(self._bind(args, inputs), target)
         return self
 
@@ -227,7 +233,8 @@ class Explainer:
 
     def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
-        with _COMPILING:  # torch.export and the caches are not for several threads at once; a graph is
+        # torch.export and the caches are not for several threads at once; a graph is
+        with _COMPILING, progress(self.progress):
             call = self._bind(args, inputs)
             # refuses what the output does not have, before anything is compiled
             arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
@@ -265,7 +272,7 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        with _COMPILING:  # nobody else builds or captures meanwhile
+        with _COMPILING, progress(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
