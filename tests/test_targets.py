@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -170,3 +171,36 @@ def test_a_wrong_one_of_several_targets_is_refused(classifier: tuple) -> None:
     with pytest.raises(lrp_fx.TargetError, match="takes a list"):
         explain(**inputs, targets=3)
     assert explain(**inputs, targets=[]) == []
+
+
+class Counted(nn.Module):
+    """A model that counts how often it runs, with four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.runs = nn.Linear(3, 4), 0
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return self.map(x)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (4, "no such class: 4"),
+        (targets.Class([0, 9]), "no such class: 9"),
+        (targets.Contrast(0, 5), "no such class: 5"),
+        (lambda logits: logits.sum(), "one number per example"),
+        (lambda logits: logits[:, 7], "fails on the model's output"),
+        (lambda logits: 3, "one number per example"),
+    ],
+)
+def test_refused_after_one_run_of_the_model(target: Any, message: str) -> None:
+    """Before anything is captured."""
+    model = Counted()
+    explain = lrp_fx.convert(model)
+    with pytest.raises(lrp_fx.TargetError, match=message):
+        explain(torch.randn(2, 3), target=target)
+    assert model.runs == 1 and explain.statistics.captures == 0

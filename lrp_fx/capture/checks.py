@@ -47,11 +47,11 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
         )
 
 
-def run_model(model: nn.Module, bound: dict[str, Any]) -> None:
-    """Raise `InputError` when the model's own forward refuses the inputs."""
+def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
+    """What the model gives; raises `InputError` when its own forward refuses the inputs."""
     try:
         with torch.no_grad(), inference_configuration(model):
-            model(**bound)
+            return model(**bound)
     except Exception as error:
         given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
         raise InputError(

@@ -217,6 +217,10 @@ class Compiler:
             self.traces.clear()  # those of its sizes are of no more use, and the others are soon traced again
         return found.entry
 
+    def serves(self, call: ModelCall) -> bool:
+        """Is there a program for a call?"""
+        return any(kept.key == call.key and kept.entry.fits(call) for kept in self.entries)
+
     def _capture(self, call: ModelCall) -> Captured:
         first, refusals = self.strategies.get(call.key, (METHODS[0], ()))
         captured = self._captured(call, first)

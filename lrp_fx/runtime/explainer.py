@@ -27,6 +27,7 @@ from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
 from lrp_fx.runtime.progress import progress
+from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
@@ -236,7 +237,8 @@ class Explainer:
         # torch.export and the caches are not for several threads at once; a graph is
         with _COMPILING, progress(self.progress):
             call = self._bind(args, inputs)
-            # refuses what the output does not have, before anything is compiled
+            if not self._compiler.serves(call):
+                refuse_targets(call, goals, self._compiler.options.output)
             arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
             compiled = [self._compiler.compiled(call, goal) for goal in goals]
             self.statistics.runs += 1
