@@ -89,7 +89,7 @@ def explain_by_lrp_fx(name: str) -> Iterator[str]:
     if "attention_mask" in inputs:
         explain(**padded(inputs))
         yield "padded batch"
-    explain(**inputs, target=lrp_fx.targets.Contrast(1, 2))
+    explain(**inputs, target=lrp_fx.targets.Contrast(0, 1))
     yield "another target"
     lrp_fx.convert(model, rules="attnlrp", **options)(**inputs)
     yield "another preset"
