@@ -14,7 +14,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.compare import ANY, OTHERS, TEXT, Noise
+from benchmarks.history import unpacked
 from benchmarks.page import ROOT, Page, table
 
 DECODERS = {f"decoder {n} x {w}": (n, w) for n, w in ((4, 256), (12, 768), (24, 1024), (32, 256), (48, 64))}
@@ -177,11 +177,9 @@ LATER = ("second shape", "padded batch", "another target", "another preset")
 def body(options: argparse.Namespace) -> Iterator[str]:
     first: list[list[str]] = []
     later: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        packed = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True)
-        subprocess.run(["tar", "-xf", "-", "-C", folder], input=packed.stdout, check=True)
+    with unpacked(options.against) as before:
         for name in options.models:
-            now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, Path(folder)))
+            now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, before))
             others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input")]
             first.append(first_row(name, now, then, others))
             later.append([name, *(later_cell(step, now, then) for step in LATER)])

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.history import unpacked
 from benchmarks.page import ROOT, Command
 
 PACKAGE = "lrp_fx"
@@ -53,10 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     trees = {"now": counted(ROOT)}
     if options.against:
-        with tempfile.TemporaryDirectory() as folder:
-            packed = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True)
-            subprocess.run(["tar", "-xf", "-", "-C", folder], input=packed.stdout, check=True)
-            trees = {options.against: counted(Path(folder)), **trees}
+        with unpacked(options.against) as folder:
+            trees = {options.against: counted(folder), **trees}
     print(f"{'':<28}" + "".join(f"{name:>12}" for name in trees))
     for row in next(iter(trees.values())).rows():
         print(f"{row:<28}" + "".join(f"{house.rows()[row]:>12}" for house in trees.values()))

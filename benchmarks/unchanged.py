@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.history import unpacked
 from benchmarks.page import ROOT, Command
 
 
@@ -36,11 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.record:
         torch.save(dict(_explained(options.names)), options.record)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder) / "before"
-        before.mkdir()
-        archive = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-xf", "-", "-C", str(before)], input=archive, check=True)
+    with tempfile.TemporaryDirectory() as folder, unpacked(options.against) as before:
         found = [_recorded(tree, Path(folder) / f"{i}.pt", options.names) for i, tree in enumerate((before, ROOT))]
     same = [
         _compare(name, found[0].get(name, {}), found[1].get(name, {})) for name in dict.fromkeys([*found[0], *found[1]])

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.capture.arguments import Flattened, traceable_name
 from lrp_fx.capture.blocks import Blocks, NotStampable, stamp, stamping
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
+from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
@@ -146,7 +147,7 @@ def _to_program(
     env: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
     state: dict[str, torch.Tensor] = {**dict(exported.state_dict), **dict(exported.constants)}
-    user = iter([_key(path[0]) for path, _ in pytree.tree_flatten_with_path(example)[0]])
+    user = iter([key_name(path[0]) for path, _ in pytree.tree_flatten_with_path(example)[0]])
     inputs: list[Input] = []
     for node in exported.graph.nodes:
         if node.op == "placeholder":
@@ -222,21 +223,11 @@ def _outputs(exported: torch.export.ExportedProgram, graph: fx.Graph) -> Outputs
     spec = exported.call_spec.out_spec
     flat = output_node(graph).args[0]
     assert isinstance(flat, (tuple, list)) and spec is not None
-    paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(len(flat))), spec))[0]
-    names = [".".join(_key(k) for k in path) or "output" for path, _ in paths]
-    floating = [
-        i
-        for i, n in enumerate(flat)
-        if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].is_floating_point()
-    ]
-    if not floating:
+    names = [name for name, _ in named_leaves(pytree.tree_unflatten(list(range(len(flat))), spec))]
+    values = [n.meta.get("val") if isinstance(n, fx.Node) else None for n in flat]
+    explained = explained_name(
+        n for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor) and v.is_floating_point()
+    )
+    if explained is None:
         raise CaptureError("the model returns no floating-point tensor, so there is nothing to explain")
-    logits = [i for i in floating if names[i].split(".")[-1] == "logits"]
-    return Outputs(tuple(names), spec, (logits or floating)[0])
-
-
-def _key(entry: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
+    return Outputs(tuple(names), spec, names.index(explained))

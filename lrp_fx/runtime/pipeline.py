@@ -19,6 +19,7 @@ from lrp_fx.canonicalize.passes import PASSES as CANONICALIZE
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.checks import run_model
 from lrp_fx.capture.ladder import CONCRETE, METHODS, capture
+from lrp_fx.capture.outputs import called
 from lrp_fx.errors import LrpError, TargetError
 from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.masks import MaskGuard
@@ -116,7 +117,7 @@ def _capture(state: State) -> State:
 
 def _choose_output(state: State) -> State:
     program, name = _found(state.program), state.options.output
-    matches = [i for i, n in enumerate(program.outputs.names) if n == name or n.split(".")[-1] == name]
+    matches = [i for i, n in enumerate(program.outputs.names) if called(n, _found(name))]
     if not matches:
         raise TargetError(f"the model has no output {name!r}; it returns {', '.join(program.outputs.names)}")
     return replace(state, program=replace(program, outputs=replace(program.outputs, explained=matches[0])))

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.checks import run_model
+from lrp_fx.capture.outputs import called, explained_name, named_leaves
 from lrp_fx.errors import TargetError
 from lrp_fx.targets import Custom, Target
 
@@ -36,17 +36,9 @@ def refuse_targets(call: ModelCall, goals: Sequence[Target], name: str | None) -
 
 def explained_output(result: Any, name: str | None) -> Tensor | None:
     """The tensor of a model's result that targets read."""
-    found = {
-        ".".join(_key(k) for k in path): value
-        for path, value in pytree.tree_flatten_with_path(result)[0]
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    named = [v for n, v in found.items() if n.split(".")[-1] == (name or "logits") or n == name]
-    return named[0] if named else next(iter(found.values()), None) if name is None else None
-
-
-def _key(entry: Any) -> str:
-    return str(next((getattr(entry, a) for a in ("key", "idx", "name") if hasattr(entry, a)), entry))
+    found = {n: v for n, v in named_leaves(result) if isinstance(v, Tensor) and v.is_floating_point()}
+    wanted = explained_name(found) if name is None else next((n for n in found if called(n, name)), None)
+    return None if wanted is None else found[wanted]
 
 
 def _check_function(goal: Custom, output: Tensor) -> None:
