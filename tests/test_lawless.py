@@ -97,6 +97,45 @@ def test_a_derivative_that_reads_its_operand_and_is_linear_all_the_same_is_not_a
     assert missing_freeze(_lawless(lambda call: call.run(), kind="linear"), call) is None
 
 
+CHOICES = {
+    "max_pool1d": lambda y: torch.nn.functional.max_pool1d(y.mT, 3, 1, 1).mT,
+    "max_pool2d": lambda y: torch.nn.functional.max_pool2d(y, 2),
+    "adaptive": lambda y: torch.nn.functional.adaptive_max_pool1d(y.mT, 2).mT,
+    "topk": lambda y: y.topk(2, -1).values,
+    "median": lambda y: y.median(1, keepdim=True).values,
+    "kthvalue": lambda y: y.kthvalue(2, 1, True).values,
+    "cummax": lambda y: y.cummax(1).values,
+    "sort": lambda y: y.sort(-1).values,
+    "maximum": lambda y: torch.maximum(y, y.roll(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_needs_no_freeze(name: str) -> None:
+    """Its coefficients depend on which value wins, and hold that fixed."""
+
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 4), nn.LazyLinear(2)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(CHOICES[name](self.embed(ids)).flatten(1))
+            return found
+
+    torch.manual_seed(0)
+    model, ids = Choosing().double().eval(), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    model(ids)
+    relevance = lrp_fx.convert(model, conserve="site")(ids, target=0)
+    assert relevance.ledger.error.max() < 1e-10 and "unexplained" not in relevance.ledger.sinks
+
+
+def test_a_choice_that_is_none_is_accused() -> None:
+    call = sample(aten.amax.default, torch.randn(3, 4, dtype=F64), [1], True)
+    assert missing_freeze(_lawless(lambda call: call.run(), kind="route"), call) is None
+    assert missing_freeze(_lawless(lambda call: call.run() * call.args[0], kind="route"), call) is not None
+
+
 def test_a_user_is_told_where_a_freeze_is_missing() -> None:
     rule = _lawless(lambda call: call.args[0] * torch.sigmoid(call.args[0]))
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.SiLU(), nn.Linear(12, 2)).double().eval()

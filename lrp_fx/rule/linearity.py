@@ -72,10 +72,15 @@ def depends_on_carriers(rule: Rule, call: Call) -> bool:
 
 
 def _differs(rule: Rule, call: Call) -> bool:
-    """Are the coefficients different at two places, with the frozen parts of the first?"""
+    """Are the coefficients different at two places, with the frozen parts of the first?
+
+    The second place of a choice is the first, twice as large: there the same values win, and a derivative holds a choice
+    fixed without being asked to.
+    """
     g = torch.Generator().manual_seed(1)
-    carriers = zip(sorted(call.carriers), call.operands(), strict=True)
-    moved = {i: torch.randn(x.shape, generator=g, dtype=x.dtype) for i, x in carriers}
+    carriers = dict(zip(sorted(call.carriers), call.operands(), strict=True))
+    elsewhere = {i: torch.randn(x.shape, generator=g, dtype=x.dtype) for i, x in carriers.items()}
+    moved = {i: 2 * x for i, x in carriers.items()} if rule.kind == "route" else elsewhere
     tape = Tape()
     first = _coefficients(rule, call, tape)[1]
     second = _coefficients(rule, call.put(moved), Tape(replay=iter(tape.frozen)))[1]
