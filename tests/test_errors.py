@@ -166,3 +166,23 @@ def test_the_model_is_not_modified() -> None:
     assert all(p.grad is None for p in model.parameters())
     assert not model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+
+
+class Centred(nn.Module):
+    """Takes the mean over all examples of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(3, 2)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.map(x - x.mean())
+        return out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_all_examples_share_is_refused_and_one_example_is_not() -> None:
+    with pytest.raises(lrp_fx.LrpError, match=r"%mean.*one value for all examples(?s:.*)one example at a time"):
+        lrp_fx.convert(Centred())(torch.randn(2, 3), target=0)
+    assert lrp_fx.convert(Centred())(torch.randn(1, 3), target=0).ledger.error.max() < 1e-5

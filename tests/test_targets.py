@@ -195,6 +195,7 @@ class Counted(nn.Module):
         (lambda logits: logits.sum(), "one number per example"),
         (lambda logits: logits[:, 7], "fails on the model's output"),
         (lambda logits: 3, "one number per example"),
+        (lambda logits: logits[:1, 0], "1 scores for a batch of 2"),
     ],
 )
 def test_refused_after_one_run_of_the_model(target: Any, message: str) -> None:

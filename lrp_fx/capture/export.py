@@ -11,6 +11,7 @@ import inspect
 import io
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,18 @@ from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import FlatModule, Input, Outputs, Program
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is exported: the inputs and their roles, by which method, and what the wrapper of the model puts in front of
+    names.
+    """
+
+    example: dict[str, Any]
+    roles: dict[str, str]
+    method: str
+    prefix: str
+
+
 def export(
     model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str, *, blocks_once: bool = True
 ) -> Program:
@@ -42,6 +55,7 @@ def export(
     shapes = _by_parameter(
         model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()}
     )
+    wanted = _Wanted(example, roles, method, _prefix(model))
     with torch.no_grad(), _quietly():
 
         def run() -> torch.export.ExportedProgram:
@@ -49,32 +63,26 @@ def export(
                 model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None
             )
 
-        if blocks_once and (stamped := _stamped(model, run, example, roles, method)) is not None:
+        if blocks_once and (stamped := _stamped(model, run, wanted)) is not None:
             return stamped
         exported = run()
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
         try:
-            return _functional(exported, example, roles, method, _prefix(model), None)
+            return _functional(exported, wanted)
         except NeedsRetracing:
-            return _to_program(exported.run_decompositions({}), example, roles, method, _prefix(model))
+            return _to_program(exported.run_decompositions({}), wanted)
 
 
-def _stamped(
-    model: nn.Module,
-    run: Callable[[], torch.export.ExportedProgram],
-    example: dict[str, Any],
-    roles: dict[str, str],
-    method: str,
-) -> Program | None:
+def _stamped(model: nn.Module, run: Callable[[], torch.export.ExportedProgram], wanted: _Wanted) -> Program | None:
     """The program with repeated blocks traced once; None where the model has none, or that cannot be."""
     try:
         with stamping(model) as blocks:
             if not blocks.groups:
                 return None
             exported = run()
-        return _functional(exported, example, roles, method, _prefix(model), blocks) if blocks.stamped else None
+        return _functional(exported, wanted, blocks) if blocks.stamped else None
     except (NotStampable, NeedsRetracing):
         return None
     except Exception as error:  # then it is exported block by block, and says why it cannot be, if so
@@ -82,18 +90,11 @@ def _stamped(
         return None
 
 
-def _functional(
-    exported: torch.export.ExportedProgram,
-    example: dict[str, Any],
-    roles: dict[str, str],
-    method: str,
-    prefix: str,
-    blocks: Blocks | None,
-) -> Program:
+def _functional(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks: Blocks | None = None) -> Program:
     """The program without a second trace. Raises `NeedsRetracing` where it takes one."""
     check_flat(exported.graph)
-    check_no_autocast(example)
-    program = _to_program(exported, example, roles, method, prefix, blocks)
+    check_no_autocast(wanted.example)
+    program = _to_program(exported, wanted, blocks)
     write_functionally(program.graph)
     program.module.recompile()
     return program
@@ -134,20 +135,14 @@ def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
     return dict.fromkeys(axes, torch.export.Dim.AUTO)
 
 
-def _to_program(
-    exported: torch.export.ExportedProgram,
-    example: dict[str, Any],
-    roles: dict[str, str],
-    method: str,
-    prefix: str,
-    blocks: Blocks | None = None,
-) -> Program:
+def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks: Blocks | None = None) -> Program:
+    roles, prefix = wanted.roles, wanted.prefix
     graph = fx.Graph()
     holder = nn.Module()
     env: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
     state: dict[str, torch.Tensor] = {**dict(exported.state_dict), **dict(exported.constants)}
-    user = iter([key_name(path[0]) for path, _ in pytree.tree_flatten_with_path(example)[0]])
+    user = iter([key_name(path[0]) for path, _ in pytree.tree_flatten_with_path(wanted.example)[0]])
     inputs: list[Input] = []
     for node in exported.graph.nodes:
         if node.op == "placeholder":
@@ -159,9 +154,8 @@ def _to_program(
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
     if blocks is not None:
-        stamp(
-            graph, blocks, {specs[n.name].target: env[n] for n in env if n.op == "placeholder" and specs[n.name].target}
-        )
+        given_by = {specs[n.name].target: env[n] for n in env if n.op == "placeholder"}
+        stamp(graph, blocks, {name: node for name, node in given_by.items() if name})
     for node in graph.nodes:
         _place_in_model(node, prefix)
     module = FlatModule(holder, graph)
@@ -169,7 +163,7 @@ def _to_program(
     for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
         module.graph.erase_node(placeholder)
     module.recompile()
-    return Program(module, tuple(inputs), _outputs(exported, module.graph), method, stamped=blocks is not None)
+    return Program(module, tuple(inputs), _outputs(exported, module.graph), wanted.method, stamped=blocks is not None)
 
 
 def _place_in_model(node: fx.Node, prefix: str) -> None:

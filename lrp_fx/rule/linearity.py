@@ -74,8 +74,8 @@ def depends_on_carriers(rule: Rule, call: Call) -> bool:
 def _differs(rule: Rule, call: Call) -> bool:
     """Are the coefficients different at two places, with the frozen parts of the first?
 
-    The second place of a choice is the first, twice as large: there the same values win, and a derivative holds a choice
-    fixed without being asked to.
+    The second place of a choice is the first, twice as large: there the same values win, and a derivative holds a
+    choice fixed without being asked to.
     """
     g = torch.Generator().manual_seed(1)
     carriers = dict(zip(sorted(call.carriers), call.operands(), strict=True))

@@ -31,7 +31,7 @@ def refuse_targets(call: ModelCall, goals: Sequence[Target], name: str | None) -
     for goal in goals:
         goal.arguments(tuple(output.shape), output.device)
         if isinstance(goal, Custom):
-            _check_function(goal, output)
+            _check_function(goal, output, call)
 
 
 def explained_output(result: Any, name: str | None) -> Tensor | None:
@@ -41,7 +41,7 @@ def explained_output(result: Any, name: str | None) -> Tensor | None:
     return None if wanted is None else found[wanted]
 
 
-def _check_function(goal: Custom, output: Tensor) -> None:
+def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
     try:
         with torch.no_grad():
             score = goal.function(output.detach().clone())
@@ -52,3 +52,8 @@ def _check_function(goal: Custom, output: Tensor) -> None:
     if not isinstance(score, Tensor) or score.dim() != 1:
         given = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
         raise TargetError(f"a target must give one number per example, shape (B,); got {given}")
+    batches = {v.shape[0] for n, v in call.tensors.items() if call.roles[n] == "content" and v.dim()}
+    if len(batches) == 1 and score.shape[0] not in batches:
+        raise TargetError(
+            f"the target gives {score.shape[0]} scores for a batch of {batches.pop()}: one for each example"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from torch import Tensor, fx
@@ -16,9 +17,10 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.provenance import POSITION
 from lrp_fx.analysis.segment_ids import SegmentIds
-from lrp_fx.errors import RuleError
+from lrp_fx.errors import RuleError, TransposeError
 from lrp_fx.ir.graph import op_name, output_node, value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
+from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.ir.tracing import inline
 from lrp_fx.optimize.program import RelevanceProgram
@@ -151,6 +153,7 @@ class _Walk:
         flat = application.flat()
         values = [value_of(c) for c in coefficients]
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]
+        _require_apart(application, values, results)
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         size = value_of(batch) if isinstance(batch, fx.Node) else 1
         ids = [value_of(o) for o in rows]
@@ -223,6 +226,16 @@ class _Walk:
         info = SiteInfo(node.name, name, module_path(node), source_line(node))
         self.sites.note_leaf(info, node, read.values[-3:], one_use=leaf.kind == POSITION)
         return list(read.values[:3])
+
+
+def _require_apart(application: Application, coefficients: list[Any], results: list[Any]) -> None:
+    """Raise `TransposeError` where a value is one for all examples, and each example has a coefficient of its own."""
+    for c, y in zip(coefficients, results, strict=True):
+        if c.dim() != y.dim() and prod(map(hint, c.shape)) != prod(map(hint, y.shape)):
+            raise TransposeError(
+                f"{application.label()} is one value for all examples of the batch, which therefore influence each "
+                "other: its relevance cannot be told apart by example\n    next: explain one example at a time"
+            )
 
 
 def _require_linear(application: Application, plan: Plan, arguments: list[Any]) -> None:
