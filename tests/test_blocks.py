@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -163,6 +163,31 @@ def test_blocks_that_only_look_alike_are_traced(function: Callable[..., Tensor])
     program = captured(model)
     assert not program.stamped
     assert program.method == "dynamic"
+
+
+class Store:
+    """Where blocks leave what they compute, beside what they return."""
+
+    kept: ClassVar[list[Tensor]] = []
+
+
+def leaving(block: Block, x: Tensor) -> Tensor:
+    Store.kept.append(torch.tanh(block.map(x)))
+    return x + Store.kept[-1]
+
+
+class Collecting(Stack):
+    """Returns what its blocks have left as well."""
+
+    def forward(self, x: Tensor) -> Any:
+        Store.kept.clear()
+        return super().forward(x), tuple(Store.kept)
+
+
+def test_what_blocks_leave_elsewhere_is_not_lost() -> None:
+    program = captured(Collecting(leaving))
+    assert not program.stamped
+    assert len(program.outputs.names) == 1 + DEPTH
 
 
 def test_shared_weights_and_hooks_are_no_blocks_of_their_own() -> None:

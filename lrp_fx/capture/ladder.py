@@ -161,8 +161,10 @@ def difference_from_model(model: nn.Module, program: Program, inputs: dict[str, 
     with torch.no_grad(), inference_configuration(model):
         theirs = pytree.tree_leaves(model(**inputs))
         ours = (program.captured or program.module)(*[inputs[i.name] for i in program.inputs])
-    pairs = zip([t for t in theirs if isinstance(t, Tensor)], [t for t in ours if isinstance(t, Tensor)], strict=False)
-    return max((largest_difference(got, expected) for expected, got in pairs), default=0.0)
+    expected, got = ([t for t in flat if isinstance(t, Tensor)] for flat in (theirs, ours))
+    if len(expected) != len(got):
+        return float("inf")
+    return max((largest_difference(a, b) for a, b in zip(got, expected, strict=True)), default=0.0)
 
 
 def _hide_a_token(example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any] | None:
