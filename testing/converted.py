@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
-from lrp_fx.capture.ladder import largest_difference
+from lrp_fx.capture.compare import largest_difference
 from testing.architectures import BY_NAME, Architecture
 from testing.scoring import load_model
 

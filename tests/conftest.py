@@ -39,6 +39,14 @@ def _checked() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """No test works with what another has captured."""
+    from lrp_fx.runtime.captures import forget
+
+    forget()
+
+
 #: What most tests without an architecture of their own read; its other tests come right before them.
 _COMMON = ("vit", "swin", "t5", "bert", "llama")
 

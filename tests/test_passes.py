@@ -14,7 +14,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 import lrp_fx
 from lrp_fx.analysis.provenance import find_provenance
 from lrp_fx.canonicalize.passes import PASSES, canonicalize, check_canonical
-from lrp_fx.capture.ladder import capture, inference_configuration
+from lrp_fx.capture.compare import inference_configuration
+from lrp_fx.capture.ladder import capture
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.passes import Pass

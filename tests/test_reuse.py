@@ -39,9 +39,9 @@ class Recorded(Small):
 def test_threads_share_an_explainer_that_has_seen_nothing_yet() -> None:
     model = ready(Small())
     calls = [(ids(1 + n % 3, 3 + n % 5, seed=n), n % 3) for n in range(24)]
-    alone = lrp_fx.convert(model)
+    alone = lrp_fx.convert(model, dynamic=True)
     expected = [alone(input_ids=x, target=t).content["input_ids"] for x, t in calls]
-    shared = lrp_fx.convert(model)
+    shared = lrp_fx.convert(model, dynamic=True)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda call: shared(input_ids=call[0], target=call[1]).content["input_ids"], calls))
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
@@ -72,7 +72,7 @@ def test_caches_are_bounded() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
 def test_resident_memory_is_flat_over_500_calls_of_varying_length() -> None:
-    explain = lrp_fx.convert(ready(Small()), conserve="site")
+    explain = lrp_fx.convert(ready(Small()), conserve="site", dynamic=True)
 
     def call(n: int) -> None:
         explain(input_ids=ids(1 + n % 4, 2 + n % 61, seed=n), target=n % 3)

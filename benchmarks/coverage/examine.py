@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 import lrp_fx
 from benchmarks.coverage.padding import padding
 from benchmarks.coverage.row import Row
-from lrp_fx.capture.ladder import accepts, inference_configuration
+from lrp_fx.capture.compare import inference_configuration, ran
 from testing import zoo
 
 #: Closure demanded of the ledger and of every site.
@@ -171,7 +171,7 @@ def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.M
             return model, wide
     row.dtype = "float32"
     model.float()
-    if not accepts(model, inputs):
+    if ran(model, inputs) is None:
         row.reason = "the model itself runs only before it is cast to float64 and back"
         raise RuntimeError(row.reason)
     return model, inputs
@@ -179,7 +179,7 @@ def in_float64(model: nn.Module, inputs: dict[str, Any], row: Row) -> tuple[nn.M
 
 def _answers(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Does it run, and is what it says finite?"""
-    if not accepts(model, inputs):
+    if ran(model, inputs) is None:
         return False
     with torch.no_grad(), inference_configuration(model):
         said = [t for t in pytree.tree_leaves(model(**inputs)) if isinstance(t, Tensor) and t.is_floating_point()]

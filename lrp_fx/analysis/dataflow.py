@@ -29,6 +29,7 @@ class Dataflow:
         self.facts = facts
         self.carriers = carriers
         self._carries: dict[fx.Node, bool] = {}  # asked for each operand of each node, often
+        self._operands: dict[fx.Node, list[fx.Node]] = {}
         self.order = {n: i for i, n in enumerate(program.graph.nodes)}
         graph = nx.DiGraph()
         graph.add_node(_ROOT)
@@ -69,7 +70,10 @@ class Dataflow:
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         """The operands that carry relevance."""
-        return [a for a in node.all_input_nodes if self.carries(a)]
+        known = self._operands.get(node)
+        if known is None:
+            known = self._operands[node] = [a for a in node.all_input_nodes if self.carries(a)]
+        return known
 
     def dominates(self, a: fx.Node, b: fx.Node) -> bool:
         """Does every path from a leaf to ``b`` pass ``a``? (True for ``a is b``.)"""

@@ -111,8 +111,8 @@ class _Walk:
         self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
         if info.shape:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
-            if info.role == CONTENT and info.shape[0] != hint(self.batch):
-                kinds[0] = TOKEN  # packed: patches of all images in one row
+            if info.shape[0] != hint(self.batch) and (info.role == CONTENT or info.shape[0] == 1):
+                kinds[0] = TOKEN  # packed: patches of all images in one row; or one row for all examples
             if len(info.shape) == 4 and not info.is_index:
                 kinds[1] = FEATURE  # channels-first images
             elif len(info.shape) == 3 and not info.is_index:

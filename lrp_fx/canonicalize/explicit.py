@@ -20,9 +20,10 @@ from torch import fx
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.factors import whole_shape
 from lrp_fx.ir.facts import Axes
-from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import declared_arguments, operand_of, operator_of
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.sizes import is_one, same_size
 
 aten = torch.ops.aten
 #: Names of arguments that name axes.
@@ -42,6 +43,8 @@ def make_explicit(graph: fx.Graph, node: fx.Node) -> None:
     node.args, node.kwargs = tuple(given), named
     for i in _axes_given(node):
         node.update_arg(i, _from_the_left(node.args[i], _rank(node)))
+    if op_name(node) == "aten.index_put":
+        node.update_arg(2, _with_its_rows(node.args[2], _indexed_rank(node)))
     if node.target is aten.rsub.Tensor and not named and len(given) == 2:
         node.target, node.args = aten.sub.Tensor, (given[1], given[0])
 
@@ -78,6 +81,29 @@ def _from_the_left(axis: Any, rank: int) -> Any:
     if isinstance(axis, (list, tuple)):
         return [_from_the_left(a, rank) for a in axis]
     return axis % rank if isinstance(axis, int) and rank else axis
+
+
+def _indexed_rank(node: fx.Node) -> int:
+    """How many axes ``x[indices]`` has."""
+    indices: Any = [i for i in node.args[1] if i is not None]  # type: ignore[union-attr]
+    masks = [value_of(i).dtype == torch.bool for i in indices]
+    taken = [len(whole_shape(i)) if mask else 1 for i, mask in zip(indices, masks, strict=True)]
+    given = [1 if mask else len(whole_shape(i)) for i, mask in zip(indices, masks, strict=True)]
+    return len(whole_shape(operand_of(node))) - sum(taken) + max(given, default=0)
+
+
+def _with_its_rows(value: Any, rank: int) -> Any:
+    """What is written, with the leading axes of size 1 that assignment takes away (``x[rows] = y`` with one row): they
+    may say whose the row is.
+    """
+    while isinstance(value, fx.Node) and op_name(value) in ("aten.reshape", "aten.squeeze"):
+        before, after = whole_shape(operand_of(value)), whole_shape(value)
+        added = len(before) - len(after)
+        kept = all(same_size(a, b) for a, b in zip(before[added:], after, strict=False))
+        if not 0 < added <= rank - len(after) or not all(map(is_one, before[:added])) or not kept:
+            break
+        value = operand_of(value)
+    return value
 
 
 def check_explicit(program: Program) -> None:

@@ -8,7 +8,6 @@ ensures   a functional graph without bookkeeping operations, no-op casts, dead c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,20 +22,21 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
 from lrp_fx.ir.operators import has, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
-from lrp_fx.ir.program import Program, check_well_formed, copy_graph, size
+from lrp_fx.ir.program import Program, check_well_formed, copy, size
 from lrp_fx.ir.tracing import inline_decomposed
 
 aten = torch.ops.aten
 
 
 def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
-    module, _ = copy_graph(program)
-    for node in list(module.graph.nodes):
+    """Edit the graph of a program that nobody else holds."""
+    graph = program.graph
+    for node in list(graph.nodes):
         if node.op == "call_function":
-            edit(module.graph, node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return replace(program, module=module)
+            edit(graph, node)
+    graph.eliminate_dead_code()
+    program.module.recompile()
+    return program
 
 
 def remove_bookkeeping(program: Program) -> Program:
@@ -121,7 +121,7 @@ def promote_precision(program: Program) -> Program:
         torch.float64,
     }:
         return program
-    module, _ = copy_graph(program)
+    module = program.module
     wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
     for node in module.graph.nodes:
         if node.op == "call_function":
@@ -143,7 +143,7 @@ def promote_precision(program: Program) -> Program:
                 node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
     _recompute_values(module.graph)
     module.recompile()
-    return replace(program, module=module)
+    return program
 
 
 def write_explicit_arguments(program: Program) -> Program:
@@ -153,10 +153,9 @@ def write_explicit_arguments(program: Program) -> Program:
 
 def share_common_subexpressions(program: Program) -> Program:
     """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
-    module, _ = copy_graph(program)
-    deduplicate(module.graph)
-    module.recompile()
-    return replace(program, module=module)
+    deduplicate(program.graph)
+    program.module.recompile()
+    return program
 
 
 def write_chosen_scores(program: Program) -> Program:
@@ -164,14 +163,14 @@ def write_chosen_scores(program: Program) -> Program:
 
     No operation reads them: they are dead code unless relevance takes that way. So this pass comes last.
     """
-    module, _ = copy_graph(program)
-    for node in list(module.graph.nodes):
+    graph = program.graph
+    for node in list(graph.nodes):
         if node.op == "call_function" and (found := renormalised(node)) is not None and chosen_scores(node) is None:
             operation, args = found.written()
-            with module.graph.inserting_before(node):
-                call_like(module.graph, node, operation, *args)
-    module.recompile()
-    return replace(program, module=module)
+            with graph.inserting_before(node):
+                call_like(graph, node, operation, *args)
+    program.module.recompile()
+    return program
 
 
 def check_canonical(program: Program) -> None:
@@ -196,7 +195,9 @@ def _pass(name: str, purpose: str, apply: Callable[[Program], Program], **specs:
     """A pass of this package: every program is well formed before and after it."""
     specs = {"requires": (), "ensures": ()} | specs
     requires, ensures = (check_well_formed, *specs["requires"]), (check_well_formed, *specs["ensures"])
-    return Pass(name, purpose, apply, specs.get("keeps", Keeps.BITS), requires=requires, ensures=ensures, size=size)
+    return Pass(
+        name, purpose, apply, specs.get("keeps", Keeps.BITS), copy=copy, requires=requires, ensures=ensures, size=size
+    )
 
 
 PASSES = (
@@ -251,8 +252,8 @@ PASSES = (
 
 
 def canonicalize(program: Program) -> Program:
-    """All canonicalisation passes in order."""
-    return run(program, PASSES)[0]
+    """All canonicalisation passes in order, on a copy."""
+    return run(copy(program), PASSES)[0]
 
 
 def _is_cast_to_self(node: fx.Node) -> bool:

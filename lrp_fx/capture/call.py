@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_of
+from lrp_fx.capture.checks import run_model
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
 
@@ -20,6 +22,15 @@ class ModelCall(Arguments):
     """One call, and the model that is called with the arguments by these names."""
 
     model: nn.Module
+
+    @cached_property
+    def result(self) -> Any:
+        """What the model gives, run once; raises `InputError` where its own forward refuses the inputs."""
+        return run_model(self.model, self.bound)
+
+    def forget(self) -> None:
+        """Let go of what the model gave: it may be large."""
+        vars(self).pop("result", None)
 
     @property
     def key(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_fx.capture.ladder import inference_configuration
+from lrp_fx.capture.compare import inference_configuration
 from lrp_fx.errors import InputError
 
 

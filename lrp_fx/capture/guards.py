@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.ladder import CAPTURE_ULPS, CONCRETE, accepts, difference_from_model
+from lrp_fx.capture.compare import CAPTURE_ULPS, difference, ran
 from lrp_fx.guards.guard import Arguments, Guard
 from lrp_fx.guards.inputs import PlainGuard, TensorGuard, ValueGuard
 from lrp_fx.guards.sizes import SizeGuard, TracedSizes
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import CONCRETE, Program
 
 
 def guards_of(program: Program, call: ModelCall) -> tuple[Guard, ...]:
@@ -33,8 +33,7 @@ def _comparison(program: Program) -> Callable[[Arguments], bool]:
 
     def compare(call: Arguments) -> bool:
         assert isinstance(call, ModelCall)
-        if not accepts(call.model, call.bound):
-            return False
-        return difference_from_model(call.model, program, call.bound) <= CAPTURE_ULPS
+        found = ran(call.model, call.bound)
+        return found is not None and difference(program, found) <= CAPTURE_ULPS
 
     return compare

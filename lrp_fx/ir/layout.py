@@ -21,6 +21,8 @@ from lrp_fx.ir.sizes import hint
 BATCH, TOKEN, FEATURE, UNKNOWN = "batch", "token", "feature", "unknown"
 #: Rows of all examples in an order that only the run knows (see `lrp_fx.analysis.segment_ids`).
 SEGMENTED = "segmented"
+_TELLING = (BATCH, SEGMENTED)
+_ONE_EXAMPLE = (BATCH, 1)
 Factor = tuple[str, int]
 Axis = tuple[Factor, ...]
 Layout = tuple[Axis, ...]
@@ -78,9 +80,10 @@ def token_axes(layout: Layout | None) -> list[int]:
 
 
 def single(kind: str, size: int) -> Axis:
-    return (
-        ((kind, size),) if size != 1 or kind == SEGMENTED else ()
-    )  # a single row sent to an expert still belongs to an example
+    """An axis of one kind. Of axes of size 1 only those are kept that say whose a row is: a batch of one example, a
+    single row sent to an expert.
+    """
+    return ((kind, size),) if size != 1 or kind in _TELLING else ()
 
 
 def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
@@ -91,12 +94,14 @@ def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
     """
     if 0 in shape:  # an expert that no token was sent to: there is nothing that could be whose
         return tuple(single(UNKNOWN, s) for s in shape)
-    factors = [f for axis in layout for f in axis if f[1] != 1]
+    factors = [f for axis in layout for f in axis if f[1] != 1 or f == _ONE_EXAMPLE]
     result: list[Axis] = []
-    for size in shape:
+    for size, following in zip(shape, (*shape[1:], None), strict=True):
         group = _take(factors, size)
+        if group and _goes_with_those_before(factors, following):
+            group = (*group, factors.pop(0))
         if group is None:
-            hidden = any(k in (BATCH, SEGMENTED) for k, _ in factors)
+            hidden = any(k in _TELLING for k, _ in factors)
             return None if hidden or not result else (*result, *(single(UNKNOWN, s) for s in shape[len(result) :]))
         result.append(group)
     if (
@@ -106,12 +111,23 @@ def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
     return tuple(result)
 
 
+def _goes_with_those_before(factors: list[Factor], following: int | None) -> bool:
+    """Is one example, which no size shows, merged with the axis before it and not with the one that follows? So it is
+    where that has all of the next factor (tokens and batch, then features), not where it has a part (batch and heads).
+    """
+    if factors[:1] != [_ONE_EXAMPLE] or following == 1:
+        return False
+    return following is None or (len(factors) > 1 and factors[1][1] == following)
+
+
 def _take(factors: list[Factor], size: int) -> Axis | None:
     """The factors that make up an axis of this size, taken from the front; None (and nothing taken) if they do not
     divide.
     """
     group: list[Factor] = []
     rest = list(factors)
+    if size == 1 and rest[:1] == [_ONE_EXAMPLE]:
+        group.append(rest.pop(0))
     while size != 1:
         if not rest:
             return None
@@ -136,7 +152,7 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
         offset = len(shape) - i
         candidates = [lay[len(lay) - offset] for lay in layouts if len(lay) >= offset]
         fitting = [
-            c for c in candidates if prod(s for _, s in c) == size and (size != 1 or any(k == SEGMENTED for k, _ in c))
+            c for c in candidates if prod(s for _, s in c) == size and (size != 1 or any(k in _TELLING for k, _ in c))
         ]
         best = next((c for c in fitting if any(k == BATCH for k, _ in c)), None)
         best = best or next((c for c in fitting if all(k != UNKNOWN for k, _ in c)), None)

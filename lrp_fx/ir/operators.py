@@ -43,7 +43,7 @@ def same_operation(node: fx.Node) -> Any:
 
 def has(node: Any, facts: Fact) -> bool:
     """Is one of these facts true of a node's operation?"""
-    return bool(operator_of(node).facts & facts)
+    return operator_of(node).facts.value & facts.value != 0
 
 
 def may_be_view(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,11 @@ from torch.utils import _pytree as pytree
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import output_node, value_of
 
-MASK_ROLE = "mask"
-ROLES = ("content", "position", "segment", MASK_ROLE)
+CONTENT_ROLE, MASK_ROLE = "content", "mask"
+ROLES = (CONTENT_ROLE, "position", "segment", MASK_ROLE)
+#: How a model is captured: for any size, for the sizes of a call, for one very call.
+DYNAMIC, STATIC, CONCRETE = "dynamic", "static", "concrete"
+METHODS = (DYNAMIC, STATIC, CONCRETE)
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,39 @@ def size(program: Program) -> int:
 
 
 class FlatModule(fx.GraphModule):
-    """A graph whose Python code is written when it is first run: most programs between two passes never are."""
+    """A graph whose Python code is written when it is first run or read: most programs between two passes never are.
+
+    ``edition``: another after every change that was made known by `recompile`.
+    """
+
+    edition: object = None
 
     def recompile(self) -> Any:
         """Forget the code of the graph as it was."""
-        for name in ("forward", "__call__"):
-            if name in vars(type(self)):
-                delattr(type(self), name)
+        self.__dict__.pop("_code", None)
+        self.__dict__["edition"] = object()
+        if "forward" in vars(type(self)):
+            del type(self).forward
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if "forward" not in vars(type(self)):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Writes the code, which takes the place of this."""
+        super().recompile()
+        return self.forward(*args, **kwargs)
+
+    @property
+    def code(self) -> str:
+        """The graph as Python code."""
+        if "_code" not in self.__dict__:
             super().recompile()
-        return super().__call__(*args, **kwargs)
+        return super().code
+
+    def __reduce__(self) -> Any:
+        return fx.GraphModule(self, self.graph, type(self).__name__).__reduce__()
+
+
+def copy(program: Program) -> Program:
+    """The same program with nodes of its own."""
+    return replace(program, module=copy_graph(program)[0])
 
 
 def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:

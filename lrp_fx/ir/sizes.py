@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +14,16 @@ from lrp_fx.ir.graph import value_of
 def hint(size: Any) -> int:
     """The traced size behind a possibly symbolic one."""
     return size if isinstance(size, int) else int(size.node.hint) if size.node.hint is not None else 1
+
+
+def size_key(size: Any) -> Any:
+    """Equal for equal numbers and for equal expressions; quick to compare."""
+    return size if isinstance(size, int) else _printed(size.node.expr)
+
+
+@lru_cache(maxsize=4096)
+def _printed(expression: Any) -> str:
+    return str(expression)
 
 
 def is_one(size: Any) -> bool:

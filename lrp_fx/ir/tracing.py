@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.graph import ancestors, value_of
+from lrp_fx.ir.sizes import size_key
 
 
 def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -> tuple[fx.GraphModule, list[fx.Node]]:
@@ -154,7 +155,7 @@ def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
 
 def abstract_key(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), str(value.dtype), str(value.device))
+        return (tuple(map(size_key, value.shape)), tuple(map(size_key, value.stride())), value.dtype, str(value.device))
     if isinstance(value, (list, tuple)):
         return tuple(abstract_key(v) for v in value)
-    return str(value)
+    return size_key(value) if isinstance(value, torch.SymInt) else str(value)

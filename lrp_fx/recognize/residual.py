@@ -60,6 +60,8 @@ def _is_activation(flow: Dataflow, term: fx.Node, node: fx.Node) -> bool:
 
 
 def _is_computed_from(flow: Dataflow, branch: fx.Node, skip: fx.Node) -> bool:
+    if flow.order[branch] < flow.order[skip]:  # what stands before is not computed from it: no search of all above
+        return False
     seen, stack = {skip}, [branch]
     reached = False
     while stack and len(seen) <= LONGEST_BRANCH:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -41,12 +42,15 @@ class Application:
     how: str = "rule"
 
     def flat(self) -> list[Any]:
-        return pytree.tree_leaves((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None)
+        return list(self._flat)
+
+    @cached_property
+    def _flat(self) -> tuple[Any, ...]:
+        return tuple(pytree.tree_leaves((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None))
 
     @property
     def operands(self) -> list[fx.Node]:
-        flat = self.flat()
-        return [flat[i] for i in sorted(self.carriers)]
+        return [self._flat[i] for i in sorted(self.carriers)]
 
     @property
     def own(self) -> bool:

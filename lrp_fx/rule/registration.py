@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from itertools import combinations
 from typing import Any
@@ -113,14 +113,24 @@ class Choice:
     ruleset: Ruleset
     default: Ruleset
     others: dict[str, list[Rule]]
+    _known: dict[Any, list[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def kinds_of(self, op: str) -> list[str]:
         """Kinds under which a rule that may be taken lists this operation by name, in the order of `KINDS`."""
-        return [kind for kind in KINDS if any(op in rule.ops for rule in self._ordered(kind, self._orders(kind)))]
+        known = self._known.get(op)
+        if known is None:
+            ordered = ((kind, self._ordered(kind, self._orders(kind))) for kind in KINDS)
+            known = self._known[op] = [kind for kind, rules in ordered if any(op in rule.ops for rule in rules)]
+        return known
 
     def candidates(self, kind: str, op: str, place: str = "") -> list[Rule]:
         """Rules that serve an operation under a kind at a module path, the one to take first."""
-        return [rule for rule in self._ordered(kind, self._orders(kind, place)) if rule.serves(op)]
+        key = (kind, op, place if self.ruleset.sites else "")
+        known = self._known.get(key)
+        if known is None:
+            ordered = self._ordered(kind, self._orders(kind, place))
+            known = self._known[key] = [rule for rule in ordered if rule.serves(op)]
+        return known
 
     def _orders(self, kind: str, place: str | None = None) -> Iterator[Order]:
         """Orders of a kind in turn: of the sites at ``place`` (None: of all sites), the ruleset, the default preset."""

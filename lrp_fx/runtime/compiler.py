@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,31 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.checks import check_mode, check_weights
 from lrp_fx.capture.guards import guards_of
-from lrp_fx.capture.ladder import (
-    CONCRETE,
-    DYNAMIC,
-    METHODS,
-    STATIC,
-    first_line,
-)
+from lrp_fx.capture.ladder import first_line
 from lrp_fx.errors import InputError, PassError, TransposeError
 from lrp_fx.guards.guard import Constants, Guard, refusal
 from lrp_fx.guards.inputs import device_guard
 from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import Step, report_fault, run
-from lrp_fx.ir.program import MASK_ROLE, Program
+from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC, Program
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.runtime.captures import Captured, share, taken_over
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
+from lrp_fx.runtime.strategies import Strategies
+from lrp_fx.runtime.weights import Weights
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
 from lrp_fx.transpose.signature import RelevanceGraph
 
 CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
-_CACHED_STRATEGIES = 256
 
 
 @dataclass
@@ -57,15 +52,6 @@ class Built:
     runner: Any
     guards: tuple[Guard, ...]
     history: tuple[Step, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Captured:
-    """A captured and canonical program, which calls it serves, and what the passes did that made it."""
-
-    program: Program
-    guards: tuple[Guard, ...]
-    history: tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,62 +98,24 @@ class Compiler:
         self.model, self.options = model, options
         self.statistics = Statistics()
         self.entries: list[Kept] = []  # the last one was used last
-        self.strategies: dict[
-            Any, tuple[str, tuple[str, ...]]
-        ] = {}  # the method that captured such calls before, and why those above it did not
-        self.traces: dict[Any, Any] = {}
+        self.strategies = Strategies(options.dynamic)
+        self.weights = Weights(model)
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
-        self._loose: dict[
-            tuple[nn.Module, str], Tensor
-        ] = {}  # captured tensors that are neither parameters nor buffers
-        self._checked: Any = None
-        self._narrow: dict[int, int] = {}
-        self._identity: Any = None
 
     def check_model(self) -> None:
-        """Check mode and weights, the weights again only after they have changed; forget graphs of other weights."""
-        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
-        identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
-        changing = [t for t in (*(t for _, t in tensors), *self._loose.values()) if not t.is_inference()]
-        versions = (identity, tuple(t._version for t in changing))
-        check_mode(self.model)
-        replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self._loose.items())
-        # or converted or moved: the graphs hold the old ones
-        if self._identity is not None and (identity != self._identity or replaced):
-            self._forget_all()
-        self._identity = identity
-        if versions != self._checked:
-            check_weights(self.model)
-            narrow = _narrow_versions(changing)
-            if any(self._narrow.get(t, version) != version for t, version in narrow.items()) and any(
-                t.dtype == torch.float64 for t in changing
-            ):
-                self._forget_all()  # narrow tensors among wide ones were copied (`promote_precision`)
-            self._checked, self._narrow = versions, narrow
-
-    def _forget_all(self) -> None:
-        self.entries.clear()
-        self.strategies.clear()
-        self.traces.clear()
-        self._loose.clear()
-        self.current = self.built = None
+        """Check mode and weights; forget graphs of other weights."""
+        if self.weights.changed():
+            self.entries.clear()
+            self.strategies.clear()
+            self.weights.loose.clear()
+            self.current = self.built = None
 
     def compiled(self, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
-        """Program and relevance graph for a call; where symbolic sizes defeat the transposer, for the sizes given."""
+        """Program and relevance graph for a call; where its kind of capture defeats the transposer, by another."""
         entry = self.entry(call)
         seen = target.signature in entry.graphs
-        try:
-            self.built = self.build(entry, target)
-        except (TransposeError, PassError) as error:
-            if shared := _shared_inputs(entry, call):
-                raise InputError(shared) from error
-            if entry.program.method != DYNAMIC:
-                raise
-            report_fault(error, "reverse")
-            self._forget(entry, call, error)
-            entry = self.entry(call)
-            self.built = self.build(entry, target)
+        entry, self.built = self._built(entry, call, target)
         if not entry.fits(call):  # drawing decided something by the sizes it was traced with
             entry = self.entry(call, self._exactly)
             self.built = self.build(entry, target)
@@ -175,18 +123,33 @@ class Compiler:
             _try_one_row(entry, call)
         return entry, self.built
 
+    def _built(self, entry: CompiledProgram, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
+        try:
+            return entry, self.build(entry, target)
+        except (TransposeError, PassError) as error:
+            if shared := _shared_inputs(entry, call):
+                raise InputError(shared) from error
+            if entry.base.first is None and entry.program.method != DYNAMIC:
+                raise
+            report_fault(error, "reverse")
+            self._forget(entry, call, error)
+        return self._built(self.entry(call), call, target)
+
     def _forget(self, entry: CompiledProgram, call: ModelCall, error: Exception) -> None:
-        """Drop a program that could not be transposed with symbolic sizes, remember why, and say so: it is no fault of
-        the model.
+        """Drop a program that could not be transposed and remember which method comes next. Where that is for every
+        size anew, say so: it is no fault of the model.
         """
+        self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
+        if entry.base.first is not None:
+            self.strategies.learn(call.key, DYNAMIC)
+            return
         why = f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}"
         warnings.warn(
             f"{type(self.model).__name__} is captured again for every size: its relevance graph could not be built "
             f"with symbolic sizes ({why})",
-            stacklevel=6,
+            stacklevel=7,
         )
-        self.entries = [kept for kept in self.entries if kept.entry.base is not entry.base]
-        self.strategies[call.key] = (STATIC, (why,))
+        self.strategies.learn(call.key, STATIC, (why,))
 
     def entry(self, call: ModelCall, make: Callable[[ModelCall], Captured] | None = None) -> CompiledProgram:
         """The compiled program for a call, captured (by ``make``) if none of those kept is right for it."""
@@ -214,7 +177,6 @@ class Compiler:
         self.entries.append(found)
         while len(self.entries) > CACHED_PROGRAMS:
             self.entries.pop(0)
-            self.traces.clear()  # those of its sizes are of no more use, and the others are soon traced again
         return found.entry
 
     def serves(self, call: ModelCall) -> bool:
@@ -222,24 +184,44 @@ class Compiler:
         return any(kept.key == call.key and kept.entry.fits(call) for kept in self.entries)
 
     def _capture(self, call: ModelCall) -> Captured:
-        first, refusals = self.strategies.get(call.key, (METHODS[0], ()))
-        captured = self._captured(call, first)
+        methods, refusals = self.strategies.methods(call)
+        first = self.strategies.is_first(call)
+        captured = self._captured(call, methods)
         program = replace(captured.program, refusals=(*refusals, *captured.program.refusals))
-        self._remember(program, call)
-        return replace(captured, program=program)
+        self.strategies.remember(call, program)
+        put_off = first and program.method == STATIC
+        return replace(captured, program=program, first=_own(call) if put_off else None)
 
     def _exactly(self, call: ModelCall) -> Captured:
         """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
-        return self._captured(call, STATIC)
+        return self._captured(call, self.strategies.from_method(STATIC))
 
-    def _captured(self, call: ModelCall, first: str) -> Captured:
+    def _captured(self, call: ModelCall, methods: Sequence[str]) -> Captured:
         self.statistics.captures += 1
-        methods = [m for m in METHODS[METHODS.index(first) :] if self.options.dynamic or m != DYNAMIC]
-        state, history = run(State(self.options, call, methods), CAPTURED, without=self.options.without)
-        assert state.program is not None
-        self._loose |= _loose_tensors(self.model, state.program)
-        self._narrow |= _narrow_versions([t for t in self._loose.values() if not t.is_inference()])
-        return Captured(state.program, guards_of(state.program, call), history)
+        options = self.options
+        wanted = (tuple(methods), options.output, options.without)
+        captured = taken_over(call, wanted)
+        if captured is None:
+            state, history = run(State(options, call, methods), CAPTURED, without=options.without)
+            assert state.program is not None
+            captured = Captured(state.program, guards_of(state.program, call), history)
+            share(call, wanted, captured)
+        self.weights.note(captured.program)
+        return captured
+
+    def for_any_size(self, entry: CompiledProgram) -> CompiledProgram:
+        """The program itself or, where it holds for the sizes of its first call only, one for any, captured now."""
+        call = entry.base.first
+        if call is None:
+            return entry
+        made = [kept for kept in self.entries if kept.key == call.key and kept.entry.base.first is None]
+        found = next((kept for kept in made if kept.entry.fits(call)), None)
+        if found is None:
+            self.strategies.learn(call.key, DYNAMIC)
+            found = Kept(call.key, call.constants, self._variant(self._capture(call), call.constants, call))
+            self.entries.append(found)
+            _try_one_row(found.entry, call)
+        return found.entry
 
     def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:
         """The program without the masks that say nothing if the mask inputs hold these numbers."""
@@ -292,20 +274,9 @@ class Compiler:
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
-        """All that was made of the same captured program."""
-        return [kept.entry for kept in self.entries if kept.entry.base is entry.base]
-
-    def _remember(self, program: Program, call: ModelCall) -> None:
-        """Remember the method; say so, once, when every call has to be traced anew."""
-        if program.method == CONCRETE and self.strategies.get(call.key, ("",))[0] != CONCRETE:
-            warnings.warn(
-                f"{type(self.model).__name__} decides by the values of its inputs: it is traced for this very call "
-                "(method 'concrete') and again for every other",
-                stacklevel=7,
-            )
-        self.strategies[call.key] = (program.method, program.refusals)
-        while len(self.strategies) > _CACHED_STRATEGIES:
-            self.strategies.pop(next(iter(self.strategies)))
+        """All that was made for calls of the same kind."""
+        keys = [kept.key for kept in self.entries if kept.entry.base is entry.base]
+        return [kept.entry for kept in self.entries if kept.key in keys]
 
     def build(self, entry: CompiledProgram, target: Target) -> Built:
         """The relevance graph of a program for a kind of target."""
@@ -314,7 +285,7 @@ class Compiler:
             state = State(
                 self.options,
                 target=target,
-                traces=self.traces,
+                traces=entry.base.traces,
                 program=entry.program,
                 facts=entry.rewritten.facts,
                 rewritten=entry.rewritten,
@@ -330,6 +301,11 @@ class Compiler:
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
+
+
+def _own(call: ModelCall) -> ModelCall:
+    """A call with tensors that nobody else changes."""
+    return replace(call, bound={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in call.bound.items()})
 
 
 def _try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
@@ -370,19 +346,3 @@ def _shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
         "its own in each of them; "
         f"give each its own, {name}.expand({rows})"
     )
-
-
-def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
-    """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
-    module = program.captured or program.module  # before passes that copy tensors (`promote_precision`)
-    captured = {getattr(module, str(n.target)).data_ptr() for n in module.graph.nodes if n.op == "get_attr"}
-    return {
-        (m, name): v
-        for m in model.modules()
-        for name, v in vars(m).items()
-        if isinstance(v, Tensor) and v.data_ptr() in captured
-    }
-
-
-def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
-    return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}

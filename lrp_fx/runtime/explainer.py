@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
@@ -24,11 +25,13 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
+from lrp_fx.runtime.collection import no_collection
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
 from lrp_fx.runtime.progress import progress
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
+from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
 
@@ -43,7 +46,7 @@ def convert(
     rules: str | Ruleset = "pa-lrp",
     conserve: str = "total",
     strict: bool = False,
-    dynamic: bool = True,
+    dynamic: Dynamic = "auto",
     compile: bool = False,
     roles: dict[str, str] | None = None,
     output: str | None = None,
@@ -60,7 +63,9 @@ def convert(
     conserve: ``"total"`` checks that each example's ledger closes, ``"site"`` balances every site of the graph too and
         names the worst, ``"off"`` checks nothing.
     strict: refuse operations that are only approximated (`lrp_fx.UnsupportedOperatorError`).
-    dynamic: symbolic batch and sequence sizes, so that other sizes do not capture again.
+    dynamic: True: batch and sequence sizes are symbolic, so that other sizes do not capture again. False: every size is
+        captured by itself. ``"auto"``: one short example is captured for its own sizes, which is quicker, and symbolic
+        sizes follow when a second size comes (or a file is saved).
     compile: run the relevance graph through `torch.compile`.
     roles: forward argument -> ``"content"``, ``"position"``, ``"segment"`` or ``"mask"``, where its name misleads.
     output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
@@ -100,7 +105,7 @@ class Explainer:
         rules: str | Ruleset,
         conserve: str,
         strict: bool,
-        dynamic: bool,
+        dynamic: Dynamic,
         compile: bool,
         roles: dict[str, str] | None,
         output: str | None,
@@ -113,6 +118,8 @@ class Explainer:
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
         if conserve not in CONSERVE:
             raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
+        if dynamic not in (True, False, "auto"):
+            raise InputError(f"dynamic={dynamic!r}; there are True, False and 'auto'")
         if checkpoint and compile:
             raise InputError(
                 "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
@@ -209,7 +216,7 @@ class Explainer:
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
         target = as_target(inputs.pop("target", None))
-        with _COMPILING, progress(self.progress):
+        with self._compiling():
             self._compiler.compiled(self._bind(args, inputs), target)
         return self
 
@@ -234,13 +241,13 @@ class Explainer:
 
     def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
-        # torch.export and the caches are not for several threads at once; a graph is
-        with _COMPILING, progress(self.progress):
+        with self._compiling():
             call = self._bind(args, inputs)
             if not self._compiler.serves(call):
                 refuse_targets(call, goals, self._compiler.options.output)
             arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
             compiled = [self._compiler.compiled(call, goal) for goal in goals]
+            call.forget()
             self.statistics.runs += 1
         made = {id(built): _executable(entry, built) for entry, built in compiled}
 
@@ -256,6 +263,12 @@ class Explainer:
     def statistics(self) -> Statistics:
         """How often each expensive stage ran."""
         return self._compiler.statistics
+
+    @contextlib.contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """torch.export, the caches, and what is set in the process meanwhile are not for several threads at once."""
+        with _COMPILING, progress(self.progress), no_collection():
+            yield
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
         bound = bind(self.model, args, inputs)
@@ -274,7 +287,7 @@ class Explainer:
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
         """
-        with _COMPILING, progress(self.progress):  # nobody else builds or captures meanwhile
+        with self._compiling():  # nobody else builds or captures meanwhile
             last = self._entry()
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
@@ -283,7 +296,7 @@ class Explainer:
                 raise TargetError(
                     "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
                 )
-            entries = self._compiler.variants(last)
+            entries = self._compiler.variants(self._compiler.for_any_size(last))
             graphs = [(goal, self._compiler.build(entry, goal)) for entry in entries for goal in goals]
             saved = tuple(SavedGraph(goal.signature, built.graph, built.guards) for goal, built in graphs)
             write(path, self._contents(entries[-1], saved), model=self.model, weights=weights)

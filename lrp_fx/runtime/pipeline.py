@@ -17,15 +17,15 @@ from lrp_fx.analysis.provenance import Facts, find_provenance
 from lrp_fx.canonicalize.drop_masks import drop_full_masks
 from lrp_fx.canonicalize.passes import PASSES as CANONICALIZE
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.checks import run_model
-from lrp_fx.capture.ladder import CONCRETE, METHODS, capture
+from lrp_fx.capture.compare import Ran
+from lrp_fx.capture.ladder import capture
 from lrp_fx.capture.outputs import called
 from lrp_fx.errors import LrpError, TargetError
 from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.graph import is_tensor
 from lrp_fx.ir.passes import Keeps, Pass, Step, run
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import CONCRETE, METHODS, FlatModule, Program
 from lrp_fx.optimize.pipeline import OPTIMIZE
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Rewritten
@@ -33,6 +33,7 @@ from lrp_fx.rewrite.assign import rewrite
 from lrp_fx.rewrite.refuse import check_types
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.run import Running
+from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.structure import Structure, find_structure
 from lrp_fx.targets import Target
 from lrp_fx.transpose.reverse import reverse
@@ -50,7 +51,7 @@ class Options:
     ruleset: Ruleset
     audits: bool = False
     strict: bool = False
-    dynamic: bool = True
+    dynamic: Dynamic = "auto"
     compile: bool = False
     output: str | None = None
     whole: bool = True
@@ -110,9 +111,9 @@ def _size(state: State) -> int:
 
 # ------------------------------------------------------------------------------------------------ stages
 def _capture(state: State) -> State:
-    call = _found(state.call)
-    run_model(call.model, call.bound)
-    return replace(state, program=capture(call.model, call.bound, call.roles, methods=state.methods))
+    call: ModelCall = _found(state.call)
+    known = Ran(call.bound, call.result)
+    return replace(state, program=capture(call.model, call.bound, call.roles, methods=state.methods, known=known))
 
 
 def _choose_output(state: State) -> State:
@@ -159,7 +160,8 @@ def _reverse(state: State) -> State:
 
 
 def _reuse_buffers(state: State) -> State:
-    module = _found(state.relevance).module()
+    relevance = _found(state.relevance)
+    module = FlatModule(relevance.root, relevance.graph, "RelevanceGraph")  # its code is written if it is asked for
     return replace(state, module=module, runner=Running(module))
 
 

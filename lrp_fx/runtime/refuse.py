@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.checks import run_model
 from lrp_fx.capture.outputs import called, explained_name, named_leaves
 from lrp_fx.errors import TargetError
 from lrp_fx.targets import Custom, Target
@@ -25,7 +24,7 @@ def refuse_targets(call: ModelCall, goals: Sequence[Target], name: str | None) -
     name: of the output that is explained, None for the one that is chosen by itself. Raises `InputError` where the
     model refuses the inputs.
     """
-    output = explained_output(run_model(call.model, call.bound), name)
+    output = explained_output(call.result, name)
     if output is None:  # what there is to explain, capture says
         return
     for goal in goals:

@@ -18,6 +18,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
+from lrp_fx.ir.program import FlatModule
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
@@ -161,7 +162,7 @@ class Running:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self._made: tuple[str, fx.GraphModule] | None = None
+        self._made: tuple[Any, fx.GraphModule] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Inputs of sizes that the graph holds for (`lrp_fx.guards.sizes`): where others were broadcast, a result might
@@ -172,7 +173,7 @@ class Running:
     @property
     def copy(self) -> fx.GraphModule:
         """The copy that writes in place, of the graph's present code."""
-        made = self._made
-        if made is None or made[0] is not self.module.code:
-            made = self._made = (self.module.code, reuse_buffers(self.module))
-        return made[1]
+        edition = self.module.edition if isinstance(self.module, FlatModule) else self.module.code
+        if self._made is None or self._made[0] is not edition:
+            self._made = (edition, reuse_buffers(self.module))
+        return self._made[1]

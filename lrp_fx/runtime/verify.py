@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lrp_fx.capture.ladder import CAPTURE_ULPS, inference_configuration, largest_difference
+from lrp_fx.capture.compare import CAPTURE_ULPS, inference_configuration, largest_difference
 from lrp_fx.errors import ConservationError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.rule import Ruleset

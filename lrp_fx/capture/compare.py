@@ -1,0 +1,182 @@
+"""Comparison: does a captured graph compute what the model computes?
+
+It is asked on the inputs that the model was captured with and, unless the graph holds for one call only, on other
+values, another shape if sizes may change, and another mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lrp_fx.capture.example import MIN_LENGTH
+from lrp_fx.errors import CaptureError
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Program
+
+#: Agreement demanded between model and capture, in units in the last place of the largest output.
+CAPTURE_ULPS = 1024.0
+
+
+class Ran(NamedTuple):
+    """What the model gave for inputs."""
+
+    inputs: dict[str, Any]
+    result: Any
+
+
+def verify_capture(
+    model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str], known: Ran | None = None
+) -> None:
+    """Compare capture and model on the example and, unless it holds for this call only, on changed ones.
+
+    known: what the model gave before for some inputs. Raises `CaptureError` where they differ.
+    """
+    same = known if known is not None and known.inputs is example else Ran(example, _result(model, example))
+    trials = {"the same inputs": same}
+    if program.method != CONCRETE:
+        trials["other inputs"] = _possible_variation(model, program, example, roles)
+        hidden = _hide_a_token(example, roles)
+        if hidden is not None and (masked := ran(model, hidden)) is not None:
+            trials["another mask"] = masked
+    for name, trial in trials.items():
+        found = difference(program, trial)
+        if not found <= CAPTURE_ULPS:
+            raise CaptureError(
+                f"the captured graph differs from the model by {found:.0f} units in the last place on {name}"
+            )
+
+
+def difference(program: Program, trial: Ran) -> float:
+    """Largest difference of an output from the model's, in units in the last place of the largest number in it."""
+    with torch.no_grad():
+        ours = (program.captured or program.module)(*[trial.inputs[i.name] for i in program.inputs])
+    theirs = pytree.tree_leaves(trial.result)
+    expected, got = ([t for t in flat if isinstance(t, Tensor)] for flat in (theirs, ours))
+    if len(expected) != len(got):
+        return float("inf")
+    return max((largest_difference(a, b) for a, b in zip(got, expected, strict=True)), default=0.0)
+
+
+def ran(model: nn.Module, inputs: dict[str, Any]) -> Ran | None:
+    """What the model gives; None where it refuses the inputs."""
+    try:
+        return Ran(inputs, _result(model, inputs))
+    except Exception:
+        return None
+
+
+def _result(model: nn.Module, inputs: dict[str, Any]) -> Any:
+    with torch.no_grad(), inference_configuration(model):
+        return model(**inputs)
+
+
+def _hide_a_token(example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any] | None:
+    """The example with the last token of its first row masked, where it has a mask that hides nothing yet."""
+    for name, value in example.items():
+        if (
+            isinstance(value, Tensor)
+            and roles[name] == MASK_ROLE
+            and value.dim() == 2
+            and value.shape[1] > 1
+            and not value.is_floating_point()
+            and bool((value == 1).all())
+        ):
+            other = value.clone()
+            other[0, -1] = 0
+            return {**example, name: other}
+    return None
+
+
+def largest_difference(got: Tensor, expected: Tensor) -> float:
+    """Largest difference in units in the last place of the largest expected value (infinite if shapes differ)."""
+    if got.shape != expected.shape:
+        return float("inf")
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(got, expected) else float("inf")
+    finite = expected.isfinite()
+    if not torch.equal(finite, got.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = expected[finite].abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((got[finite] - expected[finite]).abs().max() / scale / torch.finfo(expected.dtype).eps)
+
+
+def _possible_variation(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> Ran:
+    """A changed example that the model itself accepts: an axis that looks like a length may be one of fixed channels.
+
+    One that it accepts only at its own sizes is varied in values alone.
+    """
+    shorter = ran(model, _vary(program, example, roles, shorten=True))
+    if shorter is not None:
+        return shorter
+    longer = _vary(program, example, roles, shorten=False)
+    found = ran(model, longer)
+    if found is not None:
+        return found
+    if program.method == DYNAMIC:
+        longer = {
+            n: v.roll(1, 0) * 0.9 if isinstance(v, Tensor) and v.is_floating_point() and roles[n] == CONTENT_ROLE else v
+            for n, v in example.items()
+        }
+    return Ran(longer, _result(model, longer))
+
+
+def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, shorten: bool) -> dict[str, Any]:
+    """Other values in every content input (another order of the rows for each), one example more, one token less where
+    sizes may change.
+    """
+    nodes = program.input_nodes()
+    lengths = [
+        nodes[i.name].meta["val"].shape[1]
+        for i in program.inputs
+        if i.role == CONTENT_ROLE and 2 <= len(i.shape) <= 3 and i.shape[1] > MIN_LENGTH
+    ]
+    changing = {str(length) for length in lengths if not isinstance(length, int)}
+    batched = program.batch_input
+    batch = batched[0].shape[0] if batched is not None and not isinstance(value_of(batched[1]).shape[0], int) else None
+    result = dict(example)
+    for turn, (name, node) in enumerate(nodes.items()):
+        value = example[name]
+        if roles[name] == CONTENT_ROLE:
+            value = value.roll(turn + 1, 0)
+            value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1)
+        for axis, size in enumerate(node.meta["val"].shape):
+            if axis == 0 and value.shape[0] == batch and not isinstance(size, int):
+                value = torch.cat([value, value.narrow(axis, 0, 1)], axis)
+            elif shorten and str(size) in changing:
+                value = value.narrow(axis, 0, value.shape[axis] - 1)
+        result[name] = value
+    return result
+
+
+@contextlib.contextmanager
+def inference_configuration(model: nn.Module) -> Iterator[None]:
+    """Caches off in the model's configurations and torch's fused encoder path off while the model is run, restored
+    afterwards.
+
+    The fused path zeroes padded rows in eager mode only, so that the captured graph would differ from it.
+    """
+    changed: list[Any] = []
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    for config in [
+        *configs.values(),
+        *(s for c in configs.values() for s in getattr(c, "__dict__", {}).values() if hasattr(s, "use_cache")),
+    ]:
+        if getattr(config, "use_cache", False):
+            changed.append(config)
+            config.use_cache = False
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for config in changed:
+            config.use_cache = True

@@ -1,0 +1,133 @@
+"""Captures: canonical programs, and those that explainers of one model share, whatever their rules are.
+
+A program is taken over where the model is, as far as can be seen, what it was when it was captured: the same modules of
+the same classes with the same tensors, plain attributes and hooks. What cannot be seen (a function replaced in a module
+of Python) shows in the numbers: the program is compared with the model on the call before it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lrp_fx.capture.alike import PLAIN
+from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
+from lrp_fx.guards.guard import Guard, refusal
+from lrp_fx.ir.passes import Step
+from lrp_fx.ir.program import CONCRETE, Program
+
+#: Programs that are kept for each model.
+KEPT = 4
+_DEEPEST = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A captured and canonical program, which calls it serves, and what the passes did that made it.
+
+    ``first``: the call whose sizes alone it holds for, where one for any sizes was put off. ``traces``: rules that were
+    transposed for values of this program, by what they were traced for; graphs of it share them.
+    """
+
+    program: Program
+    guards: tuple[Guard, ...]
+    history: tuple[Step, ...]
+    first: ModelCall | None = None
+    traces: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    wanted: Any
+    seen: Any
+    captured: Captured
+
+
+_SHARED: WeakKeyDictionary[nn.Module, list[_Shared]] = WeakKeyDictionary()
+
+
+def taken_over(call: ModelCall, wanted: Sequence[Any]) -> Captured | None:
+    """What another explainer of the model captured for such calls; None if there is none that is right.
+
+    wanted: the methods and options that it must have been captured with.
+    """
+    shared = _SHARED.get(call.model)
+    if not shared:
+        return None
+    key, seen = (call.key, *wanted), fingerprint(call.model)
+    for entry in reversed(shared):
+        captured = entry.captured
+        if entry.wanted == key and entry.seen == seen and refusal(captured.guards, call) is None:
+            right = difference(captured.program, Ran(call.bound, call.result)) <= CAPTURE_ULPS
+            return captured if right else None
+    return None
+
+
+def share(call: ModelCall, wanted: Sequence[Any], captured: Captured) -> None:
+    """Keep what was captured for other explainers of the model, for as long as there is the model."""
+    program = captured.program
+    if program.method == CONCRETE or not _holds_no_copies(call.model, program):
+        return
+    shared = _SHARED.setdefault(call.model, [])
+    shared.append(_Shared((call.key, *wanted), fingerprint(call.model), captured))
+    del shared[:-KEPT]
+
+
+def forget() -> None:
+    """Share nothing that was captured so far."""
+    _SHARED.clear()
+
+
+def _holds_no_copies(model: nn.Module, program: Program) -> bool:
+    """Are all large tensors of the program the model's own? Others would be kept alive, and not change with them."""
+    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    held = (getattr(program.module, str(n.target)) for n in program.graph.nodes if n.op == "get_attr")
+    return all(t.data_ptr() in own or t.numel() <= 1 << 16 for t in held) and not any(
+        t.is_inference() for t in (*model.parameters(), *model.buffers())
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what a model is
+def fingerprint(model: nn.Module) -> Any:
+    """Whatever of a model's modules may decide what they compute: equal as long as nobody has changed it."""
+    return tuple((name, id(module), id(type(module).forward), _of_module(module)) for name, module in _modules(model))
+
+
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(model.named_modules())
+
+
+def _of_module(module: nn.Module) -> Any:
+    return tuple((name, _seen(value, 0)) for name, value in vars(module).items())
+
+
+def _seen(value: Any, depth: int) -> Any:
+    """A plain value as it is, containers by what they hold, other objects by who they are."""
+    if isinstance(value, Tensor):
+        version = None if value.is_inference() else value._version
+        return (id(value), value.data_ptr(), value.dtype, version)
+    if isinstance(value, nn.Module):
+        return id(value)
+    if isinstance(value, PLAIN) or depth > _DEEPEST:
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_seen(v, depth + 1) for v in value)
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(map(repr, value)))
+    if isinstance(value, dict):
+        return tuple((repr(k), _seen(v, depth + 1)) for k, v in value.items())
+    if isinstance(value, functools.partial):
+        return _seen((value.func, value.args, value.keywords), depth + 1)
+    if isinstance(value, types.MethodType):
+        return (id(value.__func__), id(value.__self__))
+    if isinstance(value, (types.FunctionType, torch.device, torch.dtype)) or not hasattr(value, "__dict__"):
+        return id(value)
+    return (id(value), _seen(vars(value), depth + 1))

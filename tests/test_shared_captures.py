@@ -1,0 +1,145 @@
+"""Explainers of one model share what was captured, as long as the model is what it was."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+from lrp_fx.runtime import captures
+from testing.handmade import F, V, ids, ready
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def bend(x: Tensor) -> Tensor:
+    return torch.tanh(x)
+
+
+class Settings:
+    def __init__(self) -> None:
+        self.slope = 2.0
+
+
+class Adjustable(nn.Module):
+    """All that may change in a model without a new object: an attribute, a configuration, a tensor, a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.head = nn.Embedding(V, F), nn.Linear(F, F), nn.Linear(F, 4)
+        self.factor, self.settings, self.loose = 1.5, Settings(), torch.ones(F, dtype=torch.float64)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        x = x + bend(self.inner(x)) * self.factor * self.loose
+        return self.head(x.mean(1)) * self.settings.slope  # type: ignore[no-any-return]
+
+
+def program(explain: lrp_fx.Explainer) -> object:
+    return explain._compiler.current.base.program.module  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [(1, 6), (2, 6)], ids=["fixed sizes", "any sizes"])
+@pytest.mark.parametrize(
+    "options",
+    [{"rules": "attnlrp"}, {"conserve": "site"}, {"keep_output": False}, {"strict": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_presets_and_options_share_a_capture(options: dict[str, object], size: tuple[int, int]) -> None:
+    model, given = ready(Adjustable()), ids(*size)
+    alone = lrp_fx.convert(model, **options)(input_ids=given)  # type: ignore[arg-type]
+    captures.forget()
+    first = lrp_fx.convert(model)
+    first(input_ids=given)
+    other = lrp_fx.convert(model, **options)  # type: ignore[arg-type]
+    assert torch.equal(other(input_ids=given).tokens, alone.tokens)
+    assert program(other) is program(first)
+
+
+@pytest.mark.parametrize("options", [{"without": ("simplify",)}, {"dynamic": True}], ids=lambda o: next(iter(o)))
+def test_what_was_captured_otherwise_is_not_shared(options: dict[str, object]) -> None:
+    model, given = ready(Adjustable()), ids(1, 6)
+    first, other = lrp_fx.convert(model), lrp_fx.convert(model, **options)  # type: ignore[arg-type]
+    first(input_ids=given)
+    other(input_ids=given)
+    assert program(other) is not program(first)
+
+
+def set_attribute(model: Adjustable) -> None:
+    model.factor = 3.0
+
+
+def set_configuration(model: Adjustable) -> None:
+    model.settings.slope = -1.0
+
+
+def write_weight(model: Adjustable) -> None:
+    with torch.no_grad():
+        model.inner.weight.mul_(2)
+
+
+def replace_weight(model: Adjustable) -> None:
+    model.inner.weight = nn.Parameter(model.inner.weight.detach() * 2)
+
+
+def replace_loose(model: Adjustable) -> None:
+    model.loose = torch.full((F,), 2.0, dtype=torch.float64)
+
+
+def add_hook(model: Adjustable) -> None:
+    model.inner.register_forward_hook(lambda module, args, result: result * 2)
+
+
+def wrap_method(model: Adjustable) -> None:
+    plain = model.inner.forward
+    model.inner.forward = lambda x: plain(x) * 2  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [set_attribute, set_configuration, write_weight, replace_weight, replace_loose, add_hook, wrap_method],
+    ids=lambda change: change.__name__,
+)
+def test_a_changed_model_is_explained_as_it_is(change: Callable[[Adjustable], None]) -> None:
+    model = ready(Adjustable())
+    before = lrp_fx.convert(model)(input_ids=ids(1, 6), target=1)
+    change(model)  # type: ignore[arg-type]
+    found = lrp_fx.convert(model, rules="attnlrp")(input_ids=ids(1, 6), target=1)
+    assert torch.allclose(found.output, model(ids(1, 6))) and not torch.allclose(found.output, before.output)
+    captures.forget()
+    fresh = lrp_fx.convert(model, rules="attnlrp")(input_ids=ids(1, 6), target=1)
+    assert torch.equal(found.tokens, fresh.tokens)
+
+
+def test_a_function_that_was_replaced_shows_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ready(Adjustable())
+    first = lrp_fx.convert(model)
+    first(input_ids=ids(1, 6))
+    monkeypatch.setitem(globals(), "bend", torch.sin)
+    other = lrp_fx.convert(model)
+    found = other(input_ids=ids(1, 6))
+    assert program(other) is not program(first)
+    assert torch.allclose(found.output, model(ids(1, 6)))
+
+
+def test_a_model_is_let_go() -> None:
+    model = ready(Adjustable())
+    lrp_fx.convert(model)(input_ids=ids(1, 6))
+    lrp_fx.convert(model)(input_ids=ids(2, 7))
+    assert len(captures._SHARED[model]) == 2
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_few_are_kept() -> None:
+    model = ready(Adjustable())
+    for length in range(4, 7 + captures.KEPT):
+        lrp_fx.convert(model, dynamic=False)(input_ids=ids(1, length))
+    assert len(captures._SHARED[model]) == captures.KEPT
