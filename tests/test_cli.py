@@ -86,6 +86,23 @@ def test_inspect_groups_layers_and_names_sources() -> None:
     )
 
 
+def test_inspect_prints_equal_blocks_once_unless_told_otherwise() -> None:
+    once, whole = run("inspect", ROPE), run("inspect", ROPE, "--blocks", "all")
+    assert once.exit_code == whole.exit_code == 0, once.output + whole.output
+    repeated = "# the same 2 times more: model.layers.1, model.layers.2, each with weights of its own\n"
+    assert repeated in once.output and repeated not in whole.output
+    assert len(once.output.splitlines()) < 0.7 * len(whole.output.splitlines())
+    wrong = run("inspect", ROPE, "--blocks", "twice")
+    assert wrong.exit_code == 2 and "twice" in wrong.output
+
+
+def test_dump_prints_all_blocks_unless_told_otherwise() -> None:
+    until = ("dump", ROPE, "--until", "assign_rules")
+    whole, once = run(*until), run(*until, "--blocks", "once")
+    assert whole.exit_code == once.exit_code == 0, whole.output + once.output
+    assert "# the same 2 times more" in once.output and "times more" not in whole.output
+
+
 def test_inspect_says_why_a_node_is_what_it_is() -> None:
     model = loading.load_model(ROPE)
     rewritten = lrp_fx.convert(model, loading.trial_inputs(model)).rewritten

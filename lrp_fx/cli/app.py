@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_target, trial_inputs
+from lrp_fx.cli.options import Blocks, Conserve, Dtype, Ids, Image, Model, Rules, Shown, Text
 from lrp_fx.errors import LrpError
 from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rewrite.refuse import approximations
@@ -29,22 +29,6 @@ app = typer.Typer(
     help="Relevance propagation for transformers whose books close.",
 )
 INPUT = "input"
-
-
-class Conserve(StrEnum):
-    """How closely the books are checked."""
-
-    total = "total"
-    site = "site"
-    off = "off"
-
-
-Model = Annotated[str, typer.Argument(help="Folder of a saved model, or a hub name.")]
-Rules = Annotated[str, typer.Option(help="Preset of rules: see `lrp-fx rules`.")]
-Dtype = Annotated[str, typer.Option(help="Floating-point type to load in.")]
-Text = Annotated[str | None, typer.Option(help="Text to explain.")]
-Ids = Annotated[str | None, typer.Option(help="Token ids instead of a text: 1,2,3.")]
-Image = Annotated[Path | None, typer.Option(help="Array (.npy, used as it is) or picture to explain.")]
 
 
 @contextlib.contextmanager
@@ -105,8 +89,9 @@ def inspect_model(
     why: Annotated[
         str | None, typer.Option(metavar="NODE", help="Say of one node of the graph what it is, and why not another.")
     ] = None,
+    blocks: Shown = Blocks.once,
 ) -> None:
-    """What was recognised where, under which rule; how many operations each rule serves."""
+    """The program with its rules, what was recognised where, and how many operations each rule serves."""
     with _plain_errors():
         explainer = convert(*_loaded(model, dtype, text, ids, image), rules=rules)
         console = _wide_console()
@@ -120,6 +105,8 @@ def inspect_model(
         )
         for refusal in program.refusals:
             console.print(f"  not {refusal}", highlight=False, markup=False)
+        listed = explainer.rewritten.print_readable(blocks=blocks.value)
+        console.print(f"\n{listed}\n", highlight=False, markup=False, soft_wrap=True)
         _print_sites(console, explainer.sites)
         _print_coverage(console, explainer)
         _print_approximations(console, explainer)
@@ -153,11 +140,12 @@ def dump(
     image: Image = None,
     rules: Rules = "pa-lrp",
     dtype: Dtype = "float32",
+    blocks: Shown = Blocks.all,
 ) -> None:
     """Print the graph as it is after a pass."""
     with _plain_errors():
         loaded, inputs = _loaded(model, dtype, text, ids, image)
-        print(graph_after(loaded, inputs, until, rules=rules))
+        print(graph_after(loaded, inputs, until, rules=rules, blocks=blocks.value))
 
 
 @app.command()

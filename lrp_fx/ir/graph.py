@@ -99,7 +99,7 @@ def deduplicate(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op not in ("call_function", "get_attr") or _is_random(node):
             continue
-        key: Any = (node.op, node.target, _hashable(node.args), _hashable(node.kwargs))
+        key: Any = (node.op, node.target, hashable(node.args), hashable(node.kwargs))
         if node.target is torch.ops.aten.sym_size.int:
             key = ("size", str(value_of(node)))  # the same symbol, whatever it is read from
         first = seen.setdefault(key, node)
@@ -124,11 +124,12 @@ def _is_random(node: fx.Node) -> bool:
     return bool(argument(node, "dropout_p", 1.0) != 0.0)
 
 
-def _hashable(tree: Any) -> Any:
+def hashable(tree: Any) -> Any:
+    """The arguments of a node as something that can be compared and looked up; 0.0 and -0.0 differ, 1 and True too."""
     if isinstance(tree, (list, tuple)):
-        return tuple(_hashable(t) for t in tree)
+        return tuple(hashable(t) for t in tree)
     if isinstance(tree, dict):
-        return tuple(sorted((k, _hashable(v)) for k, v in tree.items()))
+        return tuple(sorted((k, hashable(v)) for k, v in tree.items()))
     if isinstance(tree, slice):
         return ("slice", tree.start, tree.stop, tree.step)
     if isinstance(tree, float) and tree == 0.0:

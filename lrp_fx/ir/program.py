@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import output_node, value_of
+from lrp_fx.ir.listing import source
 
 CONTENT_ROLE, MASK_ROLE = "content", "mask"
 ROLES = (CONTENT_ROLE, "position", "segment", MASK_ROLE)
@@ -107,9 +108,13 @@ class Program:
         nodes = [n for n in self.graph.nodes if n.op == "placeholder"]
         return {i.name: n for i, n in zip(self.inputs, nodes, strict=True)}
 
-    def print_readable(self) -> str:
-        """The program as Python source."""
-        return str(self.module.print_readable(print_output=False))
+    def print_readable(self, blocks: str = "all") -> str:
+        """The program as Python source; ``blocks="once"`` prints the first of each run of equal blocks, and how often
+        it comes.
+
+        Raises `InputError` for other ``blocks``.
+        """
+        return source(self.module, blocks)
 
 
 def size(program: Program) -> int:

@@ -16,6 +16,7 @@ from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import Facts
 from lrp_fx.errors import InputError
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.listing import listing
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.recognize.context import Context
@@ -100,11 +101,22 @@ class Rewritten:
             else f"the graph has no node {name!r}; names are those of explainer.graph"
         )
 
-    def print_readable(self) -> str:
-        """The graph, one line a node, with the rule that serves it."""
-        lines = []
-        for node in self.program.graph.nodes:
-            note = self.leaves.get(node)
-            note = f"leaf: {note}" if note else (a.rule.name if (a := self.applications.get(node)) else "")
-            lines.append(f"{node.format_node() or '':<110}  # {note}" if note else str(node.format_node() or ""))
-        return "\n".join(lines)
+    def print_readable(self, blocks: str = "all") -> str:
+        """The graph, one line a node, with the rule that serves it; ``blocks="once"`` prints the first of each run of
+        equal blocks, and how often it comes.
+
+        Raises `InputError` for other ``blocks``.
+        """
+
+        def line(node: fx.Node) -> str:
+            text, note = node.format_node() or "", self._note(node)
+            return f"{text:<110}  # {note}" if note else text
+
+        return listing(self.program.graph, line, blocks, note=self._note)
+
+    def _note(self, node: fx.Node) -> str:
+        """The leaf that a node is, or its rule."""
+        if leaf := self.leaves.get(node):
+            return f"leaf: {leaf}"
+        application = self.applications.get(node)
+        return application.rule.name if application is not None else ""

@@ -19,6 +19,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.write import write
 from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.listing import check_blocks
 from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
 from lrp_fx.report.relevance import Relevance
@@ -190,7 +191,9 @@ class Explainer:
 
     @property
     def rewritten(self) -> Rewritten:
-        """The program with the rule of every node; ``.print_readable()`` shows both."""
+        """The program with the rule of every node; ``.print_readable()`` shows both, and
+        ``.print_readable(blocks="once")`` each repeated block once.
+        """
         return self._entry().rewritten
 
     def why(self, node: str) -> Explanation:
@@ -324,17 +327,22 @@ def _executable(entry: CompiledProgram, built: Built) -> Executable:
     return Executable(built.graph, built.runner, built.guards, program.outputs.rebuild, batch)
 
 
-def graph_after(model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp") -> str:
+def graph_after(
+    model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp", blocks: str = "all"
+) -> str:
     """What there is after the pass ``until``, as text: the program, the program with its rules, or the relevance graph.
 
-    Raises `InputError` for a name that is no pass, and what converting raises.
+    blocks: ``"once"`` for the first of each run of equal blocks, with how often it comes.
+
+    Raises `InputError` for a name that is no pass and for other ``blocks``, and what converting raises.
     """
+    check_blocks(blocks)
     if until not in [p.name for p in PIPELINE]:
         raise InputError(f"there is no pass {until!r}; there are {', '.join(p.name for p in PIPELINE)}")
     call = as_call(model, bind(model, (), inputs), {})
     check_inputs(call.bound, call.roles)
     state = State(Options(_ruleset(rules)), call, constants=call.constants, target=as_target(None))
-    return compile_until(state, until)[0].print_readable()
+    return compile_until(state, until)[0].print_readable(blocks)
 
 
 def aggregations() -> dict[str, str]:

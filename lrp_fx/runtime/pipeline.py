@@ -24,6 +24,7 @@ from lrp_fx.errors import LrpError, TargetError
 from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.graph import is_tensor
+from lrp_fx.ir.listing import source
 from lrp_fx.ir.passes import Keeps, Pass, Step, run
 from lrp_fx.ir.program import CONCRETE, METHODS, FlatModule, Program
 from lrp_fx.optimize.pipeline import OPTIMIZE
@@ -84,13 +85,16 @@ class State:
     module: fx.GraphModule | None = None
     runner: Callable[..., Any] | None = None
 
-    def print_readable(self) -> str:
+    def print_readable(self, blocks: str = "all") -> str:
         """What there is at this point, as text: the relevance graph, else the program with its rules, else the
-        program.
+        program; ``blocks="once"`` prints the first of each run of equal blocks, and how often it comes.
+
+        Raises `InputError` for other ``blocks``.
         """
         if self.relevance is not None:
-            return str(self.relevance.module().print_readable(print_output=False))
-        return _found(self.program).print_readable() if self.rewritten is None else self.rewritten.print_readable()
+            return source(self.relevance.module(), blocks)
+        shown: Rewritten | Program = self.rewritten if self.rewritten is not None else _found(self.program)
+        return shown.print_readable(blocks)
 
     def finished(self) -> RelevanceGraph:
         """The relevance graph at the end of the pipeline."""
