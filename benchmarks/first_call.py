@@ -3,7 +3,8 @@
 Every figure is that of a fresh process with one thread: seconds of its CPU, and its peak memory beyond what it held,
 from the constructed model to the first relevance. Beside this tree: a commit of its history, autoLRP where it is
 installed and runs, and gradient x input. What a second kind of call costs on the same explainer is measured behind the
-first. Columns with a ratio divide by that commit.
+first. Columns with a ratio divide by that commit. Memory of converting alone is what a decoder takes beyond its weights
+and its own run, for a short and a long text.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +34,8 @@ GROWTH = {f"decoder {n} x 256": (n, 256) for n in (8, 48)}
 OTHER_MODELS = ("bert-base", "vit-b", "t5-small", "demo")
 MODELS = (*DECODERS, *GROWTH, *OTHER_MODELS)
 TOKENS = 16
+#: A decoder with the sizes of SmolLM2-135M and a vocabulary that makes long outputs large.
+TEXTS = {f"30 x 576, {n} tokens": n for n in (16, 512)}
 SHIPPED = ROOT / "examples" / "models" / "stories260k"
 
 
@@ -58,6 +62,17 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor], str]:
         model = t.T5ForConditionalGeneration(config).eval()
         return model, {**text, "decoder_input_ids": ids[:, :4]}, "input_ids"
     return t.AutoModelForCausalLM.from_pretrained(SHIPPED).eval(), text, "input_ids"  # the README's demo
+
+
+def build_decoder(tokens: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    import transformers as t
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
+    model = t.LlamaForCausalLM(t.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)).eval()
+    ids = torch.randint(5, 500, (1, tokens))
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def longer(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,6 +110,28 @@ def explain_by_lrp_fx(name: str) -> Iterator[str]:
     yield "another preset"
 
 
+def convert_by_lrp_fx(name: str) -> Iterator[str]:
+    """Conversion alone, then the first explanation, another mask, another target and a file."""
+    import lrp_fx
+
+    model, inputs = build_decoder(TEXTS[name])
+    with torch.no_grad():
+        model(**inputs)  # the memory of its own run is no part of the conversion
+    yield "start"
+    explain = lrp_fx.convert(model, inputs)
+    yield "conversion"
+    if TEXTS[name] == TOKENS:
+        explain(**inputs)
+        yield "explanation"
+        explain(**padded(inputs))
+        yield "padded batch"
+        explain(**inputs, target=lrp_fx.targets.Contrast(0, 1))
+        yield "another target"
+        with tempfile.TemporaryDirectory() as folder:
+            explain.save(Path(folder) / "model.lrp", weights=False)
+        yield "file"
+
+
 def explain_by_gradient(name: str) -> Iterator[str]:
     model, inputs, explained = build(name)
     yield "start"
@@ -126,7 +163,12 @@ def with_gradient(
     go(scores[int(scores.argmax())], values)
 
 
-CONTENDERS = {"lrp_fx": explain_by_lrp_fx, "gradient x input": explain_by_gradient, "autoLRP": explain_by_autolrp}
+CONTENDERS = {
+    "lrp_fx": explain_by_lrp_fx,
+    "conversion": convert_by_lrp_fx,
+    "gradient x input": explain_by_gradient,
+    "autoLRP": explain_by_autolrp,
+}
 
 
 # ------------------------------------------------------------------------------------------------ a process
@@ -162,7 +204,7 @@ def in_a_process(tree: Path, contender: str, name: str) -> dict[str, tuple[float
 
 # ------------------------------------------------------------------------------------------------ the page
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--models", nargs="*", default=[*MODELS, *TEXTS], choices=[*MODELS, *TEXTS])
     parser.add_argument("--against", default="90f4218", help="a commit of this repository")
 
 
@@ -171,27 +213,45 @@ def about(options: argparse.Namespace) -> str:
 
 
 FIRST = ("model", "lrp_fx, s", "before, s", "ratio", "autoLRP, s", "gradient x input, s", "MiB", "MiB before")
+CONVERSION = ("text", "step", "lrp_fx, s", "before, s", "ratio", "MiB", "of the weights", "MiB before")
 LATER = ("second shape", "padded batch", "another target", "another preset")
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:
     first: list[list[str]] = []
     later: list[list[str]] = []
+    alone: list[list[str]] = []
     with unpacked(options.against) as before:
         for name in options.models:
-            now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, before))
-            others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input")]
-            first.append(first_row(name, now, then, others))
-            later.append([name, *(later_cell(step, now, then) for step in LATER)])
-            print("|", " | ".join(first[-1]), "|", " | ".join(later[-1][1:]), "|", flush=True)
+            if name in TEXTS:
+                alone += conversion_rows(name, *(in_a_process(tree, "conversion", name) for tree in (ROOT, before)))
+                print(*alone[-1], sep=" | ", flush=True)
+            else:
+                now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, before))
+                others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input")]
+                first.append(first_row(name, now, then, others))
+                later.append([name, *(later_cell(step, now, then) for step in LATER)])
+                print("|", " | ".join(first[-1]), "|", " | ".join(later[-1][1:]), "|", flush=True)
             yield "\n\n".join(
                 [
                     table(FIRST, first),
                     "Later calls on the same model: CPU seconds, as a share of this tree's first call, and of what the "
                     "same took before.",
                     table(("model", *LATER), later),
+                    "Conversion alone (`convert(model, inputs)`), and what follows it.",
+                    table(CONVERSION, alone),
                 ]
             )
+
+
+def conversion_rows(name: str, now: Any, then: Any) -> list[list[str]]:
+    weights = sum(p.numel() * p.element_size() for p in build_decoder(1)[0].parameters()) / 2**20
+    rows = []
+    for step, (seconds, mib) in now.items():
+        before, mib_before = then.get(step, (float("nan"), float("nan")))
+        memory = [f"{mib:.0f}", f"{mib / weights:.0%}", f"{mib_before:.0f}"] if step == "conversion" else ["", "", ""]
+        rows.append([name, step, f"{seconds:.2f}", f"{before:.2f}", f"{seconds / before:.2f}", *memory])
+    return rows
 
 
 def first_row(name: str, now: Any, then: Any, others: list[Any]) -> list[str]:

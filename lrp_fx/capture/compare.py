@@ -104,8 +104,10 @@ def largest_difference(got: Tensor, expected: Tensor) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
-    scale = expected[finite].abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    return float((got[finite] - expected[finite]).abs().max() / scale / torch.finfo(expected.dtype).eps)
+    if not finite.all():
+        got, expected = got[finite], expected[finite]
+    scale = torch.maximum(expected.amax(), -expected.amin()).clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((got - expected).abs_().max() / scale / torch.finfo(expected.dtype).eps)
 
 
 def _possible_variation(model: nn.Module, program: Program, example: dict[str, Any], roles: dict[str, str]) -> Ran:
