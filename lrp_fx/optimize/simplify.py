@@ -29,7 +29,7 @@ def simplify(graph: fx.Graph) -> None:
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
-        elif (has(node, Fact.IDENTITY) and not has(node, Fact.COPY)) or _is_mere_copy(node) or _is_no_op(node):
+        elif _is_identity(node) or _is_mere_copy(node) or _is_no_op(node):
             kept = node.meta.get("lrp")
             source = node.args[0]
             assert isinstance(source, fx.Node)
@@ -49,6 +49,17 @@ def simplify(graph: fx.Graph) -> None:
     _negate_last(graph)
     deduplicate(graph)
     _take_parts_at_once(graph)
+
+
+def simplify_part(graph: fx.Graph) -> None:
+    """What can be said of a graph that is going to be copied into others, whatever they are: identities and no-op views
+    go, equal expressions are computed once.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and (_is_identity(node) or _is_no_op(node)):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    deduplicate(graph)
 
 
 def _negate_last(graph: fx.Graph) -> None:
@@ -94,6 +105,10 @@ def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
                     found[str(size)] = graph.call_function(aten.sym_size.int, (node, axis))
                     found[str(size)].meta["val"] = size
     return found
+
+
+def _is_identity(node: fx.Node) -> bool:
+    return has(node, Fact.IDENTITY) and not has(node, Fact.COPY)
 
 
 def _is_mere_copy(node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.ir.tracing import abstract_key, decomposed, inline, trace
+from lrp_fx.optimize.simplify import simplify_part
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.structure import Structure
 
@@ -62,13 +63,15 @@ class RelevanceBuilder:
     ) -> fx.GraphModule:
         """A function as a flat graph; raises ``error_type`` with ``what`` it is where torch cannot trace it."""
         try:
-            return trace(function, values, self.mode)
+            module = trace(function, values, self.mode)
         except LrpError:
             raise
         except Exception as error:
             if is_own_fault(error):
                 raise
             raise error_type(f"{what()} could not be transposed: {type(error).__name__}: {error}") from error
+        simplify_part(module.graph)
+        return module
 
     def copy_forward(self, structure: Structure, arguments: Callable[[], None]) -> None:
         """The program's own operations; ``arguments`` adds those of the target behind the inputs."""
