@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+_PACKAGE = str(Path(__file__).resolve().parent)
 
 
 class LrpError(Exception):
@@ -70,3 +75,11 @@ class Problem:
     def __str__(self) -> str:
         near = "".join(f"\n    near:  {line}" for line in self.nearest)
         return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}{near}\n    next:  {self.next_step}"
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning that points at the user's line: the nearest caller that is no part of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(Path(frame.f_code.co_filename).resolve()).startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level + 1)

@@ -86,8 +86,9 @@ def test_a_model_that_decides_by_values_is_recorded_call_by_call(model: nn.Modul
 
 def test_it_says_once_that_it_is_traced_for_every_call() -> None:
     explain = lrp_fx.convert(ready(Branching()))
-    with pytest.warns(UserWarning, match="traced for this very call"):
+    with pytest.warns(UserWarning, match="traced for this very call") as caught:
         explain(input_ids=ids())
+    assert {w.filename for w in caught} == {__file__}, "the line of the person who called"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*traced for this very call.*")
         explain(input_ids=ids(seed=2))

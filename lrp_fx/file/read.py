@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, warn_user
 from lrp_fx.file import tensors as storage
 from lrp_fx.file.contents import FORMAT, MANIFEST, WEIGHTS, Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.encode import FAMILIES, Decoder, decode_graph
@@ -90,10 +89,9 @@ def _warn_of_version(made_with: Any) -> None:
     """
     made = str(made_with.get("torch")) if isinstance(made_with, dict) else ""
     if made.split(".")[:2] != torch.__version__.split(".")[:2]:
-        warnings.warn(
+        warn_user(
             f"the relevance graph was made with torch {made}, and this is {torch.__version__}: numbers may differ in "
-            "rounding",
-            stacklevel=5,
+            "rounding"
         )
 
 

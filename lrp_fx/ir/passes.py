@@ -10,7 +10,6 @@ import contextlib
 import logging
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import fx
 
-from lrp_fx.errors import FaultWarning, InputError, LrpError, PassError
+from lrp_fx.errors import FaultWarning, InputError, LrpError, PassError, warn_user
 from lrp_fx.ir.source import describe, module_path, source_line
 
 S = TypeVar("S")
@@ -228,7 +227,7 @@ def report_fault(error: Exception, name: str) -> None:
         return
     if _Checks.faults:
         raise_fault(error, name)
-    warnings.warn(fault_text(error, name), FaultWarning, stacklevel=2)
+    warn_user(fault_text(error, name), FaultWarning)
 
 
 def fault_text(error: Exception, name: str) -> str:

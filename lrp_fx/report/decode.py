@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.analysis.provenance import CONTENT, LEARNED, POSITION
+from lrp_fx.errors import warn_user
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
@@ -55,10 +55,9 @@ def settle(
     if conserve != "off":
         statement.ledger.check()
     if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
-        warnings.warn(
+        warn_user(
             f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
-            "the picture with care",
-            stacklevel=6,
+            "the picture with care"
         )
     parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import first_line
-from lrp_fx.errors import InputError, PassError, TransposeError
+from lrp_fx.errors import InputError, PassError, TransposeError, warn_user
 from lrp_fx.guards.guard import Constants, Guard, refusal
 from lrp_fx.guards.inputs import device_guard
 from lrp_fx.guards.masks import MaskGuard
@@ -144,10 +143,9 @@ class Compiler:
             self.strategies.learn(call.key, DYNAMIC)
             return
         why = f"{DYNAMIC}: {type(error).__name__}: {first_line(error)}"
-        warnings.warn(
+        warn_user(
             f"{type(self.model).__name__} is captured again for every size: its relevance graph could not be built "
-            f"with symbolic sizes ({why})",
-            stacklevel=7,
+            f"with symbolic sizes ({why})"
         )
         self.strategies.learn(call.key, STATIC, (why,))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.example import suits_fixed_sizes
+from lrp_fx.errors import warn_user
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, METHODS, STATIC, Program
 
 #: Are sizes symbolic: always, never, or from the second size on?
@@ -54,10 +54,9 @@ class Strategies:
             self.fixed.add(call.key)
             return
         if program.method == CONCRETE and self.known.get(call.key, ("",))[0] != CONCRETE:
-            warnings.warn(
+            warn_user(
                 f"{type(call.model).__name__} decides by the values of its inputs: it is traced for this very call "
-                "(method 'concrete') and again for every other",
-                stacklevel=8,
+                "(method 'concrete') and again for every other"
             )
         self.learn(call.key, program.method, program.refusals)
 
