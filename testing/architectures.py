@@ -18,7 +18,9 @@ BATCH, LENGTH, VOCAB = 2, 10, 96
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model class, its tiny configuration, its inputs; ``fused``: does the class have a fused attention path?"""
+    """A model class, its tiny configuration, its inputs; ``fused``: does the class have a fused attention path that its
+    eager one must equal? Some classes have one only in later releases of transformers.
+    """
 
     name: str
     model: str
@@ -27,6 +29,9 @@ class Architecture:
     inputs: Callable[[], dict[str, Tensor]]
     fused: bool = True
     build_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fused", self.fused and getattr(transformers, self.model)._supports_sdpa)
 
     def build(self, attention: str = "eager", dtype: torch.dtype = torch.float32) -> nn.Module:
         torch.manual_seed(0)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import lrp_fx
 from lrp_fx import targets
+from lrp_fx.capture.outputs import named_leaves
 from testing.architectures import BY_NAME
 from testing.converted import converted
 
@@ -104,6 +106,33 @@ def test_choosing_an_output() -> None:
     assert set(relevance.content) == {"input_ids", "pixel_values"}
     with pytest.raises(lrp_fx.TargetError, match="no output 'nothing'"):
         lrp_fx.convert(model, output="nothing")(**inputs)
+
+
+class Named(dict[str, Any]):
+    """A container that torch knows without the names of its parts, as transformers' outputs were before 5.13."""
+
+
+pytree.register_pytree_node(
+    Named, lambda named: ([*named.values()], [*named]), lambda parts, names: Named(zip(names, parts, strict=True))
+)
+
+
+def test_outputs_are_named_where_a_container_is_registered_without_names() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Named:
+            return Named(hidden=[x, x + 1], logits=self.head(x))
+
+    model = Model().eval()
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert [name for name, _ in named_leaves(model(x))] == ["hidden.0", "hidden.1", "logits"]
+    assert [name for name, _ in named_leaves([Named(), model(x)["logits"]])] == ["1"]
+    relevance = lrp_fx.convert(model)(x)
+    assert torch.allclose(relevance.score, model(x)["logits"].amax(-1))
+    assert torch.equal(relevance.output["logits"], model(x)["logits"])
 
 
 @pytest.mark.parametrize(
