@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import architecture, registry, tour
+from benchmarks import architecture, registry, releases, tour
 from benchmarks.__main__ import main
 from benchmarks.compare import OTHERS, Noise, differences
-from benchmarks.page import Command, Page, table
+from benchmarks.page import ROOT, Command, Page, table
 
 FOUND = registry.discover()
 PAGES = [b for b in FOUND.values() if isinstance(b, Page)]
@@ -172,3 +173,18 @@ def test_the_architecture_page_lists_every_file_with_its_purpose() -> None:
     """Written again by ``python -m benchmarks architecture --write``."""
     page = architecture.PAGE.read_text(encoding="utf-8")
     assert architecture.written(page) == page
+
+
+# ------------------------------------------------------------------------------------------------ releases
+def test_a_release_that_cannot_be_run_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    name, *cells, result, date = releases.measure(releases.Combination("new", "4.0", {}))
+    assert (name, result) == ("new", "failed: there is no python4.0") and date
+    assert len(cells) == len(releases.FLOORS) + 2 and set(cells) == {"-"}
+    with pytest.raises(releases.Failed, match="failed: step"):
+        releases.run("step", [sys.executable, "-c", "raise SystemExit(2)"], ROOT)
+
+
+def test_the_tests_of_a_release_exist() -> None:
+    for test in releases.TESTS:
+        file, function = test.partition("[")[0].split("::")
+        assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")

@@ -100,6 +100,25 @@ def test_constraints_fix_every_direct_dependency() -> None:
     assert {re.split(r"[<>=~! ]", d)[0] for d in declared} <= fixed
 
 
+def test_the_versions_that_are_claimed_were_run() -> None:
+    """The oldest of each dependency, on the oldest Python; the newest and the oldest torch on each Python."""
+    page = (ROOT / "docs" / "measured" / "releases.md").read_text(encoding="utf-8")
+    headings, _, *rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    run = {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
+    assert {name for name, row in run.items() if "passed" in row["result"]} == set(run)
+    floors = dict(d.split(">=") for d in PROJECT["project"]["dependencies"])
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert {name: run[f"oldest-{oldest}"][name] for name in floors} == {
+        name: version + ".0" * (run[f"oldest-{oldest}"][name].count(".") - version.count("."))
+        for name, version in floors.items()
+    }
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"Python {oldest}, " + ", ".join(f"{name} {version}" for name, version in floors.items()) in readme
+    python = "Programming Language :: Python :: "
+    claimed = {c.removeprefix(python) for c in PROJECT["project"]["classifiers"] if c.startswith(python)}
+    assert {f"{age}-{version}" for version in claimed for age in ("oldest", "newest")} <= set(run)
+
+
 def test_the_readmes_commands_are_those_the_checks_run() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert set(commands()) == {"demo", "test"}
