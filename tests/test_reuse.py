@@ -64,7 +64,10 @@ def test_caches_are_bounded() -> None:
         for n in range(CACHED_PROGRAMS + 6):
             explain(input_ids=ids(1, 3 + n % 4, seed=n), target=n % 3)
             kept = explain._compiler.entries
-            sizes.append((len(kept), sum(len(k.entry.graphs) for k in kept), sum(len(k.entry.base.traces) for k in kept)))
+            graphs, traces = (
+                sum(map(len, found)) for found in zip(*((k.entry.graphs, k.entry.base.traces) for k in kept))
+            )
+            sizes.append((len(kept), graphs, traces))
     assert sizes[-1][0] == CACHED_PROGRAMS
     assert sizes[-1][1] <= CACHED_PROGRAMS, "a graph goes with its program"
     assert sizes[-1][2] <= max(s for *_, s in sizes[:CACHED_PROGRAMS])
