@@ -83,7 +83,7 @@ def _explained(
     float64 shows their rounding.
     """
     try:
-        explainer = lrp_fx.convert(model, conserve="site")
+        explainer = lrp_fx.convert(model, conserve="site", dynamic=True)
         explainer.conserve = "off"  # its graphs balance every site; what the books show is read below, not raised
         return explainer, _first(explainer, inputs, row), inputs
     except lrp_fx.CaptureError as error:
