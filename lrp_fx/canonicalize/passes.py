@@ -19,7 +19,7 @@ from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import call_like, deduplicate, is_tensor, op_name, sets_strides, value_of
+from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, is_tensor, op_name, sets_strides, value_of
 from lrp_fx.ir.operators import has, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
@@ -34,7 +34,7 @@ def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Pro
     for node in list(graph.nodes):
         if node.op == "call_function":
             edit(graph, node)
-    graph.eliminate_dead_code()
+    drop_dead_code(graph)
     program.module.recompile()
     return program
 

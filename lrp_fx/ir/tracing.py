@@ -13,7 +13,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from lrp_fx.ir.graph import ancestors, value_of
+from lrp_fx.ir.graph import ancestors, drop_dead_code, value_of
 from lrp_fx.ir.sizes import size_key
 
 
@@ -72,7 +72,7 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
             # to.
             module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
     _read_no_strides(module.graph)
-    module.graph.eliminate_dead_code()
+    drop_dead_code(module.graph)
     return module
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import GraphBuilder, made_for, op_name, value_of
+from lrp_fx.ir.graph import GraphBuilder, drop_dead_code, made_for, op_name, value_of
 from lrp_fx.ir.operators import argument, axis_of, factors_of, has, keeps_order, operand_of
 from lrp_fx.ir.sizes import same_shape, same_size
 from lrp_fx.optimize.rows import is_zero
@@ -38,7 +38,7 @@ def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
                 picked = picker.product(node) or picker.read(node)
             if picked is not None:
                 node.replace_all_uses_with(picked)
-    graph.eliminate_dead_code()
+    drop_dead_code(graph)
 
 
 class _Picker(GraphBuilder):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import GraphBuilder, iter_nodes, op_name, value_of
+from lrp_fx.ir.graph import GraphBuilder, drop_dead_code, iter_nodes, op_name, value_of
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import is_one
 from lrp_fx.optimize.pull_operations import pulled
@@ -40,7 +40,7 @@ class Puller(GraphBuilder):
                 self.graph.erase_node(node)
             elif node.op == "call_function" and pulled(node) is not None:
                 self._visit(node)
-        self.graph.eliminate_dead_code()
+        drop_dead_code(self.graph)
 
     def _visit(self, node: fx.Node) -> None:
         parts = list(node.users) if not isinstance(value_of(node), Tensor) else [node]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import GraphBuilder, made_for, op_name, value_of
+from lrp_fx.ir.graph import GraphBuilder, drop_dead_code, made_for, op_name, value_of
 from lrp_fx.ir.operators import argument, axis_of, has, is_pointwise, operand_of
 from lrp_fx.ir.sizes import is_one, same_size
 from lrp_fx.optimize.push_operations import pushed
@@ -50,7 +50,7 @@ class Pusher(GraphBuilder):
                     node.replace_all_uses_with(found)
                 else:
                     self._demand(node)
-        self.graph.eliminate_dead_code()
+        drop_dead_code(self.graph)
 
     # ------------------------------------------------------------------------------------------------ in and out
     def _seeded(self, node: fx.Node) -> KeptRows | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import fx
@@ -76,8 +76,3 @@ class Recogniser:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     how: str = "rule"
-
-    def ask(self, context: Context, node: fx.Node) -> Meaning | Refusal:
-        """The meaning of a node, or a refusal signed with the recogniser's name."""
-        answer = self.recognise(context, node)
-        return replace(answer, recogniser=self.name) if isinstance(answer, Refusal) else answer

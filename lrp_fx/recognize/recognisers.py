@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 from torch import fx
@@ -22,11 +22,16 @@ from lrp_fx.recognize.meaning import Meaning, Refusal
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a node means, who said so, and why those asked before refused (in the order asked)."""
+    """What a node means, who said so, and what those answered that were asked before."""
 
     meaning: Meaning
     recogniser: Recogniser
-    refusals: tuple[Refusal, ...]
+    asked: tuple[tuple[Recogniser, Refusal], ...]
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Why those asked before refused, in the order asked, each signed with the recogniser's name."""
+        return tuple(replace(refusal, recogniser=recogniser.name) for recogniser, refusal in self.asked)
 
 
 def ordered(recognisers: Iterable[Recogniser]) -> tuple[Recogniser, ...]:
@@ -51,12 +56,12 @@ def ordered(recognisers: Iterable[Recogniser]) -> tuple[Recogniser, ...]:
 def recognise(context: Context, node: fx.Node, recognisers: Sequence[Recogniser] | None = None) -> Recognised:
     """Ask one recogniser after the other; the first meaning counts."""
     context.memo.clear()
-    refusals: list[Refusal] = []
+    asked: list[tuple[Recogniser, Refusal]] = []
     for recogniser in RECOGNISERS if recognisers is None else recognisers:
-        answer = recogniser.ask(context, node)
+        answer = recogniser.recognise(context, node)
         if isinstance(answer, Meaning):
-            return Recognised(answer, recogniser, tuple(refusals))
-        refusals.append(answer)
+            return Recognised(answer, recogniser, tuple(asked))
+        asked.append((recogniser, answer))
     raise LookupError(f"no recogniser gave %{node.name} a meaning; the last one must answer for every operation")
 
 

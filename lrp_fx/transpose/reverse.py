@@ -181,7 +181,9 @@ class _Walk:
             if c is None:
                 continue
             operand = flat[position]
-            if c not in (*coefficients, *self.marked):  # sums hand on the coefficient they got: it stays the giver's
+            if (
+                c not in coefficients and c not in self.marked
+            ):  # sums hand on the coefficient they got: it stays the giver's
                 c.meta["lrp"] = (application.node.name, "coefficient", k)
                 self.marked.add(c)
             self.contributions[operand, None].append(c)
