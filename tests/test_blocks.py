@@ -18,6 +18,7 @@ from lrp_fx.capture.blocks import stamping
 from lrp_fx.capture.ladder import capture
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
+from lrp_fx.runtime import captures
 from testing.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -119,6 +120,7 @@ def test_stamped_is_block_by_block(name: str, monkeypatch: pytest.MonkeyPatch) -
     for once in (True, False):
         if not once:
             monkeypatch.setattr(exporting, "_stamped", lambda *a: None)
+        captures.forget()
         explainer = lrp_fx.convert(model)
         relevance = explainer(**inputs)
         assert explainer.rewritten.program.stamped is once

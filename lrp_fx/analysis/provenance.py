@@ -35,6 +35,8 @@ from lrp_fx.ir.sizes import hint, shape_of
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
+#: What masks are filled with is minus infinity, or as low as this.
+VERY_LOW = -1e4
 #: Sources that can carry relevance; the others are coefficients, routing or constants.
 LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
 #: Where a parameter meets content it may be a leaf of its own.
@@ -393,7 +395,7 @@ def is_very_low(value: object) -> bool:
     """Is it minus infinity, or as low as masks are filled with?"""
     if isinstance(value, fx.Node):
         return any(is_very_low(a) for a in value.args)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= -1e4
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= VERY_LOW
 
 
 def _has_batch(layout: Layout) -> bool:

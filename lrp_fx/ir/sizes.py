@@ -26,6 +26,11 @@ def _printed(expression: Any) -> str:
     return str(expression)
 
 
+def settled(size: Any) -> Any:
+    """The number itself where a symbol turned out to be one (tracing found that it can be no other)."""
+    return size if isinstance(size, int) or not size.node.expr.is_number else int(size.node.expr)
+
+
 def is_one(size: Any) -> bool:
     """Is it the number 1 (no symbol that may be 1)?"""
     return isinstance(size, int) and size == 1
@@ -33,6 +38,7 @@ def is_one(size: Any) -> bool:
 
 def same_size(a: Any, b: Any) -> bool:
     """Are two (symbolic) sizes the same expression?"""
+    a, b = settled(a), settled(b)
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b
     return bool(a.node.expr == b.node.expr)

@@ -18,7 +18,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
-from lrp_fx.ir.program import FlatModule
+from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE, FlatModule
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
@@ -39,6 +39,26 @@ class Executable:
     guards: tuple[Guard, ...]
     rebuild: Callable[[tuple[Any, ...]], Any]
     batch: str | None
+
+
+def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -> None:
+    """Raise `TargetError` for a place counted from the last row that counts, where a mask hides places of something of
+    another length (samples of sound, of which the output has frames): which row is the last is not known.
+    """
+    position = getattr(goal, "position", None)
+    if position is None or len(shape) != 3 or not bool((torch.as_tensor(position) < 0).any()):
+        return
+    lengths = {v.shape[1] for n, v in call.tensors.items() if call.roles[n] == CONTENT_ROLE and v.dim() > 1}
+    hiding = [n for n, v in call.tensors.items() if call.roles[n] == MASK_ROLE and v.dim() == 2]
+    constant = {name for name, _ in call.constants}
+    for name in hiding:
+        places = call.tensors[name].shape[1]
+        if shape[1] not in {places, *lengths} and name not in constant and not call.tensors[name].is_floating_point():
+            raise TargetError(
+                f"{name} hides some of {places} places, and the output has {shape[1]} rows: which of them is the last "
+                f"that counts is not known\n    next: say which, for example Predicted(position={shape[1] - 1}), or a "
+                "list with one for each example"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,8 @@ def target_arguments(goals: Sequence[Target], guards: Iterable[Guard], call: Arg
     guards = tuple(guards)
     shape = guard_of(SizeGuard, guards).sizes.output_shape(call.shapes)
     device = call.tensors[guard_of(TensorGuard, guards).inputs[0].name].device
+    for goal in goals:
+        _refuse_unknown_end(goal, shape, call)
     return [list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals]
 
 

@@ -53,11 +53,10 @@ def add_seed(builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.
     explained, rewritten = builder.program.explained_node, builder.rewritten
     if explained not in rewritten.applications and explained not in rewritten.leaves:
         raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
-    mask = target_mask(builder.program)
+    mask, keeps = target_mask(builder.program) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
     values = [value_of(n) for n in (*inputs, *arguments.values())]
-    keeps = keeps_where_true(mask) if mask is not None else None
     axis = batch_axis(builder.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
     function = _seeding(target, list(arguments), keeps, axis, builder.facts.batch)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
@@ -94,15 +93,23 @@ def _check_score(score: Tensor, batch: Any) -> None:
         raise TargetError(f"the target gives {found}: the first axis of every content input must be the batch")
 
 
-def target_mask(program: Program) -> fx.Node | None:
-    """The mask input that speaks of the output's positions: same batch, same length."""
+def target_mask(program: Program) -> tuple[fx.Node, bool] | None:
+    """The mask input that speaks of the output's positions (same batch, same length), and whether it keeps tokens where
+    it is true. Where the model does not say by what it does, whole numbers keep: that is their convention; truth has
+    none. None if there is no such mask.
+    """
     shape = value_of(program.explained_node).shape
     if len(shape) < 3:
         return None
     for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
         if info.role == MASK and info.is_index and len(info.shape) == 2:
             sizes = value_of(node).shape
-            between_pairs = same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0])
-            if not between_pairs and same_size(sizes[1], shape[1]):
-                return node
+            if same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0]):
+                continue  # between pairs of tokens
+            keeps = keeps_where_true(program, info.name)
+            by_convention = keeps is None and info.dtype != torch.bool
+            if same_size(sizes[1], shape[1]) and (keeps is not None or by_convention):
+                return node, keeps is not False
+            if not node.users and by_convention and hint(sizes[1]) == hint(shape[1]):
+                return node, True  # its length is tied to nothing, for nothing reads it
     return None
