@@ -132,7 +132,8 @@ class Odd(nn.Module):
 def test_strict_refuses_what_is_approximated_and_says_what_to_do() -> None:
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     loose = lrp_fx.convert(Odd().eval())
-    relevance = loose(input_ids=ids)
+    with pytest.warns(UserWarning, match=r"% of the score is unexplained: .*strict=True"):
+        relevance = loose(input_ids=ids)
     assert "unexplained" in relevance.ledger.sinks
     assert loose.coverage["unexplained"]
     with pytest.raises(lrp_fx.UnsupportedOperatorError) as caught:

@@ -172,6 +172,9 @@ _ROWS = (
     Operator("aten.native_layer_norm", axes=Axes.LAST_ALONG),
     Operator("aten.rms_norm", axes=Axes.LAST_ALONG),
     Operator("aten.group_norm", axes=Axes.STAYING),
+    # These kernels take memory as it lies: the copy that is made for them is not for show.
+    Operator("aten.native_group_norm", Fact.LOOKS_AT_STRIDES),
+    Operator("aten.native_group_norm_backward", Fact.LOOKS_AT_STRIDES),
     Operator("aten.batch_norm", axes=Axes.STAYING),
     Operator("aten.scaled_dot_product_attention", Fact.SHARES_STATISTICS, Axes.ATTENTION),
     Operator("aten._scaled_dot_product_flash_attention_for_cpu", axes=Axes.ATTENTION),

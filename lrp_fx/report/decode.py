@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrp_fx.analysis.provenance import CONTENT, LEARNED, POSITION
 from lrp_fx.errors import warn_user
-from lrp_fx.report.ledger import CANCELLATION_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
+from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf
@@ -58,6 +58,12 @@ def settle(
         warn_user(
             f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
             "the picture with care"
+        )
+    lost = statement.ledger.unexplained
+    if bool((lost > UNEXPLAINED_LIMIT).any()):
+        warn_user(
+            f"{float(lost.max()):.1%} of the score is unexplained: it went through operations that no rule knows; "
+            "explainer.coverage counts them, convert(strict=True) names them"
         )
     parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)

@@ -21,6 +21,8 @@ TOTAL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e
 SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 #: Above this ratio of absolute parts to the score, cancellation makes any picture unreliable.
 CANCELLATION_LIMIT = 10.0
+#: The sink of operations that no rule knows, and the share of the score above which it is no trifle.
+UNEXPLAINED, UNEXPLAINED_LIMIT = "unexplained", 0.01
 
 
 def rounding_floor(dtype: torch.dtype) -> float:
@@ -140,6 +142,12 @@ class Ledger:
     magnitude: Tensor
     dtype: torch.dtype
     depth_books: DepthBooks
+
+    @property
+    def unexplained(self) -> Tensor:
+        """(B,): what ended in operations that no rule knows, wherever and with whatever sign, relative to the score."""
+        lost = [total.abs() for name, _, _, total in self.sink_sites if name == UNEXPLAINED]
+        return torch.stack(lost).sum(0) / self.score.abs().clamp_min(1e-300) if lost else torch.zeros_like(self.score)
 
     @cached_property
     def depths(self) -> list[DepthBalance]:

@@ -134,7 +134,8 @@ class _Chooser:
         carriers = frozenset(
             i for i, a in enumerate(flat) if isinstance(a, fx.Node) and a in signals and i not in spared
         )
-        if meaning.kind in ONE_FACTOR and meaning.op is None:  # x * x: one of the two is the coefficient
+        one_factor = meaning.kind in ONE_FACTOR and meaning.op is None and rule.kind != "tangent"
+        if one_factor:  # x * x: one of the two is the coefficient
             carriers = frozenset(i for i in carriers if flat[i] not in flat[:i])
         factors = {i: self.factors.get(flat[i], 1) for i in carriers}
         masks = frozenset(
