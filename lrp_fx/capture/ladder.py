@@ -25,6 +25,7 @@ from lrp_fx.capture.example import in_signature_order, shortened, widen, without
 from lrp_fx.capture.export import export
 from lrp_fx.capture.record import record
 from lrp_fx.errors import CaptureError
+from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import report_fault
@@ -82,8 +83,7 @@ def _captured_shortened(model: nn.Module, inputs: dict[str, Any], roles: dict[st
     except Exception as error:  # it may be the part that the model does not like
         report_fault(error, f"capture ({DYNAMIC})")
         return None
-    shapes = {n: tuple(v.shape) for n, v in inputs.items() if isinstance(v, Tensor)}
-    return program if sizes_of(program).refusal(shapes) is None else None
+    return program if sizes_of(program).refusal(shapes_in(inputs)) is None else None
 
 
 def _checked(

@@ -27,6 +27,11 @@ from lrp_fx.ir.program import MASK_ROLE
 Constants = tuple[tuple[str, float], ...]
 
 
+def shapes_in(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors among arguments."""
+    return {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of one call by name, and the role of each tensor (`lrp_fx.ir.program.ROLES`)."""
@@ -40,7 +45,7 @@ class Arguments:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {n: tuple(v.shape) for n, v in self.bound.items() if isinstance(v, Tensor)}
+        return shapes_in(self.bound)
 
     @property
     def plain(self) -> dict[str, str]:
