@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.errors import TargetError
+from lrp_fx.ir.seen import seen
 
 LAST = -1
 Index = int | Sequence[int] | Tensor
@@ -199,7 +200,8 @@ class Span:
 class Custom:
     """Any function of the output that returns one number per example, shape (B,), and differentiates.
 
-    It is traced once per function object. What it is not linear in is booked in the sink ``target``.
+    It is traced once, and again where what it reads beside the output has changed: attributes of its object, variables
+    around it, global values. What it is not linear in is booked in the sink ``target``.
     """
 
     linear = False
@@ -209,7 +211,7 @@ class Custom:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        return ("Custom", id(self.function))
+        return ("Custom", seen(self.function))
 
     def example_arguments(self) -> dict[str, Tensor]:
         return {}
@@ -230,8 +232,10 @@ def as_target(target: Any) -> Target:
         return Predicted()
     if isinstance(target, bool):
         raise TargetError(f"not a target: {target!r}")
-    if isinstance(target, int) or (isinstance(target, (list, tuple, Tensor)) and not callable(target)):
+    if isinstance(target, (int, list, tuple, Tensor)) and not callable(target):
         return Class(target)
+    if hasattr(target, "__array__"):  # numpy's numbers and arrays
+        return Class(torch.as_tensor(target))
     if hasattr(target, "score") and hasattr(target, "signature"):
         return target  # type: ignore[no-any-return]
     if callable(target):

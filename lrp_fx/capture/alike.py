@@ -12,13 +12,12 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeAlias
 
-import torch
 from torch import Tensor, nn
+
+from lrp_fx.ir.seen import PLAIN
 
 #: As many blocks as it takes for stamping to be worth its while.
 MIN_BLOCKS = 3
-#: Values that are what they say, whoever holds them.
-PLAIN = (int, float, str, bool, bytes, complex, type(None), torch.dtype, torch.device, type)
 _OWN = frozenset(vars(nn.Module()))
 
 

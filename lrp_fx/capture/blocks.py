@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from lrp_fx.capture.alike import PLAIN, Watched, repeated_blocks
+from lrp_fx.capture.alike import Watched, repeated_blocks
+from lrp_fx.ir.seen import PLAIN
 from lrp_fx.ir.tracing import abstract_key
 
 _library: Any = torch.library.Library("lrp_fx_blocks", "DEF")  # type: ignore[no-untyped-call]

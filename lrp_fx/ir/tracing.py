@@ -123,8 +123,17 @@ def _axes_within(value: Tensor, axis: int) -> list[int] | None:
     return found[0] if found[0] == found[1] else None
 
 
-def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: Any = None) -> list[Any]:
-    """Copy a flat graph's operations into ``graph`` at the insertion point; returns what stands for its outputs."""
+def inline(
+    graph: fx.Graph,
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    tag: Any = None,
+    keep: Callable[[Tensor], fx.Node] | None = None,
+) -> list[Any]:
+    """Copy a flat graph's operations into ``graph`` at the insertion point; returns what stands for its outputs.
+
+    keep: what stands for a tensor that the traced function closed over; without it, only single numbers may be.
+    """
     env: dict[fx.Node, Any] = {}
     feed = iter(inputs)
     outputs: list[Any] = []
@@ -135,7 +144,7 @@ def inline(graph: fx.Graph, module: fx.GraphModule, inputs: Sequence[Any], tag: 
             outputs = list(fx.map_arg(node.args[0], lambda n: env[n]))
         elif node.op == "get_attr":
             constant = getattr(module, str(node.target))
-            env[node] = _constant(graph, constant)
+            env[node] = keep(constant) if keep is not None and constant.numel() != 1 else _constant(graph, constant)
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
             env[node].meta["lrp"] = tag

@@ -7,26 +7,22 @@ of Python) shows in the numbers: the program is compared with the model on the c
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lrp_fx.capture.alike import PLAIN
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
 from lrp_fx.guards.guard import Guard, refusal
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
+from lrp_fx.ir.seen import seen
 
 #: Programs that are kept for each model.
 KEPT = 4
-_DEEPEST = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,28 +102,4 @@ def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _of_module(module: nn.Module) -> Any:
-    return tuple((name, _seen(value, 0)) for name, value in vars(module).items())
-
-
-def _seen(value: Any, depth: int) -> Any:
-    """A plain value as it is, containers by what they hold, other objects by who they are."""
-    if isinstance(value, Tensor):
-        version = None if value.is_inference() else value._version
-        return (id(value), value.data_ptr(), value.dtype, version)
-    if isinstance(value, nn.Module):
-        return id(value)
-    if isinstance(value, PLAIN) or depth > _DEEPEST:
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return tuple(_seen(v, depth + 1) for v in value)
-    if isinstance(value, (set, frozenset)):
-        return tuple(sorted(map(repr, value)))
-    if isinstance(value, dict):
-        return tuple((repr(k), _seen(v, depth + 1)) for k, v in value.items())
-    if isinstance(value, functools.partial):
-        return _seen((value.func, value.args, value.keywords), depth + 1)
-    if isinstance(value, types.MethodType):
-        return (id(value.__func__), id(value.__self__))
-    if isinstance(value, (types.FunctionType, torch.device, torch.dtype)) or not hasattr(value, "__dict__"):
-        return id(value)
-    return (id(value), _seen(vars(value), depth + 1))
+    return tuple((name, seen(value)) for name, value in vars(module).items())

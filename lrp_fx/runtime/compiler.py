@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import first_line
-from lrp_fx.errors import InputError, PassError, TransposeError, warn_user
+from lrp_fx.errors import InputError, PassError, TransposeError, UntracedTargetError, warn_user
 from lrp_fx.guards.guard import Constants, Guard, refusal
 from lrp_fx.guards.inputs import device_guard
 from lrp_fx.guards.masks import MaskGuard
@@ -112,7 +112,7 @@ class Compiler:
 
     def compiled(self, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
         """Program and relevance graph for a call; where its kind of capture defeats the transposer, by another."""
-        entry = self.entry(call)
+        entry = self._having(call, target) or self.entry(call)
         seen = target.signature in entry.graphs
         entry, self.built = self._built(entry, call, target)
         if not entry.fits(call):  # drawing decided something by the sizes it was traced with
@@ -120,11 +120,24 @@ class Compiler:
             self.built = self.build(entry, target)
         if not seen:
             _try_one_row(entry, call)
+        self.current = entry
         return entry, self.built
+
+    def _having(self, call: ModelCall, target: Target) -> CompiledProgram | None:
+        """The program for a call that has a graph for the target already, where it is not the first that fits."""
+        if len(self.entries) < 2:
+            return None
+        kept = [k for k in self.entries if k.key == call.key and k.constants == call.constants]
+        return next((k.entry for k in kept if target.signature in k.entry.graphs and k.entry.fits(call)), None)
 
     def _built(self, entry: CompiledProgram, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
         try:
             return entry, self.build(entry, target)
+        except UntracedTargetError:
+            if entry.program.method != DYNAMIC:
+                raise
+            # it may be the symbols that the target cannot take: no reason to drop them
+            return self._built(self._entry_of_these_sizes(call), call, target)
         except (TransposeError, PassError) as error:
             if shared := _shared_inputs(entry, call):
                 raise InputError(shared) from error
@@ -133,6 +146,15 @@ class Compiler:
             report_fault(error, "reverse")
             self._forget(entry, call, error)
         return self._built(self.entry(call), call, target)
+
+    def _entry_of_these_sizes(self, call: ModelCall) -> CompiledProgram:
+        """A program without symbolic sizes, beside those with."""
+        fitting = (kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call))
+        found = next((entry for entry in fitting if entry.program.method != DYNAMIC), None)
+        if found is None:
+            found = self._variant(self._exactly(call), call.constants, call)
+            self.entries.append(Kept(call.key, call.constants, found))
+        return found
 
     def _forget(self, entry: CompiledProgram, call: ModelCall, error: Exception) -> None:
         """Drop a program that could not be transposed and remember which method comes next. Where that is for every

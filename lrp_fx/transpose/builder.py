@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.analysis.provenance import CONTENT
@@ -36,6 +36,7 @@ class RelevanceBuilder:
         self.graph = fx.Graph()
         self.env: dict[fx.Node, fx.Node] = {}
         self.batch: Any = 1
+        self.constants: dict[str, Tensor] = {}
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
 
     def add(
@@ -114,6 +115,20 @@ class RelevanceBuilder:
             total.meta["lrp"] = ("sum", "coefficient", 0)
         return total
 
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor that a target closed over: an attribute of the graph's root, read where it is needed."""
+        name = f"target_constant_{len(self.constants)}"
+        self.constants[name] = value.detach()
+        node = self.graph.create_node("get_attr", name)
+        with self.mode:
+            node.meta["val"] = self.mode.from_tensor(self.constants[name], static_shapes=True)
+        return node
+
+    @property
+    def root(self) -> nn.Module:
+        """The module whose attributes the graph reads."""
+        return Root(self.program.module, self.constants) if self.constants else self.program.module
+
     def result(self, node: fx.Node, index: int | None) -> fx.Node:
         """The copy of one result of an operation."""
         return self.env[node] if index is None else self.env[part_of(node, index)]
@@ -125,6 +140,19 @@ class RelevanceBuilder:
             if is_text and same_size(value_of(node).shape[1], size):
                 return info.name
         return None
+
+
+class Root(nn.Module):
+    """A module with further tensors, which it does not have itself: others share it."""
+
+    def __init__(self, base: nn.Module, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "tensors", tensors)
+
+    def __getattr__(self, name: str) -> Any:
+        tensors: dict[str, Tensor] = object.__getattribute__(self, "tensors")
+        return tensors[name] if name in tensors else getattr(object.__getattribute__(self, "base"), name)
 
 
 def part_of(node: fx.Node, index: int) -> fx.Node:

@@ -56,7 +56,7 @@ def reverse(
     """
     walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else {})
     outputs = walk.run(whole)
-    root, own = rewritten.program.module, walk.signature.outputs
+    root, own = walk.builder.root, walk.signature.outputs
     walk.builder.graph.output(outputs)
     return RelevanceProgram(walk.builder.graph, root, walk.builder.mode, own, whole, recompute), walk.signature
 

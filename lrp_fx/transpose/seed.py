@@ -60,7 +60,7 @@ def add_seed(builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.
     axis = batch_axis(builder.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
     function = _seeding(target, list(arguments), keeps, axis, builder.facts.batch)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
-    return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0)))
+    return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0), builder.constant))
 
 
 def _seeding(
@@ -76,6 +76,8 @@ def _seeding(
         with torch.enable_grad():
             score = target.score(leaf, mask, **dict(zip(names, rest, strict=True)))
             _check_score(score, batch)
+            if not score.requires_grad:
+                raise TargetError("the target does not depend on the model's output in a way that has a derivative")
             (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
         if seed is None:
             raise TargetError("the target does not depend on the model's output")
