@@ -67,10 +67,15 @@ def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dic
     }
 
 
+def _plain(value: Any) -> Any:
+    """A tensor made in inference mode cannot be traced: a copy of it can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -> ModelCall:
     """Tensors inside dictionaries, lists and dataclasses become arguments of their own; ``roles``: those that the names
     do not tell.
     """
-    flat = flatten(bound)
+    flat = {n: _plain(v) for n, v in flatten(bound).items()}
     told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
     return ModelCall(flat, told, Flattened(model, bound) if is_nested(bound) else model)

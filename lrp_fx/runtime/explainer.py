@@ -269,8 +269,16 @@ class Explainer:
 
     @contextlib.contextmanager
     def _compiling(self) -> Iterator[None]:
-        """torch.export, the caches, and what is set in the process meanwhile are not for several threads at once."""
-        with _COMPILING, progress(self.progress), no_collection():
+        """torch.export, the caches, and what is set in the process meanwhile are not for several threads at once. What
+        is made and kept is the same whatever mode the caller is in.
+        """
+        with (
+            _COMPILING,
+            progress(self.progress),
+            no_collection(),
+            torch.inference_mode(False),
+            torch.autograd.set_detect_anomaly(False),
+        ):
             yield
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
