@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -70,6 +71,8 @@ def test_inputs_and_weights_made_in_inference_mode() -> None:
         other = ready(FromVectors())
     plain = made.clone()
     expected = lrp_fx.convert(model)(inputs_embeds=plain).content["inputs_embeds"]
-    for each in (model, other):
+    for each in (model, copy.deepcopy(other)):
         found = lrp_fx.convert(each)(inputs_embeds=made).content["inputs_embeds"]
         assert torch.allclose(found, expected, rtol=1e-9)
+    with pytest.raises(lrp_fx.InputError, match=r"inside torch.inference_mode.*\n.*deepcopy"):
+        lrp_fx.convert(other)(inputs_embeds=made)

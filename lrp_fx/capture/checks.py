@@ -22,7 +22,14 @@ def check_mode(model: nn.Module) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Weights that are not finite are refused."""
+    """Weights that are not finite are refused, and those that cannot be traced."""
+    made_inside = [n for n, p in model.named_parameters() if p.is_inference()]
+    if made_inside:
+        raise InputError(
+            f"the weights are inference tensors ({made_inside[0]} and {len(made_inside) - 1} more), which cannot be "
+            "traced: the model was made inside torch.inference_mode()\n    next: explain copy.deepcopy(model), made "
+            "outside of it"
+        )
     bad = [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(p.detach().isfinite().all())]
     if bad:
         raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")
