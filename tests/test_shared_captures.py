@@ -105,15 +105,50 @@ def wrap_method(model: Adjustable) -> None:
     [set_attribute, set_configuration, write_weight, replace_weight, replace_loose, add_hook, wrap_method],
     ids=lambda change: change.__name__,
 )
-def test_a_changed_model_is_explained_as_it_is(change: Callable[[Adjustable], None]) -> None:
-    model = ready(Adjustable())
-    before = lrp_fx.convert(model)(input_ids=ids(1, 6), target=1)
+@pytest.mark.parametrize("same", [True, False], ids=["the same explainer", "another explainer"])
+def test_a_changed_model_is_explained_as_it_is(change: Callable[[Adjustable], None], same: bool) -> None:
+    model, given = ready(Adjustable()), ids(1, 6)
+    explain = lrp_fx.convert(model)
+    before = explain(input_ids=given, target=1)
     change(model)  # type: ignore[arg-type]
-    found = lrp_fx.convert(model, rules="attnlrp")(input_ids=ids(1, 6), target=1)
-    assert torch.allclose(found.output, model(ids(1, 6))) and not torch.allclose(found.output, before.output)
+    found = (explain if same else lrp_fx.convert(model))(input_ids=given, target=1)
+    assert torch.allclose(found.output, model(given)) and not torch.allclose(found.output, before.output)
     captures.forget()
-    fresh = lrp_fx.convert(model, rules="attnlrp")(input_ids=ids(1, 6), target=1)
+    fresh = lrp_fx.convert(model)(input_ids=given, target=1)
     assert torch.equal(found.tokens, fresh.tokens)
+
+
+def test_a_hook_that_comes_and_goes() -> None:
+    model, given = ready(Adjustable()), ids(2, 6)
+    explain = lrp_fx.convert(model)
+    plain = explain(input_ids=given).output
+    handle = model.inner.register_forward_hook(lambda module, args, result: result * 2)
+    assert torch.allclose(explain(input_ids=given).output, model(given))
+    handle.remove()
+    assert torch.equal(explain(input_ids=given).output, plain)
+
+
+class Counting(Adjustable):
+    """What running it sets changes nothing that it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.last = 0, torch.zeros(())
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        self.calls += 1
+        result = super().forward(input_ids)
+        self.last = result.detach()
+        return result
+
+
+def test_a_model_that_keeps_count_is_captured_once() -> None:
+    model, given = ready(Counting()), ids(2, 6)
+    explain = lrp_fx.convert(model)
+    for _ in range(3):
+        explain(input_ids=given)
+        model(given)
+    assert explain.statistics.captures == 1 and explain.statistics.transposes == 1
 
 
 def test_a_function_that_was_replaced_shows_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

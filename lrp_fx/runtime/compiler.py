@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
 from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import first_line
 from lrp_fx.errors import InputError, PassError, TransposeError, UntracedTargetError, warn_user
@@ -24,6 +25,7 @@ from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.runtime.captures import Captured, share, taken_over
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
 from lrp_fx.runtime.strategies import Strategies
+from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
@@ -98,17 +100,31 @@ class Compiler:
         self.statistics = Statistics()
         self.entries: list[Kept] = []  # the last one was used last
         self.strategies = Strategies(options.dynamic)
-        self.weights = Weights(model)
+        self.weights, self.watch = Weights(model), Watch(model)
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
 
     def check_model(self) -> None:
         """Check mode and weights; forget graphs of other weights."""
         if self.weights.changed():
-            self.entries.clear()
-            self.strategies.clear()
-            self.weights.loose.clear()
-            self.current = self.built = None
+            self._forget_all()
+
+    def check_changes(self, call: ModelCall) -> None:
+        """Where the model has been changed without a tensor being another, forget what does not compute what it
+        computes now.
+        """
+        if self.entries and self.watch.changed():
+            kept = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
+            known = Ran(call.bound, call.result)
+            if not kept or any(not difference(entry.base.program, known) <= CAPTURE_ULPS for entry in kept):
+                self._forget_all()
+            self.watch.look()
+
+    def _forget_all(self) -> None:
+        self.entries.clear()
+        self.strategies.clear()
+        self.weights.loose.clear()
+        self.current = self.built = None
 
     def compiled(self, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
         """Program and relevance graph for a call; where its kind of capture defeats the transposer, by another."""
@@ -121,6 +137,8 @@ class Compiler:
         if not seen:
             _try_one_row(entry, call)
         self.current = entry
+        if not seen:
+            self.watch.look()  # running the model may have set something of it
         return entry, self.built
 
     def _having(self, call: ModelCall, target: Target) -> CompiledProgram | None:

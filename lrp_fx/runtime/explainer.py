@@ -286,6 +286,7 @@ class Explainer:
         self._compiler.check_model()
         call = as_call(self.model, bound, self.roles)
         check_inputs(call.bound, call.roles)
+        self._compiler.check_changes(call)
         return call
 
     # ------------------------------------------------------------------------------------------------ saving
