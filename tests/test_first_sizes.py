@@ -72,6 +72,16 @@ def test_the_second_size_is_captured_for_any() -> None:
     assert found == [("static", 1), ("static", 1), ("dynamic", 2), ("dynamic", 2), ("dynamic", 2)]
 
 
+def test_one_token_has_a_position() -> None:
+    """No size shows the axis of a single token: its program is for any size, and a row of it is a row of a batch."""
+    model = ready(Mixing())
+    explain = lrp_fx.convert(model)
+    alone = explain(input_ids=ids(1, 1))
+    assert method(explain) == "dynamic"
+    both = lrp_fx.convert(model)(input_ids=ids(1, 1).expand(2, 1))
+    assert torch.allclose(alone.tokens[0], both.tokens[0], rtol=EXACT)
+
+
 @pytest.mark.parametrize("name", ["gpt_neox", "t5", "bert", "whisper"])
 def test_relevance_has_the_same_shapes_for_one_example(name: str) -> None:
     """The batch is an axis of position's relevance, though its size does not show it."""

@@ -95,6 +95,7 @@ USES: dict[str, tuple[bool, Callable[[Tensor, Tensor, int], Tensor]]] = {
     "where, a full tensor": (False, lambda s, m, t: torch.where(m[:, None, None, :], s, torch.full_like(s, -1e9))),
     "added": (False, lambda s, m, t: s + (1.0 - m[:, None, None, :].to(s.dtype)) * torch.finfo(s.dtype).min),
     "subtracted": (True, lambda s, m, t: s - m[:, None, None, :].to(s.dtype) * 1e9),
+    "minimum": (False, lambda s, m, t: torch.minimum(s, torch.where(m[:, None, None, :], 1e9, -1e9).to(s.dtype))),
     "logarithm": (False, lambda s, m, t: s + m[:, None, None, :].to(s.dtype).log()),
 }
 
@@ -132,6 +133,18 @@ class Multiplied(nn.Module):
 @pytest.mark.parametrize("hides", [True, False])
 def test_a_product_hides(hides: bool) -> None:
     check(ready(Multiplied(hides=hides)), padding(hides=hides), [3, 5])
+
+
+class Replaced(Attention):
+    """Hidden tokens are a learned one."""
+
+    def forward(self, input_ids: Tensor, padding_mask: Tensor) -> Tensor:
+        x = torch.where(padding_mask[..., None], self.words(input_ids), self.maps[0].bias)
+        return self.head(x + (x @ x.mT).softmax(-1) @ x)  # type: ignore[no-any-return]
+
+
+def test_what_stands_in_the_place_of_hidden_tokens() -> None:
+    check(ready(Replaced(lambda s, m, t: s)), padding(hides=False), [3, 5])
 
 
 class FixedLength(Attention):

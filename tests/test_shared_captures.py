@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,34 @@ class Adjustable(nn.Module):
         x = self.words(input_ids)
         x = x + bend(self.inner(x)) * self.factor * self.loose
         return self.head(x.mean(1)) * self.settings.slope  # type: ignore[no-any-return]
+
+
+class Slotted:
+    __slots__ = ("low",)
+
+
+class Filling(nn.Module):
+    """What masked scores are filled with, in places that no attribute of a module shows; ones do not tell it."""
+
+    low = -1e9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head, self.slotted, self.array = (
+            nn.Embedding(V, F),
+            nn.Linear(F, 4),
+            Slotted(),
+            np.array([-1e9]),
+        )
+        self.slotted.low = -1e9
+
+    def filling(self) -> float:
+        return max(self.low, self.slotted.low, float(self.array[0]))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        scores = (x @ x.mT).masked_fill(attention_mask[:, None] == 0, self.filling())
+        return self.head((scores.softmax(-1) @ x).mean(1))  # type: ignore[no-any-return]
 
 
 def program(explain: lrp_fx.Explainer) -> object:
@@ -116,6 +145,24 @@ def test_a_changed_model_is_explained_as_it_is(change: Callable[[Adjustable], No
     captures.forget()
     fresh = lrp_fx.convert(model)(input_ids=given, target=1)
     assert torch.equal(found.tokens, fresh.tokens)
+
+
+@pytest.mark.parametrize("where", ["class", "slots", "array", "method"])
+def test_what_the_first_call_does_not_tell(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = ready(Filling()), ids(1, 6)
+    ones, padded = torch.ones(1, 6, dtype=torch.long), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    lrp_fx.convert(model)(input_ids=given, attention_mask=ones)
+    if where == "class":
+        monkeypatch.setattr(Filling, "low", 0.0)
+    elif where == "method":
+        monkeypatch.setattr(Filling, "filling", lambda self: 0.0)
+    elif where == "slots":
+        model.slotted.low = 0.0  # type: ignore[union-attr]
+    else:
+        model.array[0] = 0.0  # type: ignore[index]
+    other = lrp_fx.convert(model)
+    other(input_ids=given, attention_mask=ones)
+    assert torch.allclose(other(input_ids=given, attention_mask=padded).output, model(given, padded))
 
 
 def test_a_hook_that_comes_and_goes() -> None:

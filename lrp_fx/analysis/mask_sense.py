@@ -1,8 +1,9 @@
 """Mask sense: does a mask keep tokens where it is true, or hide them?
 
 It is decided by evaluation, not by spelling: all that a program computes of the mask is computed for a mask of ones and
-for one of zeros, up to where it meets what is computed of content. There a choice or a sum with a very low number, a
-product with zero, or an attention kernel hides entries. The mask that hides more is the one that hides tokens.
+for one of zeros, up to where it meets what is computed of content. There a choice of something else, a sum with a very
+low number, a product with zero, or an attention kernel hides entries. The mask that hides more is the one that hides
+tokens.
 
 requires  a captured program, masks in it as they were given (before any that say nothing are dropped)
 ensures   one answer for every way to write the same mask
@@ -117,26 +118,23 @@ def _hidden(user: fx.Node, node: fx.Node, values: Mapping[fx.Node, Any]) -> Tens
     """The entries that an operation hides by a mask of this value; None where it hides none by it."""
     value, name = values[node], op_name(user)
     if name == "aten.masked_fill":
-        return value.bool() if user.args[1] is node and _hides(user.args[2], values) else None
-    if name == "aten.where" and user.args[0] is node:
-        first, second = (_hides(a, values) for a in user.args[1:3])
-        return value.bool() if first else ~value.bool() if second else None
+        return value.bool() if user.args[1] is node else None
+    if name == "aten.where" and user.args[0] is node:  # hidden is what stands where no content is
+        first, second = (_is_fixed(a, values) for a in user.args[1:3])
+        return None if first == second else value.bool() if first else ~value.bool()
     if name == "aten.index_put":
-        return value if value.dtype == torch.bool and _hides(user.args[2], values) else None
+        return value if value.dtype == torch.bool and _is_fixed(user.args[2], values) else None
     if name == "aten.index":  # the rows that are kept are taken out
         return ~value if value.dtype == torch.bool else None
     if name == "aten.scaled_dot_product_attention":
         given = argument(user, "attn_mask") is node
         return (~value if value.dtype == torch.bool else value <= VERY_LOW) if given else None
-    if has(user, Fact.SUM):
-        low = value if name != "aten.sub" or user.args[0] is node else -value
+    if has(user, Fact.SUM) or name == "aten.minimum":
+        low: Tensor = value if name != "aten.sub" or user.args[0] is node else -value
         return low <= VERY_LOW if value.is_floating_point() else None
     return value == 0 if has(user, Fact.PRODUCT | Fact.SCALING) else None
 
 
-def _hides(other: Any, values: Mapping[fx.Node, Any]) -> bool:
-    """Is what stands in the place of an entry nothing, or as low as masks are filled with?"""
-    constant = values.get(other) if isinstance(other, fx.Node) else other
-    if isinstance(constant, Tensor):
-        return bool(((constant == 0) | (constant <= VERY_LOW)).all())
-    return isinstance(constant, (int, float)) and (constant == 0 or constant <= VERY_LOW)
+def _is_fixed(other: Any, values: Mapping[fx.Node, Any]) -> bool:
+    """Is what stands in the place of an entry no content: a number, a parameter?"""
+    return not isinstance(other, fx.Node) or other in values

@@ -23,12 +23,13 @@ LONGEST_TRACED, SHORTENED = 64, 16
 def suits_fixed_sizes(inputs: Mapping[str, Any], roles: Mapping[str, str]) -> bool:
     """Is it one short example, whose sizes tell its axes apart? It is traced quicker for its own sizes than for any.
 
-    (Two texts of one length could not be told apart by it, and whose an axis is would be a guess.)
+    (Two texts of one length could not be told apart by it, and whose an axis is would be a guess; of a single token no
+    size shows the axis.)
     """
     content = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and roles[n] == CONTENT_ROLE}
     lengths = [v.shape[1] for v in content.values() if _is_text(v)]
     return (
-        all(v.dim() and v.shape[0] == 1 for v in content.values())
+        all(v.dim() and v.shape[0] == 1 and not (v.dim() in (2, 3) and v.shape[1] == 1) for v in content.values())
         and len(set(lengths)) == len(lengths)
         and max(lengths, default=0) <= LONGEST_TRACED
     )

@@ -12,12 +12,13 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 #: Values that are what they say, whoever holds them.
 PLAIN = (int, float, str, bool, bytes, complex, type(None), torch.dtype, torch.device, type)
-_DEEPEST = 6
+_DEEPEST, _LONGEST = 6, 1 << 16
 
 
 def seen(value: Any, depth: int = 0) -> Any:
@@ -41,9 +42,20 @@ def seen(value: Any, depth: int = 0) -> Any:
         return (id(value.__func__), seen(value.__self__, depth + 1))
     if isinstance(value, types.FunctionType):
         return (id(value), seen_by(value, depth + 1))
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        return (id(value), array.tobytes() if array.nbytes <= _LONGEST else None)
+    slots = {n: getattr(value, n) for n in getattr(type(value), "__slots__", ()) if hasattr(value, n)}
+    if slots:
+        return (id(value), seen(slots, depth + 1))
     if isinstance(value, (torch.device, torch.dtype, types.ModuleType)) or not hasattr(value, "__dict__"):
         return id(value)
     return (id(value), seen(vars(value), depth + 1))
+
+
+def own_classes(module: nn.Module) -> Iterator[type]:
+    """The classes that say what a module computes, down to torch's own."""
+    return (c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn.") and c is not object)
 
 
 def seen_by(function: types.FunctionType, depth: int = 0) -> Any:

@@ -15,11 +15,12 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
+from lrp_fx.capture.compare import Ran, verify_capture
+from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import Guard, refusal
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
-from lrp_fx.ir.seen import seen
+from lrp_fx.ir.seen import PLAIN, own_classes, seen
 
 #: Programs that are kept for each model.
 KEPT = 4
@@ -62,9 +63,17 @@ def taken_over(call: ModelCall, wanted: Sequence[Any]) -> Captured | None:
     for entry in reversed(shared):
         captured = entry.captured
         if entry.wanted == key and entry.seen == seen and refusal(captured.guards, call) is None:
-            right = difference(captured.program, Ran(call.bound, call.result)) <= CAPTURE_ULPS
-            return captured if right else None
+            return captured if _is_right(call, captured.program) else None
     return None
+
+
+def _is_right(call: ModelCall, program: Program) -> bool:
+    """Compared as every capture is: on the call, on other values, another shape and another mask."""
+    try:
+        verify_capture(call.model, program, call.bound, call.roles, Ran(call.bound, call.result))
+    except CaptureError:
+        return False
+    return True
 
 
 def share(call: ModelCall, wanted: Sequence[Any], captured: Captured) -> None:
@@ -94,11 +103,12 @@ def _holds_no_copies(model: nn.Module, program: Program) -> bool:
 # ------------------------------------------------------------------------------------------------ what a model is
 def fingerprint(model: nn.Module) -> Any:
     """Whatever of a model's modules may decide what they compute: equal as long as nobody has changed it."""
-    return tuple((name, id(module), id(type(module).forward), _of_module(module)) for name, module in _modules(model))
-
-
-def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return list(model.named_modules())
+    modules = list(model.named_modules())
+    classes = dict.fromkeys(c for _, module in modules for c in own_classes(module))
+    return (
+        tuple((name, id(module), _of_module(module)) for name, module in modules),
+        tuple((id(c), n, seen(v) if isinstance(v, PLAIN) else id(v)) for c in classes for n, v in vars(c).items()),
+    )
 
 
 def _of_module(module: nn.Module) -> Any:

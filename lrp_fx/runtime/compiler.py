@@ -247,8 +247,10 @@ class Compiler:
         self.weights.note(captured.program)
         return captured
 
-    def for_any_size(self, entry: CompiledProgram) -> CompiledProgram:
-        """The program itself or, where it holds for the sizes of its first call only, one for any, captured now."""
+    def for_any_size(self, entry: CompiledProgram, goals: Sequence[Target]) -> CompiledProgram:
+        """The program itself or, where it holds for the sizes of its first call only, one for any, captured now, if it
+        can be transposed for these targets.
+        """
         call = entry.base.first
         if call is None:
             return entry
@@ -259,6 +261,13 @@ class Compiler:
             found = Kept(call.key, call.constants, self._variant(self._capture(call), call.constants, call))
             self.entries.append(found)
             _try_one_row(found.entry, call)
+        try:
+            for goal in goals:
+                self.build(found.entry, goal)
+        except (TransposeError, PassError) as error:
+            report_fault(error, "reverse")
+            self._forget(found.entry, call, error)
+            return entry
         return found.entry
 
     def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:

@@ -308,7 +308,7 @@ class Explainer:
                 raise TargetError(
                     "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
                 )
-            entries = self._compiler.variants(self._compiler.for_any_size(last))
+            entries = self._compiler.variants(self._compiler.for_any_size(last, goals))
             graphs = [(goal, self._compiler.build(entry, goal)) for entry in entries for goal in goals]
             saved = tuple(SavedGraph(goal.signature, built.graph, built.guards) for goal, built in graphs)
             write(path, self._contents(entries[-1], saved), model=self.model, weights=weights)

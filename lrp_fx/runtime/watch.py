@@ -12,48 +12,45 @@ ensures   a change of an attribute, a hook, a submodule or a forward is seen; a 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.seen import PLAIN, own_classes
 
 _CONTAINERS = (dict, list, set)
 _DEEPEST = 3
 
 
 class Watch:
-    """``held``: (an object, what its class computes by, what it held)."""
+    """``held``: (an object, what it held)."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.held: list[tuple[Any, Any, dict[str, Any]]] = []
+        self.held: list[tuple[Any, dict[str, Any]]] = []
 
     def look(self) -> None:
         """Remember what the model is now."""
-        self.held = [(each, _forward(each), _copied(vars(each))) for each in _parts(self.model)]
+        self.held = [(each, _copied(vars(each))) for each in _parts(self.model)]
 
     def changed(self) -> bool:
         """Is anything other than it was when it was looked at last? (Modules added are attributes of others.)"""
         try:
-            return any(_forward(each) is not forward or vars(each) != held for each, forward, held in self.held)
+            return any(vars(each) != held for each, held in self.held)
         except (RuntimeError, ValueError, TypeError):  # tensors or arrays that are others cannot be compared: they are
             return True
 
 
-def _forward(each: Any) -> Any:
-    return getattr(type(each), "forward", None)
-
-
-def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as they are: what is written to in place is copied."""
     return {n: v.copy() if isinstance(v, _CONTAINERS) else v for n, v in attributes.items()}
 
 
 def _parts(model: nn.Module) -> Iterator[Any]:
-    """The modules, and the objects that hold what they are set to (configurations, adapters)."""
+    """The modules, their classes, and the objects that hold what they are set to (configurations, adapters)."""
     known: set[int] = set()
+    yield from dict.fromkeys(c for module in model.modules() for c in own_classes(module))
     for module in model.modules():
         yield module
         yield from _held_by(module, known, 0)
