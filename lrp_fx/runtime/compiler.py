@@ -76,6 +76,10 @@ class CompiledProgram:
         """Which calls the program serves."""
         return self.base.guards if self.assumed is None else (*self.base.guards, self.assumed)
 
+    def serves(self, call: ModelCall) -> bool:
+        """Is the program right for a call, with what was taken for granted of its masks?"""
+        return refusal(self.guards, call) is None
+
     def fits(self, call: ModelCall) -> bool:
         """Does what was captured serve a call, whatever its masks are?"""
         return refusal(self.base.guards, call) is None
@@ -146,7 +150,7 @@ class Compiler:
         if len(self.entries) < 2:
             return None
         kept = [k for k in self.entries if k.key == call.key and k.constants == call.constants]
-        return next((k.entry for k in kept if target.signature in k.entry.graphs and k.entry.fits(call)), None)
+        return next((k.entry for k in kept if target.signature in k.entry.graphs and k.entry.serves(call)), None)
 
     def _built(self, entry: CompiledProgram, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
         try:
@@ -167,11 +171,14 @@ class Compiler:
 
     def _entry_of_these_sizes(self, call: ModelCall) -> CompiledProgram:
         """A program without symbolic sizes, beside those with."""
-        fitting = (kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call))
+        fitting = (kept.entry for kept in self.entries if kept.key == call.key and kept.entry.serves(call))
         found = next((entry for entry in fitting if entry.program.method != DYNAMIC), None)
         if found is None:
-            found = self._variant(self._exactly(call), call.constants, call)
-            self.entries.append(Kept(call.key, call.constants, found))
+            base = self._exactly(call)
+            found = self._variant(base, call.constants, call)
+            if not found.serves(call):
+                found = self._general(base)
+            self.entries.append(Kept(call.key, call.constants if found.assumed is not None else None, found))
         return found
 
     def _forget(self, entry: CompiledProgram, call: ModelCall, error: Exception) -> None:
