@@ -82,7 +82,9 @@ def test_one_token_has_a_position() -> None:
     assert torch.allclose(alone.tokens[0], both.tokens[0], rtol=EXACT)
 
 
-@pytest.mark.parametrize("name", ["gpt_neox", "t5", "bert", "whisper"])
+@pytest.mark.parametrize(
+    "name", ["gpt_neox", *(pytest.param(n, marks=pytest.mark.slow) for n in ("t5", "bert", "whisper"))]
+)
 def test_relevance_has_the_same_shapes_for_one_example(name: str) -> None:
     """The batch is an axis of position's relevance, though its size does not show it."""
     architecture = next(a for a in ARCHITECTURES if a.name == name)

@@ -100,6 +100,10 @@ def parametrised() -> nn.Module:
 def plain(model: nn.Module) -> nn.Module:
     """The weights that the parametrisations lead to."""
     result = copy.deepcopy(model)
+    for module in filter(parametrize.is_parametrized, result.modules()):
+        # A copy has the very class that was made for the original, and removing takes its property away from both.
+        own = type(module)
+        module.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
     for module in result.modules():
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
