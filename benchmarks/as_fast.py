@@ -9,11 +9,7 @@ ratio of their CPU seconds is the median. Memory is what a process grows by at m
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.history import unpacked
+from benchmarks.history import measured_in, unpacked
 from benchmarks.page import ROOT, Command
 
 TOKENS = 128
@@ -79,17 +75,6 @@ def _status(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def in_a_process(tree: Path, name: str, what: str) -> float:
-    code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import lrp_fx; sys.path[0] = sys.argv[2]; "
-        "from benchmarks.as_fast import measure; print(json.dumps(measure(*sys.argv[3:])))"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", code, str(tree), str(ROOT), name, what]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tree, check=True)
-    return float(json.loads(run.stdout.splitlines()[-1]))
-
-
 def main(arguments: list[str]) -> int:
     """Prints a line for each model and measure: medians before and now, and their ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks as_fast", description=__doc__.splitlines()[0])
@@ -100,7 +85,9 @@ def main(arguments: list[str]) -> int:
     with unpacked(options.against) as before:
         for name in options.models:
             for what, unit in (("time", "of gradient x input"), ("memory", "MiB")):
-                turns = [[in_a_process(tree, name, what) for tree in (before, ROOT)] for _ in range(options.times)]
+                turns = [
+                    [measured_in(tree, __name__, name, what) for tree in (before, ROOT)] for _ in range(options.times)
+                ]
                 then, now = (statistics.median(turn[k] for turn in turns) for k in (0, 1))
                 print(f"{name:<14}{what:<8}{then:>9.3f} -> {now:>9.3f} {unit}, ratio {now / then:.3f}", flush=True)
     return 0

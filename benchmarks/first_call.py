@@ -10,11 +10,7 @@ and its own run, for a short and a long text.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -26,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.compare import ANY, OTHERS, TEXT, Noise
-from benchmarks.history import unpacked
+from benchmarks.history import TreeError, measured_in, unpacked
 from benchmarks.page import ROOT, Page, table
 
 DECODERS = {f"decoder {n} x {w}": (n, w) for n, w in ((4, 256), (12, 768), (24, 1024), (32, 256), (48, 64))}
@@ -189,16 +185,11 @@ def measure(contender: str, name: str) -> dict[str, tuple[float, float]]:
 
 def in_a_process(tree: Path, contender: str, name: str) -> dict[str, tuple[float, float]]:
     """What `measure` gives with the lrp_fx of a tree; nothing where the contender fails."""
-    code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import lrp_fx; sys.path[0] = sys.argv[2]; "
-        "from benchmarks.first_call import measure; print(json.dumps(measure(*sys.argv[3:])))"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", code, str(tree), str(ROOT), contender, name]
-    run = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=tree)
-    found: dict[str, tuple[float, float]] = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {}
-    if run.returncode:
-        print(f"    {contender} on {name}: {run.stderr.splitlines()[-1][:160]}", flush=True)
+    try:
+        found: dict[str, tuple[float, float]] = measured_in(tree, __name__, contender, name)
+    except TreeError as error:
+        print(f"    {contender} on {name}: {str(error)[:160]}", flush=True)
+        return {}
     return found
 
 

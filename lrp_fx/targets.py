@@ -102,6 +102,11 @@ class _AtPosition:
             _check(position, shape[1], "position")
         return {**columns, "position": position}
 
+    @property
+    def counts_back(self) -> bool:
+        """Is a position counted from the last row that the mask keeps?"""
+        return bool((torch.as_tensor(self.position) < 0).any())
+
     def __repr__(self) -> str:
         inner = ", ".join(f"{k}={v}" for k, v in {**self.classes, "position": self.position}.items())
         return f"{type(self).__name__}({inner})"

@@ -104,6 +104,25 @@ def test_a_tensor_that_is_written_to_is_seen() -> None:
     assert torch.allclose(explain(given, target=function).score, 2 * before)
 
 
+class Scaled(nn.Linear):
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+def test_a_module_that_is_set_otherwise_is_seen() -> None:
+    model, given, probe = ready(Small()), ids(), Scaled(3, 1).double().eval()
+    explain = lrp_fx.convert(model)
+
+    def function(output: Tensor) -> Tensor:
+        return probe(output)[:, 0]  # type: ignore[no-any-return]
+
+    before = explain(given, target=function).score
+    probe.scale = 2.0
+    assert torch.allclose(explain(given, target=function).score, 2 * before)
+
+
 def test_a_target_for_these_sizes_only_costs_the_others_nothing() -> None:
     """Two labels fit two examples: the program with symbolic sizes stays, for targets that take any."""
     explain = lrp_fx.convert(ready(Small()), dynamic=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,12 +191,37 @@ class Counting(Adjustable):
 
 
 def test_a_model_that_keeps_count_is_captured_once() -> None:
-    model, given = ready(Counting()), ids(2, 6)
+    model = ready(Counting())
     explain = lrp_fx.convert(model)
-    for _ in range(3):
-        explain(input_ids=given)
-        model(given)
-    assert explain.statistics.captures == 1 and explain.statistics.transposes == 1
+    for rows, length in ((1, 6), (2, 7), (1, 6), (3, 9), (2, 5)):
+        explain(input_ids=ids(rows, length))
+        model(ids(2, 5))
+    assert explain.statistics.captures == 2, "for the first sizes, and for any"
+
+
+def test_a_change_is_noticed_at_whatever_size_comes_next() -> None:
+    """A program that the next call does not use is compared when it is used again."""
+    model = ready(Adjustable())
+    explain = lrp_fx.convert(model)
+    explain(input_ids=ids(1, 6))
+    explain(input_ids=ids(2, 7))
+    model.factor = 3.0  # type: ignore[assignment]
+    for rows, length in ((2, 9), (1, 6), (2, 7)):
+        given = ids(rows, length)
+        assert torch.allclose(explain(input_ids=given).output, model(given))
+
+
+def test_a_changed_model_is_not_saved_as_it_was(tmp_path: Path) -> None:
+    model, given = ready(Adjustable()), ids(2, 6)
+    explain = lrp_fx.convert(model)
+    explain(input_ids=given, target=1)
+    model.factor = 3.0  # type: ignore[assignment]
+    with pytest.raises(lrp_fx.InputError, match=r"has been changed.*\n.*once more"):
+        explain.save(tmp_path / "model.lrp")
+    assert not (tmp_path / "model.lrp").exists()
+    explain(input_ids=given, target=1)
+    explain.save(tmp_path / "model.lrp")
+    assert torch.allclose(lrp_fx.load(tmp_path / "model.lrp")(input_ids=given, target=1).output, model(given))
 
 
 def test_a_function_that_was_replaced_shows_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

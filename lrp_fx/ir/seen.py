@@ -28,8 +28,8 @@ def seen(value: Any, depth: int = 0) -> Any:
         return (id(value), value.data_ptr(), value.dtype, version)
     if isinstance(value, PLAIN) or depth > _DEEPEST:
         return repr(value)
-    if isinstance(value, nn.Module):
-        return id(value)
+    if isinstance(value, nn.Module):  # what is inside it changes rarely, and may hold it in turn
+        return (id(value), tuple((n, repr(v)) for n, v in vars(value).items() if isinstance(v, PLAIN)))
     if isinstance(value, (list, tuple)):
         return tuple(seen(v, depth + 1) for v in value)
     if isinstance(value, (set, frozenset)):
@@ -45,12 +45,11 @@ def seen(value: Any, depth: int = 0) -> Any:
     if hasattr(value, "__array__"):
         array = np.asarray(value)
         return (id(value), array.tobytes() if array.nbytes <= _LONGEST else None)
-    slots = {n: getattr(value, n) for n in getattr(type(value), "__slots__", ()) if hasattr(value, n)}
-    if slots:
-        return (id(value), seen(slots, depth + 1))
-    if isinstance(value, (torch.device, torch.dtype, types.ModuleType)) or not hasattr(value, "__dict__"):
+    if isinstance(value, types.ModuleType):
         return id(value)
-    return (id(value), seen(vars(value), depth + 1))
+    named = getattr(type(value), "__slots__", ())
+    slots = {n: getattr(value, n) for n in ((named,) if isinstance(named, str) else named) if hasattr(value, n)}
+    return (id(value), seen({**slots, **getattr(value, "__dict__", {})}, depth + 1))
 
 
 def own_classes(module: nn.Module) -> Iterator[type]:

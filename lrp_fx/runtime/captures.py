@@ -2,7 +2,7 @@
 
 A program is taken over where the model is, as far as can be seen, what it was when it was captured: the same modules of
 the same classes with the same tensors, plain attributes and hooks. What cannot be seen (a function replaced in a module
-of Python) shows in the numbers: the program is compared with the model on the call before it is used.
+of Python) shows in the numbers: before it is used the program is compared with the model as every capture is.
 """
 
 from __future__ import annotations
@@ -112,4 +112,5 @@ def fingerprint(model: nn.Module) -> Any:
 
 
 def _of_module(module: nn.Module) -> Any:
-    return tuple((name, seen(value)) for name, value in vars(module).items())
+    """Its submodules are listed by themselves."""
+    return tuple((name, seen(value)) for name, value in vars(module).items() if name != "_modules")

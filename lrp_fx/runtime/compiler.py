@@ -37,7 +37,9 @@ _CACHED_GRAPHS = 32
 
 @dataclass
 class Statistics:
-    """How often each expensive stage ran (a text of another length must not capture again)."""
+    """How often each expensive stage was needed (a text of another length must not capture again). ``captures``: with
+    those that another explainer of the model had made.
+    """
 
     captures: int = 0
     transposes: int = 0
@@ -105,6 +107,7 @@ class Compiler:
         self.entries: list[Kept] = []  # the last one was used last
         self.strategies = Strategies(options.dynamic)
         self.weights, self.watch = Weights(model), Watch(model)
+        self.doubted: set[Captured] = set()  # captured before the model was changed, and not compared with it since
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
 
@@ -114,17 +117,25 @@ class Compiler:
             self._forget_all()
 
     def check_changes(self, call: ModelCall) -> None:
-        """Where the model has been changed without a tensor being another, forget what does not compute what it
-        computes now.
+        """Where the model has been changed without a tensor being another, compare the programs that a call may use;
+        where one computes something else than the model, forget all.
         """
-        if self.entries and self.watch.changed():
-            kept = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
-            known = Ran(call.bound, call.result)
-            if not kept or any(not difference(entry.base.program, known) <= CAPTURE_ULPS for entry in kept):
-                self._forget_all()
+        if self.has_changed():
+            self.doubted.update(kept.entry.base for kept in self.entries)
             self.watch.look()
+        used = [kept.entry for kept in self.entries if kept.entry.base in self.doubted and kept.key == call.key]
+        doubted = {entry.base for entry in used if entry.fits(call)}
+        known = Ran(call.bound, call.result) if doubted else None
+        if known is not None and any(not difference(base.program, known) <= CAPTURE_ULPS for base in doubted):
+            self._forget_all()
+        self.doubted -= doubted
+
+    def has_changed(self) -> bool:
+        """Has the model been changed since it was looked at last?"""
+        return bool(self.entries) and self.watch.changed()
 
     def _forget_all(self) -> None:
+        self.doubted.clear()
         self.entries.clear()
         self.strategies.clear()
         self.weights.loose.clear()
@@ -150,7 +161,12 @@ class Compiler:
         if len(self.entries) < 2:
             return None
         kept = [k for k in self.entries if k.key == call.key and k.constants == call.constants]
-        return next((k.entry for k in kept if target.signature in k.entry.graphs and k.entry.serves(call)), None)
+        found = next((k for k in kept if target.signature in k.entry.graphs and k.entry.serves(call)), None)
+        if found is None:
+            return None
+        self.entries.remove(found)
+        self.entries.append(found)
+        return found.entry
 
     def _built(self, entry: CompiledProgram, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
         try:

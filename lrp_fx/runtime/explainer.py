@@ -297,10 +297,16 @@ class Explainer:
             so far.
         weights: False leaves the model's weights out; loading then takes the model's safetensors file.
 
-        Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured.
+        Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured, and
+        where the model has been changed since.
         """
         with self._compiling():  # nobody else builds or captures meanwhile
             last = self._entry()
+            if self._compiler.has_changed() or last.base in self._compiler.doubted:
+                raise InputError(
+                    "the model has been changed since it was explained last\n    next: explain an input once more (the "
+                    "graphs are compared with it), and save then"
+                )
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
             goals = [as_target(t) for t in targets] if targets is not None else used

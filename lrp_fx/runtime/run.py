@@ -45,8 +45,7 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -
     """Raise `TargetError` for a place counted from the last row that counts, where a mask hides places of something of
     another length (samples of sound, of which the output has frames): which row is the last is not known.
     """
-    position = getattr(goal, "position", None)
-    if position is None or len(shape) != 3 or not bool((torch.as_tensor(position) < 0).any()):
+    if len(shape) != 3 or not getattr(goal, "counts_back", False):
         return
     lengths = {v.shape[1] for n, v in call.tensors.items() if call.roles[n] == CONTENT_ROLE and v.dim() > 1}
     hiding = [n for n, v in call.tensors.items() if call.roles[n] == MASK_ROLE and v.dim() == 2]
