@@ -59,9 +59,12 @@ def export(
     with torch.no_grad(), _quietly():
 
         def run() -> torch.export.ExportedProgram:
-            return torch.export.export(
-                model, (), values, strict=False, dynamic_shapes=shapes if method == "dynamic" else None
-            )
+            if method != "dynamic":
+                return torch.export.export(model, (), values, strict=False)
+            from torch._dynamo import config  # slow to import: with the first capture
+
+            with config.patch(fake_tensor_cache_enabled=False):  # as `lrp_fx.ir.tracing.without_cache`
+                return torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
 
         if blocks_once and (stamped := _stamped(model, run, wanted)) is not None:
             return stamped
@@ -158,6 +161,8 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
         stamp(graph, blocks, {name: node for name, node in given_by.items() if name})
     for node in graph.nodes:
         _place_in_model(node, prefix)
+        if (mode := getattr(node.meta.get("val"), "fake_mode", None)) is not None:
+            mode.cache_enabled = True  # later passes ask for the same results again
     module = FlatModule(holder, graph)
     module.graph.eliminate_dead_code()
     for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:

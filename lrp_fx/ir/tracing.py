@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -63,7 +64,9 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
     """Trace to a flat graph on abstract values, with dead code gone (differentiation leaves recomputed results
     behind).
     """
-    with mode, enable_python_dispatcher():  # symbolic sizes reach kernels through the Python dispatcher only
+    symbolic = any(_is_symbolic(v) for v in values)
+    # symbolic sizes reach kernels through the Python dispatcher only
+    with mode, enable_python_dispatcher(), without_cache(mode) if symbolic else contextlib.nullcontext():
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
@@ -74,6 +77,24 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
     _read_no_strides(module.graph)
     drop_dead_code(module.graph)
     return module
+
+
+@contextlib.contextmanager
+def without_cache(mode: Any) -> Iterator[None]:
+    """Abstract values are computed, not looked up, in here: with symbolic sizes nearly all are new, and torch's cache
+    of them takes longer to ask than they take to compute (a quarter of a dynamic capture, torch 2.13).
+    """
+    before, mode.cache_enabled = mode.cache_enabled, False
+    try:
+        yield
+    finally:
+        mode.cache_enabled = before
+
+
+def _is_symbolic(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return any(isinstance(size, torch.SymInt) for size in value.shape)
+    return isinstance(value, torch.SymInt)
 
 
 def _read_no_strides(graph: fx.Graph) -> None:

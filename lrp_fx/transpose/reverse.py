@@ -36,7 +36,7 @@ from lrp_fx.transpose.seed import Seed, add_arguments, add_seed
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
 from lrp_fx.transpose.streams import StreamBooks
-from lrp_fx.transpose.vjp import Plan, Result, transpose_rule, vjp_key
+from lrp_fx.transpose.vjp import Plan, Result, books_nothing, transpose_rule, vjp_keys
 
 
 def reverse(
@@ -157,14 +157,16 @@ class _Walk:
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         size = value_of(batch) if isinstance(batch, fx.Node) else 1
         ids = [value_of(o) for o in rows]
-        key = vjp_key(plan, values, results, arguments, ids, [size])
-        if key not in self.builder.traces:
+        traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, ids, [size])
+        found = traces.get(plain) or traces.get(key)
+        if found is None:
             function = transpose_rule(plan, size)
             _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
             module = self.builder.traced(function, [*values, *results, *arguments, *ids, size], lambda: what)
-            self.builder.traces[key] = (module, function.sink_names)  # type: ignore[attr-defined]
-        module, sink_names = self.builder.traces[key]
+            found = (module, function.sink_names)  # type: ignore[attr-defined]
+            traces[plain if books_nothing(plan, found[1]) else key] = found
+        module, sink_names = found
         own = [self.builder.result(node, i) for i in present]
         operands = [env[a] if isinstance(a, fx.Node) else a for a in flat]
         outputs = inline(

@@ -228,8 +228,11 @@ def sum_by_rows(x: Tensor) -> Tensor:
     return (x.sum(-1) if x.dim() > 1 else x).to(torch.float64).sum()
 
 
-def vjp_key(plan: Plan, *values: list[Any]) -> Any:
-    facts = tuple(sorted(plan.facts.items()))
+def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
+    """What a transposed rule is traced for: with how its sinks and its site are booked, and without.
+
+    A trace that books nothing (`books_nothing`) serves all that have the second key.
+    """
     statics = (
         plan.rule.name,
         id(plan.rule),
@@ -237,16 +240,13 @@ def vjp_key(plan: Plan, *values: list[Any]) -> Any:
         plan.carriers,
         tuple(sorted(plan.factors.items())),
         plan.masks,
-        facts,
+        tuple(sorted(plan.facts.items())),
     )
-    places = (
-        tuple(sorted(plan.grow.items())),
-        tuple(sorted(plan.expand)),
-        plan.outputs,
-        plan.y_axis,
-        plan.x_axes,
-        plan.audit,
-        plan.safe,
-        str(plan.spec),
-    )
-    return (statics, places, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec))
+    plain = (statics, places, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    return (plain, (plan.y_axis, plan.x_axes, plan.audit, plan.safe)), plain
+
+
+def books_nothing(plan: Plan, sink_names: tuple[str, ...]) -> bool:
+    """Is a transposed rule the same wherever its examples lie, and whether or not a mask may hide some?"""
+    return not sink_names and not plan.audit
