@@ -16,8 +16,8 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
-from lrp_fx.ir.tracing import inline
-from lrp_fx.targets import Target
+from lrp_fx.ir.tracing import abstract_key, inline
+from lrp_fx.targets import Custom, Target
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
@@ -58,9 +58,25 @@ def add_seed(builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
     values = [value_of(n) for n in (*inputs, *arguments.values())]
     axis = batch_axis(builder.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
-    function = _seeding(target, list(arguments), keeps, axis, builder.facts.batch)
-    module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
+    module = _seed_of(builder, target, list(arguments), keeps, axis, values)
     return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0), builder.constant))
+
+
+def _seed_of(
+    builder: RelevanceBuilder, target: Target, names: list[str], keeps: bool | None, axis: BatchAxis, values: list[Any]
+) -> fx.GraphModule:
+    """The traced seed. A kind of target is traced once; a function every time: traces outlive explainers, and what it
+    holds (the model, perhaps) would live as long.
+    """
+    batch = builder.facts.batch
+    key = ("seed", target.signature, tuple(names), keeps, axis, abstract_key(batch), abstract_key(values))
+    if not isinstance(target, Custom) and key in builder.traces:
+        return builder.traces[key]  # type: ignore[no-any-return]
+    function = _seeding(target, names, keeps, axis, batch)
+    module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
+    if not isinstance(target, Custom):
+        builder.traces[key] = module
+    return module
 
 
 def _seeding(

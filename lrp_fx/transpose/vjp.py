@@ -229,9 +229,9 @@ def sum_by_rows(x: Tensor) -> Tensor:
 
 
 def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
-    """What a transposed rule is traced for: with how its sinks and its site are booked, and without.
+    """What a transposed rule is traced for: with where its examples lie and whether a mask may hide some, and without.
 
-    A trace that books nothing (`books_nothing`) serves all that have the second key.
+    Without, if it books nothing (`books_nothing`): then it is the same for all.
     """
     statics = (
         plan.rule.name,
@@ -243,10 +243,10 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
         tuple(sorted(plan.facts.items())),
     )
     places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec))
-    plain = (statics, places, tuple(tuple(abstract_key(v) for v in group) for group in values))
-    return (plain, (plan.y_axis, plan.x_axes, plan.audit, plan.safe)), plain
+    plain = (statics, places, plan.audit, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    return (plain, (plan.y_axis, plan.x_axes, plan.safe)), plain
 
 
 def books_nothing(plan: Plan, sink_names: tuple[str, ...]) -> bool:
-    """Is a transposed rule the same wherever its examples lie, and whether or not a mask may hide some?"""
+    """Has a transposed rule neither sinks nor the books of a site?"""
     return not sink_names and not plan.audit
