@@ -152,3 +152,51 @@ def test_weights_of_a_long_text_do_not_underflow_with_their_coefficients() -> No
         lrp_fx.convert(m)(x=v, target=1).ledger.sinks["softmax"].double() for m, v in ((half, x), (exact, x.double()))
     )
     assert float((got - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+class Mixed(nn.Module):
+    """A body of one type, and an output of a wider one: by a cast, or by autocast inside."""
+
+    def __init__(self, body: torch.dtype | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.embed = body, nn.Embedding(20, 16)
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+        self.head = nn.Linear(16, 3)
+        if body is not None:
+            self.embed.to(body), self.norm.to(body), self.up.to(body), self.down.to(body)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.body is None):
+            x = self.embed(input_ids)
+            x = x + self.down(torch.relu(self.up(self.norm(x))))
+        return self.head(x.mean(1).to(self.head.weight.dtype))
+
+
+@pytest.mark.parametrize("body", [torch.bfloat16, torch.float16, None], ids=["bfloat16", "float16", "autocast"])
+@pytest.mark.parametrize("conserve", ["total", "site"])
+def test_a_wider_output_is_allowed_the_rounding_of_what_it_is_computed_from(
+    body: torch.dtype | None, conserve: str
+) -> None:
+    relevance = lrp_fx.convert(Mixed(body).eval(), conserve=conserve)(torch.tensor([[3, 4, 5], [6, 7, 8]]), target=1)
+    assert relevance.score.dtype == torch.float32
+    assert relevance.ledger.dtype == (body or torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_coarse_factor_that_is_frozen_allows_nothing(dtype: torch.dtype) -> None:
+    """Conservation holds for any number in the place of a frozen statistic."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 3)
+            self.register_buffer("scale", torch.rand(16).bfloat16())
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            x = self.embed(input_ids)
+            return self.head(x * self.scale.to(x.dtype)).mean(1)
+
+    relevance = lrp_fx.convert(Scaled().to(dtype).eval())(torch.tensor([[3, 4, 5]]), target=1)
+    assert relevance.ledger.dtype == dtype

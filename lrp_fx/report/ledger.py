@@ -131,7 +131,8 @@ class Ledger:
 
     ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``:
     (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites (``conserve="site"`` only).
-    ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks.
+    ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks. ``dtype``: the coarsest type that
+    relevance passed on its way, whose rounding the books are allowed.
     """
 
     score: Tensor

@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import Facts
 from lrp_fx.errors import InputError
-from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.listing import listing
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path, source_line
@@ -23,6 +24,10 @@ from lrp_fx.recognize.context import Context
 from lrp_fx.recognize.scan.coefficients import Scan
 from lrp_fx.rewrite.explanation import Explanation, explain_node
 from lrp_fx.rule import Rule, Ruleset
+
+#: Types that values are rounded to, the finest first.
+_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,16 @@ class Rewritten:
         for a in self.applications.values():
             result["unexplained" if not a.rule.exact else a.how][a.rule.name] += 1
         return {k: dict(v) for k, v in result.items()}
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarsest type that a value with relevance is rounded to, between the leaves and the explained output:
+        books close to no more than that. (Frozen factors may be of any type: they are numbers like others.)
+        """
+        carrying = (n for n, a in self.applications.items() if not a.rule.frozen)
+        values = pytree.tree_leaves([value_of(n) for n in (*carrying, *self.leaves, self.program.explained_node)])
+        types = {_PARTS.get(v.dtype, v.dtype) for v in values if isinstance(v, Tensor)}
+        return max((t for t in types if t in _PRECISIONS), key=_PRECISIONS.index, default=torch.float32)
 
     def why(self, node: fx.Node | str) -> Explanation:
         """What a node means, under which rule, and why the recognisers asked before refused, the nearest first."""

@@ -110,7 +110,7 @@ class _Walk:
         own = [self.builder.env[n] if isinstance(n, fx.Node) else n for n in flat] if whole else []
         depths = streams.infos(self.leaf_nodes, self.sink_nodes)
         signature.outputs = len(own)
-        signature.dtype = value_of(program.explained_node).dtype
+        signature.dtype = self.rewritten.precision
         signature.depths = [info for info, _ in depths]
         signature.passing = len(streams.passing)
         signature.pairs = [n.name for n in streams.pairs]
