@@ -35,7 +35,7 @@ _KINDS: dict[str, str | tuple[str, ...]] = {
 }
 _NONLINEAR = ("elementwise", "normalise", "softmax", "attention", "product", "gate", "scan", "homogeneous")
 _FROZEN: dict[str, str | tuple[str, ...]] = {
-    "softmax": ("softmax.frozen", "softmax.log"),
+    "softmax": ("softmax.frozen", "softmax.log_sum", "softmax.log"),
     "attention": "attention.frozen",
     "gate": "gate.frozen",
 }
@@ -89,7 +89,7 @@ register(
     Ruleset(
         "gradient",
         _TOKENS,
-        kinds={**_KINDS, **dict.fromkeys(_NONLINEAR, "tangent.gradient")},
+        kinds={**_KINDS, **dict.fromkeys((*_NONLINEAR, "tangent"), "tangent.gradient")},
         about="gradient x input of the untouched model; the ledger shows how much it does not explain",
     ),
 )

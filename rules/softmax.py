@@ -108,36 +108,9 @@ def _log_reference(call: Call, R_y: Tensor) -> list[Tensor]:
     return [x / y * R_y]
 
 
-def _log_sum(call: Call) -> Any:
-    """``logsumexp x = p . x + H(p)``: an average of the scores under their softmax, and its entropy."""
-    x, dims = call.args[0], call.args[1]
-    y = weights_of(call, x)
-    whole = torch.logsumexp(x.detach(), dims, keepdim=True)
-    p = freeze(torch.exp(x.detach() - whole))
-    average = (p * torch.where(p == 0, torch.zeros_like(x), x)).sum(dims, keepdim=bool(call.arg(2, "keepdim", False)))
-    return average + sink("softmax", y - average.detach(), y)
-
-
-def _log_sum_samples() -> list[Call]:
-    x, masked = _samples()[0].args[0], _samples()[2].args[0]
-    return [
-        sample(aten.logsumexp.default, x, [-1], True),
-        sample(aten.logsumexp.default, x, [1]),
-        sample(aten.logsumexp.default, masked, [-1], True),
-    ]
-
-
 def _log_samples() -> list[Call]:
     x = draw(3, 4, seed=6)
     return [sample(aten.log_softmax.int, x, -1), sample(aten._log_softmax.default, x, 1, False)]
-
-
-def _log_sum_reference(call: Call, R_y: Tensor) -> list[Tensor]:
-    """R_i = p_i x_i / y R(y)."""
-    x, dims = call.args[:2]
-    y = torch.logsumexp(x, dims, keepdim=True)
-    p = torch.exp(x - y)
-    return [torch.where(p == 0, torch.zeros_like(x), p * x / y * R_y.reshape(y.shape))]
 
 
 register(
@@ -157,21 +130,10 @@ register(
         kind="softmax",
         law="p = frozen(p): the attention path carries nothing",
         cites=("ali2022",),
-        ops=(*OPS, *covers("aten", "logsumexp")),
+        ops=OPS,
         surrogate=_frozen,
-        samples=lambda: [*_samples(), *_log_sum_samples()],
+        samples=_samples,
         frozen=True,
-    ),
-    Rule(
-        name="softmax.log_sum",
-        kind="softmax",
-        law="y = frozen(p) . x + sink(H(p)), p = softmax x, H its entropy",
-        cites=("achtibat2024",),
-        ops=covers("aten", "logsumexp"),
-        surrogate=_log_sum,
-        sinks=("softmax",),
-        reference=_log_sum_reference,
-        samples=_log_sum_samples,
     ),
     Rule(
         name="softmax.log",

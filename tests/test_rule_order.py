@@ -15,7 +15,7 @@ from lrp_fx.rule import DEFAULT, KINDS, OTHERS, Registry, Rule, Ruleset, covers,
 CARRIERS = frozenset({"content"})
 
 
-def rule(name: str, op: str = "logaddexp", kind: str = "route") -> Rule:
+def rule(name: str, op: str = "hypot", kind: str = "route") -> Rule:
     return Rule(name, kind, "y = y", ("bach2015",), covers("aten", op), lambda call: call.run())
 
 
@@ -42,8 +42,8 @@ def test_the_order_of_registration_decides_nothing() -> None:
 
 def test_a_rule_that_no_ruleset_names_serves_what_no_other_lists() -> None:
     with registered(rule("a.new"), rule("a.linear", "linear", "linear")):
-        assert taken(PRESET, "route", "logaddexp") == "a.new"
-        assert registry.choice(PRESET).kinds_of("aten.logaddexp") == ["route"]
+        assert taken(PRESET, "route", "hypot") == "a.new"
+        assert registry.choice(PRESET).kinds_of("aten.hypot") == ["route"]
         assert taken(PRESET, "linear", "linear") == "linear.zero", "the default preset names that one"
 
 
@@ -51,7 +51,7 @@ def test_two_rules_without_an_order_are_refused() -> None:
     known = set(registry.rules)
     with pytest.raises(RuleError) as caught:
         lrp_fx.register(rule("b.one"), rule("a.two"))
-    for part in ("b.one", "a.two", "aten.logaddexp", "the kind route", "next: ", "Ruleset(", "rules/presets.py"):
+    for part in ("b.one", "a.two", "aten.hypot", "the kind route", "next: ", "Ruleset(", "rules/presets.py"):
         assert part in str(caught.value)
     assert set(registry.rules) == known, "neither is left behind"
     with registered(rule("b.one")), pytest.raises(RuleError):
@@ -61,8 +61,8 @@ def test_two_rules_without_an_order_are_refused() -> None:
 def test_a_ruleset_gives_an_order() -> None:
     mine = Ruleset("mine", CARRIERS, kinds={"route": "a.two"})
     with registered(rule("b.one"), rule("a.two"), mine):
-        assert taken(PRESET, "route", "logaddexp") == "b.one", "the other serves only where it is named"
-        assert taken(mine, "route", "logaddexp") == "a.two"
+        assert taken(PRESET, "route", "hypot") == "b.one", "the other serves only where it is named"
+        assert taken(mine, "route", "hypot") == "a.two"
         assert taken(mine, "route", "where") == "route.assemble", "the rest is the default preset's"
         assert taken(mine, "softmax", "softmax") == "softmax.taylor"
 
@@ -80,10 +80,11 @@ def test_several_names_are_asked_in_turn_and_sites_first() -> None:
     assert taken(mine, "linear", "mul", "model.0.up") == "linear.affine"
 
 
-def test_a_rule_with_an_alternative_before_it_in_its_file_is_taken_all_the_same() -> None:
-    """Frozen weights serve logsumexp too, and stand first in the file; the default preset names the average."""
-    assert taken(PRESET, "softmax", "logsumexp") == "softmax.log_sum"
-    assert taken(registry.rulesets["cp-lrp"], "softmax", "logsumexp") == "softmax.frozen"
+def test_a_logarithm_of_a_sum_of_exponentials_is_never_frozen() -> None:
+    """Frozen, it would carry nothing where nothing stands beside it (pooling): it is no weight of another value."""
+    for preset in ("pa-lrp", "attnlrp", "cp-lrp", "pa-cp-lrp", "attnlrp-gamma"):
+        for op in ("logsumexp", "logcumsumexp", "logaddexp"):
+            assert taken(registry.rulesets[preset], "softmax", op) == "softmax.log_sum"
 
 
 def test_presets_name_rules_for_every_kind() -> None:
