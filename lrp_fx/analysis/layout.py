@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import torch
 from torch import fx
 
 from lrp_fx.analysis.inverse_scatter import inverse_scatter
@@ -162,6 +163,11 @@ def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.N
     other = node.args[1]
     right = known.get(other) if isinstance(other, fx.Node) else None
     rank = len(shape)
+    ranks = [len(shape_of(a)) for a in node.args[:2] if isinstance(a, fx.Node)]
+    if 1 in ranks:  # a vector: what is summed is the last axis of the one, or the last but one of the other
+        left = known.get(operand_of(node))
+        rows = left[:-1] if left is not None else ()
+        return (*rows, *((*right[:-2], right[-1]) if right is not None and ranks[1] > 1 else ()))
     if lay is right and node.args[0] not in known:  # a matrix of weights from the left
         return (*lay[:-2], single(FEATURE, shape[-2]), lay[-1]) if len(lay) == rank > 1 else None
     last = right[-1] if right is not None and len(right) > 1 else single(FEATURE, shape[-1])
@@ -172,6 +178,8 @@ def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.N
 def _added_product(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
     """``term + left @ right``."""
     left, right = (known.get(a) if isinstance(a, fx.Node) else None for a in node.args[1:3])
+    if left is not None and len(left) == len(shape) + 1 and len(shape_of(operand_of(node, 2))) == 1:
+        return left[:-1]  # times a vector
     if left is None or len(left) != len(shape):
         return None
     return (*left[:-1], right[-1] if right is not None and len(right) == len(shape) else single(FEATURE, shape[-1]))
@@ -198,13 +206,18 @@ def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> La
             isinstance(indices[i], fx.Node) and len(shape_of(indices[i])) == 1 for i in used
         )
         return (*lay[: used[0]], ((SEGMENTED, shape[used[0]]),), *lay[used[-1] + 1 :]) if rows else None
-    if len(used) != 1:
+    if any(_is_mask(indices[i]) for i in used):
         return None
-    rank = len(shape_of(indices[used[0]]))
-    kinds = {k for k, _ in lay[used[0]]} or {UNKNOWN}
+    rank = max(len(shape_of(indices[i])) for i in used)
+    kinds = {k for i in used for k, _ in lay[i]} or {UNKNOWN}
     kind = kinds.pop() if len(kinds) == 1 else UNKNOWN
-    new = tuple(single(kind, s) for s in shape[used[0] : used[0] + rank])
-    return (*lay[: used[0]], *new, *lay[used[0] + 1 :])
+    kept = [axis for i, axis in enumerate(lay) if i not in used]
+    at = used[0] if used == list(range(used[0], used[-1] + 1)) else 0  # axes apart from each other come first
+    return (*kept[:at], *(single(kind, s) for s in shape[at : at + rank]), *kept[at:])
+
+
+def _is_mask(index: fx.Node) -> bool:
+    return bool(value_of(index).dtype in (torch.bool, torch.uint8))
 
 
 def _as_strided(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout:

@@ -255,7 +255,8 @@ class _Walk:
         Then its rows stand for places or distances. (A matrix that mixes tokens is cut where it is summed over: no
         table.)
         """
-        summed = value_of(candidate).shape[-1 if candidate is node.args[0] else -2]
+        sizes = value_of(candidate).shape
+        summed = sizes[-1 if candidate is node.args[0] or len(sizes) < 2 else -2]
         if not isinstance(summed, int):
             return False
         current = candidate

@@ -11,7 +11,7 @@ import inspect
 import io
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import Flattened, traceable_name
 from lrp_fx.capture.blocks import Blocks, NotStampable, stamp, stamping
+from lrp_fx.capture.constant_masks import fix_constant_masks, size_is_by_value
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
@@ -72,10 +73,35 @@ def export(
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
+        if (fixed := _masks_fixed(exported, wanted)) is not None:
+            return fixed
         try:
             return _functional(exported, wanted)
         except NeedsRetracing:
             return _to_program(exported.run_decompositions({}), wanted)
+
+
+def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Program | None:
+    """The program exported once more where constant masks decided about sizes; None where none did."""
+    if not any(size_is_by_value(n) for n in exported.graph.nodes):
+        return None
+    program = _to_program(exported, wanted)
+    module = fix_constant_masks(program)
+    if module is None:
+        return None
+    names, nodes = [i.name for i in program.inputs], program.input_nodes()
+    axes = {traceable_name(n): _symbolic_axes(nodes[n].meta["val"]) for n in names}
+    spec = exported.call_spec.out_spec
+    assert spec is not None
+    again = Recorded(module, names, spec).take_by_name()
+    values = {traceable_name(n): wanted.example[n].detach() for n in names}
+    shapes = _by_parameter(again, axes) if any(axes.values()) else None
+    retraced = torch.export.export(again, (), values, strict=False, dynamic_shapes=shapes)
+    wanted = replace(wanted, example={n: wanted.example[n] for n in names}, prefix=_prefix(again))
+    try:
+        return _functional(retraced, wanted)
+    except NeedsRetracing:
+        return _to_program(retraced.run_decompositions({}), wanted)
 
 
 def _stamped(model: nn.Module, run: Callable[[], torch.export.ExportedProgram], wanted: _Wanted) -> Program | None:
@@ -136,6 +162,11 @@ def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
     """Axes that may change: all of them, but for images and videos the batch alone (their size is tied to tables)."""
     axes = range(value.dim()) if value.dim() < 4 or not value.is_floating_point() else range(1)
     return dict.fromkeys(axes, torch.export.Dim.AUTO)
+
+
+def _symbolic_axes(value: torch.Tensor) -> dict[int, Any] | None:
+    """Axes that may change, says an export."""
+    return {a: torch.export.Dim.AUTO for a, size in enumerate(value.shape) if not isinstance(size, int)} or None
 
 
 def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks: Blocks | None = None) -> Program:

@@ -21,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.compare import Ran, inference_configuration, ran, verify_capture
+from lrp_fx.capture.constant_masks import size_is_by_value
 from lrp_fx.capture.example import in_signature_order, shortened, widen, without_repeats
 from lrp_fx.capture.export import export
 from lrp_fx.capture.record import record
@@ -121,6 +122,10 @@ def check_sizes(program: Program) -> None:
                 isinstance(s, torch.SymInt) and free_unbacked_symbols(s) for s in value.shape
             ):
                 raise CaptureError(f"%{node.name} = {node.target}: its size depends on the values of the inputs")
+        if size_is_by_value(node):
+            raise CaptureError(
+                f"%{node.name} = {node.target}: which elements it has depends on the values of the inputs"
+            )
 
 
 def first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ ensures   a module of straight-line operations that exports with static shapes a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,17 @@ class Recorded(nn.Module):
         super().__init__()
         self.recorded, self.names, self.spec = graph_module, tuple(map(traceable_name, names)), spec
         self.eval()
+
+    def take_by_name(self) -> Recorded:
+        """Let the signature say the inputs one by one: export of symbolic sizes asks it."""
+
+        def forward(**inputs: Any) -> Any:
+            return Recorded.forward(self, **inputs)
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in self.names])  # type: ignore[attr-defined]
+        self.forward = forward  # type: ignore[method-assign]
+        return self
 
     def forward(self, **inputs: Any) -> Any:
         with fx_traceback.preserve_node_meta():

@@ -1,4 +1,4 @@
-"""Logarithms of sums of exponentials, written out: ``log(sum(exp(z)))`` is what ``logsumexp(z)`` is, and its kin too."""
+"""Logarithms of sums of exponentials, written out: ``log(sum(exp(z)))`` is ``logsumexp(z)``, and so are its kin."""
 
 from __future__ import annotations
 
