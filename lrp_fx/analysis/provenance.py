@@ -30,10 +30,12 @@ from lrp_fx.ir.layout import (
     token_axes,
 )
 from lrp_fx.ir.operators import argument, axis_of, has, operator_of
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import CACHED_ROLE, Program
 from lrp_fx.ir.sizes import hint, shape_of
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
+#: What was computed for earlier tokens is content, and a leaf of its own kind.
+CACHED = CACHED_ROLE
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
 #: What masks are filled with is minus infinity, or as low as this.
 VERY_LOW = -1e4
@@ -109,14 +111,16 @@ class _Walk:
 
     def _visit_input(self, node: fx.Node) -> None:
         info = self.by_node[node]
-        self.sources[node] = frozenset({info.role})
-        self.inputs[node] = frozenset({info.name} if info.role == CONTENT else ())
+        source = CONTENT if info.role == CACHED else info.role
+        self.sources[node] = frozenset({source})
+        self.inputs[node] = frozenset({info.name} if source == CONTENT else ())
         if info.shape:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
-            if info.shape[0] != hint(self.batch) and (info.role == CONTENT or info.shape[0] == 1):
+            if info.shape[0] != hint(self.batch) and (source == CONTENT or info.shape[0] == 1):
                 kinds[0] = TOKEN  # packed: patches of all images in one row; or one row for all examples
             if len(info.shape) == 4 and not info.is_index:
-                kinds[1] = FEATURE  # channels-first images
+                kinds[1] = FEATURE  # channels-first images, heads of a cache
+                kinds[3] = FEATURE if info.role == CACHED else TOKEN
             elif len(info.shape) == 3 and not info.is_index:
                 kinds[2] = FEATURE  # sequences of vectors
             elif info.role != CONTENT and self._counts_tokens_only(node):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_of
+from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_given, role_of
 from lrp_fx.capture.checks import run_model
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
+from lrp_fx.ir.seen import told
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ModelCall(Arguments):
         return (
             autocast,
             *(
-                (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else repr(v))
+                (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else told(v))
                 for n, v in sorted(self.bound.items())
             ),
         )
@@ -73,9 +74,9 @@ def _plain(value: Any) -> Any:
 
 
 def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -> ModelCall:
-    """Tensors inside dictionaries, lists and dataclasses become arguments of their own; ``roles``: those that the names
-    do not tell.
+    """Tensors inside dictionaries, lists, dataclasses and other objects become arguments of their own; ``roles``: those
+    that the names do not tell.
     """
     flat = {n: _plain(v) for n, v in flatten(bound).items()}
-    told = {n: roles.get(n) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
+    told = {n: role_given(n, roles) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
     return ModelCall(flat, told, Flattened(model, bound) if is_nested(bound) else model)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_fx.capture.compare import inference_configuration
+from lrp_fx.capture.compare import inference_configuration, own_tensors
 from lrp_fx.errors import InputError
+from lrp_fx.ir.program import CONTENT_ROLE
 
 
 def check_mode(model: nn.Module) -> None:
@@ -52,7 +53,7 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
             raise InputError(f"{name} is empty (shape {tuple(value.shape)}): there is nothing to explain")
         if value.is_floating_point() and roles[name] != "mask" and not bool(value.isfinite().all()):
             raise InputError(f"{name} contains NaN or infinity")
-    if all(r in ("mask", "position", "segment") for r in roles.values()):
+    if CONTENT_ROLE not in roles.values():
         raise InputError(
             f"none of the inputs {', '.join(tensors)} is content; name one with convert(model, "
             f"roles={{...: 'content'}})"
@@ -63,7 +64,7 @@ def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
     """What the model gives; raises `InputError` when its own forward refuses the inputs."""
     try:
         with torch.no_grad(), inference_configuration(model):
-            return model(**bound)
+            return model(**own_tensors(bound))
     except Exception as error:
         given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
         raise InputError(

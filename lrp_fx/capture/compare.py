@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.example import MIN_LENGTH
+from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Program
@@ -73,7 +74,12 @@ def ran(model: nn.Module, inputs: dict[str, Any]) -> Ran | None:
 
 def _result(model: nn.Module, inputs: dict[str, Any]) -> Any:
     with torch.no_grad(), inference_configuration(model):
-        return model(**inputs)
+        return model(**own_tensors(inputs))
+
+
+def own_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Copies of the tensors, for a model that writes to them."""
+    return {n: v.clone() if isinstance(v, Tensor) else v for n, v in inputs.items()}
 
 
 def _hide_a_token(example: dict[str, Any], roles: dict[str, str]) -> dict[str, Any] | None:
@@ -161,7 +167,7 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
 @contextlib.contextmanager
 def inference_configuration(model: nn.Module) -> Iterator[None]:
     """Caches off in the model's configurations and torch's fused encoder path off while the model is run, restored
-    afterwards.
+    afterwards. What it returns is opened (`lrp_fx.capture.outputs`).
 
     The fused path zeroes padded rows in eager mode only, so that the captured graph would differ from it.
     """
@@ -176,9 +182,11 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
             config.use_cache = False
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    hook = model.register_forward_hook(lambda module, given, result: opened(result))
     try:
         yield
     finally:
+        hook.remove()
         torch.backends.mha.set_fastpath_enabled(fast)
         for config in changed:
             config.use_cache = True

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE
+from lrp_fx.ir.program import CACHED_ROLE, CONTENT_ROLE, MASK_ROLE
 
 #: Smallest traced sizes: an axis of size 1 would be specialised as "always 1" (broadcast).
 MIN_BATCH, MIN_LENGTH = 2, 4
@@ -89,6 +89,12 @@ def without_repeats(inputs: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _added_tokens(tensors: Mapping[str, Tensor], roles: Mapping[str, str]) -> int:
+    """How many tokens a text that goes on after a cache is short of: masks count both."""
+    lengths = {v.shape[1] for n, v in tensors.items() if roles[n] == CONTENT_ROLE and _is_text(v)}
+    return max(MIN_LENGTH - min(lengths), 0) if lengths and CACHED_ROLE in roles.values() else 0
+
+
 def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
     """Inputs to trace with: at least two rows, a few tokens, and a mask that masks something."""
     tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
@@ -96,8 +102,11 @@ def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
     if tensors and all(t.dim() and t.shape[0] == 1 for t in tensors.values()):
         for name in tensors:
             result[name] = result[name].expand(MIN_BATCH, *result[name].shape[1:]).clone()
+    added = _added_tokens(tensors, roles)
     for name in tensors:
         value = result[name]
+        if added and roles[name] == MASK_ROLE and value.dim() == 2 and value.shape[1] >= MIN_LENGTH:
+            value = result[name] = torch.cat([value, value[:, -1:].expand(-1, added)], 1)  # of earlier tokens, too
         if not value.is_floating_point() and value.dim() == 2 and value.shape[1] < MIN_LENGTH:
             result[name] = value[:, torch.arange(MIN_LENGTH, device=value.device) % value.shape[1]]
         if roles[name] == MASK_ROLE and value.dim() == 2 and not value.is_floating_point() and bool(value.all()):

@@ -28,7 +28,7 @@ from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
 from lrp_fx.ir.passes import report_fault
-from lrp_fx.ir.program import FlatModule, Input, Outputs, Program
+from lrp_fx.ir.program import CACHED_ROLE, FlatModule, Input, Outputs, Program
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ def export(
     # tensors of its own: export marks the axes of those that it is given, and leaves the marks behind when it fails
     values = {traceable_name(n): v.detach() if isinstance(v, torch.Tensor) else v for n, v in example.items()}
     shapes = _by_parameter(
-        model, {k: _dynamic_axes(v) if isinstance(v, torch.Tensor) else None for k, v in values.items()}
+        model,
+        {
+            traceable_name(n): _dynamic_axes(v, roles[n]) if isinstance(v, torch.Tensor) else None
+            for n, v in example.items()
+        },
     )
     wanted = _Wanted(example, roles, method, _prefix(model))
     with torch.no_grad(), _quietly():
@@ -158,9 +162,10 @@ def _prefix(model: nn.Module) -> str:
     return "model." if isinstance(model, Flattened) else "recorded." if isinstance(model, Recorded) else ""
 
 
-def _dynamic_axes(value: torch.Tensor) -> dict[int, Any]:
+def _dynamic_axes(value: torch.Tensor, role: str) -> dict[int, Any]:
     """Axes that may change: all of them, but for images and videos the batch alone (their size is tied to tables)."""
-    axes = range(value.dim()) if value.dim() < 4 or not value.is_floating_point() else range(1)
+    any_size = value.dim() < 4 or not value.is_floating_point() or role == CACHED_ROLE
+    axes = range(value.dim()) if any_size else range(1)
     return dict.fromkeys(axes, torch.export.Dim.AUTO)
 
 

@@ -1,11 +1,89 @@
-"""Outputs: the names of what a model returns, and which of them is explained."""
+"""Outputs: the names of what a model returns, and which of them is explained.
+
+What torch's tree library does not know (dataclasses, caches, objects of classes of one's own) is *opened* while the
+model is run: its tensors by dotted names, and what it takes to make such an object of others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from lrp_fx.capture.trees import Hole, holds_tensor, leaves, rebuilt
+from lrp_fx.ir.seen import PLAIN
+
+
+class Opened(dict[str, Any]):
+    """The tensors and whole numbers of an object by dotted names; ``template``: the object without its tensors."""
+
+    template: Template
+
+    def closed(self) -> Any:
+        """An object like the one opened, with these values."""
+        return rebuilt("", self.template.empty, {f".{name}": value for name, value in self.items()})
+
+
+class Template:
+    """An object whose tensors are holes. Templates are alike if the same is in them by the same names."""
+
+    def __init__(self, empty: Any, names: tuple[str, ...]) -> None:
+        self.empty, self.names = empty, names
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and (type(self.empty), self.names) == (type(other.empty), other.names)
+
+    def __hash__(self) -> int:
+        return hash((type(self.empty), self.names))
+
+
+def _flatten(value: Opened) -> tuple[list[Any], Template]:
+    return list(value.values()), value.template
+
+
+def _with_keys(value: Opened) -> tuple[list[tuple[Any, Any]], Template]:
+    return [(pytree.MappingKey(n), v) for n, v in value.items()], value.template
+
+
+def _unflatten(values: Iterable[Any], template: Template) -> Opened:
+    made = Opened(zip(template.names, values, strict=True))
+    made.template = template
+    return made
+
+
+pytree.register_pytree_node(Opened, _flatten, _unflatten, flatten_with_keys_fn=_with_keys)
+
+
+def opened(result: Any) -> Any:
+    """What a model returned, with the objects in it opened; None where there are none."""
+    flat, spec = pytree.tree_flatten(result)
+    parts = [_open(value) for value in flat]
+    if all(new is old for new, old in zip(parts, flat, strict=True)):
+        return None
+    return pytree.tree_unflatten(parts, spec)
+
+
+def _open(value: Any) -> Any:
+    if isinstance(value, (Tensor, *PLAIN)) or not holds_tensor(value):
+        return value
+    found = {n.removeprefix("."): v for n, v in leaves("", value) if _is_computed(v)}
+    empty = rebuilt("", value, {f".{name}": Hole() for name in found})
+    return _unflatten(found.values(), Template(empty, tuple(found)))
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, (Tensor, int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def closed(result: Any) -> Any:
+    """A result with its objects as the model makes them."""
+    flat, spec = pytree.tree_flatten(result, is_leaf=lambda part: isinstance(part, Opened))
+    if not any(isinstance(part, Opened) for part in flat):
+        return result
+    return pytree.tree_unflatten([p.closed() if isinstance(p, Opened) else p for p in flat], spec)
 
 
 def named_leaves(result: Any) -> list[tuple[str, Any]]:

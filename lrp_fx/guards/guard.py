@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.program import MASK_ROLE
+from lrp_fx.ir.seen import told
 
 #: The mask inputs (by name) that hold one number everywhere, and which.
 Constants = tuple[tuple[str, float], ...]
@@ -50,7 +51,7 @@ class Arguments:
     @property
     def plain(self) -> dict[str, str]:
         """What is no tensor, as text: it is part of what was traced."""
-        return {n: repr(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
+        return {n: told(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
 
     @cached_property
     def constants(self) -> Constants:

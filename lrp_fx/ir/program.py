@@ -14,8 +14,8 @@ from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import output_node, value_of
 from lrp_fx.ir.listing import source
 
-CONTENT_ROLE, MASK_ROLE = "content", "mask"
-ROLES = (CONTENT_ROLE, "position", "segment", MASK_ROLE)
+CONTENT_ROLE, MASK_ROLE, CACHED_ROLE = "content", "mask", "cached"
+ROLES = (CONTENT_ROLE, "position", "segment", MASK_ROLE, CACHED_ROLE)
 #: How a model is captured: for any size, for the sizes of a call, for one very call.
 DYNAMIC, STATIC, CONCRETE = "dynamic", "static", "concrete"
 METHODS = (DYNAMIC, STATIC, CONCRETE)

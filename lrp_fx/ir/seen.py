@@ -52,6 +52,15 @@ def seen(value: Any, depth: int = 0) -> Any:
     return (id(value), seen({**slots, **getattr(value, "__dict__", {})}, depth + 1))
 
 
+def told(value: Any, depth: int = 0) -> str:
+    """A plain value as text: of an object that has none of its own, what it holds."""
+    named = getattr(type(value), "__repr__", None) is not getattr(object, "__repr__", None)
+    if named or depth > _DEEPEST:
+        return repr(value)
+    held = ", ".join(f"{n}={told(v, depth + 1)}" for n, v in getattr(value, "__dict__", {}).items())
+    return f"{type(value).__qualname__}({held})" if held else repr(value)
+
+
 def own_classes(module: nn.Module) -> Iterator[type]:
     """The classes that say what a module computes, down to torch's own."""
     return (c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn.") and c is not object)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.analysis.provenance import CONTENT, LEARNED, POSITION
+from lrp_fx.analysis.provenance import CACHED, CONTENT, LEARNED, POSITION
 from lrp_fx.errors import warn_user
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
@@ -24,6 +24,7 @@ class Statement:
     position: list[PositionSite]
     learned: dict[str, Tensor]
     segment: dict[str, Tensor]
+    cached: dict[str, Tensor]
     streams: list[Stream]
     ledger: Ledger
 
@@ -75,15 +76,16 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
     content: dict[str, Tensor] = {}
     learned: dict[str, Tensor] = {}
     segment: dict[str, Tensor] = {}
+    cached: dict[str, Tensor] = {}
     for leaf, R, _, _ in values.leaves:
-        if leaf.kind == CONTENT:
-            _add_content(content, leaf, R, bound)
+        if leaf.kind in (CONTENT, CACHED):
+            _add_content(content if leaf.kind == CONTENT else cached, leaf, R, bound)
         elif leaf.kind != POSITION:
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
     position = [_position(i, used, values) for i in signature.injections if any(u in used for u in i.uses)]
     ledger = _ledger(signature, values)
-    return Statement(content, position, learned, segment, _streams(signature, values, position), ledger)
+    return Statement(content, position, learned, segment, cached, _streams(signature, values, position), ledger)
 
 
 def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:

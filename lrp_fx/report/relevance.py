@@ -11,6 +11,7 @@ from torch import Tensor
 from lrp_fx.errors import InputError
 from lrp_fx.render import figure, page, terminal
 from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.past import past
 from lrp_fx.report.patches import pool, position_map
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.view import picture
@@ -41,7 +42,8 @@ class Relevance:
               ``keep_output``). ``content``: input name ->
     (B, T) for index inputs, the input's own shape for floating inputs. ``position``: one entry per injection.
     ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``:
-    relevance along the residual streams.
+    relevance along the residual streams. ``cached``: input name -> relevance of what was computed for earlier tokens
+    and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token.
     """
 
     score: Tensor
@@ -55,11 +57,22 @@ class Relevance:
     target: str
     ruleset: str
     streams: list[Stream] = field(default_factory=list)
+    cached: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Tensor | dict[str, Tensor]:
         """Content and position credited to tokens, signed: (B, T), or a dict where there are several token inputs."""
         return self.per_token()
+
+    @property
+    def past(self) -> Tensor | dict[str, Tensor]:
+        """(B, T): relevance of a cache's rows, keys and values of all layers together, one for each earlier token; a
+        dict by the name of the cache where there are several (of a decoder's own tokens, and of the encoder's).
+
+        Layers that keep the last tokens only are counted for these. Raises `InputError` for calls without a cache, or
+        with states that have no rows.
+        """
+        return past(self.cached)
 
     @property
     def depth(self) -> Tensor | dict[str, Tensor]:

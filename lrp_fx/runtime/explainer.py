@@ -15,6 +15,7 @@ from torch import nn
 
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
+from lrp_fx.capture.outputs import closed
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.write import write
@@ -68,7 +69,8 @@ def convert(
         captured by itself. ``"auto"``: one short example is captured for its own sizes, which is quicker, and symbolic
         sizes follow when a second size comes (or a file is saved).
     compile: run the relevance graph through `torch.compile`.
-    roles: forward argument -> ``"content"``, ``"position"``, ``"segment"`` or ``"mask"``, where its name misleads.
+    roles: forward argument (or container of them) -> ``"content"``, ``"position"``, ``"segment"``, ``"mask"`` or
+        ``"cached"`` (computed for earlier tokens, as keys and values are), where its name misleads.
     output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
     keep_output: return the model's own output with the relevance. Without it (`Relevance.output` is None), what a
         target does not read is not computed: logits at one position instead of all, the last block for one row.
@@ -339,7 +341,9 @@ class Explainer:
 def _executable(entry: CompiledProgram, built: Built) -> Executable:
     program = entry.program
     batch = program.batch_input[0].name if program.batch_input is not None else None
-    return Executable(built.graph, built.runner, built.guards, program.outputs.rebuild, batch)
+    return Executable(
+        built.graph, built.runner, built.guards, lambda flat: closed(program.outputs.rebuild(flat)), batch
+    )
 
 
 def graph_after(

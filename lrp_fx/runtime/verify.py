@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.compare import CAPTURE_ULPS, inference_configuration, largest_difference
+from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import ConservationError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.rule import Ruleset
@@ -101,4 +102,6 @@ def verify(
 
 
 def _floats(outputs: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
+    found = opened(outputs)
+    leaves = pytree.tree_leaves(outputs if found is None else found)
+    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]

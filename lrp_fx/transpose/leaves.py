@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lrp_fx.analysis.provenance import CONTENT, POSITION
+from lrp_fx.analysis.provenance import CACHED, CONTENT, POSITION
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import value_of
@@ -169,8 +169,15 @@ class LeafBooks:
             module_path(application.node) or module_path(node),
             application.node.name if kind == POSITION else None,
         )
-        leaf = Leaf(node.name, kind, names, where, source_line(application.node), tokens, owners, user)
+        leaf = Leaf(
+            node.name, self._reported(kind, names), names, where, source_line(application.node), tokens, owners, user
+        )
         return LeafReading(leaf, application.node if kind == POSITION else node, rule, values)
+
+    def _reported(self, kind: str, names: tuple[str, ...]) -> str:
+        """The kind that the books name: content of earlier tokens, given in a cache, by itself."""
+        roles = {i.role for i in self.builder.program.inputs if i.name in names}
+        return CACHED if roles == {CACHED} else kind
 
     def _token_axes(
         self, node: fx.Node, kind: str, arrival: Arrival, rule: Rule | None

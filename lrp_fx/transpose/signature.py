@@ -84,7 +84,9 @@ class DepthInfo:
 
 @dataclass
 class GraphSignature:
-    """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way (`Rewritten.precision`)."""
+    """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
+    (`Rewritten.precision`).
+    """
 
     outputs: int = 0
     dtype: torch.dtype = torch.float32
