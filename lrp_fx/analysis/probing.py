@@ -92,11 +92,11 @@ def trials_of(node: fx.Node, operands: Sequence[fx.Node]) -> list[Trial]:
 def _trials(
     node: fx.Node, flat: list[Any], spec: pytree.TreeSpec, carriers: list[int], wide: bool, smaller: bool
 ) -> Iterator[Trial]:
-    shapes = _shapes(flat, smaller)
+    shapes = drawn_shapes(flat, smaller)
     indexed = any(_is_discrete(a) for a in flat)
     accepted, refusal = 0, None
     for draw in range(3 if indexed else 2):
-        base = [_value(a, shapes.get(i), wide, 10 * draw + i, draw, shapes) for i, a in enumerate(flat)]
+        base = [drawn_value(a, shapes.get(i), wide, 10 * draw + i, draw, shapes) for i, a in enumerate(flat)]
         try:
             trial = _trial(node, base, spec, carriers, wide)
         except Exception as error:  # an index out of range, say: another draw may do
@@ -172,7 +172,7 @@ def real(t: Tensor) -> Tensor:
     return t.to(torch.float64)
 
 
-def _shapes(flat: list[Any], smaller: bool) -> dict[int, tuple[int, ...]]:
+def drawn_shapes(flat: list[Any], smaller: bool) -> dict[int, tuple[int, ...]]:
     """Shape of each tensor operand, by position; sizes halved alike where that is asked for and worth while."""
     shapes = {
         i: tuple(hint(s) for s in value_of(a).shape)
@@ -183,13 +183,13 @@ def _shapes(flat: list[Any], smaller: bool) -> dict[int, tuple[int, ...]]:
     if smaller:
         if total <= SMALL:
             raise Unprobed("small already")
-        return {i: tuple(map(_halved, shape)) for i, shape in shapes.items()}
+        return {i: tuple(map(halved, shape)) for i, shape in shapes.items()}
     if total > LARGEST:
         raise Unprobed("its operands are too large to probe")
     return shapes
 
 
-def _halved(size: int) -> int:
+def halved(size: int) -> int:
     while size > 8 and size % 2 == 0:
         size //= 2
     return size
@@ -206,7 +206,7 @@ def _check_shapes(node: fx.Node, flat: list[Any], shapes: dict[int, tuple[int, .
         sizes = [hint(s) for s in expected.shape]
         shape = result.shape[:-1] if expected.is_complex() else result.shape
         if len(sizes) != len(shape) or any(
-            small not in (size, _halved(size)) for size, small in zip(sizes, shape, strict=True)
+            small not in (size, halved(size)) for size, small in zip(sizes, shape, strict=True)
         ):
             raise Unprobed("its static arguments speak of sizes")
 
@@ -221,7 +221,7 @@ def _noise(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
     return drawn.to(dtype)
 
 
-def _value(
+def drawn_value(
     a: Any, shape: tuple[int, ...] | None, wide: bool, seed: int, draw: int, shapes: dict[int, tuple[int, ...]]
 ) -> Any:
     """A value for one argument. Integers stay below the smallest size, so that as indices they are in range."""

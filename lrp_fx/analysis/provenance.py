@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from lrp_fx.analysis.examples import Examples
 from lrp_fx.analysis.layout import propagate
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
@@ -51,7 +52,8 @@ class Facts:
 
     ``sources[n]`` is a subset of the seven source kinds; ``inputs[n]`` names the arguments it depends on as content;
     ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size. ``example[n]``:
-    the one example that a value belongs to, where a model loops over its batch.
+    the one example that a value belongs to, where a model loops over its batch. ``rows[n]``: of a batch of fixed size
+    cut and put together otherwise, the example of each row along the axis of that kind (`lrp_fx.ir.layout.SEGMENTED`).
     """
 
     sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Facts:
     layout: dict[fx.Node, Layout] = field(default_factory=dict)
     batch: Any = 1
     example: dict[fx.Node, int] = field(default_factory=dict)
+    rows: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
 
     def is_position_only(self, node: fx.Node) -> bool:
         """Depends on positions and on no content (a frozen statistic of content is never position)."""
@@ -79,7 +82,7 @@ def find_provenance(program: Program) -> Facts:
     for node in program.graph.nodes:
         if node.op != "output":
             walk.visit(node)
-    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example)
+    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example, walk.examples.rows)
 
 
 class _Walk:
@@ -90,8 +93,9 @@ class _Walk:
         self.inputs: dict[fx.Node, frozenset[str]] = {}
         self.layout: dict[fx.Node, Layout] = {}
         self.uniform: set[fx.Node] = set()
-        self.example: dict[fx.Node, int] = {}
         self.batch = self._batch_size()
+        self.examples = Examples(self.layout, self.batch)
+        self.example = self.examples.example
 
     def _batch_size(self) -> Any:
         batched = self.program.batch_input
@@ -148,6 +152,7 @@ class _Walk:
         layout = self._layout(node)
         if layout is not None:
             self.layout[node] = layout
+            self.examples.note(node, layout)
 
     def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
         name = op_name(node)
@@ -349,7 +354,7 @@ class _Walk:
         )
 
     def _layout(self, node: fx.Node) -> Layout | None:
-        if (together := self._gathered(node)) is not None:
+        if (together := self._gathered(node) or self.examples.put_together(node)) is not None:
             return together
         if CONTENT not in self.sources[node] and not any(a in self.layout for a in tensor_args(node)):
             return None
@@ -364,12 +369,12 @@ class _Walk:
         ):
             return self._looked_up(node, 0, rows)
         if has(node, Fact.LOOKUP) and CONTENT in self.sources[node] and is_float(node):
-            found = propagate(node, self.layout)
+            found = propagate(node, self.layout, self.examples.ask)
             return found if found is not None else self._fallback(node)
-        found = propagate(node, self.layout)
-        if found is not None and not any(k in (BATCH, SEGMENTED) for axis in found for k, _ in axis):
+        found = propagate(node, self.layout, self.examples.ask)
+        if found is not None and not _has(found, BATCH, SEGMENTED):
             stronger = from_symbols(node, self.batch)
-            found = stronger if stronger is not None and _has_batch(stronger) else found
+            found = stronger if stronger is not None and _has(stronger, BATCH) else found
         return found if found is not None else self._fallback(node)
 
     def _looked_up(self, node: fx.Node, dim: int, index: Any) -> Layout | None:
@@ -403,5 +408,5 @@ def is_very_low(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= VERY_LOW
 
 
-def _has_batch(layout: Layout) -> bool:
-    return any(k == BATCH for axis in layout for k, _ in axis)
+def _has(layout: Layout | None, *kinds: str) -> bool:
+    return any(k in kinds for axis in layout or () for k, _ in axis)

@@ -49,7 +49,14 @@ class SegmentIds:
         ):
             return None
         if node not in self.known:
-            self.known[node] = self._find(node, batch) if example is None else self._single(node, example)
+            rows = self.facts.rows.get(node)
+            self.known[node] = (
+                self._single(node, example)
+                if example is not None
+                else self._fixed(node, rows)
+                if rows is not None
+                else self._find(node, batch)
+            )
         return self.known[node]
 
     def _single(self, node: fx.Node, example: int) -> fx.Node:
@@ -57,6 +64,20 @@ class SegmentIds:
         return self._added_once(
             lambda v: [torch.full((1,) * v.dim(), example, device=v.device)], [self.env[node]], node
         )
+
+    def _fixed(self, node: fx.Node, rows: tuple[int, ...]) -> fx.Node:
+        """Rows of a batch of fixed size, in an order of their own."""
+        layout = self.facts.layout[node]
+        (axis,) = segmented_axes(layout)
+        kinds = [kind for kind, _ in layout[axis]]
+        before, after = (prod(s for _, s in layout[axis][part]) for part in _around(kinds.index(SEGMENTED)))
+
+        def run(v: Tensor) -> list[Tensor]:
+            ids = torch.cat([torch.full((1,), max(example, 0), device=v.device) for example in rows])
+            whole = ids.reshape(1, -1, 1).expand(before, len(rows), after)
+            return [whole.reshape([-1 if a == axis else 1 for a in range(v.dim())])]
+
+        return self._added_once(run, [self.env[node]], node)
 
     def _find(self, node: fx.Node, batch: Any) -> fx.Node | None:
         name = op_name(node)
@@ -159,6 +180,10 @@ class SegmentIds:
         return lambda o: [_from_the_right(o, len(order))]
 
 
+def _around(place: int) -> tuple[slice, slice]:
+    return slice(0, place), slice(place + 1, None)
+
+
 def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
     """(value, axis -> one-dimensional index) of an indexing along neighbouring axes."""
     x = operand_of(node)
@@ -221,3 +246,13 @@ def total_by_segment(t: Tensor, ids: Tensor, batch: Any) -> Tensor:
     others = [a for a in range(t.dim()) if hint(ids.shape[a]) == 1]
     rows = t.sum(others, keepdim=True) if others else t
     return rows.new_zeros(batch).index_add(0, ids.expand(rows.shape).flatten(), rows.flatten())
+
+
+def summed_by_segment(t: Tensor, ids: Tensor, axis: int, batch: Any) -> Tensor:
+    """Rows along ``axis`` summed for each example, which is that axis then; where the whole belongs to one example and
+    has more rows than one, the batch is a new axis in front.
+    """
+    if hint(ids.shape[axis]) == 1 and hint(t.shape[axis]) != 1:
+        t, axis = t.unsqueeze(0), 0
+    sizes = [batch if a == axis else size for a, size in enumerate(t.shape)]
+    return t.new_zeros(sizes).index_add(axis, ids.flatten(), t)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.provenance import MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
+from lrp_fx.ir.facts import Axes
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
+from lrp_fx.ir.operators import axis_of, operator_of
+from lrp_fx.ir.sizes import hint
 from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
 from lrp_fx.transpose.alignment import aligned_batch
@@ -44,9 +47,12 @@ class Planner:
         x_axes: list[Place] = []
         for position in carriers:
             axis, growth = self._batch_of(flat[position], application, y_axis)
+            place: Place = axis or self._segmented(flat[position], rows)
+            if place is None and isinstance(y_place, Segmented) and position not in expand:
+                growth = self._grown_by_rows(flat[position], application.node)
+                place = y_place if growth is not None else None
             if growth is not None:
                 grow[position] = growth
-            place: Place = axis or self._segmented(flat[position], rows)
             x_axes.append(y_axis if position in expand else place)
         return Plan(
             rule=application.rule,
@@ -84,6 +90,20 @@ class Planner:
             return None, None
         at, rank, present = found
         return BatchAxis(at, y_axis.outer, y_axis.inner), None if present else (at, rank)
+
+    def _grown_by_rows(self, operand: fx.Node, node: fx.Node) -> tuple[int, int] | None:
+        """The (axis, rank) along which an operand that belongs to no example is expanded, where rows of the result
+        belong to examples in an order of their own; None where it has rows there itself.
+        """
+        x, y = value_of(operand), value_of(node)
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.dim() > y.dim() or not y.dim():
+            return None
+        axis = next(iter(segmented_axes(self.facts.layout.get(node))), 0)
+        own = axis - (y.dim() - x.dim())
+        if operator_of(node).axes is Axes.JOINED and axis_of(node, y.dim()) == axis:
+            return None  # it is rows of the result, not copied to them
+        lacks_rows = own < 0 or hint(x.shape[own]) == 1 or node in self.facts.example
+        return (axis, y.dim()) if lacks_rows else None
 
     def _is_masked(self, application: Application, carriers: tuple[int, ...]) -> bool:
         """May an operand be minus infinity where no relevance arrives: a mask, a route, the bias of an attention?"""

@@ -16,10 +16,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.provenance import POSITION
-from lrp_fx.analysis.segment_ids import SegmentIds
+from lrp_fx.analysis.segment_ids import SegmentIds, summed_by_segment
 from lrp_fx.errors import RuleError, TransposeError
 from lrp_fx.ir.graph import op_name, output_node, value_of
-from lrp_fx.ir.layout import BatchAxis, batch_axis
+from lrp_fx.ir.layout import BatchAxis, Segmented, batch_axis
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.ir.tracing import inline
@@ -174,9 +174,16 @@ class _Walk:
         )
         n, m = len(plan.carriers), len(sink_names)
         result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names)
-        self._settle(application, plan, coefficients, result)
+        self._settle(application, plan, coefficients, result, rows)
 
-    def _settle(self, application: Application, plan: Plan, coefficients: list[fx.Node], result: Result) -> None:
+    def _settle(
+        self,
+        application: Application,
+        plan: Plan,
+        coefficients: list[fx.Node],
+        result: Result,
+        ids: list[fx.Node],
+    ) -> None:
         """Hand the coefficients to the operands and book the sinks."""
         flat, info = application.flat(), site_of(application)
         for k, (position, c) in enumerate(zip(plan.carriers, result.coefficients, strict=True)):
@@ -191,6 +198,8 @@ class _Walk:
             self.contributions[operand, None].append(c)
             place = plan.x_axes[k]
             axis = place if isinstance(place, BatchAxis) else None
+            if isinstance(place, Segmented) and position in plan.grow:
+                c, axis = self._by_example(c, plan.grow[position][0], ids[place.slot], application.node)
             self.streams.note_passing(application.node, operand, operand, c, axis)
             self.leaves.note(operand, Arrival(c, application, axis))
             if self.audit:
@@ -198,6 +207,16 @@ class _Walk:
         for name, total in zip(result.sink_names, result.sinks, strict=True):
             self._book(name, info, total, application.node)
         self.sites.note(info, application.node, result.totals)
+
+    def _by_example(self, c: fx.Node, axis: int, ids: fx.Node, node: fx.Node) -> tuple[fx.Node, BatchAxis]:
+        """The coefficient of what belongs to no example, and each row of a result had a copy of, summed by example."""
+        (total,) = self.builder.add(
+            lambda t, of, b: [summed_by_segment(t, of, axis, b)],
+            [c, ids, self.builder.batch],
+            (node.name, "coefficient", 0),
+        )
+        in_front = value_of(total).dim() > value_of(c).dim()
+        return total, BatchAxis(0 if in_front else axis, 1, 1)
 
     def _book(self, name: str, info: SiteInfo, total: fx.Node, at: fx.Node | None) -> None:
         self.signature.sinks.append((name, info))

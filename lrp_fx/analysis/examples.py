@@ -1,0 +1,71 @@
+"""Examples: which one the rows of a value belong to, where a batch of fixed size is cut and put together otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from lrp_fx.analysis.by_running import ByRunning
+from lrp_fx.ir.facts import Axes, Fact
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.layout import BATCH, SEGMENTED, UNKNOWN, Layout
+from lrp_fx.ir.operators import has, operator_of
+from lrp_fx.ir.sizes import settled
+
+
+class Examples:
+    """What is known of values while a program is walked along; ``example``, ``rows`` as in `Facts`.
+
+    ``layouts``: filled by the walk. ``batch``: the (symbolic) batch size.
+    """
+
+    def __init__(self, layouts: dict[fx.Node, Layout], batch: Any) -> None:
+        self.layouts, self.batch = layouts, settled(batch)
+        self.example: dict[fx.Node, int] = {}
+        self.rows: dict[fx.Node, tuple[int, ...]] = {}
+        self._asked: dict[fx.Node, tuple[int, ...]] = {}
+        self._by_running = ByRunning(layouts, self._rows_of, batch)
+
+    def ask(self, node: fx.Node) -> Layout | None:
+        """The layout that running the operation tells, for the traced sizes.
+
+        Of a batch of any size only what holds for all is told: that an axis some times as long as the batch runs over
+        it.
+        """
+        found = self._by_running.find(node)
+        if found is None or isinstance(self.batch, int):
+            self._asked[node] = found.rows if found is not None else ()
+            return found.layout if found is not None else None
+        symbol, shape = self.batch.node.expr, value_of(node).shape
+        grows = [not isinstance(s, int) and symbol in s.node.expr.free_symbols for s in shape]
+        return tuple(
+            tuple((UNKNOWN if k == SEGMENTED or (k == BATCH and not of_batch) else k, s) for k, s in axis)
+            for axis, of_batch in zip(found.layout, grows, strict=True)
+        )
+
+    def put_together(self, node: fx.Node) -> Layout | None:
+        """The layout of values of single examples behind or beside each other; None where it is none of that."""
+        parts: Any = node.args[0] if operator_of(node).axes in (Axes.JOINED, Axes.STACKED) else ()
+        several = {self.example.get(p) for p in parts if isinstance(p, fx.Node)}
+        return self.ask(node) if len(several - {None}) > 1 else None
+
+    def note(self, node: fx.Node, layout: Layout) -> None:
+        """Note whose the rows of a value are: as was found, or as those of its operands, where they stay in order."""
+        rows = self._asked.pop(node, ())
+        if len(rows) == 1:
+            self.example[node] = rows[0]
+        length = next((s for axis in layout for k, s in axis if k == SEGMENTED), None)
+        if length is None or node in self.example:
+            return
+        if not rows and not has(node, Fact.LOOKUP | Fact.INDEXING | Fact.SORTED | Fact.SCATTER):
+            above = {self.rows.get(a) for a in node.all_input_nodes if self._is_segmented(a)}
+            rows = (above.pop() if len(above) == 1 else None) or ()
+        if len(rows) == length:
+            self.rows[node] = rows
+
+    def _is_segmented(self, node: fx.Node) -> bool:
+        return any(k == SEGMENTED for axis in self.layouts.get(node, ()) for k, _ in axis)
+
+    def _rows_of(self, node: fx.Node) -> tuple[int, ...]:
+        return (self.example[node],) if node in self.example else self.rows.get(node, ())
