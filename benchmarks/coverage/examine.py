@@ -1,4 +1,4 @@
-"""Examine one model type: build it, convert it, explain two inputs in float64, balance every site, pad."""
+"""Examine one model type: build, convert, explain two inputs in float64, balance every site, differentiate, pad."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lrp_fx
+from benchmarks.coverage.gradient import gradient_error
 from benchmarks.coverage.padding import padding
 from benchmarks.coverage.row import Row
 from lrp_fx.capture.compare import inference_configuration, ran
@@ -22,6 +23,8 @@ from testing import zoo
 
 #: Closure demanded of the ledger and of every site.
 CLOSED = {torch.float64: 1e-9, torch.float32: 1e-4}
+#: Difference of the preset ``gradient`` from autograd allowed, by the closure demanded.
+GRADIENT = {1e-9: 1e-8, 1e-4: 1e-3}
 #: Forward difference allowed, relative to the largest output: models force float32 in places, which a float64 program
 #: computes in float64.
 SAME = 1e-4
@@ -69,6 +72,13 @@ def _examine(row: Row, save: Save) -> None:
     )
     faults = [f"{what} {value:.0e}" for what, value, allowed in measured if not value <= allowed]
     row.stage, row.reason = ("open", ", ".join(faults)) if faults else ("closed", "")
+    save(row)
+    try:
+        row.gradient = gradient_error(model, inputs)
+        if row.gradient > GRADIENT[limit]:
+            row.reason = ", ".join(filter(None, (row.reason, f"gradient off by {row.gradient:.0e}")))
+    except Exception as error:
+        row.reason = ", ".join(filter(None, (row.reason, f"gradient: {phrase(error)}")))
     save(row)
     try:
         row.padding = padding(explainer, inputs)

@@ -19,6 +19,7 @@ HEADINGS = (
     "padding",
     "ledger error",
     "worst site",
+    "gradient",
     "s",
     "what is short",
 )
@@ -28,7 +29,8 @@ LEGEND = """\
 every call: the model decides by its inputs' values). *approximated*: operations on the relevance path that got the
 tangent, booked in the sink `unexplained`; the last column names them. *position*: kinds of position sites found.
 *padding*: is relevance of a padded example that of the example alone, and of padding exactly zero? (`the model cares`:
-its own answer changes with padding; `-`: no plain text input with a mask.)"""
+its own answer changes with padding; `-`: no plain text input with a mask.) *gradient*: how far the preset `gradient` is
+from what autograd says of the model itself."""
 
 
 def about(options: argparse.Namespace) -> str:
@@ -90,6 +92,7 @@ def cells(row: Row) -> tuple[str, ...]:
     numbers = [
         f"{row.ledger:.0e}" if row.ledger == row.ledger else "",
         f"{row.site:.0e}" if row.site == row.site else "",
+        f"{row.gradient:.0e}" if row.gradient == row.gradient else "",
     ]
     text = ". ".join(short).replace("|", "\\|")
     return (

@@ -19,7 +19,8 @@ class Row:
     parameters or buffers that are named after positions (a label for this page only)? ``padding``: what padding
     changed.
     ``forward``: largest difference to the model's own output, relative to its largest value. ``ledger``, ``site``:
-    worst error of the ledger and of a site over two inputs. ``dtype``: float64 where the model itself runs in it.
+    worst error of the ledger and of a site over two inputs. ``gradient``: largest difference of the preset ``gradient``
+    from what autograd says of the model, relative to the largest value. ``dtype``: float64 where the model runs in it.
     """
 
     model_type: str
@@ -40,6 +41,7 @@ class Row:
     forward: float = float("nan")
     ledger: float = float("nan")
     site: float = float("nan")
+    gradient: float = float("nan")
     seconds: float = 0.0
     revision: str = ""
 

@@ -1,8 +1,9 @@
 """Convert every architecture in transformers: ``python -m benchmarks coverage [NAME ...] [--again failed]``.
 
 Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
-was stopped goes on where it was. NAME: only these model types (again). ``--again failed`` repeats those that fell
-short, ``--again all`` everything. The page is made of all rows stored.
+was stopped goes on where it was. ``--heads all``: every head of every type, not the first that runs. NAME: only these
+model types (again). ``--again failed`` repeats those that fell short, ``--again all`` everything. The page is made of
+all rows stored.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from benchmarks.coverage.row import Row
 from benchmarks.page import ROOT, Page
 from testing import zoo
 
-STORE = ROOT / "build" / "coverage.jsonl"
+STORES = {"first": ROOT / "build" / "coverage.jsonl", "all": ROOT / "build" / "coverage_heads.jsonl"}
+#: A model type, and the tasks whose heads are tried until one runs.
+Job = tuple[str, list[str]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", help="only these model types, again")
-    parser.add_argument("--store", type=Path, default=STORE, help="file of rows")
+    parser.add_argument("--heads", choices=("first", "all"), default="first", help="of each type")
+    parser.add_argument("--sample", type=int, default=0, help="only so many, spread over all")
+    parser.add_argument("--store", type=Path, help="file of rows")
     parser.add_argument("--again", choices=("failed", "all"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=300, help="time limit for one model type")
@@ -42,13 +47,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:
-    store = Store(options.store)
-    todo = [types for types in model_types() if wanted(types[0], options, store)]
+    store = Store(options.store or STORES[options.heads], options.heads == "all")
+    every = jobs(options.heads)
+    spread = every[:: max(1, len(every) // options.sample)][: options.sample] if options.sample else every
+    known = {store.key(row.model_type, row.task): row for row in store.rows()}
+    todo = [job for job in spread if wanted(job[0], options, known.get(store.key(job[0], job[1][0])))]
     torch.set_num_threads(1)
     run(todo, store, options)
     rows = store.rows()
-    Console(width=200).print(summary(rows, len(model_types())))
-    yield "\n\n".join([summary(rows, len(model_types())), LEGEND, "\n".join(table(rows))])
+    Console(width=200).print(summary(rows, len(every)))
+    yield "\n\n".join([summary(rows, len(every)), LEGEND, "\n".join(table(rows))])
 
 
 ROUNDING = Noise(absolute=1e-4)
@@ -60,12 +68,15 @@ BENCHMARK = Page(
     about,
     body,
     add_options,
+    selects=("heads", "sample"),
     noise={"ledger error": ROUNDING, "worst site": ROUNDING, "s": ANY},
 )
 
 
-def model_types() -> list[tuple[str, list[str]]]:
-    """Every model type with the tasks it has a head for."""
+def jobs(heads: str) -> list[Job]:
+    """Every model type with the tasks it has a head for; with ``all`` heads, every pair by itself."""
+    if heads == "all":
+        return [(model_type, [task]) for task, model_type in zoo.iter_architectures(zoo.every_task())]
     tasks: dict[str, list[str]] = {}
     for task, model_type in zoo.iter_architectures():
         tasks.setdefault(model_type, []).append(task)
@@ -73,27 +84,31 @@ def model_types() -> list[tuple[str, list[str]]]:
 
 
 class Store:
-    """Rows as lines of JSON; the last line of a model type counts."""
+    """Rows as lines of JSON; the last line of a model type (``by_head``: and head) counts."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, by_head: bool = False) -> None:
+        self.path, self.by_head = path, by_head
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def rows(self) -> list[Row]:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return list({r.model_type: r for r in (Row.from_json(json.loads(line)) for line in lines)}.values())
+        return list(
+            {self.key(r.model_type, r.task): r for r in (Row.from_json(json.loads(line)) for line in lines)}.values()
+        )
+
+    def key(self, model_type: str, task: str) -> str:
+        return f"{model_type}.{task}" if self.by_head else model_type
 
     def add(self, row: Row) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(row.to_json()) + "\n")
 
 
-def wanted(model_type: str, options: argparse.Namespace, store: Store) -> bool:
+def wanted(model_type: str, options: argparse.Namespace, row: Row | None) -> bool:
     if options.names:
         return model_type in options.names
     if options.again == "all":
         return True
-    row = next((r for r in store.rows() if r.model_type == model_type), None)
     short = row is not None and (
         not row.explained
         or any(w in row.padding for w in ("off", "gets", "failed"))
@@ -102,9 +117,9 @@ def wanted(model_type: str, options: argparse.Namespace, store: Store) -> bool:
     return row is None or (options.again == "failed" and short)
 
 
-def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Namespace) -> None:
+def run(todo: list[Job], store: Store, options: argparse.Namespace) -> None:
     """Fork a process for each model type, at most ``jobs`` at a time."""
-    scratch, revision = Path(str(options.store) + ".parts"), git_revision()
+    scratch, revision = Path(f"{store.path}.parts"), git_revision()
     scratch.mkdir(exist_ok=True)
     running: dict[int, tuple[str, list[str], float]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -114,7 +129,7 @@ def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Names
         while queue or running:
             while queue and len(running) < options.jobs:
                 model_type, tasks = queue.pop(0)
-                running[start(model_type, tasks, scratch / f"{model_type}.json", options.gigabytes)] = (
+                running[start(model_type, tasks, scratch / f"{model_type}.{tasks[0]}.json", options.gigabytes)] = (
                     model_type,
                     tasks,
                     time.monotonic(),
@@ -126,14 +141,15 @@ def run(todo: list[tuple[str, list[str]]], store: Store, options: argparse.Names
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                 if ended or late:
-                    row = collect(scratch / f"{model_type}.json", model_type, tasks, status if ended else None, options)
+                    part = scratch / f"{model_type}.{tasks[0]}.json"
+                    row = collect(part, model_type, tasks, status if ended else None, options)
                     row.revision = revision
                     store.add(row)
                     del running[pid]
                     progress.update(bar, advance=1, description=f"{row.model_type}: {row.stage}")
                     print(
-                        f"{row.model_type:<28}{row.stage:<15}{row.method:<10}{row.seconds:>6.0f} s  {row.shares}  "
-                        f"{row.padding}  {row.reason[:150]}",
+                        f"{row.model_type:<28}{row.head[-32:]:<34}{row.stage:<15}{row.method:<10}"
+                        f"{row.seconds:>6.0f} s  {row.shares}  {row.gradient:.0e}  {row.padding}  {row.reason[:150]}",
                         flush=True,
                     )
             time.sleep(0.05)

@@ -19,13 +19,13 @@ from torch.utils import _pytree as pytree
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, op_name, value_of
 from lrp_fx.ir.operators import has, operand_of
-from lrp_fx.ir.program import FlatModule, Program
+from lrp_fx.ir.program import Program
 
 aten = torch.ops.aten
 _BY_VALUE = ("aten.masked_select", "aten.nonzero", "aten.nonzero_numpy", "aten.argwhere")
 
 
-def fix_constant_masks(program: Program) -> FlatModule | None:
+def fix_constant_masks(program: Program) -> fx.GraphModule | None:
     """The program's module with constant masks as indices, in place; None where it has none."""
     fixer = _Fixer(program)
     for node in list(program.graph.nodes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,12 @@ def tiny_config(model_type: str, **extra: Any) -> PreTrainedConfig:
 def model_class(task: str, model_type: str) -> Any:
     name = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")[model_type]
     return getattr(transformers, name[0] if isinstance(name, (tuple, list)) else name)
+
+
+def every_task() -> tuple[str, ...]:
+    """The tasks of all of transformers' auto classes with a head; those of `TASKS` first."""
+    named = (re.fullmatch(r"MODEL_FOR_(\w+)_MAPPING_NAMES", name) for name in sorted(vars(modeling_auto)))
+    return tuple(dict.fromkeys([*TASKS, *(found.group(1) for found in named if found)]))
 
 
 def iter_architectures(tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str]]:

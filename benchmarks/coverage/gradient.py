@@ -1,0 +1,84 @@
+"""Gradient x input: what the preset ``gradient`` gives, beside what autograd says of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import lrp_fx
+from lrp_fx.capture.compare import inference_configuration
+from lrp_fx.capture.outputs import explained_name, named_leaves
+
+
+class _Lookups(TorchFunctionMode):
+    """Rows that are looked up for an index input, as leaves of differentiation; ``found``: their values by input."""
+
+    def __init__(self, indices: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.indices = indices
+        self.found: dict[str, list[Tensor]] = {n: [] for n in indices}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is not torch.nn.functional.embedding or not args:
+            return result
+        name = next((n for n, v in self.indices.items() if v.shape == args[0].shape and torch.equal(v, args[0])), None)
+        if name is None:
+            return result
+        leaf = result.detach().requires_grad_()
+        self.found[name].append(leaf)
+        return leaf
+
+
+def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
+    """Largest difference of content's relevance under the preset ``gradient`` from gradient x input by autograd,
+    relative to the largest value; not a number where no gradient reaches a content input.
+    """
+    explainer = lrp_fx.convert(model, rules="gradient", conserve="off", dynamic=True)
+    given: dict[str, Tensor] = {}
+    for name, R in explainer(**inputs, target=_score).content.items():
+        own = name.split(":")[0]  # rows of several tables are told apart
+        given[own] = given[own] + R if own in given else R
+    expected = _by_autograd(model, inputs, given)
+    if any(given[n].shape != R.shape for n, R in expected.items()):
+        return float("inf")
+    size = max((float(R.abs().max()) for R in expected.values()), default=0.0)
+    off = [float((given[n] - R).abs().max()) for n, R in expected.items()]
+    return max(off) / size if size > 0.0 else float("nan")
+
+
+def _score(output: Tensor) -> Tensor:
+    """A number for each example that all elements have a part in, of different size and sign."""
+    flat = output.reshape(output.shape[0], -1)
+    return (flat * torch.cos(torch.arange(flat.shape[1], device=flat.device, dtype=flat.dtype))).sum(1)
+
+
+def _by_autograd(model: nn.Module, inputs: dict[str, Any], names: Iterable[str]) -> dict[str, Tensor]:
+    """Gradient x input of the content inputs of these names."""
+    given = {n: inputs[n] for n in names if isinstance(inputs.get(n), Tensor)}
+    leaves = {n: v.detach().clone().requires_grad_() for n, v in given.items() if v.is_floating_point()}
+    lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()})
+    with torch.enable_grad(), inference_configuration(model), lookups:
+        score = _score(_explained(model(**{**inputs, **leaves}))).sum()
+    tensors = [*leaves.items(), *((n, v) for n, rows in lookups.found.items() for v in rows)]
+    grads = torch.autograd.grad(score, [v for _, v in tensors], allow_unused=True)
+    found: dict[str, Tensor] = {}
+    for (name, value), grad in zip(tensors, grads, strict=True):
+        if grad is not None:
+            part = (value * grad).detach()
+            part = part if name in leaves else part.sum(-1)
+            found[name] = found[name] + part if name in found else part
+    return found
+
+
+def _explained(output: Any) -> Tensor:
+    """The output that is explained by default."""
+    named = {n: v for n, v in named_leaves(output) if isinstance(v, Tensor) and v.is_floating_point()}
+    name = explained_name(named)
+    if name is None:
+        raise ValueError("the model returns no floating-point tensor")
+    return named[name]
