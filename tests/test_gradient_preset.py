@@ -30,6 +30,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": lambda x: functional.scaled_dot_product_attention(x, x, x),
     "maximum": lambda x: torch.maximum(x, x.roll(1, 1)),
     "logsumexp": lambda x: x + x.logsumexp(-1, keepdim=True),
+    "scores behind a mask of content": lambda x: (
+        x.masked_fill(x < x.mean(-1, keepdim=True), -torch.inf).softmax(-1) * x
+    ),
     "power": lambda x: x.abs().add(1) ** x,
 }
 

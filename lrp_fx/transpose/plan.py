@@ -106,7 +106,13 @@ class Planner:
         return (axis, y.dim()) if lacks_rows else None
 
     def _is_masked(self, application: Application, carriers: tuple[int, ...]) -> bool:
-        """May an operand be minus infinity where no relevance arrives: a mask, a route, the bias of an attention?"""
+        """May an operand be minus infinity where no relevance arrives: a mask, a route, the bias of an attention?
+
+        Where a sink is what is left of the result by the operands' relevance, any operand may be (scores behind a mask
+        made of content), and 0 * inf must not become NaN.
+        """
+        if application.rule.remainder is not None:
+            return True
         sources = (self.facts.sources.get(a, frozenset()) for a in application.flat() if isinstance(a, fx.Node))
         bias = application.kind == "attention" and 3 in carriers
         return application.kind == "route" or bias or any(MASK in s for s in sources)
