@@ -9,6 +9,7 @@ from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
+from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.explainer import Explainer, aggregations, convert, rulesets
 from lrp_fx.runtime.saved import SavedExplainer, load
 from lrp_fx.runtime.verify import Report, verify
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aggregation",
+    "Agreement",
     "CaptureError",
     "ConservationError",
     "Explainer",

@@ -22,6 +22,7 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import Step, report_fault, run
 from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC, Program
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.captures import Captured, share, taken_over
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
 from lrp_fx.runtime.strategies import Strategies
@@ -117,10 +118,10 @@ class Compiler:
             self._forget_all()
 
     def check_changes(self, call: ModelCall) -> None:
-        """Where the model has been changed without a tensor being another, compare the programs that a call may use;
-        where one computes something else than the model, forget all.
+        """Where the model has been changed without a tensor being another (or in every call, if that was asked for),
+        compare the programs that a call may use; where one computes something else than the model, forget all.
         """
-        if self.has_changed():
+        if self.options.every or self.has_changed():
             self.doubted.update(kept.entry.base for kept in self.entries)
             self.watch.look()
         used = [kept.entry for kept in self.entries if kept.entry.base in self.doubted and kept.key == call.key]
@@ -129,6 +130,15 @@ class Compiler:
         if known is not None and any(not difference(base.program, known) <= CAPTURE_ULPS for base in doubted):
             self._forget_all()
         self.doubted -= doubted
+
+    def agreement(self, call: ModelCall) -> Agreement:
+        """Do the programs that a call may use compute what the model computes on it? If not, forget all."""
+        changed = ("the weights",) if self.weights.changed() else self.watch.changes()
+        serving = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
+        found = compare({entry.base: entry.base.program for entry in serving}.values(), call, changed)
+        if not found.ok or changed == ("the weights",):
+            self._forget_all()
+        return found
 
     def has_changed(self) -> bool:
         """Has the model been changed since it was looked at last?"""

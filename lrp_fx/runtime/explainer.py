@@ -27,6 +27,7 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
+from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.collection import no_collection
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
@@ -39,6 +40,7 @@ from lrp_fx.targets import Custom, Target, as_target
 
 _COMPILING = threading.RLock()
 CONSERVE = ("total", "site", "off")
+CHECKS = ("changes", "every")
 
 
 def convert(
@@ -56,6 +58,7 @@ def convert(
     checkpoint: bool = False,
     without: Sequence[str] = (),
     progress: bool | None = None,
+    check: str = "changes",
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -79,6 +82,9 @@ def convert(
     without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
     progress: show, in one line on standard error, which pass runs and the seconds so far; by default on a terminal and
         in a notebook. The logger ``lrp_fx`` says at INFO what each pass did.
+    check: ``"changes"`` compares what was captured with the model where the model is seen to have been changed;
+        ``"every"`` in every call, by running the model on it: a change that cannot be seen (of a function in a Python
+        module, of what a closure holds) is captured anew, too.
     """
     return Explainer(
         model,
@@ -94,6 +100,7 @@ def convert(
         checkpoint=checkpoint,
         without=without,
         progress=progress,
+        check=check,
     )
 
 
@@ -116,6 +123,7 @@ class Explainer:
         checkpoint: bool,
         without: Sequence[str] = (),
         progress: bool | None = None,
+        check: str = "changes",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
@@ -123,6 +131,8 @@ class Explainer:
             raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
         if dynamic not in (True, False, "auto"):
             raise InputError(f"dynamic={dynamic!r}; there are True, False and 'auto'")
+        if check not in CHECKS:
+            raise InputError(f"check={check!r}; there are {', '.join(CHECKS)}")
         if checkpoint and compile:
             raise InputError(
                 "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
@@ -136,6 +146,7 @@ class Explainer:
             conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
         )
         self.roles = dict(roles or {})
+        self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
         takes = inspect.signature(model.forward).parameters
         strange = [
             n
@@ -159,12 +170,21 @@ class Explainer:
                 keep_output,
                 checkpoint,
                 tuple(without),
+                check == "every",
             ),
         )
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
         elif example_inputs is not None:
             self.trace(*(example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are fresh: they hold the model and what was asked for, and capture again."""
+        return {**vars(self), "_compiler": self._compiler.options, "_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._compiler = Compiler(self.model, state["_compiler"])
 
     # ------------------------------------------------------------------------------------------------ inspection
     @property
@@ -264,6 +284,22 @@ class Explainer:
         executables = [made[id(built)] for _, built in compiled]
         return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset.name), blame)
 
+    def verify(self, *args: Any, **inputs: Any) -> Agreement:
+        """Compare what the explainer would answer with the model as it is now, on inputs like a call's, or on the last.
+
+        The result is printed as text, says what differs by output, and is ``ok`` if nothing does. Where something does,
+        the next call captures the model again. (`lrp_fx.verify` asks whether an explanation can be trusted.)
+
+        Raises `InputError` where nothing was explained yet, and where the model refuses the inputs.
+        """
+        if not args and not inputs and self._last is None:
+            raise InputError("nothing explained yet: give verify() inputs, as in a call")
+        with self._compiling():
+            bound = bind(self.model, args, inputs) if args or inputs else self._last or {}
+            call = as_call(self.model, bound, self.roles)
+            check_inputs(call.bound, call.roles)
+            return self._compiler.agreement(call)
+
     @property
     def statistics(self) -> Statistics:
         """How often each expensive stage ran."""
@@ -284,7 +320,7 @@ class Explainer:
             yield
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
-        bound = bind(self.model, args, inputs)
+        bound = self._last = bind(self.model, args, inputs)
         self._compiler.check_model()
         call = as_call(self.model, bound, self.roles)
         check_inputs(call.bound, call.roles)

@@ -45,8 +45,9 @@ from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 class Options:
     """What `lrp_fx.convert` was asked for.
 
-    ``audits``: do graphs balance every site? ``whole``: do they return the model's output? ``checkpoint``: do they
-    compute the insides of blocks twice? ``without``: passes that are left out.
+    ``every``: is the model looked at in every call? ``audits``: do graphs balance every site? ``whole``: do they return
+    the model's output? ``checkpoint``: do they compute the insides of blocks twice? ``without``: passes that are left
+    out.
     """
 
     ruleset: Ruleset
@@ -58,6 +59,7 @@ class Options:
     whole: bool = True
     checkpoint: bool = False
     without: tuple[str, ...] = ()
+    every: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,10 +36,28 @@ class Watch:
 
     def changed(self) -> bool:
         """Is anything other than it was when it was looked at last? (Modules added are attributes of others.)"""
-        try:
-            return any(vars(each) != held for each, held in self.held)
-        except (RuntimeError, ValueError, TypeError):  # tensors or arrays that are others cannot be compared: they are
-            return True
+        return any(_differ(vars(each), held) for each, held in self.held)
+
+    def changes(self) -> tuple[str, ...]:
+        """What is another, in words: the module (or the class of another object) and its attributes."""
+        names = {id(module): name or "the model" for name, module in self.model.named_modules()}
+        return tuple(
+            f"{names.get(id(each), f'a {type(each).__name__}')}: {', '.join(_others(vars(each), held))}"
+            for each, held in self.held
+            if _differ(vars(each), held)
+        )
+
+
+def _differ(now: Any, held: Any) -> bool:
+    try:
+        return bool(now != held)
+    except (RuntimeError, ValueError, TypeError):  # tensors or arrays that are others cannot be compared: they are
+        return True
+
+
+def _others(now: Mapping[str, Any], held: Mapping[str, Any]) -> list[str]:
+    missing = object()
+    return [n for n in dict.fromkeys([*held, *now]) if _differ(now.get(n, missing), held.get(n, missing))]
 
 
 def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Agreement: what was captured is compared with the model as it is, when asked for or in every call."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+#: A module of Python whose functions a model calls: what is set there is none of the model's attributes.
+helpers = types.ModuleType("helpers")
+
+
+class Calls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head, self.scale = nn.Embedding(10, 4), nn.Linear(4, 3), 1.0
+        self.eval()
+
+    def forward(self, input_ids: Tensor) -> Any:
+        return {"logits": self.scale * self.head(helpers.act(self.embed(input_ids)).mean(1))}
+
+
+@pytest.fixture(autouse=True)
+def _plain_helpers() -> None:
+    helpers.act = torch.tanh  # type: ignore[attr-defined]
+
+
+def replace_act() -> None:
+    helpers.act = torch.sin  # type: ignore[attr-defined]
+
+
+def test_every_call_is_compared_where_that_is_asked_for() -> None:
+    model = Calls()
+    explain = lrp_fx.convert(model, check="every")
+    explain(IDS, target=1)
+    replace_act()
+    assert torch.allclose(explain(IDS, target=1).output["logits"], model(IDS)["logits"])
+    assert explain.statistics.captures == 2
+    explain(IDS, target=1)
+    assert explain.statistics.captures == 2
+    with pytest.raises(lrp_fx.InputError, match="changes, every"):
+        lrp_fx.convert(model, check="never")
+
+
+def test_verify_says_what_differs() -> None:
+    model = Calls()
+    explain = lrp_fx.convert(model)
+    with pytest.raises(lrp_fx.InputError, match="nothing explained yet"):
+        explain.verify()
+    explain(IDS, target=1)
+    assert explain.verify().ok and explain.verify(IDS).differences.keys() == {"logits"}
+    replace_act()
+    found = explain.verify()
+    assert not found.ok and found.differences["logits"] > 1024 and "differs  logits" in str(found)
+    assert torch.allclose(explain(IDS, target=1).output["logits"], model(IDS)["logits"])
+    model.scale = 2.0
+    found = explain.verify(IDS)
+    assert not found.ok and found.changed == ("the model: scale",)
+
+
+def test_verify_captures_nothing() -> None:
+    explain = lrp_fx.convert(Calls())
+    found = explain.verify(IDS)
+    assert found.ok and not found.differences and "no graph serves" in str(found)
+    assert explain.statistics.captures == 0
