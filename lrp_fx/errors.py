@@ -77,9 +77,14 @@ class Problem:
         return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}{near}\n    next:  {self.next_step}"
 
 
+def is_ours(file: str) -> bool:
+    """Is a file of code part of this package?"""
+    return str(Path(file).resolve()).startswith(_PACKAGE)
+
+
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning that points at the user's line: the nearest caller that is no part of this package."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(Path(frame.f_code.co_filename).resolve()).startswith(_PACKAGE):
+    while frame.f_back is not None and is_ours(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level + 1)

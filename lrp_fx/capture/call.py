@@ -52,6 +52,11 @@ def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dic
     parameters = inspect.signature(model.forward).parameters
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(args) > len(names):
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+            raise InputError(
+                f"{type(model).__name__}.forward takes any arguments (*args), so that those given by position have no "
+                "names\n    next: give them by name, as in explainer(input_ids=...), or explain the model that it wraps"
+            )
         raise InputError(f"{len(args)} positional arguments, but forward takes {len(names)}")
     bound = {**dict(zip(names, args, strict=False)), **inputs}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -14,16 +14,26 @@ from lrp_fx.ir.program import CONTENT_ROLE
 
 def check_mode(model: nn.Module) -> None:
     """A model in training mode is refused: dropout would make every run another."""
-    training = [n or type(model).__name__ for n, m in model.named_modules() if m.training]
+    training = [n or type(model).__name__ for n, m in model.named_modules() if m.training and not _is_container(m)]
     if training:
-        raise InputError(
-            f"the model is in training mode ({training[0]} and {len(training) - 1} more modules); call model.eval() "
-            "first"
-        )
+        more = f" and {len(training) - 1} more modules" if len(training) > 1 else ""
+        raise InputError(f"the model is in training mode ({training[0]}{more}); call model.eval() first")
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Does it only hold others (a list of layers that was cut is in training mode again)?"""
+    return isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
 
 
 def check_weights(model: nn.Module) -> None:
     """Weights that are not finite are refused, and those that cannot be traced."""
+    away = [n for n, p in model.named_parameters() if p.is_meta]
+    if away:
+        raise InputError(
+            f"the weights are on the meta device, which holds no numbers ({away[0]} and {len(away) - 1} more): the "
+            "model was not loaded, or is offloaded between calls\n    next: load all of it onto one device, without "
+            "offloading (cpu_offload, disk_offload, device_map)"
+        )
     made_inside = [n for n, p in model.named_parameters() if p.is_inference()]
     if made_inside:
         raise InputError(
@@ -46,7 +56,8 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
     tensors = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(
-            "no tensor among the inputs; call the explainer like the model, for example explainer(input_ids=...)"
+            f"no tensor among the inputs{_given_instead(bound)}; call the explainer like the model, for example "
+            "explainer(input_ids=...)"
         )
     for name, value in tensors.items():
         if value.numel() == 0:
@@ -60,6 +71,15 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
         )
 
 
+def _given_instead(bound: dict[str, Any]) -> str:
+    """What is no tensor and how it becomes one, where it looks like an input."""
+    texts = [n for n, v in bound.items() if isinstance(v, str)]
+    lists = [n for n, v in bound.items() if isinstance(v, (list, tuple)) or hasattr(v, "__array__")]
+    if texts:
+        return f": {texts[0]} is a text, give what a tokenizer makes of it"
+    return f": {lists[0]} is a {type(bound[lists[0]]).__name__}, give torch.as_tensor of it" if lists else ""
+
+
 def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
     """What the model gives; raises `InputError` when its own forward refuses the inputs."""
     try:
@@ -68,5 +88,17 @@ def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
     except Exception as error:
         given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
         raise InputError(
-            f"the model's own forward fails on these inputs ({given}): {type(error).__name__}: {error}"
+            f"the model's own forward fails on these inputs ({given}): {type(error).__name__}: {error}{_way_out(bound)}"
         ) from error
+
+
+def _way_out(bound: dict[str, Any]) -> str:
+    """What is often meant by such inputs."""
+    whole = dict.fromkeys(name.split(".")[0] for name in bound)
+    inside = {name.split(".", 1)[1] for name in bound if "." in name}
+    flat = [n for n, v in bound.items() if isinstance(v, Tensor) and v.dim() == 1 and "." not in n]
+    if len(whole) == 1 and inside and next(iter(whole)) in inside:
+        return "\n    next: a dictionary was given as the first argument; give its entries by name, explainer(**inputs)"
+    if flat:
+        return f"\n    next: the first axis is the batch; for one example give {flat[0]}[None]"
+    return ""

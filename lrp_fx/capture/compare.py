@@ -182,11 +182,13 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
             config.use_cache = False
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    hook = model.register_forward_hook(lambda module, given, result: opened(result))
+    script = isinstance(model, torch.jit.ScriptModule)  # which takes no hooks, and returns no objects
+    hook = None if script else model.register_forward_hook(lambda module, given, result: opened(result))
     try:
         yield
     finally:
-        hook.remove()
+        if hook is not None:
+            hook.remove()
         torch.backends.mha.set_fastpath_enabled(fast)
         for config in changed:
             config.use_cache = True

@@ -260,9 +260,7 @@ def _outputs(exported: torch.export.ExportedProgram, graph: fx.Graph) -> Outputs
     assert isinstance(flat, (tuple, list)) and spec is not None
     names = [name for name, _ in named_leaves(pytree.tree_unflatten(list(range(len(flat))), spec))]
     values = [n.meta.get("val") if isinstance(n, fx.Node) else None for n in flat]
-    explained = explained_name(
-        n for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor) and v.is_floating_point()
-    )
+    explained = explained_name(dict(zip(names, values, strict=True)))
     if explained is None:
         raise CaptureError("the model returns no floating-point tensor, so there is nothing to explain")
     return Outputs(tuple(names), spec, names.index(explained))

@@ -24,6 +24,7 @@ from lrp_fx.capture.compare import Ran, inference_configuration, ran, verify_cap
 from lrp_fx.capture.constant_masks import size_is_by_value
 from lrp_fx.capture.example import in_signature_order, shortened, widen, without_repeats
 from lrp_fx.capture.export import export
+from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import record
 from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import shapes_in
@@ -58,12 +59,18 @@ def capture(
         ) as error:  # whatever torch or the model raises refuses the method; what our own code raises is a fault
             report_fault(error, f"capture ({method})")
             refusals.append(f"{method}: {type(error).__name__}: {first_line(error)}")
-    raise CaptureError(
-        f"{type(model).__name__} could not be captured as a graph.\n"
-        + "\n".join(f"    {r}" for r in refusals)
-        + "\n    next: see docs/how_it_works.md (capture); a forward without data-dependent Python control flow "
-        "captures"
+    raise CaptureError(_refused(model, given, refusals))
+
+
+def _refused(model: nn.Module, inputs: dict[str, Any], refusals: Sequence[str]) -> str:
+    """What every method said, and the reason where it is known."""
+    known = reason(model, inputs)
+    why, next_step = known or (
+        "",
+        "see docs/how_it_works.md (capture); a forward without data-dependent Python control flow captures",
     )
+    lines = [f"{type(model).__name__} could not be captured as a graph.", *(f"    {r}" for r in refusals)]
+    return "\n".join([*lines, *([f"    why:  {why}"] if why else []), f"    next: {next_step}"])
 
 
 def _captured(

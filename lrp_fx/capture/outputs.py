@@ -125,7 +125,10 @@ def called(name: str, wanted: str) -> bool:
     return wanted in (name, name.rsplit(".", maxsplit=1)[-1])
 
 
-def explained_name(floating: Iterable[str]) -> str | None:
-    """The output that is explained where none is asked for: the logits, else the first of the floating ones."""
-    names = list(floating)
+def explained_name(outputs: Mapping[str, Any]) -> str | None:
+    """The output that is explained where none is asked for: the logits, else the first of the floating ones. (A single
+    number, such as the loss that labels give, is none of an example's.)
+    """
+    floating = {n: v for n, v in outputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    names = [n for n, v in floating.items() if v.dim()] or list(floating)
     return next((n for n in names if called(n, "logits")), names[0] if names else None)
