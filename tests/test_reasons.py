@@ -122,3 +122,21 @@ def test_copies_and_pickles_explain_alike(copied: Any) -> None:
     other = copied(explain)
     assert other.model is not explain.model and other.statistics.captures == 0
     assert torch.equal(other(IDS, target=1).content["input_ids"], expected.content["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (lambda x, ids: x[:, torch.tensor([True, False, True, True])], r"values of a constant \(test_reasons.py:\d+"),
+        (lambda x, ids: x[ids > 2].unsqueeze(0), r"values of the inputs \(test_reasons.py:\d+"),
+        (lambda x, ids: x * 2 if ids.sum() > 5 else x, r"decides by numbers that it reads out of tensors"),
+    ],
+    ids=["constant", "inputs", "python"],
+)
+def test_why_every_call_is_traced(how: Any, says: str) -> None:
+    class Decides(Base):
+        def forward(self, input_ids: Tensor) -> Any:
+            return self.head(how(self.embed(input_ids), input_ids).mean(1))
+
+    with pytest.warns(UserWarning, match=says):
+        lrp_fx.convert(Decides()).trace(IDS)

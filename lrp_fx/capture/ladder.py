@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
@@ -29,9 +29,10 @@ from lrp_fx.capture.record import record
 from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
-from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.graph import ancestors, is_float, value_of
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, METHODS, Program, check_well_formed, copy
+from lrp_fx.ir.source import source_line
 
 
 def capture(
@@ -128,11 +129,17 @@ def check_sizes(program: Program) -> None:
             if isinstance(value, Tensor) and any(
                 isinstance(s, torch.SymInt) and free_unbacked_symbols(s) for s in value.shape
             ):
-                raise CaptureError(f"%{node.name} = {node.target}: its size depends on the values of the inputs")
+                raise CaptureError(f"the size of %{node.name} = {node.target} depends on {_values_read(node)}")
         if size_is_by_value(node):
-            raise CaptureError(
-                f"%{node.name} = {node.target}: which elements it has depends on the values of the inputs"
-            )
+            raise CaptureError(f"which elements %{node.name} = {node.target} has depends on {_values_read(node)}")
+
+
+def _values_read(node: fx.Node) -> str:
+    """Whose values decide a size, with the user's line: those of the inputs, or of constants only."""
+    deciding = [n for n in node.all_input_nodes if not is_float(n)] or node.all_input_nodes
+    if any(n.op == "placeholder" for n in (*deciding, *ancestors(deciding))):
+        return f"the values of the inputs ({source_line(node)})"
+    return f"the values of a constant ({source_line(node)}); indices made of it beforehand are of one size"
 
 
 def first_line(error: Exception) -> str:

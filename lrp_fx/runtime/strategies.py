@@ -55,8 +55,8 @@ class Strategies:
             return
         if program.method == CONCRETE and self.known.get(call.key, ("",))[0] != CONCRETE:
             warn_user(
-                f"{type(call.model).__name__} decides by the values of its inputs: it is traced for this very call "
-                "(method 'concrete') and again for every other"
+                f"{type(call.model).__name__} is traced for this very call (method 'concrete') and again for every "
+                f"other: {_why(program)}"
             )
         self.learn(call.key, program.method, program.refusals)
 
@@ -65,3 +65,11 @@ class Strategies:
         self.known[key] = (method, refusals)
         while len(self.known) > _REMEMBERED:
             self.known.pop(next(iter(self.known)))
+
+
+def _why(program: Program) -> str:
+    """Why no method that holds for more calls did, in the words of the one that comes nearest."""
+    last = next(iter(reversed(program.refusals)), "")
+    if not last or "data-dependent" in last:
+        return "its Python decides by numbers that it reads out of tensors (if, .item(), .tolist())"
+    return last.split(": ", 2)[-1]
