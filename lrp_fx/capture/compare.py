@@ -7,6 +7,7 @@ values, another shape if sizes may change, and another mask.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -183,7 +184,12 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     script = isinstance(model, torch.jit.ScriptModule)  # which takes no hooks, and returns no objects
-    hook = None if script else model.register_forward_hook(lambda module, given, result: opened(result))
+    thread = threading.get_ident()  # others may run the model meanwhile
+
+    def open_objects(module: nn.Module, given: Any, result: Any) -> Any:
+        return opened(result) if threading.get_ident() == thread else None
+
+    hook = None if script else model.register_forward_hook(open_objects)
     try:
         yield
     finally:
