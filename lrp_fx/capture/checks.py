@@ -17,7 +17,9 @@ def check_mode(model: nn.Module) -> None:
     training = [n or type(model).__name__ for n, m in model.named_modules() if m.training and not _is_container(m)]
     if training:
         more = f" and {len(training) - 1} more modules" if len(training) > 1 else ""
-        raise InputError(f"the model is in training mode ({training[0]}{more}); call model.eval() first")
+        fixed = "eval" in vars(model)  # torch.export puts a method there that refuses
+        next_step = "explain the model that it was exported from" if fixed else "call model.eval() first"
+        raise InputError(f"the model is in training mode ({training[0]}{more}); {next_step}")
 
 
 def _is_container(module: nn.Module) -> bool:
