@@ -57,7 +57,7 @@ SLOPE: dict[str, float] = {
     "cosh": 0.0, "asinh": 1.0, "atan": 1.0, "asin": 1.0, "atanh": 1.0, "expm1": 1.0, "log1p": 1.0,
     "erf": 2.0 / math.sqrt(math.pi), "erfc": -2.0 / math.sqrt(math.pi),
     "hardsigmoid": 1.0 / 6.0, "log_sigmoid": 0.5, "selu": 1.0507009873554805, "abs": 0.0, "sign": 0.0, "sgn": 0.0,
-    "round": 0.0, "floor": 0.0, "ceil": 0.0, "trunc": 0.0,
+    "round": 1.0, "floor": 1.0, "ceil": 1.0, "trunc": 1.0,  # straight through
 }  # fmt: skip
 
 

@@ -15,6 +15,22 @@ from torch import fx
 
 from lrp_fx.analysis.examples import Examples
 from lrp_fx.analysis.layout import propagate
+from lrp_fx.analysis.meeting import Meeting
+from lrp_fx.analysis.sources import (
+    CONSTANT,
+    CONTENT,
+    FIXED,
+    LEAF_KINDS,
+    LEARNED,
+    MASK,
+    PARAMETER,
+    POSITION,
+    SEGMENT,
+    VERY_LOW,
+    is_one_number,
+    is_very_low,
+    source_of_tensor,
+)
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
@@ -28,22 +44,18 @@ from lrp_fx.ir.layout import (
     batch_axis,
     from_symbols,
     single,
-    token_axes,
 )
-from lrp_fx.ir.operators import argument, axis_of, has, operator_of
+from lrp_fx.ir.operators import argument, has, operator_of
 from lrp_fx.ir.program import CACHED_ROLE, Program
 from lrp_fx.ir.sizes import hint, shape_of
 
-CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 #: What was computed for earlier tokens is content, and a leaf of its own kind.
 CACHED = CACHED_ROLE
-MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
-#: What masks are filled with is minus infinity, or as low as this.
-VERY_LOW = -1e4
-#: Sources that can carry relevance; the others are coefficients, routing or constants.
-LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
-#: Where a parameter meets content it may be a leaf of its own.
-_MEETING = Fact.ASSEMBLY | Fact.SUM | Fact.SCALING | Fact.PRODUCT
+
+__all__ = [
+    "CACHED", "CONSTANT", "CONTENT", "LEAF_KINDS", "LEARNED", "MASK", "PARAMETER", "POSITION", "SEGMENT", "VERY_LOW",
+    "Facts", "find_provenance",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,9 @@ class _Walk:
         self.batch = self._batch_size()
         self.examples = Examples(self.layout, self.batch)
         self.example = self.examples.example
+        self.rows: dict[fx.Node, str] = {}
+        content = frozenset(n for n, info in self.by_node.items() if info.role == CONTENT)
+        self.meeting = Meeting(self.sources, self.layout, self.uniform, self.rows, content)
 
     def _batch_size(self) -> Any:
         batched = self.program.batch_input
@@ -105,13 +120,15 @@ class _Walk:
         if node.op == "placeholder":
             self._visit_input(node)
         elif node.op == "get_attr":
-            self.sources[node] = frozenset({node.meta.get("origin", CONSTANT)})
-            self.inputs[node] = frozenset()
-            tensor = getattr(self.program.module, str(node.target))
-            if not tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
-                self.uniform.add(node)
+            self._visit_tensor(node, getattr(self.program.module, str(node.target)))
         else:
             self._visit_call(node)
+
+    def _visit_tensor(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        self.sources[node] = frozenset({source_of_tensor(tensor, node.meta.get("origin", CONSTANT))})
+        self.inputs[node] = frozenset()
+        if not tensor.is_floating_point() and tensor.numel() and is_one_number(tensor):
+            self.uniform.add(node)
 
     def _visit_input(self, node: fx.Node) -> None:
         info = self.by_node[node]
@@ -138,7 +155,7 @@ class _Walk:
 
     def _visit_call(self, node: fx.Node) -> None:
         args = [a for a in node.all_input_nodes if a in self.sources]
-        for declared, kind in self._leaves_met(node, args):
+        for declared, kind in self.meeting.leaves_met(node, args):
             self.sources[declared] = frozenset({kind})
         self.inputs[node] = frozenset().union(*(self.inputs[a] for a in tensor_args(node) if a in self.inputs))
         self.sources[node] = self._sources(node, args)
@@ -146,6 +163,7 @@ class _Walk:
             self.inputs[node] = frozenset()
         if self._is_uniform(node):
             self.uniform.add(node)
+        self._pass_rows_on(node, args)
         example = self._example(node)
         if example is not None:
             self.example[node] = example
@@ -202,124 +220,23 @@ class _Walk:
         if table in self.uniform:
             return own
         chosen = frozenset().union(*(self.sources[i] for i in indices))
+        uniform = all(i in self.uniform for i in indices)
         for kind in (CONTENT, POSITION, SEGMENT):
-            if kind in chosen and not all(i in self.uniform for i in indices):
+            if kind in chosen and not uniform:
+                if kind == POSITION and is_float(node):
+                    self.rows[node] = POSITION
                 return frozenset({kind})
-        if op_name(node) == "aten.embedding" or (PARAMETER in own and CONSTANT in chosen and MASK not in chosen):
-            varied = CONSTANT in chosen and not all(i in self.uniform for i in indices)
-            return frozenset({POSITION if varied else SEGMENT})
-        return own
+        is_fixed = bool(chosen & FIXED)
+        if is_fixed and is_float(node) and (has(node, Fact.TABLE) or (PARAMETER in own and MASK not in chosen)):
+            self.rows[node] = SEGMENT if uniform else POSITION
+            return own
+        return frozenset({SEGMENT}) if op_name(node) == "aten.embedding" else own
 
-    def _leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
-        """Parameters that turn out to be leaves where they meet content: learned tokens and position tables."""
-        if not (has(node, _MEETING) or op_name(node) == "aten.addcmul") or not any(
-            CONTENT in self.sources[a] and is_float(a) for a in args
-        ):
-            return []
-        met: list[tuple[fx.Node, str]] = []
-        fixed = [
-            a
-            for a in tensor_args(node)
-            if a in self.sources
-            and is_float(a)
-            and self.sources[a] <= {PARAMETER, CONSTANT, MASK}
-            and self.sources[a] != {MASK}
-        ]
-        for candidate in fixed:
-            kind = self._kind_met(candidate, node, args)
-            if kind is not None:
-                met.append((candidate, kind))
-        return met
-
-    def _kind_met(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
-        """What a fixed value is where it meets content: a learned token, a table of positions, or (None) neither."""
-        learned, masked = PARAMETER in self.sources[candidate], MASK in self.sources[candidate]
-        if masked:  # a parameter switched on at some tokens stands for them
-            varies = has(node, Fact.SUM) and self._varies_along_tokens(candidate, node, args)
-            return LEARNED if learned and varies else None
-        if has(node, Fact.PRODUCT):
-            rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
-            return POSITION if rows else None
-        if has(node, Fact.ASSEMBLY):
-            if (
-                op_name(node) == "aten.cat"
-                and not self._joins_tokens(node, args)
-                and candidate not in self.uniform
-                and self._varies_along_tokens(candidate, node, args)
-            ):
-                return POSITION  # features beside features, another row for each token
-            return LEARNED if learned else None
-        return POSITION if candidate not in self.uniform and self._varies_along_tokens(candidate, node, args) else None
-
-    def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
-        """Does a concatenation put tokens behind tokens (not features beside features)?"""
-        rank = len(shape_of(node))
-        dim = axis_of(node, rank)
-        known = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
-        return not known or any(dim in token_axes(layout) for layout in known)
-
-    def _is_cut_to_length(self, candidate: fx.Node, node: fx.Node) -> bool:
-        """Is an operand of a matrix product a table cut to the length of the input, its rows mapped or not?
-
-        Then its rows stand for places or distances. (A matrix that mixes tokens is cut where it is summed over: no
-        table.)
-        """
-        sizes = value_of(candidate).shape
-        summed = sizes[-1 if candidate is node.args[0] or len(sizes) < 2 else -2]
-        if not isinstance(summed, int):
-            return False
-        current = candidate
-        for _ in range(12):
-            is_cut = op_name(current) == "aten.slice"
-            if is_cut and any(isinstance(argument(current, a), fx.Node) for a in ("start", "end")):
-                return True
-            is_mapped = has(current, Fact.PRODUCT) or op_name(current) == "aten.linear"
-            if not (is_cut or is_mapped or has(current, Fact.MOVE)) or not isinstance(current.args[0], fx.Node):
-                return False
-            current = current.args[0]
-        return False
-
-    def _gathered_by_position(self, node: fx.Node) -> bool:
-        """Is an axis of the product later picked by relative positions? Then the other operand is a table of
-        positions.
-        """
-        queue = [(user, 0) for user in node.users]
-        while queue:
-            user, depth = queue.pop()
-            if has(user, Fact.PICK):
-                return self._counts_positions(argument(user, "index", argument(user, "indices")))
-            if depth < 4 and has(user, Fact.MOVE | Fact.SCALING | Fact.SUM):
-                queue.extend((u, depth + 1) for u in user.users)
-        return False
-
-    def _counts_positions(self, index: object) -> bool:
-        """Does an index (not yet visited by the walk) come from counters and from no content?"""
-        stack, seen = [index], set()
-        found = False
-        while stack:
-            node = stack.pop()
-            if not isinstance(node, fx.Node) or node in seen:
-                continue
-            seen.add(node)
-            if node.op == "placeholder":
-                if node in self.by_node and self.by_node[node].role == CONTENT:
-                    return False
-                continue
-            found = found or has(node, Fact.COUNTER)
-            stack.extend(tensor_args(node))
-        return found
-
-    def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
-        while has(candidate, Fact.EXPANSION) and isinstance(candidate.args[0], fx.Node):
-            candidate = candidate.args[0]  # copies do not vary
-        shape, rank = shape_of(candidate), len(shape_of(node))
-        content = [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
-        for layout in content:
-            for axis in token_axes(layout):
-                own = axis + (rank - len(layout)) - (rank - len(shape))
-                if 0 <= own < len(shape) and shape[own] > 1:
-                    return True
-        return False
+    def _pass_rows_on(self, node: fx.Node, args: list[fx.Node]) -> None:
+        """What is made of rows of a table, and of no content, is made of rows of a table."""
+        kinds = {self.rows[a] for a in args if a in self.rows}
+        if kinds and node not in self.rows and CONTENT not in self.sources[node] and is_float(node):
+            self.rows[node] = POSITION if POSITION in kinds else SEGMENT
 
     def _example(self, node: fx.Node) -> int | None:
         """The example that a value belongs to: taken out of the batch by number, and not put together with others
@@ -399,13 +316,6 @@ def _row_lookup(node: fx.Node) -> fx.Node | None:
         if isinstance(indices, (list, tuple)) and len(indices) == 1 and isinstance(indices[0], fx.Node)
         else None
     )
-
-
-def is_very_low(value: object) -> bool:
-    """Is it minus infinity, or as low as masks are filled with?"""
-    if isinstance(value, fx.Node):
-        return any(is_very_low(a) for a in value.args)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= VERY_LOW
 
 
 def _has(layout: Layout | None, *kinds: str) -> bool:

@@ -17,13 +17,15 @@ from torch._dispatch.python import enable_python_dispatcher
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
+from lrp_fx.canonicalize.integers import write_integers
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, is_tensor, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, may_be_view, operator_of, same_operation
+from lrp_fx.ir.operators import has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
 from lrp_fx.ir.tracing import inline_decomposed
+from lrp_fx.rule import registry
 
 aten = torch.ops.aten
 
@@ -74,12 +76,14 @@ def decompose(program: Program) -> Program:
 def open_composites(program: Program) -> Program:
     """Write composite operations that may return a view of their operand (``chunk``, ``movedim``) as simpler ones.
 
-    Those without views stay whole: many are what rules speak of (a softmax, a normalisation, attention).
+    Those without views stay whole: many are what rules speak of (a softmax, a normalisation, attention). Of those that
+    are none of torch's (quantisers'), no rule speaks, but for rules of the user's own.
     """
     traces: dict[Any, Any] = {}
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
-        if may_be_view(node) and op_name(node) not in DECOMPOSITIONS and not _is_one_of_ours(node):
+        opens = may_be_view(node) and op_name(node) not in DECOMPOSITIONS and not _is_one_of_ours(node)
+        if opens or (is_foreign_composite(node) and not any(op_name(node) in r.ops for r in registry.rules.values())):
             _put(graph, node, inline_decomposed(graph, node, traces))
 
     return _rewrite(program, edit)
@@ -143,6 +147,14 @@ def promote_precision(program: Program) -> Program:
                 node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
     _recompute_values(module.graph)
     module.recompile()
+    return program
+
+
+def _write_integers(program: Program) -> Program:
+    """Let relevance pass where a model rounds to integers."""
+    program = write_integers(program)
+    drop_dead_code(program.graph)
+    program.module.recompile()
     return program
 
 
@@ -225,6 +237,13 @@ PASSES = (
         "casts that have become casts to the same type go",
         remove_bookkeeping,
         requires=(check_no_views,),
+        ensures=(check_canonical,),
+    ),
+    _pass(
+        "write_integers",
+        "values of content that integers hold are computed in floating point",
+        _write_integers,
+        requires=(check_canonical,),
         ensures=(check_canonical,),
     ),
     _pass(

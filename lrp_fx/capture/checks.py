@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lrp_fx.capture.compare import inference_configuration, own_tensors
 from lrp_fx.errors import InputError
@@ -43,14 +44,25 @@ def check_weights(model: nn.Module) -> None:
             "traced: the model was made inside torch.inference_mode()\n    next: explain copy.deepcopy(model), made "
             "outside of it"
         )
-    bad = [n for n, p in model.named_parameters() if p.is_floating_point() and p.numel() and not _is_finite(p.detach())]
+    bad = [n for n, p in model.named_parameters() if not all(map(_is_finite, plain_tensors(p.detach())))]
     if bad:
         raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")
 
 
+def plain_tensors(tensor: Tensor) -> list[Tensor]:
+    """The tensor, or those that it is made of where it is quantised or packed (integers and their scales)."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
+
+
 def _is_finite(weight: Tensor) -> bool:
     """By its extremes, which NaN and infinity reach: `isfinite` would write out a copy of the largest weight."""
-    return all(bool(extreme.isfinite()) for extreme in weight.aminmax())
+    if not weight.is_floating_point() or not weight.numel():
+        return True
+    wide = weight.float() if weight.element_size() == 1 else weight  # types of one byte have no extremes
+    return all(bool(extreme.isfinite()) for extreme in wide.aminmax())
 
 
 def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:

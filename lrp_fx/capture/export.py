@@ -27,6 +27,7 @@ from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
+from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CACHED_ROLE, FlatModule, Input, Outputs, Program
 
@@ -190,6 +191,8 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
             given = zip(exported.graph_signature.output_specs, node.args[0], strict=True)
             kept = tuple(value for spec, value in given if spec.kind == OutputKind.USER_OUTPUT)
             graph.output(fx.map_arg(kept, lambda n: env[n]))
+        elif (inner := _tensor_inside(node, env, graph, holder)) is not None:
+            env[node] = inner
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
     if blocks is not None:
@@ -205,6 +208,19 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
         module.graph.erase_node(placeholder)
     module.recompile()
     return Program(module, tuple(inputs), _outputs(exported, module.graph), wanted.method, stamped=blocks is not None)
+
+
+def _tensor_inside(node: fx.Node, env: dict[fx.Node, fx.Node], graph: fx.Graph, holder: nn.Module) -> fx.Node | None:
+    """One of the plain tensors that a weight is made of (its integers, their scale), where a node takes it out."""
+    if operation_name(node.target) != "export.access_subclass_inner_tensor":
+        return None
+    weight, name = env[node.args[0]], str(node.args[1])  # type: ignore[index]
+    attribute = f"{weight.target}_{name}"
+    if not hasattr(holder, attribute):
+        holder.register_buffer(attribute, getattr(getattr(holder, str(weight.target)), name))
+    new = graph.get_attr(attribute)
+    new.meta = {**node.meta, "origin": "parameter"}
+    return new
 
 
 def _place_in_model(node: fx.Node, prefix: str) -> None:

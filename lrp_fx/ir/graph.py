@@ -146,11 +146,11 @@ def hashable(tree: Any) -> Any:
     return (type(tree), tree)
 
 
-def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any) -> fx.Node:
+def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
     """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's
     code.
     """
-    new = graph.call_function(target, args)
+    new = graph.call_function(target, args, kwargs)
     with value_of(like).fake_mode, enable_python_dispatcher():
-        new.meta = {**like.meta, "val": target(*fx.map_arg(args, value_of))}
+        new.meta = {**like.meta, "val": target(*fx.map_arg(args, value_of), **fx.map_arg(kwargs, value_of))}
     return new

@@ -55,6 +55,17 @@ def may_be_view(node: fx.Node) -> bool:
     return aliased or torch.Tag.maybe_aliasing_or_mutating in target.tags
 
 
+def is_foreign(node: fx.Node) -> bool:
+    """Is it an operation of another library than torch?"""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims", "prim")
+
+
+def is_foreign_composite(node: fx.Node) -> bool:
+    """Is it an operation of another library that calls torch's?"""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and is_foreign(node) and _is_composite(target)
+
+
 @cache
 def _is_composite(target: torch._ops.OpOverload) -> bool:
     name = f"{target._schema.name}.{target._schema.overload_name}".rstrip(".")

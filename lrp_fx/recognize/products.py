@@ -133,11 +133,30 @@ def _statistic_of_common(factors: Factors) -> Meaning | Refusal:
     flow, common, a, b = factors.flow, factors.common, factors.a, factors.b
     for signal, statistic in ((a, b),) if factors.is_quotient else ((a, b), (b, a)):
         region = flow.region(common, statistic) or []
-        reduces = any(has(n, Fact.STATISTIC) for n in region) and is_broadcast(flow.core(statistic), signal)
-        if reduces and common is not signal:
+        reduces = any(has(n, Fact.STATISTIC) for n in region)
+        if reduces and is_broadcast(flow.core(statistic), signal) and common is not signal:
             why = "a broadcast statistic of the value that the signal is a function of"
             return Meaning("normalise", (signal,), why)
+        if (
+            reduces
+            and factors.is_quotient
+            and _is_extent(factors, signal)
+            and is_broadcast(flow.core(statistic), common)
+        ):
+            why = "a statistic over the scale of the same value (a zero point)"
+            return Meaning("normalise", (signal,), why)
     return _no_statistic(factors)
+
+
+def _is_extent(factors: Factors, value: fx.Node) -> bool:
+    """Is it a smallest, largest or mean element of the common value, moved, negated or bounded?"""
+    region = factors.flow.region(factors.common, value) or []
+    keeps = Fact.STATISTIC | Fact.MOVE | Fact.SIGN | Fact.GUARD | Fact.SELECTION
+    reduces = any(has(n, Fact.STATISTIC) and not has(n, Fact.CONTRACTION) for n in region)
+    bounded = ("aten.minimum", "aten.maximum")
+    return reduces and all(
+        (has(n, keeps) or op_name(n) in bounded) and len(factors.flow.operands(n)) == 1 for n in region
+    )
 
 
 def _no_statistic(factors: Factors) -> Refusal:

@@ -263,12 +263,7 @@ def _is_sinusoidal(table: torch.Tensor) -> bool:
 def _bias_variant(rewritten: Rewritten, leaf: fx.Node) -> str:
     """A learned table picked by distance, a small network over distances, or fixed numbers."""
     above = [n for n in ancestors([leaf]) if is_float(n)]
-    learned = {
-        n
-        for n in above
-        if (n.op == "get_attr" and rewritten.facts.sources.get(n) == frozenset({PARAMETER}))
-        or n.meta.get("origin") == PARAMETER
-    }
+    learned = {n for n in above if n.meta.get("origin") == PARAMETER}
     if not learned:
         return "fixed"
     in_matrix = any(is_matrix_product(n) and any(a in learned for a in n.all_input_nodes) for n in above)

@@ -1,0 +1,157 @@
+"""Weights however they are held, and activations however they are rounded: one function, one relevance."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lrp_fx
+
+IDS = torch.randint(0, 20, (2, 5), generator=torch.Generator().manual_seed(1))
+D = 8
+
+
+def draw(*sizes: int, seed: int) -> Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Held(nn.Module):
+    """One matrix, held in one of several ways; all give the same numbers."""
+
+    def __init__(self, how: str, seed: int) -> None:
+        super().__init__()
+        self.how = how
+        codes = ((draw(D, D, seed=seed) * 3).round().clamp(-7, 8) + 7).to(torch.uint8)
+        scale = 0.1 + 0.01 * torch.arange(D, dtype=torch.float64)
+        code_book = torch.arange(-7, 9, dtype=torch.float64)
+        whole = code_book[codes.long()] * scale
+        if how == "parameter":
+            self.w = nn.Parameter(whole)
+        elif how == "buffer":
+            self.register_buffer("w", whole)
+        elif how == "attribute":
+            self.w = whole
+        else:
+            self.register_buffer("codes", codes[:, 0::2] | codes[:, 1::2] << 4 if how == "packed" else codes)
+            self.register_buffer("scale", scale)
+            self.register_buffer("book", code_book)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "scaled":
+            return F.linear(x, (self.codes.to(x.dtype) - 7) * self.scale)
+        if self.how == "code book":
+            return F.linear(x, self.book[self.codes.long()] * self.scale)
+        if self.how == "packed":
+            codes = torch.stack([self.codes & 15, self.codes >> 4], -1).flatten(1)
+            return F.linear(x, (codes.to(x.dtype) - 7) * self.scale)
+        return F.linear(x, self.w)
+
+
+def rounded(x: Tensor, w: Tensor, how: str) -> Tensor:
+    """A product with activations rounded to 127 steps, whatever holds them."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    q = (x / scale).round()
+    if how == "not":
+        return x @ w.to(x.dtype)
+    if how == "integer product":
+        flat = torch.cat([q.flatten(0, 1), q.new_zeros(32, D)]).to(torch.int8)  # the kernel wants 17 rows
+        return torch._int_mm(flat, w)[: x.shape[0] * x.shape[1]].unflatten(0, x.shape[:2]) * scale
+    if how == "from zero":
+        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        scale = (high - low) / 254
+        zero = (-low / scale).round()
+        q = ((x / scale).round() + zero).clamp(0, 255).to(torch.uint8)
+        return ((q.to(torch.int32) - zero.to(torch.int32)).to(x.dtype) @ w.to(x.dtype)) * scale
+    if how == "cast":
+        q = q.to(torch.int8).to(x.dtype)
+    return q @ w.to(x.dtype) * scale
+
+
+class Net(nn.Module):
+    """Attention and a gated map on a residual stream: what a map is decides how its products share."""
+
+    def __init__(self, held: str = "parameter", how: str | None = None) -> None:
+        super().__init__()
+        self.how = how
+        self.embed = nn.Embedding(20, D)
+        self.embed.weight = nn.Parameter(draw(20, D, seed=7))
+        self.maps = nn.ModuleList(Held(held, seed) for seed in range(5))
+        self.register_buffer("whole", (draw(D, D, seed=9) * 30).round().clamp(-127, 127).to(torch.int8))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        q, k, v, up, out = self.maps
+        x = x + (q(x) @ k(x).mT / 3).softmax(-1) @ v(x)
+        if self.how is not None:
+            x = x + rounded(x, self.whole, self.how) / 100
+        return out(F.silu(up(x)) * x).mean(1)
+
+
+@cache
+def explained(held: str, how: str | None = None) -> lrp_fx.Relevance:
+    return lrp_fx.convert(Net(held, how).double().eval(), strict=True, conserve="site")(input_ids=IDS, target=1)
+
+
+@pytest.mark.parametrize("held", ["buffer", "attribute", "scaled", "code book", "packed"])
+def test_a_weight_is_a_weight_however_it_is_held(held: str) -> None:
+    expected, found = explained("parameter"), explained(held)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-12)
+    assert found.ledger.sinks.keys() == expected.ledger.sinks.keys()
+
+
+@pytest.mark.parametrize("how", ["cast", "integer product"])
+def test_rounding_passes_relevance_through_integers(how: str) -> None:
+    """The same numbers held floating and as integers."""
+    expected, found = explained("parameter", "floating"), explained("parameter", how)
+    torch.testing.assert_close(found.output, expected.output)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["floating", "from zero"])
+def test_a_scale_that_is_put_back_takes_no_share(how: str) -> None:
+    """Rounding is fine here: relevance is nearly that of the map without it."""
+    expected, found = explained("parameter", "not"), explained("parameter", how)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=0.03 * float(expected.tokens.abs().max()))
+
+
+class Bits(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x * 8).to(torch.int32) & 12).to(x.dtype).sum(-1, keepdim=True)
+
+
+def test_bits_of_an_activation_are_refused() -> None:
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match="integers that hold content"):
+        lrp_fx.convert(Bits().eval())(torch.rand(2, 3, 4, dtype=torch.float64))
+
+
+class Prompted(nn.Module):
+    """Rows of a table in front of the text, picked by an index, counted, or the parameter itself."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.embed, self.map = nn.Embedding(20, D), nn.Linear(D, D, bias=False)
+        self.embed.weight, self.map.weight = nn.Parameter(draw(20, D, seed=7)), nn.Parameter(draw(D, D, seed=8))
+        self.prompt = nn.Embedding(3, D)
+        self.prompt.weight = nn.Parameter(draw(3, D, seed=5))
+        self.register_buffer("index", torch.arange(3))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        rows = {
+            "parameter": self.prompt.weight,
+            "index": self.prompt(self.index),
+            "counted": self.prompt(torch.arange(3)),
+        }[self.how]
+        x = torch.cat([rows[None].expand(len(input_ids), -1, -1), self.embed(input_ids)], 1)
+        return ((x @ x.mT / 3).softmax(-1) @ self.map(x)).mean(1)
+
+
+def test_a_soft_prompt_is_learned_however_its_rows_are_picked() -> None:
+    found = [lrp_fx.convert(Prompted(how).eval())(input_ids=IDS, target=1) for how in ("parameter", "index", "counted")]
+    for relevance in found:
+        assert relevance.ledger.leaves.keys() == {"content", "learned"}
+        torch.testing.assert_close(relevance.tokens, found[0].tokens, rtol=0, atol=1e-12)
