@@ -47,9 +47,22 @@ class ModelCall(Arguments):
         )
 
 
+def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a model's forward; those of the module inside where a wrapper passes on all it is given."""
+    own = inspect.signature(model.forward).parameters
+    inside = list(model.children())
+    return forward_parameters(inside[0]) if takes_anything(own) and len(inside) == 1 else own
+
+
+def takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Has forward no names of its own, but ``*args, **kwargs``?"""
+    kinds = [p.kind for p in parameters.values()]
+    return kinds == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+
+
 def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by the names that forward has for them; raises `InputError` for those that it has not."""
-    parameters = inspect.signature(model.forward).parameters
+    parameters = forward_parameters(model)
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(args) > len(names):
         if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
@@ -84,4 +97,6 @@ def as_call(model: nn.Module, bound: dict[str, Any], roles: Mapping[str, str]) -
     """
     flat = {n: _plain(v) for n, v in flatten(bound).items()}
     told = {n: role_given(n, roles) or role_of(n, v) for n, v in flat.items() if isinstance(v, Tensor)}
-    return ModelCall(flat, told, Flattened(model, bound) if is_nested(bound) else model)
+    # The tracer knows axes by the names of a signature, which a wrapper's forward has not.
+    unnamed = takes_anything(inspect.signature(model.forward).parameters)
+    return ModelCall(flat, told, Flattened(model, bound) if unnamed or is_nested(bound) else model)
