@@ -1,4 +1,4 @@
-"""Wrappers that pass on whatever they are given: names are those of the model inside, and captures hold for all sizes."""
+"""Wrappers that pass on what they are given: names are those of the model inside, captures hold for all sizes."""
 
 from __future__ import annotations
 

@@ -115,6 +115,7 @@ def _position(
     leaves = [used[use][0] for use, _ in uses]
     parts = {f"{leaf.name}:{leaf.user}": used[use][1] for leaf, (use, _) in zip(leaves, uses, strict=True)}
     paired = values.pairs[info.pairs.name] if info.pairs is not None else None
+    owners = leaves[0].owners if info.pairs is None else info.pairs.owners
     return PositionSite(
         name=info.uses[0][1],
         kind=info.kind,
@@ -125,7 +126,8 @@ def _position(
         rule=info.rule,
         parts=parts,
         token_axes=leaves[0].token_axes if paired is None else (paired.dim() - 2, paired.dim() - 1),
-        owners=leaves[0].owners if info.pairs is None else info.pairs.owners,
+        owners=tuple(o[0] if o is not None else None for o in owners),
+        starts=tuple(o[1] if o is not None else 0 for o in owners),
         planes=tuple(planes for _, planes in uses),
         score=values.score,
         paired=paired,

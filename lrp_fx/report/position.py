@@ -33,6 +33,8 @@ class PositionSite:
                    window.
     ``token_axes`` axes of each part (or of ``paired``) that run over tokens: none, one, or two where it is pairwise.
     ``owners``     for each token axis, the input whose tokens it counts, None where it counts something else (patches).
+    ``starts``     for each token axis, the row at which the tokens of its owner begin: a class token or a prompt may
+                   stand in front of them.
     ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
     ``score``      (B,): what was explained.
     """
@@ -51,6 +53,7 @@ class PositionSite:
     score: Tensor
     paired: Tensor | None = None
     windows: Windows | None = None
+    starts: tuple[int, ...] = ()
 
     @property
     def is_pairwise(self) -> bool:
@@ -133,6 +136,11 @@ class PositionSite:
     def owner(self, credit: str = KEY) -> str | None:
         """The input to whose tokens this site's relevance is credited."""
         return self.owners[0 if credit == QUERY else -1] if self.owners else None
+
+    def of_owner(self, rows: Tensor, credit: str, count: int) -> Tensor:
+        """(B, count): of a site's rows those at which tokens of its owner stand."""
+        start = self.starts[0 if credit == QUERY else -1] if self.starts else 0
+        return rows[:, start : start + count]
 
 
 def find_aggregation(name: str) -> Aggregation:

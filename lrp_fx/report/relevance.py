@@ -124,7 +124,8 @@ class Relevance:
             share, name = site.per_token(position, credit), site.owner(credit)
             if share is not None and name in result:
                 counted = self._counted(number, name) if depth == "mean" else 1.0
-                result[name] = result[name] + counted * share.to(result[name].dtype)
+                own = site.of_owner(share, credit, result[name].shape[1])
+                result[name] = result[name] + counted * own.to(result[name].dtype)
 
     def _stream_rows(self) -> dict[str, Tensor]:
         rows = {s.owner: s.depth.mean(0) for s in self.streams if s.owner is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import LrpError, TransposeError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.operators import has
+from lrp_fx.ir.layout import token_axes
+from lrp_fx.ir.operators import axis_of, has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.ir.tracing import abstract_key, decomposed, inline, trace
@@ -132,6 +134,35 @@ class RelevanceBuilder:
     def result(self, node: fx.Node, index: int | None) -> fx.Node:
         """The copy of one result of an operation."""
         return self.env[node] if index is None else self.env[part_of(node, index)]
+
+    def owned(self, size: Any) -> tuple[str, int] | None:
+        """The index input whose tokens are among rows of this (symbolic) number, and at which row they begin."""
+        return next(((name, start) for known, name, start in self._rows_of_inputs if same_size(known, size)), None)
+
+    @cached_property
+    def _rows_of_inputs(self) -> list[tuple[Any, str, int]]:
+        """(number of rows, input, its first row): each text, and what other rows are put beside it."""
+        inputs = zip(self.program.inputs, self.program.input_nodes().values(), strict=True)
+        texts = [(i.name, n) for i, n in inputs if i.role == CONTENT and i.is_index and len(i.shape) == 2]
+        found: list[tuple[Any, str, int]] = [(value_of(n).shape[1], name, 0) for name, n in texts]
+        for node in self.program.graph.nodes:
+            if op_name(node) == "aten.cat" and CONTENT in self.facts.sources.get(node, ()):
+                found += self._rows_joined(node, found)
+        return found
+
+    def _rows_joined(self, node: fx.Node, known: list[tuple[Any, str, int]]) -> list[tuple[Any, str, int]]:
+        """The rows of inputs in a concatenation of a text with other rows."""
+        parts: Any = node.args[0]
+        dim = axis_of(node, value_of(node).dim())
+        sizes = [value_of(p).shape[dim] for p in parts]
+        for number, part in enumerate(parts):
+            is_text = CONTENT in self.facts.sources.get(part, ()) and dim in token_axes(self.facts.layout.get(part))
+            ahead = sizes[:number]
+            if is_text and all(isinstance(s, int) for s in ahead):
+                whole = value_of(node).shape[dim]
+                own = [(name, start) for size, name, start in known if same_size(size, sizes[number])]
+                return [(whole, name, start + sum(ahead)) for name, start in own]
+        return []
 
     def owner(self, size: Any) -> str | None:
         """The index input whose length is this (symbolic) size."""

@@ -23,7 +23,7 @@ from lrp_fx.structure.injections import softmax_after
 from lrp_fx.structure.structure import Structure
 from lrp_fx.transpose.alignment import counted_size, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.signature import Leaf
+from lrp_fx.transpose.signature import Leaf, Owned
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 
@@ -181,7 +181,7 @@ class LeafBooks:
 
     def _token_axes(
         self, node: fx.Node, kind: str, arrival: Arrival, rule: Rule | None
-    ) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+    ) -> tuple[tuple[int, ...], tuple[Owned | None, ...]]:
         """Axes of the leaf's relevance that run over tokens, and the input whose tokens each counts."""
         builder, application, rank = self.builder, arrival.application, value_of(arrival.c).dim()
         if rule is not None:  # expanded to the scores: queries by keys
@@ -192,7 +192,7 @@ class LeafBooks:
             )
             sizes = [counted_size(node, application, a) for a in own]
             axes = [a + rank - value_of(node).dim() for a in own]  # growing over the batch put axes in front
-        pairs = [(a, builder.owner(s)) for a, s in zip(axes, sizes, strict=True)]
+        pairs = [(a, builder.owned(s)) for a, s in zip(axes, sizes, strict=True)]
         if kind != POSITION:
             return tuple(a for a, _ in pairs), tuple(o for _, o in pairs)
         # windows merged with the batch are no tokens

@@ -9,6 +9,9 @@ from torch import fx
 
 from lrp_fx.structure.windows import Windows
 
+#: An input, and the row at which its tokens begin: a prompt may stand in front of them.
+Owned = tuple[str, int]
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -24,7 +27,7 @@ class Leaf:
     module: str
     source: str
     token_axes: tuple[int, ...]
-    owners: tuple[str | None, ...]
+    owners: tuple[Owned | None, ...]
     user: str | None = None
 
 
@@ -45,7 +48,7 @@ class PairsInfo:
     """
 
     name: str
-    owners: tuple[str | None, ...]
+    owners: tuple[Owned | None, ...]
 
 
 @dataclass(frozen=True)

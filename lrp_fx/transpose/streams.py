@@ -86,7 +86,7 @@ class StreamBooks:
         if injection.pairs is None or injection.pairs[0] not in self.pairs:
             return None
         sizes = value_of(injection.pairs[0]).shape[-2:]
-        return PairsInfo(injection.pairs[0].name, tuple(self.builder.owner(s) for s in sizes))
+        return PairsInfo(injection.pairs[0].name, tuple(self.builder.owned(s) for s in sizes))
 
     def infos(self, leaf_nodes: list[fx.Node], sink_nodes: list[fx.Node | None]) -> list[tuple[DepthInfo, fx.Node]]:
         """Every depth that relevance reaches: what lies above it, and its relevance. The arguments say where each leaf

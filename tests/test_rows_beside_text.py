@@ -1,0 +1,51 @@
+"""Rows put beside the text (class tokens, prompts): a table's row belongs to the token that stands there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+D, T = 8, 5
+IDS = torch.randint(0, 20, (2, T), generator=torch.Generator().manual_seed(1))
+
+
+class Model(nn.Module):
+    """Learned rows before and behind the text, and a table of places over all of them."""
+
+    def __init__(self, before: int, behind: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.places, self.head = nn.Embedding(20, D), nn.Embedding(32, D), nn.Linear(D, 3)
+        self.before, self.behind = (nn.Parameter(torch.randn(n, D)) for n in (before, behind))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x, b = self.embed(input_ids), len(input_ids)
+        if len(self.before):
+            x = torch.cat([self.before[None].expand(b, -1, -1), x], 1)
+        if len(self.behind):
+            x = torch.cat([x, self.behind[None].expand(b, -1, -1)], 1)
+        x = x + self.places(torch.arange(x.shape[1]))
+        return self.head(x + (x @ x.mT / 3).softmax(-1) @ x).mean(1)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize(("before", "behind"), [(1, 0), (0, 3), (2, 2)])
+def test_places_of_the_text_are_credited_to_the_text(before: int, behind: int, dynamic: bool) -> None:
+    relevance = lrp_fx.convert(Model(before, behind).double().eval(), dynamic=dynamic)(input_ids=IDS, target=1)
+    (site,) = relevance.position
+    rows = site.relevance.sum(-1)
+    assert rows.shape == (2, before + T + behind)
+    found = relevance.tokens - relevance.content["input_ids"]
+    torch.testing.assert_close(found, rows[:, before : before + T], rtol=0, atol=1e-12)
+
+
+def test_a_file_keeps_where_the_text_begins(tmp_path: Path) -> None:
+    explainer = lrp_fx.convert(Model(2, 0).double().eval())
+    tokens = explainer(input_ids=IDS, target=1).tokens
+    explainer.save(tmp_path / "model.lrpfx")
+    assert torch.equal(lrp_fx.load(tmp_path / "model.lrpfx")(input_ids=IDS, target=1).tokens, tokens)
