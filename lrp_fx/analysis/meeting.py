@@ -13,13 +13,14 @@ from torch import fx
 
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
-from lrp_fx.ir.layout import FEATURE, Layout, token_axes
+from lrp_fx.ir.graph import ancestors, is_float, op_name, tensor_args, value_of
+from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout, token_axes
 from lrp_fx.ir.operators import argument, axis_of, declared_arguments, has, is_matrix_product
 from lrp_fx.ir.sizes import shape_of
 
 #: Where a parameter meets content it may be a leaf of its own.
 _MEETING = Fact.ASSEMBLY | Fact.SUM | Fact.SCALING | Fact.PRODUCT
+_PLACES = frozenset({BATCH, TOKEN})
 #: Arguments that are weights by the operation's own declaration.
 _WEIGHTS = ("weight", "bias")
 
@@ -83,7 +84,7 @@ class Meeting:
             return LEARNED if learned and varies else None
         if has(node, Fact.PRODUCT):
             rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
-            return POSITION if rows else None
+            return POSITION if rows or self._is_term_of_scores(candidate, node, args) else None
         if has(node, Fact.ASSEMBLY):
             if (
                 op_name(node) == "aten.cat"
@@ -93,7 +94,23 @@ class Meeting:
             ):
                 return POSITION  # features beside features, another row for each token
             return LEARNED if learned else None
+        if has(node, Fact.SCALING) and any(self._is_number_given(a) for a in args):
+            return None  # each number of the input has a vector of its own: a linear map
         return POSITION if candidate not in self.uniform and self._varies_along_tokens(candidate, node, args) else None
+
+    def _is_number_given(self, value: fx.Node) -> bool:
+        """Is it an input that gives one number for each place (a column, a time), moved, scaled or shifted?
+
+        Where tokens are vectors, or were computed from vectors, a factor for each place is a position.
+        """
+        if CONTENT not in self.sources[value] or {k for axis in self.layout.get(value, ()) for k, _ in axis} - _PLACES:
+            return False
+        while value not in self.content:
+            read = [a for a in tensor_args(value) if CONTENT in self.sources[a]]
+            if len(read) != 1 or not has(value, Fact.MOVE | Fact.SCALING | Fact.SUM | Fact.GUARD):
+                return False
+            value = read[0]
+        return is_float(value) and len(shape_of(value)) == 2
 
     # ---- tokens and features
     def _content_layouts(self, args: list[fx.Node]) -> list[Layout]:
@@ -151,6 +168,19 @@ class Meeting:
             current = current.args[0]
         return False
 
+    def _is_term_of_scores(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+        """Is the product of queries with a table added to the scores of queries and keys?
+
+        Then a row of the table stands for each key, however the table came by that many (sizes that are fixed do not
+        say that it was cut).
+        """
+        summed = -1 if candidate is node.args[1] else -2
+        axes = [(token_axes(layout), len(layout)) for layout in self._content_layouts(args)]
+        if not axes or any(len(tokens) != 1 or tokens[0] - rank == summed for tokens, rank in axes):
+            return False
+        others = [a for s, came in _sums_before_softmax(node) for a in tensor_args(s) if a is not came]
+        return any(_is_product_of_contents(a, self.content) for a in others)
+
     def _gathered_by_position(self, node: fx.Node) -> bool:
         """Is an axis of the product later picked by relative positions? Then the other operand is a table of
         positions.
@@ -180,6 +210,31 @@ class Meeting:
             found = found or has(node, Fact.COUNTER)
             stack.extend(tensor_args(node))
         return found
+
+
+def _sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """(sum, the operand on the way) for every sum between a value and the softmax of its last axis that it goes into,
+    if it goes into one as it is, but for moves, scales and masks.
+    """
+    queue: list[tuple[fx.Node, tuple[tuple[fx.Node, fx.Node], ...]]] = [(node, ())]
+    for current, sums in queue:
+        for user in current.users if len(queue) < 64 else ():
+            if has(user, Fact.SOFTMAX):
+                if axis_of(user, len(shape_of(user))) == len(shape_of(user)) - 1:
+                    return list(sums)
+            elif has(user, Fact.SUM):
+                queue.append((user, (*sums, (user, current))))
+            elif has(user, Fact.MOVE | Fact.SCALING | Fact.ASSEMBLY | Fact.INTERVAL):
+                queue.append((user, sums))
+    return []
+
+
+def _is_product_of_contents(value: fx.Node, content: frozenset[fx.Node]) -> bool:
+    """Is a value a matrix product of two values made of content, moved, scaled or masked?"""
+    while has(value, Fact.MOVE | Fact.SCALING | Fact.CHOICE | Fact.SUM) and isinstance(value.args[0], fx.Node):
+        value = value.args[0]
+    matrices = value.args[:2] if has(value, Fact.PRODUCT) else ()
+    return bool(matrices) and all(isinstance(m, fx.Node) and content & {*ancestors([m])} for m in matrices)
 
 
 def _is_meeting(node: fx.Node) -> bool:

@@ -1,0 +1,65 @@
+"""What a table is does not depend on the method of capture, nor on how a product with it is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lrp_fx
+
+D, T, N = 8, 5, 16
+
+
+class Scores(nn.Module):
+    """Scores of queries with the rows of a table cut to length: one for each key, or shifted to distances."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.embed, self.q, self.k, self.v = nn.Embedding(20, D), nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+        self.table = nn.Parameter(torch.randn(N, D))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, n = self.embed(ids), ids.shape[1]
+        q, scores = self.q(x), self.q(x) @ self.k(x).mT
+        if self.how == "columns":
+            return (scores + q @ self.table[:n].T).softmax(-1) @ self.v(x)
+        far = q @ self.table[N - n :].T
+        far = F.pad(far, (1, 0)).reshape(len(ids), n + 1, n)[:, 1:]
+        return (scores + far).softmax(-1) @ self.v(x)
+
+
+@pytest.mark.parametrize("how", ["columns", "shifted"])
+def test_a_table_cut_to_length_is_position_in_static_captures_too(how: str) -> None:
+    ids = torch.randint(0, 20, (2, T), generator=torch.Generator().manual_seed(1))
+    model = Scores(how).double().eval()
+    dynamic, static = (lrp_fx.convert(model, dynamic=d)(ids, target=1) for d in (True, False))
+    assert [p.kind for p in dynamic.position] == [p.kind for p in static.position] == ["disentangled"]
+    torch.testing.assert_close(static.content["ids"], dynamic.content["ids"], rtol=0, atol=1e-12)
+
+
+class Columns(nn.Module):
+    """Each number has a vector of its own: as a product, or as one linear map."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.w, self.v, self.o = nn.Parameter(torch.randn(4, D)), nn.Linear(D, D), nn.Linear(D, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "product":
+            t = x.unsqueeze(-1) * self.w
+        else:
+            t = F.linear(x, torch.block_diag(*[c.unsqueeze(1) for c in self.w])).unflatten(1, (4, D))
+        return self.o((t @ t.mT).softmax(-1).matmul(self.v(t)).mean(1))
+
+
+def test_vectors_of_columns_are_weights() -> None:
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    product, linear = (lrp_fx.convert(Columns(how).double().eval())(x, target=1) for how in ("product", "linear"))
+    assert not product.position
+    torch.testing.assert_close(product.content["x"], linear.content["x"], rtol=0, atol=1e-12)
