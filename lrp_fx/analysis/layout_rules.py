@@ -111,7 +111,10 @@ def joined(node: fx.Node, known: dict[fx.Node, Layout], shape: tuple[int, ...]) 
     layouts = [known[a] for a in args_of(node) if a in known]
     if op_name(node) == "aten.stack":
         dim = axis_of(node, len(shape))
-        return (*layouts[0][:dim], single(UNKNOWN, shape[dim]), *layouts[0][dim:])
+        axes = [
+            next((a for a in axis if all(k != UNKNOWN for k, _ in a)), axis[0]) for axis in zip(*layouts, strict=True)
+        ]
+        return (*axes[:dim], single(UNKNOWN, shape[dim]), *axes[dim:])
     best = max(layouts, key=lambda lay: sum(k != UNKNOWN for axis in lay for k, _ in axis))
     return tuple(resize(a, s) for a, s in zip(best, shape, strict=True))
 
