@@ -12,7 +12,7 @@ from testing.fuzz.program import Program
 
 #: Asked of every program, and asked of one program in so many (their captures or compilations take longer).
 ALWAYS = ("gradient",)
-EVERY = {"books": 2, "examples": 3, "spellings": 5, "runs": 10, "captures": 16}
+EVERY = {"books": 3, "examples": 5, "spellings": 8, "runs": 15, "captures": 25}
 BY_HAND = {"compiled": 200}
 
 

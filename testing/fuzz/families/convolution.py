@@ -55,7 +55,8 @@ def average_pool(w: Weights, x: Tensor) -> Tensor:
 
 
 def maximum_pool(w: Weights, x: Tensor) -> Tensor:
-    return F.max_pool1d(x.mT, 3, 1, 1).mT
+    # of a value that is not contiguous, torch exports other strides than the kernel returns
+    return F.max_pool1d(x.mT.contiguous(), 3, 1, 1).mT
 
 
 def plane_pool(w: Weights, x: Tensor) -> Tensor:
