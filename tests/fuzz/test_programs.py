@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from testing.fuzz.campaign import faults, laws_of, operations_of
 from testing.fuzz.draw import at, drawn, shrunk, sound, without_idle
+from testing.fuzz.known import LEFT_OUT
 from testing.fuzz.laws import LAWS
 from testing.fuzz.operations import FAMILIES, OPERATIONS
 from testing.fuzz.program import Program, Step
@@ -24,6 +25,7 @@ def test_programs_keep_the_laws(first: int) -> None:
 
 def test_all_laws_are_asked_and_most_operations_tried() -> None:
     assert {law for seed in range(PROGRAMS) for law in laws_of(seed)} >= {*LAWS} - {"compiled"}
+    assert LEFT_OUT.keys() <= OPERATIONS.keys() and not LEFT_OUT.keys() & operations_of(range(PROGRAMS)).keys()
     assert len(OPERATIONS) >= 300 and len(operations_of(range(PROGRAMS))) > 0.8 * len(OPERATIONS)
 
 
