@@ -136,3 +136,29 @@ def test_what_mixes_examples_has_no_batch() -> None:
     assert tokens == {"token"} and features == {"feature"}
     with pytest.raises(lrp_fx.ConservationError, match="for the batch but not for each example"):
         lrp_fx.convert(Model(mixed).eval(), dynamic=False)(IDS, target=1)
+
+
+class Grouped(nn.Module):
+    """Frames that a mask keeps, two to a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.inner, self.head = nn.Embedding(20, D), nn.Linear(2 * D, D), nn.Linear(D, 3)
+
+    def forward(self, input_ids: Tensor, keep: Tensor) -> Tensor:
+        return self.by_values(self.words(input_ids), keep)
+
+    def by_values(self, x: Tensor, keep: Tensor) -> Tensor:
+        rows = torch.tanh(self.inner(x[keep].reshape(-1, 2 * D)))
+        return self.head(rows.mean(0, keepdim=True))  # type: ignore[no-any-return]
+
+
+def test_rows_of_any_example_that_are_grouped_belong_to_no_known_one() -> None:
+    model = Grouped().double().eval()
+    keep = torch.tensor([[True] * 4 + [False] + [True] * 4])
+    given = torch.randint(0, 20, (1, 9), generator=torch.Generator().manual_seed(1))
+    found = lrp_fx.convert(model, rules="gradient", roles={"keep": "mask"})(input_ids=given, keep=keep, target=1)
+    values = model.words(given).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.by_values(values, keep)[:, 1].sum(), values)
+    assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9, atol=1e-12)

@@ -136,6 +136,7 @@ def _take(factors: list[Factor], size: int) -> Axis | None:
             group.append((kind, have))
             size //= have
         elif have % size == 0:
+            kind = UNKNOWN if kind == SEGMENTED else kind  # rows of several examples may be in one group
             group.append((kind, size))
             rest.insert(0, (kind, have // size))
             size = 1
