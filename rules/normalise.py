@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,18 @@ def _group_norm(call: Call) -> Any:
     ).to(call.args[0].dtype)
 
 
+def _instance_norm(call: Call) -> Any:
+    """Each channel of each example by its own statistics; by running statistics where the call names these."""
+    if not call.args[5]:
+        return _batch_norm(call)
+    return _group_norm(_channels_as_groups(call))
+
+
+def _channels_as_groups(call: Call) -> Call:
+    x, weight, bias = call.args[:3]
+    return replace(call, op=aten.group_norm.default, args=(x, x.shape[1], weight, bias, call.args[7]), kwargs={})
+
+
 def _batch_norm(call: Call) -> Any:
     """In evaluation mode the statistics are parameters: an affine map."""
     x, weight, bias, mean, variance = call.args[:5]
@@ -73,12 +86,12 @@ def _batch_norm(call: Call) -> Any:
     shift = (0.0 if bias is None else bias) - mean * scale
     y = x * scale.reshape(shape)
     y = y + sink("bias", shift.reshape(shape), y)
-    return y if call.name == "aten.batch_norm" else (y, *call.run()[1:])
+    return (y, *call.run()[1:]) if call.name == "aten._native_batch_norm_legit_no_training" else y
 
 
 def _epsilon(call: Call) -> float:
-    """That of a batch norm in either of its forms."""
-    return float(call.arg(7 if call.name == "aten.batch_norm" else 6, "eps", 1e-5))
+    """That of a norm by given statistics, in any of its forms."""
+    return float(call.arg(6 if call.name == "aten._native_batch_norm_legit_no_training" else 7, "eps", 1e-5))
 
 
 def _product(call: Call) -> Any:
@@ -142,7 +155,9 @@ def _groups(call: Call) -> tuple[tuple[int, ...], Tensor, bool, float]:
 def _statistics_reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """The LN-rule with each group's own statistics; for fixed statistics LRP-0 on the affine map."""
     x, y = call.args[0], call.run()
-    if call.name in BATCH:
+    own = call.name == "aten.instance_norm" and call.args[5]
+    call = _channels_as_groups(call) if own else call
+    if call.name in (*BATCH, "aten.instance_norm"):
         y = y[0] if isinstance(y, tuple) else y
         weight, _, _, variance = call.args[1:5]
         shape, eps = (1, -1) + (1,) * (x.dim() - 2), _epsilon(call)
@@ -177,6 +192,9 @@ def _other_samples() -> list[Call]:
         sample(aten.group_norm.default, x, 2, w, b),
         sample(aten.group_norm.default, image, 2),
         sample(aten.group_norm.default, image, 4, w, w),
+        sample(aten.instance_norm.default, x, w, b, None, None, True, 0.1, 1e-5, False),
+        sample(aten.instance_norm.default, image, None, None, None, None, True, 0.1, 1e-3, False),
+        sample(aten.instance_norm.default, image, w, b, c, v.abs(), False, 0.1, 1e-5, False),
         sample(aten.batch_norm.default, x, w, b, c, v.abs(), False, 0.1, 1e-5, False),
         sample(aten.batch_norm.default, image, None, None, w, v.abs(), False, 0.1, 1e-3, False),
         sample(aten._native_batch_norm_legit_no_training.default, x, w, b, c, v.abs(), 0.1, 1e-5),
@@ -190,7 +208,8 @@ def _product_samples() -> list[Call]:
 
 
 def _by_op(call: Call) -> Any:
-    return {"aten.rms_norm": _rms_norm, "aten.group_norm": _group_norm}.get(call.name, _batch_norm)(call)
+    by_name = {"aten.rms_norm": _rms_norm, "aten.group_norm": _group_norm, "aten.instance_norm": _instance_norm}
+    return by_name.get(call.name, _batch_norm)(call)
 
 
 register(
@@ -208,9 +227,9 @@ register(
     Rule(
         name="normalise.statistics",
         kind="normalise",
-        law="y = centred(x) * frozen(1/scale) * w + sink(b), for RMS, group and (in evaluation mode) batch statistics",
+        law="y = centred(x) * frozen(1/scale) * w + sink(b), for RMS, group, instance and (fixed) batch statistics",
         cites=("ali2022",),
-        ops=(*covers("aten", "rms_norm group_norm"), *BATCH),
+        ops=(*covers("aten", "rms_norm group_norm instance_norm"), *BATCH),
         surrogate=_by_op,
         sinks=("bias",),
         reference=_statistics_reference,

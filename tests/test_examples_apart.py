@@ -162,3 +162,26 @@ def test_rows_of_any_example_that_are_grouped_belong_to_no_known_one() -> None:
     values = model.words(given).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model.by_values(values, keep)[:, 1].sum(), values)
     assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_instance_norm_is_group_norm_of_single_channels() -> None:
+    x = torch.randn(2, D, T, generator=torch.Generator().manual_seed(0))
+
+    class Normed(nn.Module):
+        def __init__(self, instance: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            weights = (nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(D)))
+            self.weight, self.bias = weights
+            self.head, self.instance = nn.Linear(T, 3), instance
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            if self.instance:
+                y = F.instance_norm(pixels, weight=self.weight, bias=self.bias)
+            else:
+                y = F.group_norm(pixels, D, self.weight, self.bias)
+            return self.head(y.tanh().mean(1))
+
+    explainers = [lrp_fx.convert(Normed(instance).eval(), strict=True) for instance in (True, False)]
+    (one, other) = (explain(x, target=0) for explain in explainers)
+    torch.testing.assert_close(one.content["pixels"], other.content["pixels"], rtol=1e-9, atol=1e-12)

@@ -111,7 +111,7 @@ class Planner:
         Where a sink is what is left of the result by the operands' relevance, any operand may be (scores behind a mask
         made of content), and 0 * inf must not become NaN.
         """
-        if application.rule.remainder is not None:
+        if application.rule.remainder is not None and application.kind != "attention":  # whose scores are inside
             return True
         sources = (self.facts.sources.get(a, frozenset()) for a in application.flat() if isinstance(a, fx.Node))
         bias = application.kind == "attention" and 3 in carriers
