@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import lrp_fx
 from lrp_fx import targets
+from lrp_fx.file.container import write_parts
 from lrp_fx.file.contents import FORMAT
 from testing.architectures import BY_NAME
 from testing.handmade import ids, ready
@@ -243,14 +244,12 @@ def written(tmp_path: Path) -> Path:
 
 
 def changed(path: Path, change: Any) -> Path:
-    """The file with its manifest changed."""
+    """The file with its manifest changed on purpose: its checksums are right."""
     with zipfile.ZipFile(path) as file:
         manifest, blob = json.loads(file.read("manifest.json")), file.read("weights.safetensors")
     change(manifest)
     other = path.with_name("changed.lrp")
-    with zipfile.ZipFile(other, "w") as file:
-        file.writestr("manifest.json", json.dumps(manifest))
-        file.writestr("weights.safetensors", blob)
+    write_parts(other, {"manifest.json": json.dumps(manifest).encode(), "weights.safetensors": blob})
     return other
 
 

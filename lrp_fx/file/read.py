@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, fx
 
 from lrp_fx.errors import InputError, warn_user
 from lrp_fx.file import tensors as storage
+from lrp_fx.file.container import opened
 from lrp_fx.file.contents import FORMAT, MANIFEST, WEIGHTS, Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.encode import FAMILIES, Decoder, decode_graph
 from lrp_fx.guards.guard import Guard, guard_of
@@ -34,7 +34,10 @@ _BROKEN = (
     SyntaxError,
     OverflowError,
     RecursionError,
+    MemoryError,
 )
+#: What the manifest of any version begins with.
+_FORMAT = re.compile(rb'\{"format": ?(\d+)[,}]')
 
 
 def read(
@@ -67,20 +70,22 @@ def read(
 
 
 def _open(path: str | Path) -> tuple[dict[str, Any], bytes]:
-    if not Path(path).exists():
-        raise InputError(f"no file {path}")
-    try:
-        with zipfile.ZipFile(path) as file:
-            manifest, blob = json.loads(file.read(MANIFEST)), file.read(WEIGHTS)
-    except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no relevance graph written by Explainer.save ({error})") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    with opened(path) as parts:
+        early = _FORMAT.match(parts.beginning(MANIFEST, 40))
+        if early is not None:  # other versions may have had other parts
+            _check_format(path, int(early[1]))
+        text, blob = parts.read((MANIFEST, WEIGHTS))
+        manifest = json.loads(text)
+    _check_format(path, manifest.get("format") if isinstance(manifest, dict) else None)
+    _warn_of_version(manifest.get("made_with"))
+    return manifest, blob
+
+
+def _check_format(path: str | Path, found: Any) -> None:
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         step = "load it with the version that saved it, or a newer one" if newer else "save it again from the model"
         raise InputError(f"{path} has format {found}, this version of lrp_fx reads format {FORMAT}: {step}")
-    _warn_of_version(manifest.get("made_with"))
-    return manifest, blob
 
 
 def _warn_of_version(made_with: Any) -> None:

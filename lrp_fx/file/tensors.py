@@ -137,7 +137,10 @@ def fetch(wanted: Mapping[str, Mapping[str, Any]], weights: str | Path) -> dict[
             f"{path} holds other numbers than those explained: "
             f"{', '.join(other[:5])}{' and others' if len(other) > 5 else ''}"
         )
-    return {n: _laid_out(found[n], place) for n, place in wanted.items()}
+    # each once, however many names it has: a file may ask for no more memory than the weights take
+    kinds = {n: (id(found[n]), tuple(place["order"]), place["offset"]) for n, place in wanted.items()}
+    laid_out = {kind: _laid_out(found[n], wanted[n]) for kind, n in {k: n for n, k in kinds.items()}.items()}
+    return {n: laid_out[kind] for n, kind in kinds.items()}
 
 
 def _laid_out(tensor: Tensor, place: Mapping[str, Any]) -> Tensor:
@@ -151,8 +154,9 @@ def _found(wanted: Mapping[str, Mapping[str, Any]], file: Path) -> dict[str, Ten
         with safetensors.safe_open(file, framework="pt") as opened:
             keys = set(opened.keys())
             matches = {n: match for n, place in wanted.items() if (match := _match(place["names"], keys)) is not None}
-            return {n: opened.get_tensor(match) for n, match in matches.items()}
-    except (safetensors.SafetensorError, OSError) as error:
+            tensors = {match: opened.get_tensor(match) for match in set(matches.values())}
+            return {n: tensors[match] for n, match in matches.items()}
+    except (safetensors.SafetensorError, OSError, LookupError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{file} cannot be read as safetensors: {error}") from error
 
 

@@ -1,13 +1,13 @@
 """Write: the relevance graphs of a program to one file, which runs without the model's source and without transformers.
 
-The file is a zip of ``manifest.json`` (versions, sites, coverage, the graphs with their signatures, and the guards that
-say which calls each of them serves) and ``weights.safetensors``. Nothing in it is code, and nothing is pickled.
+The file (`lrp_fx.file.container`) has two parts: ``manifest.json`` (versions, sites, coverage, the graphs with their
+signatures, and the guards that say which calls each of them serves) and ``weights.safetensors``. Nothing in it is code,
+and nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from lrp_fx.file import tensors as storage
+from lrp_fx.file.container import write_parts
 from lrp_fx.file.contents import FORMAT, MANIFEST, WEIGHTS, Contents, SavedGraph
 from lrp_fx.file.encode import encode, encode_graph
 from lrp_fx.guards.guard import Guard
@@ -23,7 +24,10 @@ from lrp_fx.guards.kinds import encode_guard
 
 
 def write(path: str | Path, contents: Contents, *, model: nn.Module, weights: bool) -> None:
-    """Write the contents; without ``weights``, tensors of the model are referred to by name and fingerprint."""
+    """Write the contents; without ``weights``, tensors of the model are referred to by name and fingerprint.
+
+    Raises `InputError` where that cannot be; what was there before stays then.
+    """
     writer = ManifestWriter()
     graphs = [writer.saved(graph) for graph in contents.graphs]
     referenced = {} if weights else storage.references(writer.weights, model)
@@ -45,9 +49,7 @@ def write(path: str | Path, contents: Contents, *, model: nn.Module, weights: bo
         "guards": writer.guards,
         "graphs": graphs,
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        file.writestr(MANIFEST, json.dumps(manifest), zipfile.ZIP_DEFLATED)
-        file.writestr(WEIGHTS, blob)
+    write_parts(path, {MANIFEST: json.dumps(manifest, separators=(",", ":")).encode(), WEIGHTS: blob})
 
 
 class ManifestWriter:
