@@ -61,7 +61,7 @@ class Examples:
         if not rows and not has(node, Fact.LOOKUP | Fact.INDEXING | Fact.SORTED | Fact.SCATTER):
             above = {self.rows.get(a) for a in node.all_input_nodes if self._is_segmented(a)}
             rows = (above.pop() if len(above) == 1 else None) or ()
-        if len(rows) == length:
+        if rows and len(rows) == length:
             self.rows[node] = rows
 
     def _is_segmented(self, node: fx.Node) -> bool:
