@@ -60,3 +60,20 @@ def test_it_is_what_autograd_says(name: str, rows: int) -> None:
     found = lrp_fx.convert(model, rules="gradient")(input_ids=given, target=1)
     expected = (gradient * values).sum(-1).detach()
     assert torch.allclose(found.content["input_ids"], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_a_coefficient_is_laid_out_for_a_kernel_that_reads_memory_as_it_lies() -> None:
+    """Traced, the coefficient of the group norm lies as its kernel wants it; in the graph it does not."""
+
+    class Normed(Model):
+        def by_values(self, x: Tensor) -> Tensor:
+            normed = functional.group_norm(x.mT.contiguous(), 4).mT
+            mixed = normed + (x + self.inner(normed))
+            return self.head(functional.local_response_norm(mixed.mT, 3, alpha=0.5).mT.amax(1))  # type: ignore[no-any-return]
+
+    model = ready(Normed(lambda x: x))
+    given = ids(3)
+    values = model.words(given).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.by_values(values)[:, 1].sum(), values)
+    found = lrp_fx.convert(model, rules="gradient")(input_ids=given, target=1)
+    assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9, atol=1e-12)

@@ -14,7 +14,9 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, drop_dead_code, value_of
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import size_key
 
 
@@ -75,6 +77,7 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
             # to.
             module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
     _read_no_strides(module.graph)
+    _lay_out_what_is_read_by_strides(module.graph)
     drop_dead_code(module.graph)
     return module
 
@@ -121,6 +124,22 @@ def _read_no_strides(graph: fx.Graph) -> None:
                     else graph.call_function(operator.mul, (product, size))
                 )
         node.replace_all_uses_with(product)
+
+
+def _lay_out_what_is_read_by_strides(graph: fx.Graph) -> None:
+    """Operands that kernels read as they lie in memory are laid out for them: tracing leaves that out where abstract
+    values lie so already, and where the graph is copied to they may lie otherwise.
+    """
+    for node in list(graph.nodes):
+        if not has(node, Fact.LOOKS_AT_STRIDES):
+            continue
+        for operand in node.all_input_nodes:
+            value = value_of(operand)
+            if isinstance(value, Tensor) and value.is_contiguous() and not has(operand, Fact.COPY):
+                with graph.inserting_before(node):
+                    laid_out = graph.call_function(torch.ops.aten.contiguous.default, (operand,))
+                laid_out.meta["val"] = value
+                node.replace_input_with(operand, laid_out)
 
 
 def _axes_within(value: Tensor, axis: int) -> list[int] | None:
