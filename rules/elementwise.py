@@ -125,8 +125,24 @@ class _Picked:
         return self.op(*args, **kwargs)[self.index]
 
 
+def _shown_only(call: Call) -> Any:
+    """The identity rule where nothing is masked; what the function makes of a mask (minus infinity, or as low as there
+    is) goes to ``offset``: it is no number that could have a part in it.
+    """
+    (x,) = call.operands()
+    (position,) = call.carriers
+    information = torch.finfo(x.dtype)
+    hidden = x.detach().abs() > information.max * (0.125 if information.bits == 16 else 1e-4)
+    others = {k: v for k, v in call.facts.items() if k != "masked"}
+    shown = replace(call.put({position: x.masked_fill(hidden, 0.0)}), value=None, facts=others)
+    inner, y = identity(shown), _value(call)
+    return inner + sink("offset", (y - inner.detach()).masked_fill(~hidden, 0.0), y)
+
+
 def identity(call: Call) -> Any:
     """``x * freeze((f(x) - f(0)) / x) + sink(f(0))``."""
+    if call.facts.get("masked"):
+        return _shown_only(call)
     (x,) = call.operands()
     name = _name(call)
     if name == "relu":
@@ -207,6 +223,13 @@ def _bounds_samples() -> list[Call]:
     ]
 
 
+def _masked_calls() -> list[Call]:
+    x = draw(3, 4).masked_fill(torch.tensor([False, True, False, False]), float("-inf"))
+    lowest = x.masked_fill(x.isinf(), torch.finfo(torch.float64).min)
+    ops = (aten.sigmoid.default, aten.tanh.default, aten.relu.default, aten.elu.default)
+    return [sample(op, t, facts={"masked": True}) for op in ops for t in (x, lowest)]
+
+
 def _power_samples() -> list[Call]:
     x = _points()
     return [
@@ -269,6 +292,7 @@ register(
         sinks=("offset",),
         reference=_reference,
         samples=_inferred_samples,
+        calls=_masked_calls,
     ),
     Rule(
         name="elementwise.product",

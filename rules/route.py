@@ -5,6 +5,7 @@ Concatenation and masked assembly belong here too: parts that carry no relevance
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,10 +31,14 @@ def _assemble(call: Call) -> Tensor:
 
 
 def _has_constants(call: Call) -> bool:
-    """Is there a part that carries nothing and is not zero? Fills with -inf or the lowest number only mask."""
-    lowest = torch.finfo(torch.float16).min
+    """Is there a part that carries nothing and is not zero? Fills with -inf or the lowest number only mask, unless
+    something is made of them (``fills_count``).
+    """
+    count = call.facts.get("fills_count", False)
+    lowest = -float("inf") if count else torch.finfo(torch.float16).min
+    masks = frozenset() if count else call.masks
     tensors = (
-        a for i, a in enumerate(call.flat()) if i not in call.carriers and i not in call.masks and isinstance(a, Tensor)
+        a for i, a in enumerate(call.flat()) if i not in call.carriers and i not in masks and isinstance(a, Tensor)
     )
     return any(a.is_floating_point() for a in tensors) or any(
         a != 0 and a > lowest and a != float("inf") for a in _fills(call)
@@ -124,6 +129,11 @@ def _assembly_samples() -> list[Call]:
         sample(aten.masked_fill.Scalar, x, mask, 1),
         sample(aten.where.self, mask, x, other, carriers=(1,)),
         sample(aten.where.self, mask, other, x, carriers=(2,)),
+        sample(aten.masked_fill.Scalar, x, mask, -3e38, facts={"fills_count": True}),
+        replace(
+            sample(aten.cat.default, [x, mask.expand(2, 4).double()], 1, facts={"fills_count": True}),
+            masks=frozenset({1}),
+        ),
     ]
 
 

@@ -40,6 +40,23 @@ def split_moments(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def split_nan_sum(graph: fx.Graph, node: fx.Node) -> None:
+    """``nansum`` and ``nanmean`` as sums of what is a number; how many these are carries nothing."""
+    x, dims, keepdim = operand_of(node), argument(node, "dim"), bool(argument(node, "keepdim"))
+    if argument(node, "dtype") is not None:
+        return
+    with graph.inserting_before(node):
+        missing = call_like(graph, node, aten.isnan.default, x)
+        total = call_like(graph, node, aten.masked_fill.Scalar, x, missing, 0.0)
+        result = call_like(graph, node, aten.sum.dim_IntList, total, dims, keepdim)
+        if op_name(node) == "aten.nanmean":
+            there = call_like(graph, node, aten.logical_not.default, missing)
+            number = call_like(graph, node, aten.sum.dim_IntList, there, dims, keepdim)
+            result = call_like(graph, node, aten.div.Tensor, result, number)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 def split_gate(graph: fx.Graph, node: fx.Node) -> None:
     """``glu`` as what it computes, ``a * sigmoid(b)`` of the halves a and b."""
     x, dim = operand_of(node), int(argument(node, "dim"))
@@ -213,6 +230,8 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.copy": replace_copy,
     "aten.var_mean": split_moments,
     "aten.std_mean": split_moments,
+    "aten.nansum": split_nan_sum,
+    "aten.nanmean": split_nan_sum,
     "aten.glu": split_gate,
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,

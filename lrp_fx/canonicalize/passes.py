@@ -105,7 +105,9 @@ def _is_one_of_ours(node: fx.Node) -> bool:
 
 
 def expand_contractions(program: Program) -> Program:
-    """Write einsum and its kin as the moves and matrix products they are made of: dataflow needs to see inside."""
+    """Write einsum and its kin as the moves and matrix products they are made of, recurrent layers as their cells:
+    dataflow needs to see inside.
+    """
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if has(node, Fact.FORMULA):
@@ -216,7 +218,11 @@ PASSES = (
     _pass(
         "open_composites", "composite operations that may return views become what they are made of", open_composites
     ),
-    _pass("expand_contractions", "einsum and its kin become moves and matrix products", expand_contractions),
+    _pass(
+        "expand_contractions",
+        "einsum and its kin become moves and matrix products, recurrent layers their cells",
+        expand_contractions,
+    ),
     # Views become reshapes first: dropping a contiguous copy must not leave a view of strides it cannot have.
     _pass("decompose", "synonyms get one name, composite operations are written as simpler ones", decompose),
     _pass(

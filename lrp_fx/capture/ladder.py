@@ -29,7 +29,9 @@ from lrp_fx.capture.record import record
 from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, value_of
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, METHODS, Program, check_well_formed, copy
 from lrp_fx.ir.source import source_line
@@ -130,6 +132,8 @@ def check_sizes(program: Program) -> None:
                 isinstance(s, torch.SymInt) and free_unbacked_symbols(s) for s in value.shape
             ):
                 raise CaptureError(f"the size of %{node.name} = {node.target} depends on {_values_read(node)}")
+        if has(node, Fact.LOOP) and any(isinstance(s, torch.SymInt) for s in value_of(node.args[0]).shape[:2]):
+            raise CaptureError(f"%{node.name} = {node.target}: a loop over tokens, which holds for one length")
         if size_is_by_value(node):
             raise CaptureError(f"which elements %{node.name} = {node.target} has depends on {_values_read(node)}")
 

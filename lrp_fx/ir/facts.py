@@ -69,7 +69,8 @@ class Fact(Flag):
     PLACE = auto()  #: counted from the start of an axis
     # ---- spelling
     ASSERTION = auto()  #: a check that export leaves behind
-    FORMULA = auto()  #: a contraction written as a formula or by axes
+    FORMULA = auto()  #: many operations under one name: a contraction written as a formula, a cell of a recurrence
+    LOOP = auto()  #: goes through tokens one by one
     IN_PLACE = auto()  #: has a form that writes the same bits in the place of its first operand
     FRESH = auto()  #: its result is memory of its own, whatever its operands are
 

@@ -40,8 +40,13 @@ _ROWS = (
     Operator("aten.feature_dropout", Fact.IDENTITY),
     Operator("aten.native_dropout", Fact.IDENTITY),
     Operator("aten.alpha_dropout", Fact.IDENTITY),
-    Operator("aten.conj", Fact.KEEPS_ZERO, Axes.ALIGNED),
-    Operator("aten._conj", Fact.KEEPS_ZERO, Axes.ALIGNED),
+    # A conjugate is written out: a lazy one is a flag that some kernels do not look at.
+    Operator("aten.conj_physical", Fact.KEEPS_ZERO | Fact.POINTWISE, Axes.ALIGNED),
+    Operator("aten.conj", same_as="conj_physical.default"),
+    Operator("aten._conj", same_as="conj_physical.default"),
+    Operator("aten._conj_physical", same_as="conj_physical.default"),
+    Operator("aten.resolve_conj", Fact.IDENTITY),
+    Operator("aten.resolve_neg", Fact.IDENTITY),
     Operator("aten.type_as", Fact.CAST),
     Operator("aten.to", Fact.CAST),
     # ---------------- parts
@@ -230,6 +235,15 @@ _ROWS = (
     Operator("aten.bilinear", Fact.FORMULA),
     Operator("aten.linalg_multi_dot", Fact.FORMULA),
     Operator("aten.chain_matmul", Fact.FORMULA),
+    # Cells and layers of recurrences are maps, gates and sums; a layer is a loop over its tokens.
+    Operator("aten.gru_cell", Fact.FORMULA),
+    Operator("aten.lstm_cell", Fact.FORMULA),
+    Operator("aten.rnn_tanh_cell", Fact.FORMULA),
+    Operator("aten.rnn_relu_cell", Fact.FORMULA),
+    Operator("aten.gru", Fact.FORMULA | Fact.LOOP),
+    Operator("aten.lstm", Fact.FORMULA | Fact.LOOP),
+    Operator("aten.rnn_tanh", Fact.FORMULA | Fact.LOOP),
+    Operator("aten.rnn_relu", Fact.FORMULA | Fact.LOOP),
     Operator("aten.addbmm", Fact.TERM_FIRST | Fact.CONTRACTION),
     Operator("aten.addmv", Fact.TERM_FIRST | Fact.CONTRACTION, Axes.CONTRACTED),
 )

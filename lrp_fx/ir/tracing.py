@@ -35,8 +35,9 @@ def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -
         for i, v in zip(positions, values, strict=True):
             full[i] = v
         args, kwargs = pytree.tree_unflatten(full, spec)
-        with torch.no_grad():
-            return [target(*args, **kwargs)]
+        looped = has(node, Fact.LOOP)  # without a gradient it would take a kernel for all tokens at once
+        with torch.set_grad_enabled(looped):
+            return [target(args[0].requires_grad_() if looped else args[0], *args[1:], **kwargs)]
 
     if traces is None:
         return trace(run, [value_of(a) for a in operands], mode), operands
@@ -78,6 +79,8 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
             module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
     _read_no_strides(module.graph)
     _lay_out_what_is_read_by_strides(module.graph)
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten._conj.default):
+        node.target = torch.ops.aten.conj_physical.default  # `view_as_real` takes no lazy conjugate
     drop_dead_code(module.graph)
     return module
 

@@ -26,6 +26,7 @@ from lrp_fx.recognize.meaning import Meaning
 from lrp_fx.recognize.recognisers import recognise
 from lrp_fx.recognize.scan.coefficients import Scan, find_scans
 from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.rewrite.masks import follow_masks
 from lrp_fx.rewrite.refuse import refuse_approximations, refuse_underivable
 from lrp_fx.rule import Choice, Registry, Rule, Ruleset
 
@@ -44,7 +45,7 @@ def rewrite(program: Program, facts: Facts, ruleset: Ruleset, registry: Registry
         if node.op != "output":
             chooser.visit(node)
     reached = reached_from(program.explained_node, chooser.applications)
-    applications = {n: a for n, a in chooser.applications.items() if n in reached}
+    applications = follow_masks({n: a for n, a in chooser.applications.items() if n in reached})
     leaves = {n: kind for n, kind in chooser.leaves.items() if n in reached}
     leaf_rules = {kind: registry.rules[name] for kind, name in ruleset.leaves.items()}
     result = Rewritten(program, facts, ruleset, context.flow, context, applications, leaves, leaf_rules, scans)

@@ -115,7 +115,10 @@ class Planner:
             return True
         sources = (self.facts.sources.get(a, frozenset()) for a in application.flat() if isinstance(a, fx.Node))
         bias = application.kind == "attention" and 3 in carriers
-        return application.kind == "route" or bias or any(MASK in s for s in sources)
+        passed = application.facts.get("masked", False) and (
+            application.kind != "softmax" or application.rule.remainder is not None  # else no score is read
+        )
+        return application.kind == "route" or bias or passed or any(MASK in s for s in sources)
 
     def _segmented(self, node: fx.Node, rows: list[fx.Node]) -> Segmented | None:
         """The example of each row of a value, where rows are in no fixed order."""

@@ -7,7 +7,5 @@ from __future__ import annotations
 
 #: Operation -> reason. An entry goes when its fault does.
 LEFT_OUT = {
-    "conjugated": "a conjugated spectrum cannot be read as real numbers",
     "delta_rule": "whether it is found to be a recurrence depends on how softmaxes before and behind it are written",
-    "experts_by_index": "an expert that no token was sent to: the examples of its rows",
 }
