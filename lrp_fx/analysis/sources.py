@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.graph import ancestors
+
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
 #: What masks are filled with is minus infinity, or as low as this.
@@ -46,5 +48,9 @@ def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
 def is_very_low(value: object) -> bool:
     """Is it minus infinity, or as low as masks are filled with?"""
     if isinstance(value, fx.Node):
-        return any(is_very_low(a) for a in value.args)
+        return any(_is_low_number(a) for node in ancestors([value]) for a in node.args)
+    return _is_low_number(value)
+
+
+def _is_low_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value <= VERY_LOW

@@ -49,11 +49,9 @@ def _fills(application: Application) -> bool:
     """Does it put masks, or numbers as low as they have, beside values or into their places?"""
     if application.kind not in ("route", "sum", "residual"):
         return False
-    flat = enumerate(application.flat())
-    tensors = any(isinstance(a, fx.Node) and is_float(a) and i not in application.carriers for i, a in flat)
-    return (
-        bool(application.masks) or (tensors and application.kind == "route") or any(map(is_very_low, application.args))
-    )
+    others = [a for i, a in enumerate(application.flat()) if i not in application.carriers]
+    tensors = any(isinstance(a, fx.Node) and is_float(a) for a in others)
+    return bool(application.masks) or (tensors and application.kind == "route") or any(map(is_very_low, others))
 
 
 def _reached(node: fx.Node, readers: dict[fx.Node, list[Application]]) -> list[Application]:
