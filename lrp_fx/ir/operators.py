@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,7 @@ def _row(target: Any) -> Operator:
     name = operation_name(target)
     known = OPERATORS.get(name, Operator(name))
     tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    return Operator(name, known.facts | Fact.POINTWISE, Axes.ALIGNED) if tagged else known
+    return replace(known, facts=known.facts | Fact.POINTWISE, axes=Axes.ALIGNED) if tagged else known
 
 
 def operation_name(target: Any) -> str:
