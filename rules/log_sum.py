@@ -103,8 +103,7 @@ def _running(call: Call) -> Any:
 def _pair(call: Call) -> Any:
     """The same of two scores, either of which may carry nothing."""
     y = _value(call)
-    power = torch.exp2 if call.name == "aten.logaddexp2" else torch.exp
-    average = sum(_weighted(freeze(power(x.detach() - y)), x) for x in call.operands())
+    average = sum(_weighted(freeze(torch.exp(x.detach() - y)), x) for x in call.operands())
     assert isinstance(average, Tensor)
     return average + sink("softmax", y - average.detach(), y)
 
@@ -118,9 +117,8 @@ def _average(call: Call) -> Any:
 def _reference(call: Call, R_y: Tensor) -> list[Tensor]:
     """R_i = p_i x_i / y R(y), summed over the results that a score is in."""
     name, x, y = call.name.removeprefix("aten."), call.args[0], call.run()
-    if name.startswith("logaddexp"):
-        power = torch.exp2 if name == "logaddexp2" else torch.exp
-        return [torch.where(x == _INFINITE, 0.0, power(x - y) * x / y * R_y) for x in call.operands()]
+    if name == "logaddexp":
+        return [torch.where(x == _INFINITE, 0.0, torch.exp(x - y) * x / y * R_y) for x in call.operands()]
     if name == "logcumsumexp":
         x, y, R = (t.movedim(call.args[1], -1) for t in (x, y, R_y))
         p = torch.exp(x.unsqueeze(-2) - y.unsqueeze(-1)).tril()
@@ -146,7 +144,7 @@ def _samples() -> list[Call]:
         sample(aten.logcumsumexp.default, 300 * x, 2),
         sample(aten.logaddexp.default, x, masked, carriers=(0, 1)),
         sample(aten.logaddexp.default, x, x[0], carriers=(0,)),
-        sample(aten.logaddexp2.default, x, 2 * x.flip(-1), carriers=(0, 1)),
+        sample(aten.logaddexp.default, x, 2 * x.flip(-1), carriers=(0, 1)),
     ]
 
 
@@ -156,7 +154,7 @@ register(
         kind="softmax",
         law="y = frozen(p) . x + sink(H(p)), p = softmax x, H its entropy",
         cites=("achtibat2024",),
-        ops=covers("aten", "logsumexp logcumsumexp logaddexp logaddexp2"),
+        ops=covers("aten", "logsumexp logcumsumexp logaddexp"),
         surrogate=_average,
         sinks=("softmax",),
         reference=_reference,
