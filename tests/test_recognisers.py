@@ -65,6 +65,10 @@ def mean_square(h: Tensor) -> Tensor:
     return torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-3)
 
 
+def largest(h: Tensor) -> Tensor:
+    return h.abs().amax(-1, keepdim=True) + 0.1
+
+
 def of_chosen(h: Tensor) -> Tensor:
     """Two of the weights of a softmax over their sum."""
     few, index = h.softmax(-1).topk(2, -1)
@@ -94,6 +98,7 @@ GIVEN: dict[str, tuple[Function, str, str]] = {
     "chain": (lambda h, w, u: (w(h) * u(h)) * torch.sigmoid(u(h)), "mul", "elementwise"),
     "position factor": (lambda h, w, u: (h * position(w)) * position(u), "mul", "linear"),
     "softmax written out": (lambda h, w, u: h.exp() / h.exp().sum(-1, keepdim=True), "div", "softmax"),
+    "scale put back": (lambda h, w, u: w(h / largest(h)) * largest(h), "mul", "normalise"),
     "pointwise coefficient": (lambda h, w, u: h * torch.sigmoid(h), "mul", "elementwise"),
     "normalisation": (lambda h, w, u: h * mean_square(h), "mul", "normalise"),
     "functions of one value": (lambda h, w, u: torch.tanh(h) * torch.sigmoid(h), "mul", "elementwise"),
@@ -141,6 +146,7 @@ REFUSED: list[tuple[str, Function, str, Nearness, str]] = [
     ("functions of one value", lambda h, w, u: torch.tanh(h) * h.roll(1, 1), "mul", PATTERN, "not both pointwise"),
     ("rows of a table", lambda h, w, u: h @ w(h).mT, "matmul", OPERANDS, "neither operand is a table"),
     ("rows of a table", lambda h, w, u: h @ position(w).mT, "matmul", CONDITION, "not merged with other axes"),
+    ("scale put back", lambda h, w, u: w(h) * largest(h), "mul", PATTERN, "no operand is a statistic that was taken"),
     ("gate", GIVEN["independent factors"][0], "mul", CONDITION, "0 of its factors are activated"),
     ("gate", lambda h, w, u: w(h).tanh() * u(h).sigmoid(), "mul", CONDITION, "2 of its factors are activated"),
     ("independent factors", GIVEN["form of one value"][0], "matmul", PATTERN, "without a learned map"),

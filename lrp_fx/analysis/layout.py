@@ -22,7 +22,7 @@ from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BATCH, SEGMENTED, UNKNOWN, Layout, broadcast, single
 from lrp_fx.ir.operators import argument, axes_of, has, operand_of, operator_of
-from lrp_fx.ir.sizes import shape_of
+from lrp_fx.ir.sizes import same_shape, shape_of
 
 #: How else the layout of a value may be found.
 Ask = Callable[[fx.Node], Layout | None]
@@ -85,6 +85,8 @@ def _meets_examples(node: fx.Node, known: dict[fx.Node, Layout]) -> bool:
     cut = operator_of(call).axes is Axes.CUT and not has(call, Fact.SORTED | Fact.INDEXING)
     if not cut and operator_of(call).axes is not Axes.JOINED:
         return False
+    if has(call, Fact.INTERVAL) and same_shape(value_of(call), value_of(operand_of(call))):
+        return False  # all of it
     whole = known.get(operand_of(call)) if cut else None
     name = "dim" if argument(call, "dims") is None else "dims"
     return any(
