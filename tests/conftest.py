@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import warnings
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -47,21 +45,6 @@ def _alone() -> None:
     from lrp_fx.runtime.captures import forget
 
     forget()
-
-
-#: After so many tests what lives is taken to live on.
-_SETTLED = 40
-_ran = count(1)
-
-
-@pytest.fixture(autouse=True)
-def _settled() -> None:
-    """Shared conversions and imported modules are a large heap that stays: the collector walks it once, and from then
-    on only what tests make.
-    """
-    if next(_ran) % _SETTLED == 0:
-        gc.collect()
-        gc.freeze()
 
 
 #: What most tests without an architecture of their own read; its other tests come right before them.

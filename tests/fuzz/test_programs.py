@@ -13,11 +13,12 @@ from testing.fuzz.laws import LAWS
 from testing.fuzz.operations import FAMILIES, OPERATIONS
 from testing.fuzz.program import Program, Step
 
-#: Of the seeds that are tried here; blocks of them can run at the same time.
-PROGRAMS, BLOCK = 150, 5
+#: Of the seeds that are tried here; blocks of them can run at the same time. Those from `QUICK` on take minutes more.
+PROGRAMS, BLOCK, QUICK = 150, 5, 50
+SEEDS = [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in range(0, PROGRAMS, BLOCK)]
 
 
-@pytest.mark.parametrize("first", range(0, PROGRAMS, BLOCK))
+@pytest.mark.parametrize("first", SEEDS)
 def test_programs_keep_the_laws(first: int) -> None:
     broken = [fault for found in faults(range(first, first + BLOCK)) for fault in found]
     assert not broken, "\n\n".join(map(str, broken))
