@@ -108,7 +108,15 @@ def regroup(layout: Layout, shape: Sequence[int]) -> Layout | None:
         any(f == (SEGMENTED, 1) for axis in layout for f in axis) and () in result
     ):  # a single row: any axis of size 1 may say whose it is
         result[result.index(())] = ((SEGMENTED, 1),)
-    return tuple(result)
+    return _without_mixed_rows(tuple(result))
+
+
+def _without_mixed_rows(layout: Layout) -> Layout:
+    """Rows that are grouped, a group beside other elements on one axis: a group may be of several examples."""
+    rows = [axis for axis in layout if any(k == SEGMENTED for k, _ in axis)]
+    if len(rows) < 2 or all(len(axis) == 1 for axis in rows):
+        return layout
+    return tuple(tuple((UNKNOWN if k == SEGMENTED else k, s) for k, s in axis) for axis in layout)
 
 
 def _goes_with_those_before(factors: list[Factor], following: int | None) -> bool:
@@ -136,7 +144,6 @@ def _take(factors: list[Factor], size: int) -> Axis | None:
             group.append((kind, have))
             size //= have
         elif have % size == 0:
-            kind = UNKNOWN if kind == SEGMENTED else kind  # rows of several examples may be in one group
             group.append((kind, size))
             rest.insert(0, (kind, have // size))
             size = 1
