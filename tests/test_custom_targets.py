@@ -13,20 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lrp_fx
-from testing.handmade import F, V, ids, ready
+from testing.handmade import Small, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 QUERY = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
 chosen = 0
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.head = nn.Embedding(V, F), nn.Linear(F, 3)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.words(input_ids)).mean(1))  # type: ignore[no-any-return]
 
 
 class Chooser:
@@ -84,7 +75,7 @@ CLOSED: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_target_may_close_over_tensors(name: str) -> None:
     """Which its score follows when they are written to."""
     model, given, function = ready(Small()), ids(), CLOSED[name]
-    values = model.words(given).detach().requires_grad_()
+    values = model.embed(given).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(function(model.head(torch.tanh(values).mean(1))).sum(), values)
     explain = lrp_fx.convert(model, rules="gradient")
     found = explain(given, target=function)

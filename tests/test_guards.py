@@ -21,7 +21,7 @@ from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.guards.sizes import SizeGuard, Sizes
 from lrp_fx.ir.program import Input
 from testing.architectures import BY_NAME
-from testing.handmade import ids, ready
+from testing.handmade import Small, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -187,15 +187,6 @@ def test_a_file_has_the_guards_of_the_explainer(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "graph.lrp") as file:
         manifest = json.loads(file.read("manifest.json"))
     assert sorted(g["kind"] for g in manifest["guards"]) == sorted(["plain", "tensors", "sizes", "masks", "device"])
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.embed(input_ids)).mean(1))  # type: ignore[no-any-return]
 
 
 def test_several_targets_from_a_file(tmp_path: Path) -> None:

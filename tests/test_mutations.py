@@ -11,23 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 import lrp_fx
 from benchmarks.mutations import REFUSED, SAME, Subject, subject, trials
-from testing.handmade import ids, ready
+from testing.handmade import Small, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.embed(input_ids)).mean(1))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

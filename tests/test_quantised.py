@@ -123,6 +123,23 @@ class Bits(nn.Module):
         return ((x * 8).to(torch.int32) & 12).to(x.dtype).sum(-1, keepdim=True)
 
 
+def test_what_an_integer_has_no_room_for_is_lost_as_in_the_model() -> None:
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(20, D), nn.Linear(D, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            held = (200 * self.embed(input_ids)).to(torch.int8)  # some wrap around
+            return self.head(held.double().mean(1) / 200)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = Narrow().double().eval()
+    assert bool(((200 * model.embed(IDS)).abs() > 128).any())
+    relevance = lrp_fx.convert(model, conserve="site")(input_ids=IDS, target=1)
+    torch.testing.assert_close(relevance.output, model(IDS), rtol=1e-12, atol=1e-12)
+
+
 def test_bits_of_an_activation_are_refused() -> None:
     with pytest.raises(lrp_fx.UnsupportedOperatorError, match="integers that hold content"):
         lrp_fx.convert(Bits().eval())(torch.rand(2, 3, 4, dtype=torch.float64))

@@ -113,8 +113,7 @@ def _twin(graph: fx.Graph, node: fx.Node, rounded: set[fx.Node], twins: dict[fx.
     if has(node, Fact.CAST):
         (x,) = tensor_args(node)
         if is_float(x):
-            with graph.inserting_before(node):
-                twins[node] = call_like(graph, node, aten.trunc.default, x)
+            twins[node] = _truncated(graph, node, x)
         else:
             twins[node] = _twin(graph, x, rounded, twins)
         return twins[node]
@@ -129,6 +128,20 @@ def _twin(graph: fx.Graph, node: fx.Node, rounded: set[fx.Node], twins: dict[fx.
         kwargs = {k: torch.float64 if k == "dtype" else v for k, v in kwargs.items()}
         twins[node] = call_like(graph, node, _FLOATING.get(op_name(node), node.target), *args, **kwargs)
     return twins[node]
+
+
+def _truncated(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
+    """What a cast to an integer holds: the value without its fraction and, where the integer has no room for that, what
+    it lost (an integer, which carries nothing: the value has no part of it).
+    """
+    with graph.inserting_before(node.next):
+        whole = call_like(graph, node, aten.trunc.default, x)
+        if value_of(node).dtype == torch.int64:
+            return whole
+        meant = call_like(graph, node, aten._to_copy.default, x, dtype=torch.int64)
+        held = call_like(graph, node, aten._to_copy.default, node, dtype=torch.int64)
+        lost = call_like(graph, node, aten.sub.Tensor, held, meant)
+        return call_like(graph, node, aten.add.Tensor, whole, lost)
 
 
 def _refusal(node: fx.Node) -> str:

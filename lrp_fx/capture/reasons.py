@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_fx.capture.compare import inference_configuration, largest_difference, own_tensors
 from lrp_fx.errors import is_ours
+from lrp_fx.ir.passes import is_own_fault
 
 _TORCH = str(torch.__path__[0])
 
@@ -34,7 +35,9 @@ def _draws(model: nn.Module, inputs: dict[str, Any]) -> tuple[str, str] | None:
             with watch:
                 first = _tensors(model(**own_tensors(inputs)))
             second = _tensors(model(**own_tensors(inputs)))
-        except Exception:
+        except Exception as error:  # of the model, which refuses to run twice
+            if is_own_fault(error):
+                raise
             return None
     if len(first) == len(second) and all(largest_difference(a, b) == 0 for a, b in zip(first, second, strict=True)):
         return None

@@ -140,11 +140,17 @@ class RelevanceBuilder:
         return next(((name, start) for known, name, start in self._rows_of_inputs if same_size(known, size)), None)
 
     @cached_property
+    def _texts(self) -> list[tuple[Any, str]]:
+        """(length, input) of each text."""
+        inputs = zip(self.program.inputs, self.program.input_nodes().values(), strict=True)
+        return [
+            (value_of(n).shape[1], i.name) for i, n in inputs if i.role == CONTENT and i.is_index and len(i.shape) == 2
+        ]
+
+    @cached_property
     def _rows_of_inputs(self) -> list[tuple[Any, str, int]]:
         """(number of rows, input, its first row): each text, and what other rows are put beside it."""
-        inputs = zip(self.program.inputs, self.program.input_nodes().values(), strict=True)
-        texts = [(i.name, n) for i, n in inputs if i.role == CONTENT and i.is_index and len(i.shape) == 2]
-        found: list[tuple[Any, str, int]] = [(value_of(n).shape[1], name, 0) for name, n in texts]
+        found: list[tuple[Any, str, int]] = [(size, name, 0) for size, name in self._texts]
         for node in self.program.graph.nodes:
             if op_name(node) == "aten.cat" and CONTENT in self.facts.sources.get(node, ()):
                 found += self._rows_joined(node, found)
@@ -166,11 +172,7 @@ class RelevanceBuilder:
 
     def owner(self, size: Any) -> str | None:
         """The index input whose length is this (symbolic) size."""
-        for info, node in zip(self.program.inputs, self.program.input_nodes().values(), strict=True):
-            is_text = info.role == CONTENT and info.is_index and len(info.shape) == 2
-            if is_text and same_size(value_of(node).shape[1], size):
-                return info.name
-        return None
+        return next((name for known, name in self._texts if same_size(known, size)), None)
 
 
 class Root(nn.Module):
