@@ -66,14 +66,13 @@ def capture(
 
 
 def _refused(model: nn.Module, inputs: dict[str, Any], refusals: Sequence[str]) -> str:
-    """What every method said, and the reason where it is known."""
-    known = reason(model, inputs)
-    why, next_step = known or (
-        "",
-        "see docs/how_it_works.md (capture); a forward without data-dependent Python control flow captures",
-    )
-    lines = [f"{type(model).__name__} could not be captured as a graph.", *(f"    {r}" for r in refusals)]
-    return "\n".join([*lines, *([f"    why:  {why}"] if why else []), f"    next: {next_step}"])
+    """What every method said; where the reason is known, that first."""
+    head = f"{type(model).__name__} could not be captured as a graph."
+    said = [f"    {refusal}" for refusal in refusals]
+    if (known := reason(model, inputs)) is not None:
+        return "\n".join([head, f"    why:  {known[0]}", f"    next: {known[1]}", *said])
+    next_step = "see docs/how_it_works.md (capture); a forward without data-dependent Python control flow captures"
+    return "\n".join([head, *said, f"    next: {next_step}"])
 
 
 def _captured(
