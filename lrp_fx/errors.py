@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _PACKAGE = str(Path(__file__).resolve().parent)
 
 
@@ -80,6 +82,13 @@ class Problem:
 def is_ours(file: str) -> bool:
     """Is a file of code part of this package?"""
     return str(Path(file).resolve()).startswith(_PACKAGE)
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """A failed allocation says nothing about the model: it is raised again, never taken for a refusal that is kept."""
+    said = isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's own, on a CPU
+    if said or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        raise error
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

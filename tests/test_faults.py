@@ -164,3 +164,16 @@ def test_a_target_that_fails_is_a_target_error() -> None:
 
     with pytest.raises(lrp_fx.TargetError, match="the target Custom.goal. fails on .*: KeyError"):
         lrp_fx.convert(ready(Small()))(input_ids=ids(), target=goal)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_failed_allocation_is_no_refusal(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised as it is, and the next call goes on as if nothing had been."""
+    explain = lrp_fx.convert(ready(Small()), dynamic=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "export", lambda *args, **kwargs: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)) as raised:
+            explain(input_ids=ids())
+    assert raised.value is error
+    explain(input_ids=ids())
+    assert explain.rewritten.program.method == "dynamic" and explain.statistics.runs == 1

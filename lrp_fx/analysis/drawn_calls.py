@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.probing import Unprobed, drawn_shapes, drawn_value, generators_restored, halved, real
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.graph import ancestors, value_of
 from lrp_fx.ir.operators import run_call
 from lrp_fx.ir.passes import is_own_fault
@@ -130,6 +131,7 @@ def ask_drawn(
             except Unprobed:
                 continue
             except Exception as error:  # of the operation, on values that it does not take
+                raise_if_out_of_memory(error)
                 if is_own_fault(error):
                     raise
     return None

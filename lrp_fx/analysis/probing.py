@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.sizes import hint
@@ -83,6 +84,7 @@ def trials_of(node: fx.Node, operands: Sequence[fx.Node]) -> list[Trial]:
             except Unprobed as error:
                 reasons.append(str(error))
             except Exception as error:  # of the operation, on values that it does not take
+                raise_if_out_of_memory(error)
                 if is_own_fault(error):
                     raise
                 reasons.append(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:120]}")
@@ -100,6 +102,7 @@ def _trials(
         try:
             trial = _trial(node, base, spec, carriers, wide)
         except Exception as error:  # an index out of range, say: another draw may do
+            raise_if_out_of_memory(error)
             if is_own_fault(error):
                 raise
             refusal = error

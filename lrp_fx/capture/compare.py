@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.example import MIN_LENGTH
 from lrp_fx.capture.outputs import opened
-from lrp_fx.errors import CaptureError
+from lrp_fx.errors import CaptureError, raise_if_out_of_memory
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Program
 
@@ -69,7 +69,8 @@ def ran(model: nn.Module, inputs: dict[str, Any]) -> Ran | None:
     """What the model gives; None where it refuses the inputs."""
     try:
         return Ran(inputs, _result(model, inputs))
-    except Exception:
+    except Exception as error:
+        raise_if_out_of_memory(error)
         return None
 
 

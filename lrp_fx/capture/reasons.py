@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_fx.capture.compare import inference_configuration, largest_difference, own_tensors
-from lrp_fx.errors import is_ours
+from lrp_fx.errors import is_ours, raise_if_out_of_memory
 from lrp_fx.ir.passes import is_own_fault
 
 _TORCH = str(torch.__path__[0])
@@ -36,6 +36,7 @@ def _draws(model: nn.Module, inputs: dict[str, Any]) -> tuple[str, str] | None:
                 first = _tensors(model(**own_tensors(inputs)))
             second = _tensors(model(**own_tensors(inputs)))
         except Exception as error:  # of the model, which refuses to run twice
+            raise_if_out_of_memory(error)
             if is_own_fault(error):
                 raise
             return None

@@ -14,19 +14,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import fx
 
-from lrp_fx.errors import FaultWarning, InputError, LrpError, PassError, warn_user
+from lrp_fx.errors import (
+    FaultWarning,
+    InputError,
+    LrpError,
+    PassError,
+    is_ours,
+    raise_if_out_of_memory,
+    warn_user,
+)
 from lrp_fx.ir.source import describe, module_path, source_line
 
 S = TypeVar("S")
 Whole = TypeVar("Whole")
 #: Says at INFO what every pass did.
 LOG = logging.getLogger("lrp_fx")
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Keeps(Enum):
@@ -188,6 +194,7 @@ def _applied(step: Pass[S], state: S) -> S:
     except LrpError:
         raise
     except Exception as error:  # the model's own errors are caught where the model runs
+        raise_if_out_of_memory(error)
         raise PassError(fault_text(error, step.name)) from error
 
 
@@ -208,7 +215,7 @@ def is_own_fault(error: BaseException) -> bool:
     if isinstance(error, LrpError):
         return isinstance(error, PassError)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and _is_ours(frames[-1].f_code.co_filename)
+    return bool(frames) and is_ours(frames[-1].f_code.co_filename)
 
 
 def raise_fault(error: Exception, name: str) -> None:
@@ -223,6 +230,7 @@ def report_fault(error: Exception, name: str) -> None:
     """A fault of our own where there is another way on: raised in tests, a warning that names pass and node for
     users.
     """
+    raise_if_out_of_memory(error)
     if not is_own_fault(error):
         return
     if _Checks.faults:
@@ -250,10 +258,6 @@ def fault_text(error: Exception, name: str) -> str:
 
 def _node_in(error: BaseException) -> fx.Node | None:
     """The node that our code was at: the innermost local variable of that name."""
-    frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if _is_ours(f.f_code.co_filename)]
+    frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if is_ours(f.f_code.co_filename)]
     nodes = (frame.f_locals.get("node") for frame in reversed(frames))
     return next((n for n in nodes if isinstance(n, fx.Node)), None)
-
-
-def _is_ours(file: str) -> bool:
-    return str(Path(file).resolve()).startswith(_PACKAGE)

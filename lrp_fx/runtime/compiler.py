@@ -145,8 +145,8 @@ class Compiler:
         return bool(self.entries) and self.watch.changed()
 
     def _forget_all(self) -> None:
+        self.entries.clear()  # first: graphs without doubts would answer, should this be interrupted
         self.doubted.clear()
-        self.entries.clear()
         self.strategies.clear()
         self.weights.loose.clear()
         self.current = self.built = None

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.analysis.provenance import CONTENT
-from lrp_fx.errors import LrpError, TransposeError
+from lrp_fx.errors import LrpError, TransposeError, raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import token_axes
@@ -70,6 +70,7 @@ class RelevanceBuilder:
         except LrpError:
             raise
         except Exception as error:
+            raise_if_out_of_memory(error)
             if is_own_fault(error):
                 raise
             raise error_type(f"{what()} could not be transposed: {type(error).__name__}: {error}") from error
