@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- the tree: python -m benchmarks architecture --write -->\n", "<!-- end of the tree -->\n"
 #: From the lowest layer to the highest; tests/test_layers.py holds the order.
 PACKAGES = (
-    "ir guards capture canonicalize analysis recognize rewrite structure optimize transpose render report file "
+    "kernels ir guards capture canonicalize analysis recognize rewrite structure optimize transpose render report file "
     "runtime cli"
 ).split()
 

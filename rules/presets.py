@@ -40,6 +40,10 @@ _FROZEN: dict[str, str | tuple[str, ...]] = {
     "gate": "gate.frozen",
 }
 _GAMMA = {"residual": "residual.gamma"}
+_PATH: dict[str, str | tuple[str, ...]] = {
+    "softmax": ("softmax.path", "softmax.log_sum", "softmax.log", OTHERS),
+    "attention": ("attention.path", OTHERS),
+}
 
 register(
     Ruleset(
@@ -85,6 +89,18 @@ register(
         leaves={"bias": "bias.attention_mean"},
         about="pa-lrp with biases between tokens read against their attention-weighted mean: "
         "a constant added to a row changes nothing",
+    ),
+    Ruleset(
+        "pa-lrp-path",
+        _TOKENS | {"position"},
+        kinds={**_KINDS, **_PATH},
+        about="pa-lrp with attention's weights measured from what they are without scores: no sink softmax",
+    ),
+    Ruleset(
+        "pa-lrp-path-gamma",
+        _TOKENS | {"position"},
+        kinds={**_KINDS, **_PATH, **_GAMMA},
+        about="pa-lrp-path with the gamma rule on residual sums",
     ),
     Ruleset(
         "gradient",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_fx.rule import Call, Rule, covers, draw, elements, freeze, register, sample, share, sink
+from lrp_fx.rule import Call, Rule, carry, covers, draw, elements, freeze, register, sample, share, sink
 
 aten = torch.ops.aten
 BILINEAR = covers("aten", "mul matmul mm bmm mv dot outer")
@@ -24,10 +25,29 @@ def shares(call: Call, positions: list[int]) -> dict[int, float]:
 
 def _uniform(call: Call) -> Any:
     weights = shares(call, sorted(call.carriers))
+    if call.bases:
+        return _from_bases(call, weights)
     first, *others = weights.values()
     if all(w == first for w in others) and _is_smaller(call):
         return share(call.run(), first)
     return call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
+
+
+def _from_bases(call: Call, weights: dict[int, float]) -> Any:
+    """``a b = a0 b + (a - a0) b`` where ``a`` begins at ``a0``: the first term is all b's, the second a product.
+
+    So b gets ``w_a a0`` beside its own share; what a's share holds of ``a0`` is taken back from the sink in which the
+    rule that a comes from has booked it.
+    """
+    y = call.run().detach() if call.value is None else call.value.detach()
+    through = call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
+    unmoved = torch.zeros_like(y)
+    for i, base in call.bases.items():
+        rest = 1 - weights[i]
+        others = {j: share(call.operand(j), weights[i] * w / rest) for j, w in weights.items() if j != i}
+        product = call.put({**others, i: base}).run()
+        through, unmoved = through + product, unmoved + weights[i] * product.detach()
+    return carry(y + unmoved, through) + sink("softmax", -unmoved, y)
 
 
 def _is_smaller(call: Call) -> bool:
@@ -55,6 +75,11 @@ def _quotient(call: Call) -> Any:
 def _with_term(call: Call) -> Any:
     """``term + a b``: the product shares, the term keeps its coefficient or goes to the sink."""
     weights = shares(call, [i for i in sorted(call.carriers) if i in (1, 2)])
+    if bases := {i: base for i, base in call.bases.items() if i in weights}:
+        bare = replace(call.map(lambda i, a: torch.zeros_like(a) if i == 0 else a), value=None, bases=bases)
+        term = call.args[0] * call.kwargs.get("beta", 1)
+        y = _from_bases(bare, weights)
+        return y + (term if 0 in call.carriers else sink("bias", term, y))
     product = call.map(lambda i, a: share(a, weights[i]) if i in weights else a)
     if 0 in call.carriers:
         return product.run()
@@ -125,6 +150,18 @@ def _samples() -> list[Call]:
     ]
 
 
+def _calls() -> list[Call]:
+    """Factors that begin somewhere: attention's weights on values, both ways round, and a product of two such."""
+    p, v, p0, v0 = (draw(2, 4, 4, seed=i) for i in range(4))
+    both = (0, 1)
+    return [
+        sample(aten.bmm.default, p, v, carriers=both, bases={0: p0}),
+        sample(aten.matmul.default, v, p, carriers=both, bases={1: p0}, factors={0: 2, 1: 1}),
+        sample(aten.mul.Tensor, p, v[:1], carriers=both, bases={0: p0[:1]}),
+        sample(aten.bmm.default, p, v, carriers=both, bases={0: p0, 1: v0}),
+    ]
+
+
 register(
     Rule(
         name="product.uniform",
@@ -133,8 +170,11 @@ register(
         cites=("achtibat2024", "you2025"),
         ops=BILINEAR,
         surrogate=_uniform,
+        sinks=("softmax",),
+        based=True,
         reference=_reference,
         samples=_samples,
+        calls=_calls,
     ),
     Rule(
         name="product.inferred",
@@ -143,6 +183,8 @@ register(
         cites=("achtibat2024", "you2025"),
         ops=("*",),
         surrogate=_uniform,
+        sinks=("softmax",),
+        based=True,
         reference=_reference,
         samples=lambda: [
             sample(aten.mul.Tensor, draw(2, 3, 4, seed=6), draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})
@@ -155,6 +197,8 @@ register(
         cites=("achtibat2024",),
         ops=covers("aten", "mul"),
         surrogate=_uniform,
+        sinks=("softmax",),
+        based=True,
         reference=_reference,
         samples=lambda: [
             sample(aten.mul.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
@@ -194,8 +238,13 @@ register(
         cites=("achtibat2024",),
         ops=WITH_TERM,
         surrogate=_with_term,
-        sinks=("bias",),
+        sinks=("bias", "softmax"),
+        based=True,
         reference=_reference_with_term,
+        calls=lambda: [
+            sample(aten.baddbmm.default, *(draw(2, 4, 4, seed=i) for i in range(3)), carriers=c, bases=b, beta=0.5)
+            for c, b in (((0, 1, 2), {1: draw(2, 4, 4, seed=4)}), ((1, 2), {2: draw(4, 4, seed=4).expand(2, 4, 4)}))
+        ],
         samples=lambda: [
             sample(
                 aten.addcmul.default,

@@ -59,7 +59,10 @@ def floating(value: Any) -> list[Tensor]:
 
 
 def cast(call: Call, dtype: torch.dtype) -> Call:
-    return call.map(lambda i, a: a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a)
+    def edit(_: int, a: Any) -> Any:
+        return a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a
+
+    return replace(call.map(edit), bases={i: edit(i, base) for i, base in call.bases.items()})
 
 
 def apply(rule: Rule, call: Call, replay: list[Tensor] | None = None) -> Applied:

@@ -32,8 +32,8 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     **{f"torch.{n}": getattr(torch, n) for n in "sym_max sym_min sym_int sym_float sym_not sym_ite".split()},
 }
 _NAMES = {f: n for n, f in NUMBERS.items()}
-#: Families of operators that are torch's own.
-FAMILIES = frozenset("aten prims".split())
+#: Families of operators that are torch's own, and ours (`lrp_fx.kernels`).
+FAMILIES = frozenset("aten prims lrp_fx".split())
 _RECORDS: dict[str, Any] = {
     c.__name__: c for c in (GraphSignature, DepthInfo, Input, InjectionInfo, Leaf, PairsInfo, Site, SiteInfo, Windows)
 }

@@ -159,6 +159,27 @@ def _attention(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> list[KeptRow
     return [replace(rows, kept=of_q), of_k, of_v]
 
 
+def _attention_path(pusher: RowPusher, node: fx.Node, rows: KeptRows) -> list[KeptRows | fx.Node] | None:
+    """The same for the path rule's transpose (`lrp_fx.kernels.attention_path`), which has no statistic."""
+    grad, query, key, value, bias, start, causal, scale, weight = node.args
+    others_whole = not any(a in pusher.rows for a in node.all_input_nodes if a is not grad)
+    if grad not in pusher.rows or (rows.batch, rows.axis, rows.merged) != (0, 2, False) or not others_whole or bias:
+        return None
+    assert isinstance(query, fx.Node) and isinstance(key, fx.Node)
+    q = pusher.row(query, 4, rows)
+    if causal and start is None:
+        start = causal_row(pusher, rows.place, query, key)
+    elif isinstance(start, fx.Node):
+        start = None if causal else pusher.row(start, 4, rows)
+        if start is None:
+            return None
+    if q is None:
+        return None
+    found = pusher.call(node.target, rows.kept, q, key, value, None, start, False, scale, weight, like=node)
+    of_q, of_k, of_v = (pusher.call(operator.getitem, found, i, like=node) for i in range(3))
+    return [replace(rows, kept=of_q), of_k, of_v, pusher.call(operator.getitem, found, 3, like=node)]
+
+
 def _equal(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(same_size(x, y) for x, y in zip(a, b, strict=True))
 
@@ -207,6 +228,7 @@ _BY_NAME: dict[str, Pushed] = {
     "aten.expand": _expanded,
     "aten._softmax_backward_data": _softmax_backward,
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention,
+    "lrp_fx.attention_path": _attention_path,
 }
 
 

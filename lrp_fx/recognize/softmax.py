@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, same_size_along
+from lrp_fx.analysis.sources import PARAMETER
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
@@ -42,7 +44,7 @@ def _over_its_sum(flow: Dataflow, node: fx.Node, numerator: fx.Node, statistic: 
         total = inner
     if not inverted:
         return Refusal(f"%{numerator.name} is an exponential, but nothing divides it", Nearness.OPERANDS)
-    total, sink = _beside(flow, numerator, total)
+    total, beside = _beside(flow, numerator, total)
     if op_name(total) != "aten.sum" or total.args[0] is not numerator:
         return Refusal(f"%{total.name} is not the sum of the exponential %{numerator.name}", Nearness.PATTERN)
     axis = _only_axis(total)
@@ -51,13 +53,22 @@ def _over_its_sum(flow: Dataflow, node: fx.Node, numerator: fx.Node, statistic: 
     dim = _from_right(axis, numerator)
     if not same_size_along(statistic, dim):
         return Refusal(f"%{statistic.name} is not constant along the axis that is summed", Nearness.CONDITION)
-    return _softmax_of(flow, numerator.args[0], dim, f"exp over its own sum{sink}")
+    found = _softmax_of(flow, numerator.args[0], dim, f"exp over its own sum{', with a sink' if beside else ''}")
+    return replace(found, facts={**found.facts, "learned_beside": True}) if _is_learned(flow, beside) else found
 
 
-def _beside(flow: Dataflow, numerator: fx.Node, total: fx.Node) -> tuple[fx.Node, str]:
-    """The sum in ``sum(exp(z - m)) + exp(s - m)``, and what to say of the other term."""
+def _is_learned(flow: Dataflow, beside: Any) -> bool:
+    """Is what stands beside the exponentials a score of its own, learned, and not just a number?"""
+    if not isinstance(beside, fx.Node):
+        return False
+    near = {beside, *beside.all_input_nodes, *(a for n in beside.all_input_nodes for a in n.all_input_nodes)}
+    return any(PARAMETER in flow.facts.sources.get(n, ()) for n in near)
+
+
+def _beside(flow: Dataflow, numerator: fx.Node, total: fx.Node) -> tuple[fx.Node, Any]:
+    """The sum in ``sum(exp(z - m)) + exp(s - m)``, and the other term (None if there is none)."""
     if op_name(total) != "aten.add" or total.kwargs:
-        return total, ""
+        return total, None
     for i, j in ((0, 1), (1, 0)):
         found, term = total.args[i], total.args[j]
         if (
@@ -65,8 +76,8 @@ def _beside(flow: Dataflow, numerator: fx.Node, total: fx.Node) -> tuple[fx.Node
             and op_name(found) == "aten.sum"
             and (not isinstance(term, fx.Node) or _is_sink(flow, numerator, term))
         ):
-            return found, ", with a sink"
-    return total, ""
+            return found, term
+    return total, None
 
 
 def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:

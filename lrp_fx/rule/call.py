@@ -23,6 +23,8 @@ class Call:
     ``masks``: positions of floating operands that only mask (0 and -inf, or the type's lowest number).
     ``facts``: what inference found out about the operation (such as its degree of homogeneity).
     ``value``: the operation's own result where the machine has it already, else None.
+    ``bases``: by position, what an operand is where all that carries relevance in it is nothing (the weights that
+    attention begins with, a mask among scores); none where that is 0, and for rules that are not ``based``.
     """
 
     op: Callable[..., Any]
@@ -33,6 +35,7 @@ class Call:
     masks: frozenset[int] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     value: Any = None
+    bases: Mapping[int, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def name(self) -> str:
@@ -84,10 +87,12 @@ def sample(
     carriers: Sequence[int] = (0,),
     factors: Mapping[int, int] | None = None,
     facts: Mapping[str, Any] | None = None,
+    bases: Mapping[int, Tensor] | None = None,
     **kwargs: Any,
 ) -> Call:
     """A call for the laws: positions in ``carriers`` carry relevance."""
-    return Call(op, args, kwargs, frozenset(carriers), factors or dict.fromkeys(carriers, 1), facts=facts or {})
+    factors = factors or dict.fromkeys(carriers, 1)
+    return Call(op, args, kwargs, frozenset(carriers), factors, facts=facts or {}, bases=bases or {})
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -38,6 +38,9 @@ class Rule:
     ``calls``      further calls, held to all laws but the reference, which does not spell them out.
     ``unsampled``  operations of ``ops`` that neither has, and why.
     ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
+    ``start``      `Call` -> what the operation gives where all that carries relevance is nothing, if a product with it
+                   is to hand this part to its other factor (`Call.bases`).
+    ``based``      True when the surrogate reads `Call.bases`.
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
     ``frozen_operands``     name of the fact that lists positions of operands to which the rule gives nothing, if there
@@ -58,6 +61,8 @@ class Rule:
     calls: Callable[[], list[Call]] = list
     unsampled: Mapping[str, str] = field(default_factory=dict)
     weights: Callable[[Call], Tensor] | None = None
+    start: Callable[[Call], Tensor] | None = None
+    based: bool = False
     exact: bool = True
     frozen: bool = False
     frozen_operands: str | None = None

@@ -29,6 +29,7 @@ from lrp_fx.rule import Call, missing_freeze
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
+from lrp_fx.transpose.bases import Bases
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
 from lrp_fx.transpose.plan import Planner
@@ -73,6 +74,7 @@ class _Walk:
         self.rewritten, self.structure, self.target, self.audit = rewritten, structure, target, audit
         self.facts = rewritten.facts
         self.builder = RelevanceBuilder(rewritten, traces)
+        self.bases = Bases(self.builder)
         self.leaves = LeafBooks(self.builder, structure, audit)
         self.streams = StreamBooks(self.builder, structure)
         self.sites = SiteBooks(self.builder.graph, audit)
@@ -149,28 +151,32 @@ class _Walk:
         """The transpose of the rule's surrogate, traced once for all operations that are alike."""
         node, env, batch = application.node, self.builder.env, self.builder.batch
         rows: list[fx.Node] = []
-        plan = self.planner.plan(application, present, self.audit, rows)
+        bases = self.bases.of_operands(application)
+        plan = replace(self.planner.plan(application, present, self.audit, rows), bases=tuple(bases))
         flat = application.flat()
         values = [value_of(c) for c in coefficients]
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]
         _require_apart(application, values, results)
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         size = value_of(batch) if isinstance(batch, fx.Node) else 1
-        ids = [value_of(o) for o in rows]
-        traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, ids, [size])
+        ids, given = [value_of(o) for o in rows], [value_of(b) for b in bases.values()]
+        traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, given, ids, [size])
         found = traces.get(plain) or traces.get(key)
         if found is None:
             function = transpose_rule(plan, size)
             _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
-            module = self.builder.traced(function, [*values, *results, *arguments, *ids, size], lambda: what)
+            module = self.builder.traced(function, [*values, *results, *arguments, *given, *ids, size], lambda: what)
             found = (module, function.sink_names)  # type: ignore[attr-defined]
             traces[plain if books_nothing(plan, found[1]) else key] = found
         module, sink_names = found
         own = [self.builder.result(node, i) for i in present]
         operands = [env[a] if isinstance(a, fx.Node) else a for a in flat]
         outputs = inline(
-            self.builder.graph, module, [*coefficients, *own, *operands, *rows, batch], (node.name, "internal", 0)
+            self.builder.graph,
+            module,
+            [*coefficients, *own, *operands, *bases.values(), *rows, batch],
+            (node.name, "internal", 0),
         )
         n, m = len(plan.carriers), len(sink_names)
         result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names)

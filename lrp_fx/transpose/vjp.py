@@ -29,6 +29,7 @@ class Plan:
               the result's batch axis; it is expanded, so that coefficients stay apart by example. An axis in front of
               the result's: the batch.
     ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair.
+    ``bases``   positions of carriers that have a base (`lrp_fx.rule.Call`).
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     x_axes: tuple[BatchAxis | Segmented | None, ...]
     audit: bool
     safe: bool
+    bases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def constant_per_example(
 
 
 def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
-    """The function to trace: ``(coefficients..., results..., arguments..., segment ids..., batch) -> [c(x)..., sink
-    totals..., site totals...]``.
+    """The function to trace: ``(coefficients..., results..., arguments..., bases..., segment ids..., batch)`` ->
+    ``[c(x)..., sink totals..., site totals...]``.
 
     The names of the sinks are left in ``function.sink_names`` by the first run.
     """
@@ -119,12 +121,23 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
 
     def function(*values: Any) -> list[Any]:
         coefficients, results, size = values[:n_out], values[n_out : 2 * n_out], values[-1]
-        arguments, ids = list(values[2 * n_out : 2 * n_out + len(plan.flat)]), values[2 * n_out + len(plan.flat) : -1]
+        arguments, rest = list(values[2 * n_out : 2 * n_out + len(plan.flat)]), values[2 * n_out + len(plan.flat) : -1]
+        bases, ids = dict(zip(plan.bases, rest, strict=False)), rest[len(plan.bases) :]
         y_axis, *x_axes = (ids[a.slot] if isinstance(a, Segmented) else a for a in (plan.y_axis, *plan.x_axes))
         flat, carriers = _with_leaves(plan, arguments, results[0], size)
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
-        call = Call(plan.op, tuple(args), kwargs, frozenset(plan.carriers), plan.factors, plan.masks, plan.facts, value)
+        call = Call(
+            plan.op,
+            tuple(args),
+            kwargs,
+            frozenset(plan.carriers),
+            plan.factors,
+            plan.masks,
+            plan.facts,
+            value,
+            {i: base.detach() for i, base in bases.items()},
+        )
         with torch.enable_grad(), recording(Tape()) as tape:
             out = plan.rule.surrogate(call)
         outs = [out if i is None else out[i] for i in plan.outputs]
@@ -242,7 +255,7 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
         plan.masks,
         tuple(sorted(plan.facts.items())),
     )
-    places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec))
+    places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec), plan.bases)
     plain = (statics, places, plan.audit, tuple(tuple(abstract_key(v) for v in group) for group in values))
     return (plain, (plan.y_axis, plan.x_axes, plan.safe)), plain
 
