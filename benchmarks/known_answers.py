@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.table import Table
 import lrp_fx
 from benchmarks.compare import Noise
 from benchmarks.page import ROOT, Page, table
+from testing.compiled import Compiled, words
 from testing.published import PUBLISHED, TOLERANCE, Published
 from testing.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
 
@@ -90,6 +92,37 @@ def synthetic(folder: Path, count: int | None) -> Answers:
     return Answers(folder.name, len(sequences.ids), rows, books)
 
 
+COMPILED = ("preset", "position", "content", "sinks, largest of any", "ledger error")
+
+
+def compiled(folder: Path, count: int = 20) -> list[list[str]]:
+    """Of a program whose algorithm is known: shares of what was written at each place, means; the sink largest in
+    magnitude of any example, and the worst error.
+    """
+    model = Compiled(folder)
+    ids = words(model, count)
+    with torch.no_grad():
+        answers = model(ids).argmax(-1)
+    rows = []
+    for preset in lrp_fx.rulesets():
+        explain = lrp_fx.convert(model, rules=preset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what presets leave unexplained: it is in the table
+            ledgers = [
+                explain(input_ids=ids, target=lrp_fx.targets.Class(answers[:, place], position=place)).ledger
+                for place in range(1, ids.shape[1])
+            ]
+        shares = [ledger.shares() for ledger in ledgers]
+        mean = {n: float(torch.cat([s[n] for s in shares if n in s] or [torch.zeros(1)]).mean()) for n in LEAVES}
+        sunk = max(float(abs(s[n]).max()) for s in shares for n in s if n not in LEAVES)
+        error = max(float(ledger.error.max()) for ledger in ledgers)
+        rows.append([preset, *(f"{mean[n]:.3f}" for n in LEAVES), f"{sunk:.3f}", f"{error:.1e}"])
+    return rows
+
+
+LEAVES = ("position", "content")
+
+
 def show(console: Console, answers: Answers) -> None:
     shown = Table(*HEADINGS, title=f"{answers.name}, {answers.count} sequences", title_justify="left")
     for row in answers.rows:
@@ -142,7 +175,10 @@ def closing(folder: Path, count: int) -> str:
 
 
 ABOUT = """\
-Models trained on a task that cannot be solved without positions, and whose truly causal tokens are known.
+Models whose truly causal tokens are known: trained on a task that cannot be solved without positions (synth), on a
+small task of its own (task_count and task_majority are answered by how many tokens of a kind there are, wherever they
+stand: there position is no cause), or compiled from a program (the share of position is the figure there: it alone
+decides what `reverse` copies).
 
 **hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance
 on them (position 0 and padding excluded). Target: the true label's logit, float32. **mean depth** averages a token's
@@ -170,6 +206,11 @@ def body(options: argparse.Namespace) -> Iterator[str]:
         elif (folder / "eval.npz").exists() or (folder / "eval.jsonl").exists():
             count = min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)
             console.print(closing(folder, count), highlight=False)
+        elif (folder / "program.json").exists():
+            rows = compiled(folder)
+            sections.append(f"## {folder.name}\n\nA program; see its README.\n\n{table(COMPILED, rows)}")
+            console.print(sections[-1], highlight=False)
+            yield "\n\n".join(sections)
         else:
             console.print(f"{folder.name}: no held-out data beside it", highlight=False)
 

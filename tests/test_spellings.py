@@ -22,7 +22,14 @@ FEWEST = 8
 TOLERANCE = 1e-9
 
 #: Presets beside the default, where they treat the family differently.
-OTHER_RULES = {"rotary": ("attnlrp",), "silu_gate": ("cp-lrp",), "attention": ("cp-lrp",)}
+OTHER_RULES = {
+    "rotary": ("attnlrp",),
+    "silu_gate": ("cp-lrp",),
+    "attention": ("cp-lrp", "pa-lrp-path"),
+    "softmax": ("pa-lrp-path",),
+    "sink_softmax": ("pa-lrp-path",),
+    "moe": ("pa-lrp-path",),
+}
 
 
 def spellings() -> Iterator[tuple[str, str]]:
@@ -34,7 +41,7 @@ def cases() -> Iterator[Any]:
     for family, name in spellings():
         slow = name in getattr(FAMILIES[family], "SLOW", ())
         for rules in ("pa-lrp", *OTHER_RULES.get(family, ())):
-            marks = [pytest.mark.slow] if slow or (rules != "pa-lrp" and family == "attention") else []
+            marks = [pytest.mark.slow] if slow or (rules != "pa-lrp" and family in ("attention", "moe")) else []
             yield pytest.param(family, name, rules, id=f"{family}-{name}-{rules}", marks=marks)
 
 

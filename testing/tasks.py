@@ -1,0 +1,107 @@
+"""Small tasks whose truth is known, for tokens and for position: what they are, and sequences of them.
+
+A sequence is ``[BOS] c_1 ... c_n [END]``; the answer is read at the last token. In two tasks only the number of certain
+tokens counts, in three others it matters where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAD, BOS, END, MARK, A, B = range(6)
+#: Tokens that say nothing in most tasks, and are the answers in others.
+VALUES = range(6, 16)
+VOCABULARY = VALUES.stop
+LENGTHS = (8, 16)
+
+
+@dataclass(frozen=True)
+class Task:
+    """``draw``: number of content tokens, generator -> (tokens, which of them cause the label, label).
+
+    ``positional``: does the answer depend on where tokens stand? ``architecture``: what learns it.
+    """
+
+    name: str
+    about: str
+    classes: int
+    positional: bool
+    architecture: str
+    draw: Callable[[int, torch.Generator], tuple[list[int], list[int], int]]
+
+
+def _fillers(n: int, g: torch.Generator) -> list[int]:
+    return (torch.randint(len(VALUES), (n,), generator=g) + VALUES.start).tolist()  # type: ignore[no-any-return]
+
+
+def _places(n: int, k: int, g: torch.Generator) -> list[int]:
+    return torch.randperm(n, generator=g)[:k].tolist()  # type: ignore[no-any-return]
+
+
+def _number(low: int, high: int, g: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (1,), generator=g))
+
+
+def _count(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    tokens, k = _fillers(n, g), _number(1, 5, g)
+    where = _places(n, k, g)
+    for i in where:
+        tokens[i] = A
+    return tokens, where, k - 1
+
+
+def _majority(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    tokens, k = _fillers(n, g), _number(1, 3, g) * 2 + 1
+    where, of_a = _places(n, k, g), _number(0, k, g)
+    for number, i in enumerate(where):
+        tokens[i] = A if number < of_a else B
+    return tokens, where, int(2 * of_a > k)
+
+
+def _first(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    tokens, (a, b) = _fillers(n, g), _places(n, 2, g)
+    tokens[a], tokens[b] = A, B
+    return tokens, [a, b], int(a < b)
+
+
+def _neighbour(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    tokens, i = _fillers(n, g), _number(0, n - 2, g)
+    tokens[i] = MARK
+    return tokens, [i, i + 1], tokens[i + 1] - VALUES.start
+
+
+def _induction(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    """The last value was there before: what followed it then?"""
+    n = min(n, len(VALUES)) - 1
+    tokens = [VALUES.start + i for i in _places(len(VALUES), n, g)]
+    i = _number(0, n - 2, g)
+    return [*tokens, tokens[i]], [i, i + 1, n], tokens[i + 1] - VALUES.start
+
+
+TASKS = {
+    t.name: t
+    for t in (
+        Task("count", "how many A are there?", 5, False, "gpt2", _count),
+        Task("majority", "are there more A than B?", 2, False, "llama", _majority),
+        Task("first", "does A come before B?", 2, True, "gpt2", _first),
+        Task("neighbour", "which value stands behind MARK?", len(VALUES), True, "llama", _neighbour),
+        Task("induction", "what followed the last value when it came before?", len(VALUES), True, "llama", _induction),
+    )
+}
+
+
+def sequences(task: Task, count: int, seed: int) -> dict[str, Tensor]:
+    """``input_ids``, ``attention_mask`` (N, T), ``labels`` (N,), and ``gt_full`` (N, T): the tokens that matter."""
+    g = torch.Generator().manual_seed(seed)
+    width = LENGTHS[1] + 2
+    ids, causal = torch.full((count, width), PAD), torch.zeros(count, width, dtype=torch.bool)
+    labels = torch.zeros(count, dtype=torch.int64)
+    for row in range(count):
+        tokens, where, labels[row] = task.draw(_number(*LENGTHS, g), g)
+        ids[row, : len(tokens) + 2] = torch.tensor([BOS, *tokens, END])
+        causal[row, torch.tensor(where) + 1] = True
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels, "gt_full": causal}
