@@ -40,11 +40,18 @@ def _checked() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> None:
-    """No test works with what another has captured."""
+def _alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test works with what another has captured, or traced while a part of the compiler was replaced."""
+    from lrp_fx.ir import traces
     from lrp_fx.runtime.captures import forget
 
     forget()
+    replaces = "monkeypatch" in request.fixturenames
+    if replaces:
+        traces.forget()
+    yield
+    if replaces:
+        traces.forget()
 
 
 #: What most tests without an architecture of their own read; its other tests come right before them.

@@ -24,6 +24,7 @@ from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, is_tensor, o
 from lrp_fx.ir.operators import has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
+from lrp_fx.ir.traces import Traces
 from lrp_fx.ir.tracing import inline_decomposed
 from lrp_fx.rule import registry
 
@@ -79,7 +80,7 @@ def open_composites(program: Program) -> Program:
     Those without views stay whole: many are what rules speak of (a softmax, a normalisation, attention). Of those that
     are none of torch's (quantisers'), no rule speaks, but for rules of the user's own.
     """
-    traces: dict[Any, Any] = {}
+    traces = Traces()
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         opens = may_be_view(node) and op_name(node) not in DECOMPOSITIONS and not _is_one_of_ours(node)

@@ -18,9 +18,10 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, drop_dead_code, value_of
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import size_key
+from lrp_fx.ir.traces import Traced, Traces
 
 
-def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -> tuple[fx.GraphModule, list[fx.Node]]:
+def decomposed(node: fx.Node, mode: Any, traces: Traces | None = None) -> tuple[fx.GraphModule, list[fx.Node]]:
     """The kernels that a composite operation calls, as a flat graph of the operands that come with it.
 
     traces: what was traced before, by what it was traced for; added to.
@@ -43,12 +44,14 @@ def decomposed(node: fx.Node, mode: Any, traces: dict[Any, Any] | None = None) -
         return trace(run, [value_of(a) for a in operands], mode), operands
     arguments = tuple(abstract_key(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat)
     key = ("decomposed", str(target), str(spec), arguments)
-    if key not in traces:
-        traces[key] = trace(run, [value_of(a) for a in operands], mode)
-    return traces[key], operands
+    found = traces.get(key, mode)
+    if found is None:
+        found = Traced(trace(run, [value_of(a) for a in operands], mode))
+        traces.keep(key, found, mode)
+    return found.module, operands
 
 
-def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: dict[Any, Any] | None = None) -> Any:
+def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: Traces | None = None) -> Any:
     """The kernels that a composite operation calls, inserted before the node: what gives its result (a list of them if
     it has several).
     """

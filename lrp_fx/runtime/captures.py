@@ -21,6 +21,7 @@ from lrp_fx.guards.guard import Guard, refusal
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
 from lrp_fx.ir.seen import PLAIN, own_classes, seen
+from lrp_fx.ir.traces import Traces
 
 #: Programs that are kept for each model.
 KEPT = 4
@@ -38,7 +39,7 @@ class Captured:
     guards: tuple[Guard, ...]
     history: tuple[Step, ...]
     first: ModelCall | None = None
-    traces: dict[Any, Any] = field(default_factory=dict)
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True)

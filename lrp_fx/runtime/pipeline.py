@@ -27,6 +27,7 @@ from lrp_fx.ir.graph import is_tensor
 from lrp_fx.ir.listing import source
 from lrp_fx.ir.passes import Keeps, Pass, Step, run
 from lrp_fx.ir.program import CONCRETE, METHODS, FlatModule, Program
+from lrp_fx.ir.traces import Traces
 from lrp_fx.optimize.pipeline import OPTIMIZE
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Rewritten
@@ -76,7 +77,7 @@ class State:
     methods: Sequence[str] = METHODS
     constants: Constants | None = None
     target: Target | None = None
-    traces: dict[Any, Any] = field(default_factory=dict)
+    traces: Traces = field(default_factory=Traces)
     program: Program | None = None
     assumed: MaskGuard | None = None
     facts: Facts | None = None

@@ -17,10 +17,13 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import token_axes
 from lrp_fx.ir.operators import axis_of, has
 from lrp_fx.ir.passes import is_own_fault
+from lrp_fx.ir.program import FlatModule
 from lrp_fx.ir.sizes import same_size
+from lrp_fx.ir.traces import Traced, Traces, copied, known_of
 from lrp_fx.ir.tracing import abstract_key, decomposed, inline, trace
 from lrp_fx.optimize.simplify import simplify_part
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rule import Rule
 from lrp_fx.structure.structure import Structure
 
 aten = torch.ops.aten
@@ -32,7 +35,7 @@ class RelevanceBuilder:
     ``traces``: flat graphs traced before, by what they were traced for.
     """
 
-    def __init__(self, rewritten: Rewritten, traces: dict[Any, Any]) -> None:
+    def __init__(self, rewritten: Rewritten, traces: Traces) -> None:
         self.rewritten, self.traces = rewritten, traces
         self.program, self.facts = rewritten.program, rewritten.facts
         self.graph = fx.Graph()
@@ -42,20 +45,32 @@ class RelevanceBuilder:
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
 
     def add(
-        self, function: Callable[..., list[Any]], nodes: Sequence[Any], tag: tuple[str, str, int], same: Any = None
+        self,
+        function: Callable[..., list[Any]],
+        nodes: Sequence[Any],
+        tag: tuple[str, str, int],
+        same: Any = None,
+        rule: Rule | None = None,
     ) -> list[Any]:
         """Trace a function on the values of nodes of this graph (or on numbers) and copy its operations here.
 
-        ``same``: functions for which this is equal do the same, and are traced once for values of the same shapes.
+        ``same``: functions for which this is equal do the same, and are traced once for values of the same shapes; only
+        functions of this package have it, and the rules in it are named by ``rule``.
         """
         values = [value_of(n) if isinstance(n, fx.Node) else n for n in nodes]
-        key = None if same is None else (tag[1], same, abstract_key(values))
-        module = self.traces.get(key) if key is not None else None
-        if module is None:
-            module = self.traced(function, values, lambda: f"{tag[1]} of %{tag[0]}")
-            if key is not None:
-                self.traces[key] = module
-        return inline(self.graph, module, nodes, tag)
+
+        def make() -> Traced:
+            return Traced(self.traced(function, values, lambda: f"{tag[1]} of %{tag[0]}"))
+
+        if same is None:
+            return inline(self.graph, make().module, nodes, tag)
+        key = (tag[1], same, abstract_key(values))
+        found = self.traces.get(key, self.mode)
+        if found is None:
+            known = known_of(self.mode) if rule is None or rule.is_shipped else None
+            found = make()
+            self.traces.keep(key, found, self.mode, known, rule)
+        return inline(self.graph, found.module, nodes, tag)
 
     def traced(
         self,
@@ -75,7 +90,7 @@ class RelevanceBuilder:
                 raise
             raise error_type(f"{what()} could not be transposed: {type(error).__name__}: {error}") from error
         simplify_part(module.graph)
-        return module
+        return FlatModule(module, copied(module.graph))
 
     def copy_forward(self, structure: Structure, arguments: Callable[[], None]) -> None:
         """The program's own operations; ``arguments`` adds those of the target behind the inputs."""

@@ -163,7 +163,7 @@ class LeafBooks:
             nodes.append(self._attention_weights(application, rule))
         reading = Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit, _is_finite(node))
         same = (replace(reading, rule=None), id(rule))
-        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same)
+        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same, rule)
         tokens, owners = self._token_axes(node, kind, arrival, rule)
         where, user = (
             module_path(application.node) or module_path(node),

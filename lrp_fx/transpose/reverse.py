@@ -22,6 +22,7 @@ from lrp_fx.ir.graph import op_name, output_node, value_of
 from lrp_fx.ir.layout import BatchAxis, Segmented, batch_axis
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.ir.traces import Traced, Traces, known_of
 from lrp_fx.ir.tracing import inline
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Application, Rewritten
@@ -37,7 +38,7 @@ from lrp_fx.transpose.seed import Seed, add_arguments, add_seed
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
 from lrp_fx.transpose.streams import StreamBooks
-from lrp_fx.transpose.vjp import Plan, Result, books_nothing, transpose_rule, vjp_keys
+from lrp_fx.transpose.vjp import Plan, Result, books_nothing, may_be_shared, transpose_rule, vjp_keys
 
 
 def reverse(
@@ -48,14 +49,14 @@ def reverse(
     audit: bool = False,
     whole: bool = True,
     recompute: bool = False,
-    traces: dict[Any, Any] | None = None,
+    traces: Traces | None = None,
 ) -> tuple[RelevanceProgram, GraphSignature]:
     """The relevance graph of a rewritten program for one kind of target, and what its outputs are.
 
     audit: balance every site. whole: return the model's output too. recompute: keep little of the forward pass.
     traces: transposed rules of earlier graphs, by what they were traced for; new ones are added.
     """
-    walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else {})
+    walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else Traces())
     outputs = walk.run(whole)
     root, own = walk.builder.root, walk.signature.outputs
     walk.builder.graph.output(outputs)
@@ -68,9 +69,7 @@ class _Walk:
     ``contributions``: (node, result) -> the coefficients that have arrived. ``marked``: coefficients that have a name.
     """
 
-    def __init__(
-        self, rewritten: Rewritten, structure: Structure, target: Target, audit: bool, traces: dict[Any, Any]
-    ) -> None:
+    def __init__(self, rewritten: Rewritten, structure: Structure, target: Target, audit: bool, traces: Traces) -> None:
         self.rewritten, self.structure, self.target, self.audit = rewritten, structure, target, audit
         self.facts = rewritten.facts
         self.builder = RelevanceBuilder(rewritten, traces)
@@ -161,25 +160,26 @@ class _Walk:
         size = value_of(batch) if isinstance(batch, fx.Node) else 1
         ids, given = [value_of(o) for o in rows], [value_of(b) for b in bases.values()]
         traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, given, ids, [size])
-        found = traces.get(plain) or traces.get(key)
+        mode = self.builder.mode
+        found = traces.get(plain, mode) or traces.get(key, mode)
         if found is None:
+            known = known_of(mode) if may_be_shared(plan) else None
             function = transpose_rule(plan, size)
             _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
             module = self.builder.traced(function, [*values, *results, *arguments, *given, *ids, size], lambda: what)
-            found = (module, function.sink_names)  # type: ignore[attr-defined]
-            traces[plain if books_nothing(plan, found[1]) else key] = found
-        module, sink_names = found
+            found = Traced(module, function.sink_names)  # type: ignore[attr-defined]
+            traces.keep(plain if books_nothing(plan, found.sinks) else key, found, mode, known, plan.rule)
         own = [self.builder.result(node, i) for i in present]
         operands = [env[a] if isinstance(a, fx.Node) else a for a in flat]
         outputs = inline(
             self.builder.graph,
-            module,
+            found.module,
             [*coefficients, *own, *operands, *bases.values(), *rows, batch],
             (node.name, "internal", 0),
         )
-        n, m = len(plan.carriers), len(sink_names)
-        result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], sink_names)
+        n, m = len(plan.carriers), len(found.sinks)
+        result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], found.sinks)
         self._settle(application, plan, coefficients, result, rows)
 
     def _settle(

@@ -16,6 +16,7 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
+from lrp_fx.ir.traces import Traced
 from lrp_fx.ir.tracing import abstract_key, inline
 from lrp_fx.targets import Custom, Target
 from lrp_fx.transpose.builder import RelevanceBuilder
@@ -70,12 +71,12 @@ def _seed_of(
     """
     batch = builder.facts.batch
     key = ("seed", target.signature, tuple(names), keeps, axis, abstract_key(batch), abstract_key(values))
-    if not isinstance(target, Custom) and key in builder.traces:
-        return builder.traces[key]  # type: ignore[no-any-return]
+    if not isinstance(target, Custom) and (found := builder.traces.get(key, builder.mode)) is not None:
+        return found.module
     function = _seeding(target, names, keeps, axis, batch)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
     if not isinstance(target, Custom):
-        builder.traces[key] = module
+        builder.traces.keep(key, Traced(module), builder.mode)
     return module
 
 

@@ -263,3 +263,9 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
 def books_nothing(plan: Plan, sink_names: tuple[str, ...]) -> bool:
     """Has a transposed rule neither sinks nor the books of a site?"""
     return not sink_names and not plan.audit
+
+
+def may_be_shared(plan: Plan) -> bool:
+    """Is it what this package and torch define, not what a user may define anew under the same name?"""
+    own = plan.op.namespace in ("aten", "prims") if isinstance(plan.op, torch._ops.OpOverload) else True
+    return own and plan.rule.is_shipped

@@ -1,0 +1,236 @@
+"""Traces that programs share: they are what tracing again gives, and no program gets another's conditions."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+import lrp_fx
+from lrp_fx.ir import traces
+from lrp_fx.ir.traces import Traced, Traces, known_of
+from lrp_fx.ir.tracing import abstract_key, trace
+from lrp_fx.rule import Call, Rule, covers, freeze, registered, registry
+from testing.handmade import F, T, V, ids, ready
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(autouse=True)
+def _none() -> None:
+    traces.forget()
+
+
+class Cut(nn.Module):
+    """A decoder's block that reads a table by length: it holds for so many tokens only."""
+
+    def __init__(self, rows: int = 0) -> None:
+        super().__init__()
+        self.words, self.norm, self.inner, self.head = (
+            nn.Embedding(V, F),
+            nn.LayerNorm(F),
+            nn.Linear(F, F),
+            nn.Linear(F, 4),
+        )
+        self.table = nn.Parameter(torch.randn(rows, F)) if rows else None
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        if self.table is not None:
+            x = x + self.table[: x.shape[1]]
+        weights = (x @ x.mT).softmax(-1)
+        x = x + torch.relu(self.inner(self.norm(weights @ x)))
+        return self.head(x.mean(1))  # type: ignore[no-any-return]
+
+
+def explained(model: nn.Module, **options: Any) -> tuple[str, lrp_fx.Relevance]:
+    """The relevance graph as text, and what it gives."""
+    explainer = lrp_fx.convert(model, **options)
+    relevance = explainer(ids(), target=1)
+    return explainer.relevance_graph.print_readable(print_output=False), relevance
+
+
+def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many functions are traced for relevance graphs."""
+    from lrp_fx.transpose import builder
+
+    made, before = [0], builder.trace
+
+    def counting(*arguments: Any) -> fx.GraphModule:
+        made[0] += 1
+        return before(*arguments)
+
+    monkeypatch.setattr(builder, "trace", counting)
+    return made
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("options", [{}, {"conserve": "site", "rules": "attnlrp"}], ids=["total", "site"])
+def test_it_is_the_graph_that_tracing_again_gives(
+    dynamic: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = count(monkeypatch)
+    first, second = ready(Cut()), ready(Cut())
+    explained(first, dynamic=dynamic, **options)
+    alone, made[0] = made[0], 0
+    shared, found = explained(second, dynamic=dynamic, **options)
+    assert made[0] <= alone / 3  # the target's seed and the like
+    traces.forget()
+    again, expected = explained(second, dynamic=dynamic, **options)
+    assert shared == again
+    assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.score, expected.score)
+    assert all(torch.equal(a.relevance, b.relevance) for a, b in zip(found.position, expected.position, strict=True))
+
+
+def test_other_lengths_are_served_by_a_shared_trace_too() -> None:
+    explained(ready(Cut()), dynamic=True)
+    model = ready(Cut())
+    explainer = lrp_fx.convert(model, dynamic=True)
+    explainer(input_ids=ids(), target=1)
+    longer = ids(length=9)
+    found = explainer(input_ids=longer, target=1)
+    assert explainer.statistics.captures == 1
+    traces.forget()
+    expected = lrp_fx.convert(model, dynamic=True)(input_ids=longer, target=1)
+    assert torch.allclose(found.tokens, expected.tokens, rtol=1e-12, atol=1e-14)
+
+
+def test_a_program_with_another_condition_traces_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    explained(ready(Cut()), dynamic=True)
+    made = count(monkeypatch)
+    explained(ready(Cut(rows=16)), dynamic=True)
+    with_condition = made[0]
+    explained(ready(Cut(rows=16)), dynamic=True)
+    assert made[0] - with_condition < with_condition / 2  # the second with the condition finds the first's
+
+
+# ------------------------------------------------------------------------------------------------ by hand
+def symbolic(rows: int, length: int) -> tuple[Any, Tensor]:
+    """A mode of its own, and a (rows, length) tensor in it whose sizes are symbols."""
+    from torch._dynamo.source import ConstantSource
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    free = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 2)
+    return mode, mode.from_tensor(torch.ones(rows, length), source=ConstantSource("x"), symbolic_context=free)
+
+
+def kept(
+    mode: Any, x: Tensor, function: Callable[..., list[Any]], key: Any = "key", holds: Any = None
+) -> fx.GraphModule:
+    before = known_of(mode)
+    module = trace(function, [x], mode)
+    Traces().keep((key, abstract_key([x])), Traced(module), mode, before, holds)
+    return module
+
+
+def asked(mode: Any, x: Tensor, key: Any = "key") -> Traced | None:
+    return Traces().get((key, abstract_key([x])), mode)
+
+
+def test_values_are_made_anew_in_the_program_that_asks() -> None:
+    kept(*symbolic(3, 5), lambda x: [(x * 2).sum(1), x.shape[1] * 3])
+    mode, x = symbolic(3, 5)
+    found = asked(mode, x)
+    assert found is not None
+    for node in found.module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            assert value.fake_mode is mode  # type: ignore[attr-defined]
+        elif isinstance(value, torch.SymInt):
+            assert value.node.shape_env is mode.shape_env and value.node.hint in (3, 5, 15)
+    assert mode.shape_env.guards == []
+
+
+def test_what_was_decided_by_a_size_is_not_shared() -> None:
+    mode, x = symbolic(3, 5)
+    kept(mode, x, lambda x: [x * 2] if x.shape[0] > 2 else [x])
+    assert len(mode.shape_env.guards) == 1
+    assert asked(*symbolic(3, 5)) is None
+
+
+def test_sizes_conditions_and_ranges_are_part_of_what_is_known() -> None:
+    kept(*symbolic(3, 5), lambda x: [x * 2])
+    assert asked(*symbolic(3, 5)) is not None
+    assert asked(*symbolic(4, 5)) is None
+    mode, x = symbolic(3, 5)
+    assert x.shape[0] < x.shape[1]
+    assert asked(mode, x) is None
+    with_range, x = symbolic(3, 5)
+    torch._check(x.shape[0] <= 100)
+    assert asked(with_range, x) is None
+
+
+def test_kernels_that_may_be_taken_are_part_of_what_is_known() -> None:
+    kept(*symbolic(3, 5), lambda x: [x * 2])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert asked(*symbolic(3, 5)) is None
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_sizes_that_depend_on_values_are_not_shared() -> None:
+    mode, x = symbolic(3, 5)
+    with mode:
+        x.nonzero()
+    assert known_of(mode) is None
+
+
+def test_a_tensor_that_a_function_closes_over_is_not_shared() -> None:
+    mode, x = symbolic(3, 5)
+    weights = torch.arange(3.0)
+    kept(mode, x, lambda x: [x.sum() + weights])
+    assert asked(*symbolic(3, 5)) is None
+
+
+def test_a_number_of_them_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "KEPT", 2)
+    mode, x = symbolic(3, 5)
+    for key in ("a", "b"):
+        kept(mode, x, lambda x: [x * 2], key)
+    assert asked(mode, x, "a") is not None
+    kept(mode, x, lambda x: [x * 2], "c")
+    assert [asked(mode, x, key) is not None for key in "abc"] == [True, False, True]
+
+
+def test_what_a_key_names_by_identity_lives_as_long() -> None:
+    class Named:
+        pass
+
+    named = Named()
+    seen = weakref.ref(named)
+    kept(*symbolic(3, 5), lambda x: [x * 2], ("rule", id(named)), named)
+    del named
+    gc.collect()
+    assert seen() is not None
+    traces.forget()
+    gc.collect()
+    assert seen() is None
+
+
+def test_rules_of_the_user_are_traced_for_each_program() -> None:
+    """Their code may be changed while they stay the same objects."""
+    traced: list[Call] = []
+
+    def surrogate(call: Call) -> Tensor:
+        traced.append(call)
+        return call.args[0] * freeze(torch.sigmoid(call.args[0]))
+
+    rule = Rule("own", "elementwise", "x sigmoid(x)", ("bach2015",), covers("aten", "silu"), surrogate)
+    model = nn.Sequential(nn.Embedding(V, F), nn.Flatten(), nn.SiLU(), nn.Linear(T * F, 2))
+    counts = []
+    with registered(rule):
+        for _ in range(2):
+            explained(ready(copy.deepcopy(model)))
+            counts.append(len(traced))
+    assert counts[1] > counts[0] > 0
+    assert not rule.is_shipped and all(r.is_shipped for r in registry.rules.values())
