@@ -130,12 +130,14 @@ def promote_precision(program: Program) -> Program:
         return program
     module = program.module
     wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    changed: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op == "call_function":
-            node.args = fx.node.map_aggregate(node.args, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a)
-            node.kwargs = fx.node.map_aggregate(
-                node.kwargs, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a
+            before = (node.args, node.kwargs)
+            node.args, node.kwargs = fx.node.map_aggregate(
+                before, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a
             )
+            changed |= {node} if (node.args, node.kwargs) != before else set()
         elif node.op == "get_attr":
             tensor = getattr(module, str(node.target))
             if tensor.dtype in wider:
@@ -148,7 +150,8 @@ def promote_precision(program: Program) -> Program:
                     else wide_tensor,
                 )
                 node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
-    _recompute_values(module.graph)
+                changed.add(node)
+    _recompute_values(module.graph, changed)
     module.recompile()
     return program
 
@@ -302,11 +305,13 @@ def _is_times_one(node: fx.Node) -> bool:
     )
 
 
-def _recompute_values(graph: fx.Graph) -> None:
-    """Recompute the abstract value of every call after types have changed."""
+def _recompute_values(graph: fx.Graph, changed: set[fx.Node]) -> None:
+    """Recompute the abstract value of every call whose types have changed, and of all that is computed of them."""
+    stale = set(changed)
     for node in graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or not (node in stale or any(n in stale for n in node.all_input_nodes)):
             continue
+        stale.add(node)
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
         if mode is not None or is_tensor(node):
