@@ -72,9 +72,10 @@ def export(
             with config.patch(fake_tensor_cache_enabled=False):  # as `lrp_fx.ir.tracing.without_cache`
                 return torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
 
-        if blocks_once and (stamped := _stamped(model, run, wanted)) is not None:
-            return stamped
-        exported = run()
+        found = _stamped(model, run, wanted) if blocks_once else None
+        if isinstance(found, Program):
+            return found
+        exported = found or run()
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
@@ -109,13 +110,19 @@ def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Pro
         return _to_program(retraced.run_decompositions({}), wanted)
 
 
-def _stamped(model: nn.Module, run: Callable[[], torch.export.ExportedProgram], wanted: _Wanted) -> Program | None:
-    """The program with repeated blocks traced once; None where the model has none, or that cannot be."""
+def _stamped(
+    model: nn.Module, run: Callable[[], torch.export.ExportedProgram], wanted: _Wanted
+) -> Program | torch.export.ExportedProgram | None:
+    """The program with repeated blocks traced once; None where the model has none, or that cannot be. What was exported
+    where it has some, and calls none: there is no mark in it.
+    """
     try:
         with stamping(model) as blocks:
             if not blocks.groups:
                 return None
             exported = run()
+        if not blocks.calls:
+            return exported
         return _functional(exported, wanted, blocks) if blocks.stamped else None
     except (NotStampable, NeedsRetracing):
         return None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -68,11 +69,16 @@ def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: Traces | None = No
 
 def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) -> fx.GraphModule:
     """Trace to a flat graph on abstract values, with dead code gone (differentiation leaves recomputed results
-    behind).
+    behind). Its code is written if it is run: most are only copied from.
     """
     symbolic = any(_is_symbolic(v) for v in values)
     # symbolic sizes reach kernels through the Python dispatcher only
-    with mode, enable_python_dispatcher(), without_cache(mode) if symbolic else contextlib.nullcontext():
+    with (
+        mode,
+        enable_python_dispatcher(),
+        _use_lazy_graph_module(True),  # type: ignore[no-untyped-call]
+        without_cache(mode) if symbolic else contextlib.nullcontext(),
+    ):
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
