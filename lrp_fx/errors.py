@@ -85,10 +85,20 @@ def is_ours(file: str) -> bool:
 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
-    """A failed allocation says nothing about the model: it is raised again, never taken for a refusal that is kept."""
-    said = isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's own, on a CPU
-    if said or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        raise error
+    """A failed allocation says nothing about the model: it is raised again, never taken for a refusal that is kept.
+
+    So is what was raised because of one. (Not what was raised while one was handled: that may be the caller's.) The
+    same holds for an interrupt: where torch was just reading arguments, it raises an error of types in its place.
+    """
+    known: BaseException | None = error
+    while known is not None:
+        text = str(known) if isinstance(known, RuntimeError) else ""
+        if "Python error details: KeyboardInterrupt" in text:
+            raise KeyboardInterrupt from error
+        said = "allocate memory" in text or "Python error details: MemoryError" in text  # torch's own, on a CPU
+        if said or isinstance(known, (MemoryError, torch.OutOfMemoryError)):
+            raise error
+        known = known.__cause__
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.errors import TargetError
+from lrp_fx.ir.devices import callers_device
 from lrp_fx.ir.seen import seen
 
 LAST = -1
@@ -225,7 +226,8 @@ class Custom:
         return {}
 
     def score(self, output: Tensor, mask: Tensor | None) -> Tensor:
-        return self.function(output)
+        with callers_device():
+            return self.function(output)
 
     def __repr__(self) -> str:
         return f"Custom({getattr(self.function, '__name__', self.function)})"

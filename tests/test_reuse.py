@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -70,29 +68,6 @@ def test_caches_are_bounded() -> None:
     assert sizes[-1][0] == CACHED_PROGRAMS
     assert sizes[-1][1] <= CACHED_PROGRAMS, "a graph goes with its program"
     assert sizes[-1][2] <= max(s for *_, s in sizes[:CACHED_PROGRAMS])
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
-def test_resident_memory_is_flat_over_500_calls_of_varying_length() -> None:
-    explain = lrp_fx.convert(ready(Small()), conserve="site", dynamic=True)
-
-    def call(n: int) -> None:
-        explain(input_ids=ids(1 + n % 4, 2 + n % 61, seed=n), target=n % 3)
-
-    for n in range(100):
-        call(n)
-    gc.collect()
-    before = resident()
-    for n in range(500):
-        call(n)
-    gc.collect()
-    assert resident() - before <= 4 << 20, "bytes"
-    assert explain.statistics.captures == 1
-
-
-def resident() -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
 
 
 class Loose(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.probing import DOUBLE, SINGLE, Trial, Unprobed, generators_restored, real, trials_of
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.sizes import hint
 
@@ -341,6 +342,7 @@ def _derivative_problem(trials: list[Trial]) -> str | None:
                     else (None,) * len(leaves)
                 )
         except (RuntimeError, NotImplementedError) as error:
+            raise_if_out_of_memory(error)
             return f"it has no derivative ({next(iter(str(error).splitlines()), '')[:100]})"
         given = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, t.x, strict=True)]
         # along the derivative itself nothing cancels; along the draw nothing that it lacks escapes

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import POSITION, VERY_LOW
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
 from lrp_fx.ir.operators import argument, has, run_call
@@ -91,7 +92,8 @@ def _evaluated(module: fx.GraphModule, wanted: list[fx.Node], given: dict[fx.Nod
                 read: Any = fx.map_arg((node.args, node.kwargs), lambda a: values[a])
                 try:
                     values[node] = run_call(node, *read[0], **read[1])
-                except (RuntimeError, IndexError, TypeError):  # the model takes no such mask
+                except (RuntimeError, IndexError, TypeError) as error:  # the model takes no such mask
+                    raise_if_out_of_memory(error)
                     continue
     return values
 

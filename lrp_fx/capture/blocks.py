@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.capture.alike import Watched, repeated_blocks
 from lrp_fx.ir.seen import PLAIN
 from lrp_fx.ir.tracing import abstract_key
+from lrp_fx.ir.undo import surely
 
 _library: Any = torch.library.Library("lrp_fx_blocks", "DEF")  # type: ignore[no-untyped-call]
 for _name in ("start", "end", "block"):
@@ -151,6 +152,13 @@ def stamping(model: nn.Module) -> Iterator[Blocks]:
     )
     numbers = {(module, name): getattr(module, name) for module, name in counted}
     Watched.asked.clear()
+
+    def restore() -> None:
+        for block in blocks.groups:
+            vars(block).pop("forward", None)
+        for (module, name), value in numbers.items():
+            setattr(module, name, value)
+
     try:
         for (module, name), value in numbers.items():
             setattr(module, name, Watched(value))
@@ -160,10 +168,7 @@ def stamping(model: nn.Module) -> Iterator[Blocks]:
         if any(id(getattr(module, name)) in Watched.asked for module, name in numbers):
             raise NotStampable("a block asks for its own number")
     finally:
-        for block in blocks.groups:
-            vars(block).pop("forward", None)
-        for (module, name), value in numbers.items():
-            setattr(module, name, value)
+        surely(restore)
 
 
 def _forward(blocks: Blocks, block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_given, 
 from lrp_fx.capture.checks import run_model
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
+from lrp_fx.ir.devices import default_device
 from lrp_fx.ir.seen import told
 
 
@@ -35,11 +36,14 @@ class ModelCall(Arguments):
 
     @property
     def key(self) -> Any:
-        """What a program is captured for: names, types and ranks of tensors, the plain values, and autocast's state."""
+        """What a program is captured for: names, types and ranks of tensors, the plain values, autocast's state, and
+        what tensors are that do not say their type or their device.
+        """
         types = {v.device.type for v in self.bound.values() if isinstance(v, Tensor)}
         autocast = tuple((t, str(torch.get_autocast_dtype(t))) for t in sorted(types) if torch.is_autocast_enabled(t))
         return (
             autocast,
+            (str(torch.get_default_dtype()), default_device()),
             *(
                 (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else told(v))
                 for n, v in sorted(self.bound.items())

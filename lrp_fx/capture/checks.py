@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lrp_fx.capture.compare import inference_configuration, own_tensors
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, raise_if_out_of_memory
 from lrp_fx.ir.program import CONTENT_ROLE
 
 
@@ -100,6 +100,7 @@ def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
         with torch.no_grad(), inference_configuration(model):
             return model(**own_tensors(bound))
     except Exception as error:
+        raise_if_out_of_memory(error)
         given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))
         raise InputError(
             f"the model's own forward fails on these inputs ({given}): {type(error).__name__}: {error}{_way_out(bound)}"

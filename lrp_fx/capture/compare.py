@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 from lrp_fx.capture.example import MIN_LENGTH
 from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import CaptureError, raise_if_out_of_memory
+from lrp_fx.ir.devices import callers_device
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Program
+from lrp_fx.ir.undo import surely
 
 #: Agreement demanded between model and capture, in units in the last place of the largest output.
 CAPTURE_ULPS = 1024.0
@@ -173,29 +175,37 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
 
     The fused path zeroes padded rows in eager mode only, so that the captured graph would differ from it.
     """
-    changed: list[Any] = []
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    for config in [
-        *configs.values(),
-        *(s for c in configs.values() for s in getattr(c, "__dict__", {}).values() if hasattr(s, "use_cache")),
-    ]:
-        if getattr(config, "use_cache", False):
-            changed.append(config)
-            config.use_cache = False
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    changed: list[tuple[Any, Any]] = []
     script = isinstance(model, torch.jit.ScriptModule)  # which takes no hooks, and returns no objects
     thread = threading.get_ident()  # others may run the model meanwhile
+    fast = torch.backends.mha.get_fastpath_enabled()
 
     def open_objects(module: nn.Module, given: Any, result: Any) -> Any:
         return opened(result) if threading.get_ident() == thread else None
 
-    hook = None if script else model.register_forward_hook(open_objects)
-    try:
-        yield
-    finally:
-        if hook is not None:
-            hook.remove()
+    def restore() -> None:
+        for key in [k for k, hook in (() if script else model._forward_hooks.items()) if hook is open_objects]:
+            del model._forward_hooks[key]
         torch.backends.mha.set_fastpath_enabled(fast)
-        for config in changed:
-            config.use_cache = True
+        for config, cached in changed:
+            config.use_cache = cached
+
+    try:
+        for config in _caching(model):
+            changed.append((config, config.use_cache))
+            config.use_cache = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        if not script:
+            model.register_forward_hook(open_objects)
+        with callers_device():
+            yield
+    finally:
+        surely(restore)
+
+
+def _caching(model: nn.Module) -> list[Any]:
+    """The configurations that have a cache switched on."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    inside = [s for c in configs.values() for s in getattr(c, "__dict__", {}).values() if hasattr(s, "use_cache")]
+    found = {id(c): c for c in (*configs.values(), *inside)}
+    return [c for c in found.values() if getattr(c, "use_cache", False)]

@@ -27,6 +27,7 @@ from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import output_node
+from lrp_fx.ir.leftovers import environment_let_go, forget_inputs, forget_source, without_code
 from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CACHED_ROLE, FlatModule, Input, Outputs, Program
@@ -66,11 +67,11 @@ def export(
 
         def run() -> torch.export.ExportedProgram:
             if method != "dynamic":
-                return torch.export.export(model, (), values, strict=False)
+                return _exported(model, values, None)
             from torch._dynamo import config  # slow to import: with the first capture
 
             with config.patch(fake_tensor_cache_enabled=False):  # as `lrp_fx.ir.tracing.without_cache`
-                return torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
+                return _exported(model, values, shapes)
 
         found = _stamped(model, run, wanted) if blocks_once else None
         if isinstance(found, Program):
@@ -85,6 +86,18 @@ def export(
             return _functional(exported, wanted)
         except NeedsRetracing:
             return _to_program(exported.run_decompositions({}), wanted)
+
+
+def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] | None) -> torch.export.ExportedProgram:
+    """What `torch.export` makes of the model; of what it keeps beside, nothing outlives the program."""
+    with environment_let_go(), without_code():
+        exported = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
+    forget_source(exported.graph_module)
+    for value in (n.meta.get("val") for n in exported.graph.nodes):
+        if (mode := getattr(value, "fake_mode", None)) is not None:
+            forget_inputs(mode)
+            break
+    return exported
 
 
 def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Program | None:
@@ -102,7 +115,7 @@ def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Pro
     again = Recorded(module, names, spec).take_by_name()
     values = {traceable_name(n): wanted.example[n].detach() for n in names}
     shapes = _by_parameter(again, axes) if any(axes.values()) else None
-    retraced = torch.export.export(again, (), values, strict=False, dynamic_shapes=shapes)
+    retraced = _exported(again, values, shapes)
     wanted = replace(wanted, example={n: wanted.example[n] for n in names}, prefix=_prefix(again))
     try:
         return _functional(retraced, wanted)

@@ -31,6 +31,7 @@ from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, value_of
+from lrp_fx.ir.leftovers import let_go
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, METHODS, Program, check_well_formed, copy
@@ -50,6 +51,7 @@ def capture(
 
     known: what the model gave for these inputs, if it was run before. Raises `CaptureError` with the refusal of each.
     """
+    let_go()
     given = in_signature_order(model, without_repeats(inputs))
     known = None if known is None else Ran(given, known.result)
     refusals: list[str] = []

@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.capture.arguments import traceable_name
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
+from lrp_fx.ir.undo import surely
 
 aten = torch.ops.aten
 _ENTER, _EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
@@ -139,16 +140,19 @@ def _sources(model: nn.Module) -> Iterator[None]:
         stack.pop()
         mark(stack[-1])
 
-    hooks = (
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    )
+    hooks: list[Any] = []
+
+    def restore() -> None:
+        for hook in hooks:
+            hook.remove()
+
     try:
+        hooks.append(nn.modules.module.register_module_forward_pre_hook(enter))
+        hooks.append(nn.modules.module.register_module_forward_hook(leave, always_call=True))
         with fx_traceback.preserve_node_meta():
             yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        surely(restore)
 
 
 class _Fixer(fx.Interpreter):

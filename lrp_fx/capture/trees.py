@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.seen import PLAIN
 
 _DEEPEST = 8
@@ -107,7 +108,8 @@ def own(value: Any) -> Any:
         return value
     try:
         return copy.deepcopy(value)
-    except Exception:  # what cannot be copied is nobody's to write to
+    except Exception as error:  # what cannot be copied is nobody's to write to
+        raise_if_out_of_memory(error)
         return value
 
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.graph import output_node, value_of
+from lrp_fx.ir.leftovers import with_source
 from lrp_fx.ir.listing import source
 
 CONTENT_ROLE, MASK_ROLE, CACHED_ROLE = "content", "mask", "cached"
@@ -140,6 +141,7 @@ class FlatModule(fx.GraphModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Writes the code, which takes the place of this."""
         super().recompile()
+        with_source(self)
         return self.forward(*args, **kwargs)
 
     @property
@@ -147,10 +149,11 @@ class FlatModule(fx.GraphModule):
         """The graph as Python code."""
         if "_code" not in self.__dict__:
             super().recompile()
+            with_source(self)
         return super().code
 
     def __reduce__(self) -> Any:
-        return fx.GraphModule(self, self.graph, type(self).__name__).__reduce__()
+        return with_source(fx.GraphModule(self, self.graph, type(self).__name__)).__reduce__()
 
 
 def copy(program: Program) -> Program:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, drop_dead_code, value_of
+from lrp_fx.ir.leftovers import forget_source, without_code
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import size_key
 from lrp_fx.ir.traces import Traced, Traces
@@ -73,19 +73,17 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
     """
     symbolic = any(_is_symbolic(v) for v in values)
     # symbolic sizes reach kernels through the Python dispatcher only
-    with (
-        mode,
-        enable_python_dispatcher(),
-        _use_lazy_graph_module(True),  # type: ignore[no-untyped-call]
-        without_cache(mode) if symbolic else contextlib.nullcontext(),
-    ):
+    quick = without_cache(mode) if symbolic else contextlib.nullcontext()
+    with mode, enable_python_dispatcher(), quick, without_code():
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
         if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
             # Some derivatives write into views. Equal expressions are computed once later on, so nothing may be written
             # to.
+            written = module
             module = make_fx(torch.func.functionalize(module, remove="mutations"), _allow_non_fake_inputs=True)(*values)
+            forget_source(written)
     _read_no_strides(module.graph)
     _lay_out_what_is_read_by_strides(module.graph)
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten._conj.default):

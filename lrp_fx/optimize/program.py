@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from lrp_fx.errors import LrpError
+from lrp_fx.ir.leftovers import with_source
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RelevanceProgram:
 
     def module(self) -> fx.GraphModule:
         """The graph as a module that runs."""
-        return fx.GraphModule(self.root, self.graph, "RelevanceGraph")
+        return with_source(fx.GraphModule(self.root, self.graph, "RelevanceGraph"))
 
 
 def copy(program: RelevanceProgram) -> RelevanceProgram:

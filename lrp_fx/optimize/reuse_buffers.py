@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.leftovers import with_source
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import has, keeps_all_elements
 from lrp_fx.ir.sizes import same_shape
@@ -61,7 +62,7 @@ def reuse_buffers(module: fx.GraphModule) -> fx.GraphModule:
         ):  # the second operand orders the result
             node.target, name = _OUT[node.target]
             node.kwargs = {**node.kwargs, name: node.args[0]}
-    return fx.GraphModule(module, graph, "RelevanceGraph")
+    return with_source(fx.GraphModule(module, graph, "RelevanceGraph"))
 
 
 def _fits_in_first(node: fx.Node) -> bool:

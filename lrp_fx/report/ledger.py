@@ -204,7 +204,7 @@ class Ledger:
         gap = (self.score - self.total).abs() / torch.maximum(self.magnitude, self.score.abs()).clamp_min(
             torch.finfo(self.score.dtype).tiny
         )
-        worst = gap.max() if gap.numel() else torch.zeros(())
+        worst = gap.max() if gap.numel() else gap.new_zeros(())
         closed = bool(worst <= TOTAL_TOLERANCE[self.dtype])
         if bad:
             lines = "\n".join(f"  {s}" for s in bad)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.sizes import hint
 from lrp_fx.rule.call import Call
 from lrp_fx.rule.definition import Rule
@@ -54,7 +55,16 @@ def _is_nonlinear(rule: Rule, call: Call) -> bool:
         with FakeTensorMode(allow_non_fake_inputs=True):
             suspect = depends_on_carriers(rule, _remade(call, _abstract))
         return suspect and _differs(rule, _remade(call, _numbers))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, AttributeError, StopIteration):
+    except (
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        StopIteration,
+    ) as error:
+        raise_if_out_of_memory(error)
         return False
 
 
@@ -66,7 +76,8 @@ def depends_on_carriers(rule: Rule, call: Call) -> bool:
         return False
     try:
         again = torch.autograd.grad(found, leaves, [torch.ones_like(g) for g in found], allow_unused=True)
-    except RuntimeError:  # a derivative that has none itself, and may or may not read the carriers
+    except RuntimeError as error:  # a derivative that has none itself, and may or may not read the carriers
+        raise_if_out_of_memory(error)
         return True
     return any(g is not None for g in again)
 

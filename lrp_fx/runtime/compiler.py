@@ -113,9 +113,11 @@ class Compiler:
         self.built: Built | None = None
 
     def check_model(self) -> None:
-        """Check mode and weights; forget graphs of other weights."""
-        if self.weights.changed():
+        """Check mode and weights; forget graphs of other weights. (First: what is remembered of them is trusted.)"""
+        now = self.weights.now()
+        if self.weights.differ(now):
             self._forget_all()
+        self.weights.remember(now)
 
     def check_changes(self, call: ModelCall) -> None:
         """Where the model has been changed without a tensor being another (or in every call, if that was asked for),
@@ -133,11 +135,13 @@ class Compiler:
 
     def agreement(self, call: ModelCall) -> Agreement:
         """Do the programs that a call may use compute what the model computes on it? If not, forget all."""
-        changed = ("the weights",) if self.weights.changed() else self.watch.changes()
+        now = self.weights.now()
+        changed = ("the weights",) if self.weights.differ(now) else self.watch.changes()
         serving = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
         found = compare({entry.base: entry.base.program for entry in serving}.values(), call, changed)
         if not found.ok or changed == ("the weights",):
             self._forget_all()
+        self.weights.remember(now)
         return found
 
     def has_changed(self) -> bool:

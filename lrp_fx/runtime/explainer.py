@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +17,7 @@ from lrp_fx.capture.outputs import closed
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.write import write
+from lrp_fx.ir.devices import own_device
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.listing import check_blocks
 from lrp_fx.ir.passes import Step, check_names
@@ -28,17 +27,15 @@ from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset, registry
 from lrp_fx.runtime.agreement import Agreement
-from lrp_fx.runtime.collection import no_collection
+from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
-from lrp_fx.runtime.progress import progress
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
 
-_COMPILING = threading.RLock()
 CONSERVE = ("total", "site", "off")
 CHECKS = ("changes", "every")
 
@@ -240,8 +237,9 @@ class Explainer:
     # ------------------------------------------------------------------------------------------------ running
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
-        target = as_target(inputs.pop("target", None))
-        with self._compiling():
+        given = inputs.pop("target", None)
+        with ALONE, compiling(self.progress):
+            target = as_target(given)
             self._compiler.compiled(self._bind(args, inputs), target)
         return self
 
@@ -261,12 +259,13 @@ class Explainer:
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
-        results = self._explained(args, inputs, goals_of(target, targets))
+        with own_device():
+            results = self._explained(args, inputs, goals_of(target, targets))
         return results if targets is not None else results[0]
 
     def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
-        with self._compiling():
+        with ALONE, compiling(self.progress):
             call = self._bind(args, inputs)
             if not self._compiler.serves(call):
                 refuse_targets(call, goals, self._compiler.options.output)
@@ -278,7 +277,7 @@ class Explainer:
 
         def blame(error: Exception) -> None:
             """Is it the input that the model itself refuses?"""
-            with _COMPILING:  # running the model sets switches of its configuration for a while
+            with ALONE:  # running the model sets switches of its configuration for a while
                 run_model(call.model, call.bound)
 
         executables = [made[id(built)] for _, built in compiled]
@@ -294,7 +293,7 @@ class Explainer:
         """
         if not args and not inputs and self._last is None:
             raise InputError("nothing explained yet: give verify() inputs, as in a call")
-        with self._compiling():
+        with ALONE, compiling(self.progress):
             bound = bind(self.model, args, inputs) if args or inputs else self._last or {}
             call = as_call(self.model, bound, self.roles)
             check_inputs(call.bound, call.roles)
@@ -304,20 +303,6 @@ class Explainer:
     def statistics(self) -> Statistics:
         """How often each expensive stage ran."""
         return self._compiler.statistics
-
-    @contextlib.contextmanager
-    def _compiling(self) -> Iterator[None]:
-        """torch.export, the caches, and what is set in the process meanwhile are not for several threads at once. What
-        is made and kept is the same whatever mode the caller is in.
-        """
-        with (
-            _COMPILING,
-            progress(self.progress),
-            no_collection(),
-            torch.inference_mode(False),
-            torch.autograd.set_detect_anomaly(False),
-        ):
-            yield
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
         bound = self._last = bind(self.model, args, inputs)
@@ -338,7 +323,7 @@ class Explainer:
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured, and
         where the model has been changed since.
         """
-        with self._compiling():  # nobody else builds or captures meanwhile
+        with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
             if self._compiler.has_changed() or last.base in self._compiler.doubted:
                 raise InputError(

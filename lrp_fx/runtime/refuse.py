@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.outputs import called, explained_name, named_leaves
-from lrp_fx.errors import TargetError
+from lrp_fx.errors import TargetError, raise_if_out_of_memory
+from lrp_fx.ir.devices import callers_device
 from lrp_fx.targets import Custom, Target
 
 
@@ -42,9 +43,10 @@ def explained_output(result: Any, name: str | None) -> Tensor | None:
 
 def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), callers_device():
             score = goal.function(output.detach().clone())
     except Exception as error:
+        raise_if_out_of_memory(error)
         raise TargetError(
             f"the target {goal!r} fails on the model's output {tuple(output.shape)}: {type(error).__name__}: {error}"
         ) from error

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.errors import InputError, TargetError
+from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
@@ -107,6 +107,7 @@ def explain(
         try:
             flats = _outputs(executable, call, [arguments[n] for n in numbers])
         except (RuntimeError, IndexError) as error:
+            raise_if_out_of_memory(error)
             blame(error)
             raise
         for n, flat in zip(numbers, flats, strict=True):

@@ -16,6 +16,7 @@ from lrp_fx.file.contents import Contents
 from lrp_fx.file.read import read
 from lrp_fx.guards.guard import Arguments, guard_of, refusal
 from lrp_fx.guards.inputs import PlainGuard, TensorGuard
+from lrp_fx.ir.devices import own_device
 from lrp_fx.ir.program import Input
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, target_arguments
@@ -40,7 +41,8 @@ def load(
 
     Raises `InputError` if the file is none of ours, of another format, broken, or asks for what is not allowed.
     """
-    return SavedExplainer(read(path, weights=weights, device=device, operators=operators))
+    with own_device():
+        return SavedExplainer(read(path, weights=weights, device=device, operators=operators))
 
 
 class SavedExplainer:
@@ -91,7 +93,8 @@ class SavedExplainer:
         Values that are no tensors must be those that the explainer was called with. ``output`` of the result is a
         tensor, or a dict by name where the model returned several values.
         """
-        results = self._explained(inputs, goals_of(target, targets))
+        with own_device():
+            results = self._explained(inputs, goals_of(target, targets))
         return results if targets is not None else results[0]
 
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:

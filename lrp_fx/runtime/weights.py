@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,18 @@ from torch import Tensor, nn
 
 from lrp_fx.capture.checks import check_mode, check_weights
 from lrp_fx.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Now:
+    """A model's tensors at one moment: which they are, and their versions.
+
+    ``changing``: those whose versions are counted, parameters and buffers first.
+    """
+
+    identity: Any
+    changing: tuple[Tensor, ...]
+    versions: tuple[int, ...]
 
 
 class Weights:
@@ -25,25 +39,36 @@ class Weights:
         self._identity: Any = None
         self._checked: Any = None
 
-    def changed(self) -> bool:
-        """Check mode and weights, the weights again only after they have changed. True where graphs made before hold
-        others: replaced, converted, moved, or copied before they were written to. Raises `InputError`.
-        """
+    def now(self) -> Now:
+        """The tensors as they are. Raises `InputError` for a model in training mode."""
+        check_mode(self.model)
         tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
         identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
-        changing = [t for t in (*(t for _, t in tensors), *self.loose.values()) if not t.is_inference()]
-        versions = (identity, tuple(t._version for t in changing))
-        check_mode(self.model)
+        changing = tuple(t for t in (*(t for _, t in tensors), *self.loose.values()) if not t.is_inference())
+        return Now(identity, changing, tuple(t._version for t in changing))
+
+    def differ(self, now: Now) -> bool:
+        """Do graphs made before hold others: replaced, converted, moved, or copied before they were written to?"""
+        if self._identity is None:
+            return False
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self.loose.items())
-        changed = self._identity is not None and (identity != self._identity or replaced)
-        self._identity = identity
-        if versions != self._checked:
+        return now.identity != self._identity or replaced or self._copies_are_old(now)
+
+    def _copies_are_old(self, now: Now) -> bool:
+        """Was a tensor written to that a program in double precision may hold a copy of?"""
+        if (now.identity, now.versions) == self._checked or all(t.dtype != torch.float64 for t in now.changing):
+            return False
+        return any(self.narrow.get(t, version) != version for t, version in _narrow_versions(now.changing).items())
+
+    def remember(self, now: Now) -> None:
+        """Check the weights, again only after they have changed, and take these for what graphs hold from now on:
+        those of others have to be forgotten before. Raises `InputError`.
+        """
+        if (now.identity, now.versions) != self._checked:
             check_weights(self.model)
-            narrow = _narrow_versions(changing)
-            copied = any(self.narrow.get(t, version) != version for t, version in narrow.items())
-            changed = changed or (copied and any(t.dtype == torch.float64 for t in changing))
-            self._checked, self.narrow = versions, narrow
-        return changed
+            self.narrow = _narrow_versions(now.changing)
+            self._checked = (now.identity, now.versions)
+        self._identity = now.identity
 
     def note(self, program: Program) -> None:
         """Look after the tensors of a program, too."""
@@ -63,5 +88,5 @@ def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, 
     }
 
 
-def _narrow_versions(tensors: list[Tensor]) -> dict[int, int]:
+def _narrow_versions(tensors: Iterable[Tensor]) -> dict[int, int]:
     return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}

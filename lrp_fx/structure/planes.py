@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import has
@@ -163,4 +164,5 @@ def carry_out(program: Program, node: fx.Node, known: dict[fx.Node, Any], evalua
     try:
         return target(*args, **({} if op_name(node) == "aten._to_copy" else kwargs))
     except (RuntimeError, TypeError, IndexError) as error:  # torch refuses these sizes, or numbers in place of indices
+        raise_if_out_of_memory(error)
         raise NotFollowed(str(error)) from error
