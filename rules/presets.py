@@ -107,5 +107,6 @@ register(
         _TOKENS,
         kinds={**_KINDS, **dict.fromkeys((*_NONLINEAR, "tangent"), "tangent.gradient")},
         about="gradient x input of the untouched model; the ledger shows how much it does not explain",
+        as_autograd=True,
     ),
 )

@@ -1,7 +1,7 @@
 """The tangent: the ordinary gradient. What the tangent plane misses is booked in a named sink, never lost.
 
-`tangent.gradient` is gradient x input, a preset of its own; `tangent.unexplained` is the last resort for operations
-that no rule knows, refused by strict mode.
+`tangent.gradient` is gradient x input, a preset of its own, with `tangent.detached`; `tangent.unexplained` is the last
+resort for operations that no rule knows, refused by strict mode.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lrp_fx.rule import Call, Rule, register, sample
+from lrp_fx.rule import Call, Rule, freeze, register, sample
 
 aten = torch.ops.aten
 
@@ -34,6 +34,16 @@ register(
         sinks=("tangent",),
         remainder="tangent",
         samples=_samples,
+    ),
+    Rule(
+        name="tangent.detached",
+        kind="stop",
+        law="y = frozen(x): what the model's code detached has no gradient",
+        cites=("simonyan2014",),
+        ops=("aten.detach_copy",),
+        surrogate=lambda call: freeze(call.run()),
+        samples=lambda: [sample(aten.detach_copy.default, torch.tensor([0.3, -1.2], dtype=torch.float64))],
+        frozen=True,
     ),
     Rule(
         name="tangent.unexplained",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lrp_fx
+from lrp_fx.runtime import captures
 from testing.handmade import F, V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -37,6 +38,43 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def without_gradients(x: Tensor) -> Tensor:
+    """A region without gradients, and one with them inside."""
+    with torch.no_grad():
+        mean = x.mean(1, keepdim=True)
+        with torch.enable_grad():
+            grown = x.exp()
+        spread = (x - mean).square().mean(-1, keepdim=True)
+    return (x - mean) / (spread + 1).sqrt() + grown
+
+
+#: What is detached gets no gradient; the same functions where it is not.
+DETACHED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "detached": (lambda x: x + x.sin().detach() * x, lambda x: x + x.sin() * x),
+    "in place": (lambda x: x + (x + 0.5).detach_() * x, lambda x: x + (x + 0.5) * x),
+    "data": (lambda x: x + x.sin().data * x, lambda x: x + x.sin() * x),
+    "a region": (
+        without_gradients,
+        lambda x: (x - (m := x.mean(1, keepdim=True))) / ((x - m).square().mean(-1, keepdim=True) + 1).sqrt() + x.exp(),
+    ),
+    "straight-through": (lambda x: x * (x + (x.round() - x).detach()), lambda x: x * (x + (x.round() - x))),
+    "a kernel": (
+        lambda x: torch.exp(x - x.amax(-1, keepdim=True).detach()) @ x.mT @ x,
+        lambda x: torch.exp(x - x.amax(-1, keepdim=True)) @ x.mT @ x,
+    ),
+}
+#: Values that are one for all examples of the batch.
+SHARED: dict[str, Callable[[Tensor], Tensor]] = {
+    "two means": lambda x: x * (x.mean() * x.square().mean()),
+    "two maxima": lambda x: x / (x.abs().sum(-1).max() * x.abs().sum(1).max()),
+    "a mean in front": lambda x: x + (x.mean() * x.square().mean()).reshape(1, 1, 1),
+}
+OTHERS = {name: function for name, (function, _) in DETACHED.items()} | {
+    "solve": lambda x: torch.linalg.solve(x @ x.mT + 5 * torch.eye(x.shape[1], dtype=x.dtype), x),
+    "inverse": lambda x: torch.linalg.inv(x @ x.mT + 5 * torch.eye(x.shape[1], dtype=x.dtype)) @ x,
+}
+
+
 class Model(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -50,16 +88,49 @@ class Model(nn.Module):
         return self.by_values(self.words(input_ids))
 
 
+def check(function: Callable[[Tensor], Tensor], given: Tensor, conserve: str = "total") -> None:
+    model = ready(Model(function))
+    values = model.words(given).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.by_values(values)[:, 1].sum(), values)
+    found = lrp_fx.convert(model, rules="gradient", conserve=conserve)(input_ids=given, target=1)
+    expected = (gradient * values).sum(-1).detach()
+    assert torch.allclose(found.content["input_ids"], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_it_is_what_autograd_says(name: str, rows: int) -> None:
-    model = ready(Model(FUNCTIONS[name]))
-    given = ids(rows)
-    values = model.words(given).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.by_values(values)[:, 1].sum(), values)
-    found = lrp_fx.convert(model, rules="gradient")(input_ids=given, target=1)
-    expected = (gradient * values).sum(-1).detach()
-    assert torch.allclose(found.content["input_ids"], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    check(FUNCTIONS[name], ids(rows))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_it_is_what_autograd_says_of_others(name: str) -> None:
+    check(OTHERS[name], ids(3))
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_it_is_what_autograd_says_of_what_examples_share(name: str) -> None:
+    check(SHARED[name], ids(3), conserve="off")
+    with pytest.raises(lrp_fx.ConservationError, match="one example at a time"):
+        check(SHARED[name], ids(3))
+
+
+@pytest.mark.parametrize("name", DETACHED)
+def test_relevance_asks_what_is_computed_and_not_what_is_detached(name: str) -> None:
+    detached, plain = (ready(Model(function)) for function in DETACHED[name])
+    plain.load_state_dict(detached.state_dict())
+    found, expected = (lrp_fx.convert(m)(input_ids=ids(2), target=1) for m in (detached, plain))
+    assert torch.equal(found.content["input_ids"], expected.content["input_ids"])
+
+
+@pytest.mark.parametrize(("function", "made"), [(DETACHED["detached"][0], 2), (FUNCTIONS["square"], 1)])
+def test_a_capture_is_shared_by_presets_unless_something_is_detached(
+    function: Callable[[Tensor], Tensor], made: int
+) -> None:
+    model = ready(Model(function))
+    for rules in ("pa-lrp", "gradient", "pa-lrp", "gradient"):
+        lrp_fx.convert(model, rules=rules)(input_ids=ids(2), target=1)
+    assert len(captures._SHARED[model]) == made
 
 
 def test_a_coefficient_is_laid_out_for_a_kernel_that_reads_memory_as_it_lies() -> None:

@@ -121,16 +121,23 @@ def _trials(
 
 def _trial(node: fx.Node, base: list[Any], spec: pytree.TreeSpec, carriers: list[int], wide: bool) -> Trial:
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
+    undefined: list[Tensor] = []
 
     def f(xs: Sequence[Tensor]) -> list[Tensor]:
         values = [v.clone() if isinstance(v, Tensor) else v for v in base]
         for i, x in zip(carriers, xs, strict=True):
             values[i] = x if x.requires_grad else x.clone()
         args, kwargs = pytree.tree_unflatten(values, spec)
-        out = target(*args, **kwargs)
+        try:
+            out = target(*args, **kwargs)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            if not undefined:  # the inverse of zero is refused, where a division gives NaN
+                raise
+            return [u.clone() for u in undefined]
         floats = [
             o for o in pytree.tree_leaves(out) if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex())
         ]
+        undefined[:] = undefined or [torch.full_like(real(o.detach()), torch.nan) for o in floats]
         return [o if o.requires_grad else real(o) for o in floats]
 
     x = [base[i] for i in carriers]

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.capture.arguments import Flattened, traceable_name
 from lrp_fx.capture.blocks import Blocks, NotStampable, stamp, stamping
 from lrp_fx.capture.constant_masks import fix_constant_masks, size_is_by_value
+from lrp_fx.capture.detached import drop_idle, open_regions, with_gradients
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
@@ -63,16 +64,13 @@ def export(
         },
     )
     wanted = _Wanted(example, roles, method, _prefix(model))
+
+    def run() -> torch.export.ExportedProgram:
+        exported = with_gradients(lambda: _exported(model, values, shapes if method == "dynamic" else None))
+        open_regions(exported.graph_module)
+        return exported
+
     with torch.no_grad(), _quietly():
-
-        def run() -> torch.export.ExportedProgram:
-            if method != "dynamic":
-                return _exported(model, values, None)
-            from torch._dynamo import config  # slow to import: with the first capture
-
-            with config.patch(fake_tensor_cache_enabled=False):  # as `lrp_fx.ir.tracing.without_cache`
-                return _exported(model, values, shapes)
-
         found = _stamped(model, run, wanted) if blocks_once else None
         if isinstance(found, Program):
             return found
@@ -89,8 +87,11 @@ def export(
 
 
 def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] | None) -> torch.export.ExportedProgram:
-    """What `torch.export` makes of the model; of what it keeps beside, nothing outlives the program."""
-    with environment_let_go(), without_code():
+    """What `torch.export` makes of the model; of what it keeps beside, nothing outlives the program.
+
+    ``shapes``: which axes may change; None where none may.
+    """
+    with environment_let_go(), without_code(), _uncached() if shapes is not None else contextlib.nullcontext():
         exported = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
     forget_source(exported.graph_module)
     for value in (n.meta.get("val") for n in exported.graph.nodes):
@@ -98,6 +99,13 @@ def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] |
             forget_inputs(mode)
             break
     return exported
+
+
+def _uncached() -> contextlib.AbstractContextManager[Any]:
+    """As `lrp_fx.ir.tracing.without_cache`."""
+    from torch._dynamo import config  # slow to import: with the first capture
+
+    return config.patch(fake_tensor_cache_enabled=False)  # type: ignore[no-any-return]
 
 
 def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Program | None:
@@ -218,6 +226,7 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
     if blocks is not None:
         given_by = {specs[n.name].target: env[n] for n in env if n.op == "placeholder"}
         stamp(graph, blocks, {name: node for name, node in given_by.items() if name})
+    drop_idle(graph)
     for node in graph.nodes:
         _place_in_model(node, prefix)
         if (mode := getattr(node.meta.get("val"), "fake_mode", None)) is not None:

@@ -64,7 +64,9 @@ def _see_through(graph: fx.Graph, node: fx.Node) -> None:
     """Let what returns its operand as it is, such as dropout that drops nothing, be this operand: a write into one is a
     write into the other (which torch's own retracing misses).
     """
-    if not isinstance(node.target, torch._ops.OpOverload) or not has(node, Fact.IDENTITY) or has(node, Fact.COPY):
+    if not isinstance(node.target, torch._ops.OpOverload) or not has(node, Fact.IDENTITY):
+        return
+    if has(node, Fact.COPY | Fact.DETACHES):
         return
     if argument(node, "train"):
         raise NeedsRetracing(f"%{node.name} = {node.target} drops elements")

@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import traceable_name
+from lrp_fx.capture.detached import close_regions, with_gradients
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.undo import surely
@@ -81,15 +82,21 @@ def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
         return flat
 
     tensors = [inputs[n].clone() for n in names]
-    with torch.no_grad(), _as_in_export(), _sources(model):
-        module = make_fx(
+
+    def trace() -> fx.GraphModule:
+        spec.clear()
+        return make_fx(
             call,
             tracing_mode="real",
             pre_dispatch=True,
             _allow_non_fake_inputs=True,
             _error_on_data_dependent_ops=False,
             record_stack_traces=True,
-        )(*tensors)
+        )(*[t.clone() for t in tensors])
+
+    with torch.no_grad(), _as_in_export(), _sources(model):
+        module = with_gradients(trace)
+    close_regions(module.graph)
     _drop_modes(module.graph)
     _Fixer(module, tensors).run()
     _remember_parameters(module, model)
@@ -110,14 +117,14 @@ def _as_in_export() -> Iterator[None]:
 
 
 def _drop_modes(graph: fx.Graph) -> None:
-    """Switches of gradient mode say nothing under ``no_grad``, nor do regions without autocast where none is on."""
-    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    dropped = {torch._C._set_grad_enabled} if autocast else {torch._C._set_grad_enabled, _EXIT}
+    """Regions without autocast say nothing where none is on."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return
     for node in reversed(list(graph.nodes)):
         enters = node.target is _ENTER
-        if enters and (len(node.args) < 3 or node.args[2] is not False) and _EXIT in dropped:
+        if enters and (len(node.args) < 3 or node.args[2] is not False):
             return  # the model itself turns autocast on: leave every region as it is
-        if node.target in dropped or (enters and _EXIT in dropped):
+        if enters or node.target is _EXIT:
             graph.erase_node(node)
 
 

@@ -29,6 +29,7 @@ class Fact(Flag):
     SORTED = auto()  #: elements in the order of their size, or chosen by it
     VIEW = auto()  #: another look at the same memory, always
     IDENTITY = auto()  #: computes nothing
+    DETACHES = auto()  #: no gradient passes
     COPY = auto()  #: the same value in memory of its own
     LOOKS_AT_STRIDES = auto()
     # ---- values from nothing

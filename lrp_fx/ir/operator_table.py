@@ -31,8 +31,10 @@ _ROWS = (
     Operator("aten.contiguous", Fact.COPY | Fact.IDENTITY | Fact.KEEPS_ZERO, Axes.ALIGNED),
     Operator("aten.as_strided", Fact.VIEW | Fact.LOOKS_AT_STRIDES, Axes.STRIDED),
     Operator("aten.alias", Fact.IDENTITY | Fact.KEEPS_ZERO | Fact.VIEW, Axes.ALIGNED),
-    Operator("aten.detach", Fact.IDENTITY | Fact.KEEPS_ZERO | Fact.VIEW, Axes.ALIGNED),
-    Operator("aten.detach_", Fact.IDENTITY),
+    Operator("aten.detach", Fact.IDENTITY | Fact.DETACHES | Fact.KEEPS_ZERO | Fact.VIEW, Axes.ALIGNED),
+    Operator("aten.detach_", Fact.IDENTITY | Fact.DETACHES),
+    # what `lrp_fx.canonicalize.detached` makes of it where gradients are followed
+    Operator("aten.detach_copy", Fact.DETACHES | Fact.KEEPS_ZERO | Fact.POINTWISE, Axes.ALIGNED),
     Operator("aten.lift", Fact.IDENTITY),
     Operator("aten.lift_fresh", Fact.IDENTITY),
     Operator("aten.lift_fresh_copy", Fact.IDENTITY),

@@ -210,11 +210,17 @@ def check_names(passes: Iterable[Pass[Any]], without: Iterable[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ faults
+#: Methods of a mode, which do what was called.
+_HANDING_ON = ("__torch_function__", "__torch_dispatch__")
+
+
 def is_own_fault(error: BaseException) -> bool:
     """Was the error raised by our own code, and not by torch, by the model or on purpose?"""
     if isinstance(error, LrpError):
         return isinstance(error, PassError)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while frames and frames[-1].f_code.co_name in _HANDING_ON:
+        frames.pop()
     return bool(frames) and is_ours(frames[-1].f_code.co_filename)
 
 

@@ -96,6 +96,9 @@ class Ruleset:
                   is taken. Where none does, and for kinds that are not named, the default preset decides.
     ``leaves``    kind of injection (`lrp_fx.structure.injections`) -> name of the leaf rule that reads its relevance.
     ``sites``     module-path patterns (`fnmatch`) -> the same as ``kinds``, for chosen sites; the first match wins.
+    ``as_autograd``  is relevance gradient x input? Then what the model's code detaches (``detach()``, ``no_grad``) gets
+                  none, and a value that all examples share has one coefficient, of all their scores. Else what is
+                  detached gets its own: the function is the same.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Ruleset:
     leaves: Mapping[str, str] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Order]] = field(default_factory=dict)
     about: str = ""
+    as_autograd: bool = False
 
     def __post_init__(self) -> None:
         named = [*self.kinds, *(kind for kinds in self.sites.values() for kind in kinds)]

@@ -43,7 +43,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "scan": Kind(
             "a product in a recurrence: decay, write or read-out of a state", "`a * s` in `s = a * s + b * x`", TANGENT
         ),
-        "stop": Kind("multiplies by zeros: nothing is handed on", "`a * s` at the first step, with `s = 0`"),
+        "stop": Kind("nothing is handed on: by zeros, or since it was detached", "`a * s` at the first step, `s = 0`"),
         "tangent": Kind("of no other kind: the plain gradient, and a sink for what it misses", "`det(x)`", TANGENT),
         "leaf": Kind("no operation: how relevance is read where it ends", "a bias between tokens"),
     }

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lrp_fx.canonicalize.detached import has_detached
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran, verify_capture
 from lrp_fx.errors import CaptureError
@@ -44,7 +45,10 @@ class Captured:
 
 @dataclass(frozen=True)
 class _Shared:
+    """``detached``: is what the model's code detached kept apart? None where it detaches nothing."""
+
     wanted: Any
+    detached: bool | None
     seen: Any
     captured: Captured
 
@@ -52,10 +56,11 @@ class _Shared:
 _SHARED: WeakKeyDictionary[nn.Module, list[_Shared]] = WeakKeyDictionary()
 
 
-def taken_over(call: ModelCall, wanted: Sequence[Any]) -> Captured | None:
+def taken_over(call: ModelCall, wanted: Sequence[Any], detached: bool) -> Captured | None:
     """What another explainer of the model captured for such calls; None if there is none that is right.
 
-    wanted: the methods and options that it must have been captured with.
+    wanted: the methods and options that it must have been captured with. detached: is what the model's code detached
+    kept apart?
     """
     shared = _SHARED.get(call.model)
     if not shared:
@@ -63,7 +68,8 @@ def taken_over(call: ModelCall, wanted: Sequence[Any]) -> Captured | None:
     key, seen = (call.key, *wanted), fingerprint(call.model)
     for entry in reversed(shared):
         captured = entry.captured
-        if entry.wanted == key and entry.seen == seen and refusal(captured.guards, call) is None:
+        same = entry.wanted == key and entry.detached in (None, detached)
+        if same and entry.seen == seen and refusal(captured.guards, call) is None:
             return captured if _is_right(call, captured.program) else None
     return None
 
@@ -77,13 +83,14 @@ def _is_right(call: ModelCall, program: Program) -> bool:
     return True
 
 
-def share(call: ModelCall, wanted: Sequence[Any], captured: Captured) -> None:
+def share(call: ModelCall, wanted: Sequence[Any], detached: bool, captured: Captured) -> None:
     """Keep what was captured for other explainers of the model, for as long as there is the model."""
     program = captured.program
     if program.method == CONCRETE or not _holds_no_copies(call.model, program):
         return
     shared = _SHARED.setdefault(call.model, [])
-    shared.append(_Shared((call.key, *wanted), fingerprint(call.model), captured))
+    kept_apart = detached if has_detached(program) else None
+    shared.append(_Shared((call.key, *wanted), kept_apart, fingerprint(call.model), captured))
     del shared[:-KEPT]
 
 

@@ -275,12 +275,12 @@ class Compiler:
         self.statistics.captures += 1
         options = self.options
         wanted = (tuple(methods), options.output, options.without)
-        captured = taken_over(call, wanted)
+        captured = taken_over(call, wanted, options.ruleset.as_autograd)
         if captured is None:
             state, history = run(State(options, call, methods), CAPTURED, without=options.without)
             assert state.program is not None
             captured = Captured(state.program, guards_of(state.program, call), history)
-            share(call, wanted, captured)
+            share(call, wanted, options.ruleset.as_autograd, captured)
         self.weights.note(captured.program)
         return captured
 

@@ -14,6 +14,7 @@ from torch import fx
 
 import lrp_fx.rules as _rules  # noqa: F401  (registers every rule family)
 from lrp_fx.analysis.provenance import Facts, find_provenance
+from lrp_fx.canonicalize.detached import has_detached, keep_detached
 from lrp_fx.canonicalize.drop_masks import drop_full_masks
 from lrp_fx.canonicalize.passes import PASSES as CANONICALIZE
 from lrp_fx.capture.call import ModelCall
@@ -123,6 +124,10 @@ def _capture(state: State) -> State:
     return replace(state, program=capture(call.model, call.bound, call.roles, methods=state.methods, known=known))
 
 
+def _keep_detached(state: State) -> State:
+    return replace(state, program=keep_detached(_found(state.program)))
+
+
 def _choose_output(state: State) -> State:
     program, name = _found(state.program), state.options.output
     matches = [i for i, n in enumerate(program.outputs.names) if called(n, _found(name))]
@@ -230,6 +235,12 @@ CAPTURED: tuple[Pass[State], ...] = (
         "the model becomes one flat graph, by the most general method that computes what the model computes",
         _capture,
         Keeps.ROUNDING,
+    ),
+    _stage(
+        "keep_detached",
+        "what the model's code detached stays apart, for rulesets that follow gradients",
+        _keep_detached,
+        when=lambda state: state.options.ruleset.as_autograd and has_detached(_found(state.program)),
     ),
     *map(_on_program, CANONICALIZE),
     _stage(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lrp_fx.analysis.provenance import MASK, Facts
+from lrp_fx.analysis.provenance import CONTENT, MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
 from lrp_fx.ir.facts import Axes
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
 from lrp_fx.ir.operators import axis_of, operator_of
+from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
 from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
@@ -27,13 +29,23 @@ Place = BatchAxis | Segmented | None
 class Planner:
     """Makes the plan of one application after the other.
 
-    ``expands``: is an operand of an application read pair by pair, expanded to the whole result?
+    ``expands``: is an operand of an application read pair by pair, expanded to the whole result? ``together``: has what
+    is made of all examples one coefficient, of all their scores, or one for each? ``gaps``: may values hold NaN that a
+    mask hides?
     """
 
     def __init__(
-        self, facts: Facts, segment_ids: SegmentIds, batch: Any, expands: Callable[[fx.Node, Application], bool]
+        self,
+        facts: Facts,
+        segment_ids: SegmentIds,
+        batch: Any,
+        expands: Callable[[fx.Node, Application], bool],
+        *,
+        together: bool = False,
+        gaps: bool = False,
     ) -> None:
         self.facts, self.segment_ids, self.batch, self.expands = facts, segment_ids, batch, expands
+        self.together, self.gaps = together, gaps
 
     def plan(self, application: Application, present: list[int | None], audit: bool, rows: list[fx.Node]) -> Plan:
         """What is to be transposed, given which results have coefficients; segment ids that it needs go to ``rows``."""
@@ -70,6 +82,7 @@ class Planner:
             x_axes=tuple(x_axes),
             audit=audit,
             safe=self._is_masked(application, carriers),
+            gaps=self.gaps and application.rule.remainder is not None,
         )
 
     def _batch_of(
@@ -89,6 +102,8 @@ class Planner:
         if found is None:
             return None, None
         at, rank, present = found
+        if not present and self.together and CONTENT in self.facts.sources[operand]:
+            return None, None  # made of all examples
         return BatchAxis(at, y_axis.outer, y_axis.inner), None if present else (at, rank)
 
     def _grown_by_rows(self, operand: fx.Node, node: fx.Node) -> tuple[int, int] | None:
@@ -130,3 +145,12 @@ class Planner:
 
     def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
         return self.facts.layout.get(node if index is None else part_of(node, index))
+
+
+def holds_nan(program: Program) -> bool:
+    """Is NaN among the numbers that operations are given, or the constants? (Weights are finite.)"""
+    numbers = [a for n in program.graph.nodes for a in (*n.args, *n.kwargs.values()) if isinstance(a, float)]
+    constants = [n for n in program.graph.find_nodes(op="get_attr") if n.meta.get("origin") == "constant"]
+    held = [getattr(program.module, str(n.target)) for n in constants]
+    few = [t for t in held if t.is_floating_point() and t.numel() <= 4096]  # a table that is no weight is not so large
+    return any(map(isnan, numbers)) or any(bool(t.isnan().any()) for t in few)

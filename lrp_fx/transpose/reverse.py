@@ -33,7 +33,7 @@ from lrp_fx.targets import Target
 from lrp_fx.transpose.bases import Bases
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
-from lrp_fx.transpose.plan import Planner
+from lrp_fx.transpose.plan import Planner, holds_nan
 from lrp_fx.transpose.seed import Seed, add_arguments, add_seed
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
@@ -89,7 +89,14 @@ class _Walk:
         arguments: dict[str, fx.Node] = {}
         self.builder.copy_forward(self.structure, lambda: arguments.update(add_arguments(self.builder, self.target)))
         segment_ids = SegmentIds(self.facts, self.builder.env, self.builder.add)
-        self.planner = Planner(self.facts, segment_ids, self.builder.batch, self._is_read_by_pairs)
+        self.planner = Planner(
+            self.facts,
+            segment_ids,
+            self.builder.batch,
+            self._is_read_by_pairs,
+            together=self.rewritten.ruleset.as_autograd,
+            gaps=holds_nan(self.rewritten.program),
+        )
         seed = add_seed(self.builder, self.target, arguments)
         self._start(seed)
         for node in reversed(list(self.rewritten.program.graph.nodes)):
@@ -260,7 +267,7 @@ class _Walk:
 def _require_apart(application: Application, coefficients: list[Any], results: list[Any]) -> None:
     """Raise `TransposeError` where a value is one for all examples, and each example has a coefficient of its own."""
     for c, y in zip(coefficients, results, strict=True):
-        if c.dim() != y.dim() and prod(map(hint, c.shape)) != prod(map(hint, y.shape)):
+        if prod(map(hint, c.shape)) != prod(map(hint, y.shape)):
             raise TransposeError(
                 f"{application.label()} is one value for all examples of the batch, which therefore influence each "
                 "other: its relevance cannot be told apart by example\n    next: explain one example at a time"

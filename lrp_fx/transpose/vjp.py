@@ -30,6 +30,7 @@ class Plan:
               the result's: the batch.
     ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair.
     ``bases``   positions of carriers that have a base (`lrp_fx.rule.Call`).
+    ``gaps``  may operands hold NaN that a mask hides? What is no number has no coefficient, though its slope is NaN.
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     audit: bool
     safe: bool
     bases: tuple[int, ...] = ()
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         outs = [out if i is None else out[i] for i in plan.outputs]
         grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
         c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
+        if plan.gaps:
+            pairs = zip(carriers, c_x, strict=True)
+            c_x = [None if c is None else c.masked_fill(x.detach().isnan(), 0.0) for x, c in pairs]
         booked: dict[str, Tensor] = {}  # a sink may be declared in several terms
         for (name, _), (given, times), c in zip(tape.sinks, tape.given, c_sinks, strict=True):
             if c is not None:
@@ -256,7 +261,7 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
         tuple(sorted(plan.facts.items())),
     )
     places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec), plan.bases)
-    plain = (statics, places, plan.audit, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    plain = (statics, places, plan.audit, plan.gaps, tuple(tuple(abstract_key(v) for v in group) for group in values))
     return (plain, (plan.y_axis, plan.x_axes, plan.safe)), plain
 
 

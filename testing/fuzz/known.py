@@ -6,6 +6,4 @@
 from __future__ import annotations
 
 #: Operation -> reason. An entry goes when its fault does.
-LEFT_OUT = {
-    "delta_rule": "whether it is found to be a recurrence depends on how softmaxes before and behind it are written",
-}
+LEFT_OUT: dict[str, str] = {}

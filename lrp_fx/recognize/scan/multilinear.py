@@ -14,7 +14,7 @@ from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.operators import argument, factors_of, has
 from lrp_fx.recognize.chains import ChainRoles
 from lrp_fx.recognize.coefficient import is_one_factor
-from lrp_fx.recognize.meaning import Meaning
+from lrp_fx.recognize.meaning import Meaning, Refusal
 from lrp_fx.recognize.softmax import exp_softmax, written_softmax
 
 #: Linear in every operand, beside products: rearrangements and sums.
@@ -96,16 +96,24 @@ class Multilinear:
 
     def is_softmax_over_tokens(self, node: fx.Node) -> bool:
         """A softmax, written as one operation or out, along an axis that is not known to run over features alone."""
+        axis = self._softmax_axis(node)
+        layout = self.flow.facts.layout.get(node)
+        return axis is not None and (is_token(layout, axis) or not is_feature(layout, axis))
+
+    def _softmax_axis(self, node: fx.Node) -> int | None:
+        """The axis of a softmax, however it is written; None for what is none."""
         if has(node, Fact.SOFTMAX):
-            axis = int(argument(node, "dim"))
-            layout = self.flow.facts.layout.get(node)
-            return is_token(layout, axis) or not is_feature(layout, axis)
+            return int(argument(node, "dim"))
+        found: Meaning | Refusal | None = None
         if op_name(node) == "aten.exp":
-            return isinstance(exp_softmax(self.flow, node), Meaning)
-        if not has(node, Fact.SCALING):
-            return False
-        factors = self.factors(node)
-        return len(factors) == 2 and isinstance(written_softmax(self.flow, node, *factors), Meaning)
+            found = exp_softmax(self.flow, node)
+        elif has(node, Fact.SCALING) and len(factors := self.factors(node)) == 2:
+            found = written_softmax(self.flow, node, *factors)
+        if not isinstance(found, Meaning) or found.args is None:
+            return None
+        _, axis = found.args
+        assert isinstance(axis, int)
+        return axis
 
 
 def is_contraction(node: fx.Node) -> bool:

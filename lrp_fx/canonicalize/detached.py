@@ -1,0 +1,32 @@
+"""Detached: values that the model's code detached, kept apart where a ruleset follows gradients.
+
+``detach()`` is the identity: relevance does not ask whether a function was written with it, and canonicalisation drops
+it. A gradient does ask, so for such rulesets it becomes an operation that stays.
+
+requires  a captured program
+ensures   the same values; ``aten.detach_copy`` in place of ``aten.detach``
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.operators import has
+from lrp_fx.ir.program import Program, copy
+
+
+def has_detached(program: Program) -> bool:
+    """Does the model's code detach a value, as far as an input or a parameter would get its gradient?"""
+    module = program.captured or program.module
+    return any(has(node, Fact.DETACHES) for node in module.graph.nodes)
+
+
+def keep_detached(program: Program) -> Program:
+    """A program in which canonicalisation keeps what is detached."""
+    program = copy(program)
+    for node in program.graph.nodes:
+        if has(node, Fact.DETACHES):
+            node.target = torch.ops.aten.detach_copy.default
+    program.module.recompile()
+    return program
