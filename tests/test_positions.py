@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import lrp_fx
+from testing.handmade import F, V, ids, ready
 from testing.positions import KINDS, Kind
 from testing.positions.small import Small, distance
 
@@ -106,8 +108,51 @@ def test_rows_of_a_table_know_their_example() -> None:
     """One product for each query, with all examples in its rows: a text is explained as it is by itself."""
     kind = next(kind for kind in KINDS if kind.name == "disentangled, a row per pair, by hand")
     explainer, together = explain(kind)
-    for b, ids in enumerate(kind.inputs()["input_ids"]):
-        alone = explainer(input_ids=ids[None])
+    for b, row in enumerate(kind.inputs()["input_ids"]):
+        alone = explainer(input_ids=row[None])
         for here, there in zip(together.position, alone.position, strict=True):
             assert torch.allclose(here.relevance[b], there.relevance[0], rtol=1e-9, atol=1e-14)
             assert torch.allclose(here.pairs[b], there.pairs[0], rtol=1e-9, atol=1e-14)
+
+
+class Weighed(nn.Module):
+    """Tokens weighed against each other by numbers that differ by place and feature, and turned by an angle."""
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.how = how
+        self.words, self.inner, self.head = nn.Embedding(V, F), nn.Linear(F, F), nn.Linear(F, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.inner(self.words(input_ids))
+        places = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * torch.linspace(0.1, 1, F, dtype=x.dtype)
+        return self.head((x + self.how(x, places)).mean(1))  # type: ignore[no-any-return]
+
+
+def convolved(x: Tensor, places: Tensor) -> Tensor:
+    n = x.shape[1]
+    spectra = torch.fft.rfft(x, n=2 * n, dim=1) * torch.fft.rfft(torch.exp(-places), n=2 * n, dim=0)
+    return torch.fft.irfft(spectra, n=2 * n, dim=1)[:, :n]
+
+
+def turned_state(x: Tensor, places: Tensor) -> Tensor:
+    decay = torch.exp(torch.complex(-places, 3 * places))
+    return (decay * x.cumsum(1)).real
+
+
+def turned(x: Tensor, places: Tensor) -> Tensor:
+    return x * places.cos() + torch.cat([-x[..., F // 2 :], x[..., : F // 2]], -1) * places.sin()
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        (convolved, "kernel"),
+        (turned_state, "kernel"),
+        (lambda x, places: torch.exp(-places) * x + (1 - torch.exp(-places)) * x.roll(1, 1), "kernel"),
+        (turned, "rotary"),
+    ],
+)
+def test_a_kernel_is_no_rotation(how: Callable[[Tensor, Tensor], Tensor], kind: str) -> None:
+    relevance = lrp_fx.convert(ready(Weighed(how)))(input_ids=ids(2), target=1)
+    assert {site.kind for site in relevance.position} == {kind}

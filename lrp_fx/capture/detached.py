@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from lrp_fx.capture.flex import flex_written_out
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, is_tensor, output_node, value_of
 from lrp_fx.ir.operators import has
@@ -42,12 +43,12 @@ def with_gradients(trace: Callable[[], T]) -> T:
     does what torch allows only then (it writes into a weight).
     """
     try:
-        with torch.enable_grad(), DataIsDetached():
+        with torch.enable_grad(), DataIsDetached(), flex_written_out():
             return trace()
     except Exception as error:
         if is_own_fault(error) or not any(word in str(error) for word in ("grad", "leaf", "leaves")):
             raise
-    with torch.no_grad(), DataIsDetached():
+    with torch.no_grad(), DataIsDetached(), flex_written_out():
         return trace()
 
 

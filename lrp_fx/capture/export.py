@@ -86,6 +86,13 @@ def export(
             return _to_program(exported.run_decompositions({}), wanted)
 
 
+def _check_open(graph: fx.Graph) -> None:
+    """Raise where functions that the model maps (`torch.func.vmap`) are in the graph with their marks, not opened."""
+    for node in graph.nodes:
+        if getattr(node.target, "__module__", "").startswith("torch._functorch"):
+            raise CaptureError(f"the forward maps a function over an axis (torch.func): %{node.name}")
+
+
 def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] | None) -> torch.export.ExportedProgram:
     """What `torch.export` makes of the model; of what it keeps beside, nothing outlives the program.
 
@@ -235,6 +242,7 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
     module.graph.eliminate_dead_code()
     for placeholder in [n for n in module.graph.nodes if n.op == "placeholder" and n.meta.get("constant_input")]:
         module.graph.erase_node(placeholder)
+    _check_open(module.graph)
     module.recompile()
     return Program(module, tuple(inputs), _outputs(exported, module.graph), wanted.method, stamped=blocks is not None)
 

@@ -137,6 +137,8 @@ def _replace(graph: fx.Graph, node: fx.Node, operation: Any, place: dict[fx.Node
     written = node.args[0]
     assert isinstance(written, fx.Node)
     before = value_of(written)
+    if not hasattr(before, "fake_mode"):
+        raise NeedsRetracing(f"%{node.name} = {node.target} writes into a constant that the model's code made")
     args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
     with before.fake_mode, enable_python_dispatcher(), torch.no_grad():
         value = operation(*args, **kwargs)

@@ -25,7 +25,8 @@ from lrp_fx.capture.constant_masks import size_is_by_value
 from lrp_fx.capture.example import in_signature_order, shortened, widen, without_repeats
 from lrp_fx.capture.export import export
 from lrp_fx.capture.reasons import reason
-from lrp_fx.capture.record import record
+from lrp_fx.capture.record import open_transforms, record
+from lrp_fx.capture.transforms import calls_transforms
 from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
@@ -103,8 +104,14 @@ def _checked(
 ) -> Program:
     with inference_configuration(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = record(model, example) if method == CONCRETE else model
-        program = export(traced, example, roles, method)
+        traced: nn.Module = record(model, example) if method == CONCRETE else model
+        try:
+            program = export(traced, example, roles, method)
+        except Exception:
+            if method == CONCRETE or not calls_transforms(model, example):
+                raise
+            traced = open_transforms(model, example, symbolic=method == DYNAMIC)
+            program = export(traced, example, roles, method, blocks_once=False)
     try:
         _check(model, program, example, roles, known)
     except CaptureError:

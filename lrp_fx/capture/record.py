@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import traceable_name
 from lrp_fx.capture.detached import close_regions, with_gradients
+from lrp_fx.capture.flex import flex_written_out
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.undo import surely
@@ -73,6 +74,33 @@ class Recorded(nn.Module):
 
 def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
     """Run ``model(**inputs)`` once and keep every operation, data-dependent decisions taken."""
+    tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
+    module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
+    close_regions(module.graph)
+    _drop_modes(module.graph)
+    _Fixer(module, tensors).run()
+    _remember_parameters(module, model)
+    return Recorded(module, names, spec)
+
+
+def open_transforms(model: nn.Module, inputs: Mapping[str, Any], *, symbolic: bool) -> Recorded:
+    """The operations that ``model(**inputs)`` comes to where its forward maps functions or takes their gradients
+    (`torch.func`), which an export does not see through. ``symbolic``: for any sizes.
+
+    Raises what torch raises where values decide.
+    """
+    tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
+    mode = "symbolic" if symbolic else "fake"
+    module, names, spec = _made(model, inputs, tensors, tracing_mode=mode, pre_dispatch=False)
+    _remember_parameters(module, model)
+    recorded = Recorded(module, names, spec)
+    return recorded.take_by_name() if symbolic else recorded
+
+
+def _made(
+    model: nn.Module, inputs: Mapping[str, Any], tensors: Sequence[Tensor], **how: Any
+) -> tuple[fx.GraphModule, list[str], pytree.TreeSpec]:
+    """The flat operations of a call, the names of its tensors, and how its results are put together."""
     names = [n for n, v in inputs.items() if isinstance(v, Tensor)]
     spec: list[pytree.TreeSpec] = []
 
@@ -81,26 +109,18 @@ def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
         spec.append(found)
         return flat
 
-    tensors = [inputs[n].clone() for n in names]
-
     def trace() -> fx.GraphModule:
-        spec.clear()
-        return make_fx(
-            call,
-            tracing_mode="real",
-            pre_dispatch=True,
-            _allow_non_fake_inputs=True,
-            _error_on_data_dependent_ops=False,
-            record_stack_traces=True,
-        )(*[t.clone() for t in tensors])
+        options: dict[str, Any] = {
+            "_allow_non_fake_inputs": True,
+            "_error_on_data_dependent_ops": False,
+            "record_stack_traces": True,
+        }
+        module: fx.GraphModule = make_fx(call, **how, **options)(*[t.clone() for t in tensors])
+        return module
 
-    with torch.no_grad(), _as_in_export(), _sources(model):
-        module = with_gradients(trace)
-    close_regions(module.graph)
-    _drop_modes(module.graph)
-    _Fixer(module, tensors).run()
-    _remember_parameters(module, model)
-    return Recorded(module, names, spec[-1])
+    with torch.no_grad(), flex_written_out(), _as_in_export(), _sources(model):
+        module = with_gradients(trace) if how["pre_dispatch"] else trace()
+    return module, names, spec[-1]
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ CREDITS = (KEY, QUERY, BOTH)
 class PositionSite:
     """One place where position meets content, and the relevance it received.
 
-    ``kind``       how: ``absolute`` (added to tokens), ``rotary``, ``scale`` (of tokens), ``bias`` (between pairs of
-                   tokens), ``disentangled`` (rows of a table in a matrix product), ``other``.
+    ``kind``       how: ``absolute`` (added to tokens), ``rotary``, ``scale`` (of tokens), ``kernel`` (weights of
+                   tokens, by feature), ``bias`` (between pairs of tokens), ``disentangled`` (rows of a table in a
+                   matrix product), ``other``.
     ``variant``    in what form: learned or sinusoidal, half-split or interleaved, a learned table or a network ...
     ``layer``      the block it belongs to, counted from 0 along its residual stream; None before the first.
     ``module``, ``source``, ``rule``  where it is and what serves it.

@@ -12,31 +12,32 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from lrp_fx.analysis.provenance import CONTENT, PARAMETER, POSITION
+from lrp_fx.analysis.provenance import PARAMETER, POSITION
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
+from lrp_fx.ir.graph import ancestors, is_float
 from lrp_fx.ir.operators import has, is_matrix_product
-from lrp_fx.ir.sizes import hint, shape_of
+from lrp_fx.ir.sizes import shape_of
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
-from lrp_fx.structure.planes import Planes, find_planes
+from lrp_fx.structure.planes import Planes
+from lrp_fx.structure.rotations import Use, find_rotations
+from lrp_fx.structure.scores import becomes_scores, softmax_after
 from lrp_fx.structure.streams import ResidualStream
 from lrp_fx.structure.windows import Windows, find_windows
 
-ABSOLUTE, ROTARY, SCALE, BIAS, DISENTANGLED = "absolute", "rotary", "scale", "bias", "disentangled"
-#: Kinds of operations between a score and its softmax.
-_ON_THE_WAY = frozenset({"move", "sum", "route", "elementwise", "linear"})
+ABSOLUTE, ROTARY, SCALE, BIAS = "absolute", "rotary", "scale", "bias"
+DISENTANGLED, KERNEL = "disentangled", "kernel"
 
 
 @dataclass(frozen=True)
 class Injection:
     """Position meeting content at one place.
 
-    ``kind``: absolute (added to tokens), rotary, scale (of tokens), bias (between pairs), disentangled (rows of a table
-    in a matrix product) or other. ``uses``: the leaves, each with the application it enters. ``planes``: the rotation
-    planes of each use, None where features are not rotated. ``pairs``: for rows of a table, the scores (..., queries,
-    keys) that the product becomes, and the share of their relevance that is the table's. ``windows``: the tokens of
-    each window, where attention runs inside windows.
+    ``kind``: absolute (added to tokens), rotary, scale (of tokens), kernel (weights of tokens), bias (between pairs),
+    disentangled (rows of a table in a matrix product) or other. ``uses``: the leaves, each with the application it
+    enters. ``planes``: the rotation planes of each use, None where features are not rotated. ``pairs``: for rows of a
+    table, the scores (..., queries, keys) that the product becomes, and the share of their relevance that is the
+    table's. ``windows``: the tokens of each window, where attention runs inside windows.
     """
 
     kind: str
@@ -70,95 +71,18 @@ def find_injections(rewritten: Rewritten, streams: list[ResidualStream], layers:
     uses = [
         (leaf, a) for a in rewritten.applications.values() for leaf in dict.fromkeys(a.operands) if leaf in positions
     ]
-    rotations = _rotations(rewritten, uses)
-    grouped = {id(use) for group in rotations for use in group}
-    result = [_rotation(rewritten, group, layers) for group in rotations]
-    result += [_single(rewritten, use, streams, layers) for use in uses if id(use) not in grouped]
+    rotations = find_rotations(rewritten, uses)
+    turned = {id(use) for rotation in rotations for use in rotation.uses}
+    result = [Injection(ROTARY, r.variant, layers.get(r.uses[0][1].node), r.uses, r.planes) for r in rotations]
+    result += [_single(rewritten, use, streams, layers) for use in uses if id(use) not in turned]
     order = {n.name: i for i, n in enumerate(rewritten.program.graph.nodes)}
     return sorted(result, key=lambda i: order[i.name])
-
-
-Use = tuple[fx.Node, Application]
-
-
-# ------------------------------------------------------------------------------------------------ rotations
-def _rotations(rewritten: Rewritten, uses: list[Use]) -> list[list[Use]]:
-    """Products with position that are joined in one sum, or that share their content: the terms of one rotation."""
-    products = [u for u in uses if _turns_features(u)]
-    groups: list[list[Use]] = []
-    marks: list[set[fx.Node]] = []
-    for use in products:
-        mark = {_content_of(use), *_sums_after(rewritten, use[1].node)}
-        touching = [i for i, known in enumerate(marks) if known & mark]
-        for i in reversed(touching[1:]):
-            groups[touching[0]] += groups.pop(i)
-            marks[touching[0]] |= marks.pop(i)
-        if touching:
-            groups[touching[0]].append(use)
-            marks[touching[0]] |= mark
-        else:
-            groups.append([use])
-            marks.append(mark)
-    return [g for g in groups if len(g) > 1 or value_of(g[0][0]).is_complex()]
-
-
-def _turns_features(use: Use) -> bool:
-    """Is it an elementwise product in which position differs by feature?"""
-    leaf, application = use
-    value = value_of(leaf)
-    return (
-        application.kind in ("product", "gate")
-        and op_name(application.node) == "aten.mul"
-        and value.dim() > 0
-        and hint(value.shape[-1]) > 1
-    )
-
-
-def _content_of(use: Use) -> fx.Node:
-    """The other factor, behind signs and casts."""
-    leaf, application = use
-    node = next((a for a in application.operands if a is not leaf), leaf)
-    while _is_sign_or_cast(node) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
-
-
-def _is_sign_or_cast(node: fx.Node) -> bool:
-    return has(node, Fact.SIGN | Fact.CAST)
-
-
-def _sums_after(rewritten: Rewritten, product: fx.Node) -> set[fx.Node]:
-    """Sums that the product is a term of, behind signs, casts and scales."""
-    found: set[fx.Node] = set()
-    stack = [product]
-    while stack:
-        for user in stack.pop().users:
-            application = rewritten.applications.get(user)
-            if has(user, Fact.SUM):
-                found.add(user)
-            elif _is_sign_or_cast(user) or (
-                application is not None and application.kind == "linear" and has(user, Fact.SCALING)
-            ):
-                stack.append(user)
-    return found
-
-
-def _rotation(rewritten: Rewritten, group: list[Use], layers: dict[fx.Node, int]) -> Injection:
-    is_complex = value_of(group[0][0]).is_complex()
-    sums = {id(u): _sums_after(rewritten, u[1].node) for u in group}
-    joined = [
-        [u for u in group if s in sums[id(u)]] for s in dict.fromkeys(s for found in sums.values() for s in found)
-    ]
-    terms = [[(u[1].node, _content_of(u)) for u in sum_] for sum_ in joined]
-    planes = None if is_complex else find_planes(rewritten.program, [u[1].node for u in group], terms)
-    variant = "complex" if is_complex else planes.pairing if planes is not None else "planes unknown"
-    return Injection(ROTARY, variant, layers.get(group[0][1].node), tuple(group), planes)
 
 
 # ------------------------------------------------------------------------------------------------ the others
 def _single(rewritten: Rewritten, use: Use, streams: list[ResidualStream], layers: dict[fx.Node, int]) -> Injection:
     leaf, application = use
-    kind = _kind(rewritten, application)
+    kind = _kind(rewritten, leaf, application)
     describe = {
         ABSOLUTE: _absolute_variant,
         BIAS: _bias_variant,
@@ -195,45 +119,25 @@ def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tup
     return node, sum(n for i, n in counts.items() if flat[i] is leaf) / sum(counts.values())
 
 
-def _kind(rewritten: Rewritten, application: Application) -> str:
+def _kind(rewritten: Rewritten, leaf: fx.Node, application: Application) -> str:
     node = application.node
     if is_matrix_product(node) and application.kind == "product" and not _is_term(application):
         return DISENTANGLED
     if application.kind in ("product", "gate") and not _is_term(application):
-        return SCALE
+        return KERNEL if _differs_by_feature(leaf) else SCALE
     if application.kind == "attention" or becomes_scores(rewritten, node):
         return BIAS
     return ABSOLUTE if application.kind in ("sum", "residual", "route") else "other"
 
 
+def _differs_by_feature(leaf: fx.Node) -> bool:
+    shape = shape_of(leaf)
+    return bool(shape) and shape[-1] > 1
+
+
 def _is_term(application: Application) -> bool:
     """Does position enter a fused product-and-sum as the term that is added?"""
     return has(application.node, Fact.TERM_FIRST) and 0 in application.carriers
-
-
-def becomes_scores(rewritten: Rewritten, node: fx.Node) -> bool:
-    """Does the value go into a softmax as it is, but for moves, masks, scales and further terms?"""
-    return softmax_after(rewritten, node) is not None
-
-
-def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
-    """The softmax whose scores a value becomes."""
-    stack, seen = [node], {node}
-    while stack:
-        for user in stack.pop().users:
-            application = rewritten.applications.get(user)
-            if user in seen or application is None:
-                continue
-            seen.add(user)
-            if application.kind == "softmax":
-                return user
-            if (
-                application.kind in _ON_THE_WAY
-                and not is_matrix_product(user)
-                and CONTENT in rewritten.facts.sources[user]
-            ):
-                stack.append(user)
-    return None
 
 
 def _absolute_variant(rewritten: Rewritten, leaf: fx.Node) -> str:

@@ -131,7 +131,7 @@ def _elements(program: Program, root: fx.Node, content: fx.Node) -> tuple[int, .
     shape = shape_of(root)
     numbers = torch.arange(1, torch.Size(shape).numel() + 1, dtype=torch.float64).reshape(shape)
     try:
-        result = _evaluate(program, content, {root: numbers})
+        result = followed(program, content, {root: numbers})
     except NotFollowed:
         return None
     if not isinstance(result, Tensor) or result.is_complex() or result.dim() == 0:
@@ -139,10 +139,10 @@ def _elements(program: Program, root: fx.Node, content: fx.Node) -> tuple[int, .
     return tuple(int(e) for e in result.reshape(-1, result.shape[-1])[0].abs().round().tolist())
 
 
-def _evaluate(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+def followed(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     """The value of a node computed from ``known`` at the traced sizes (indices and constants are the program's own)."""
     if node not in known:
-        known[node] = carry_out(program, node, known, lambda n: _evaluate(program, n, known))
+        known[node] = carry_out(program, node, known, lambda n: followed(program, n, known))
     return known[node]
 
 

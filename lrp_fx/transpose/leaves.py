@@ -19,7 +19,7 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call, Rule, identity, where_positive
-from lrp_fx.structure.injections import softmax_after
+from lrp_fx.structure.scores import softmax_after
 from lrp_fx.structure.structure import Structure
 from lrp_fx.transpose.alignment import counted_size, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder

@@ -1,0 +1,37 @@
+"""Scores: values that become the scores of a softmax."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from lrp_fx.analysis.provenance import CONTENT
+from lrp_fx.ir.operators import is_matrix_product
+from lrp_fx.rewrite.application import Rewritten
+
+#: Kinds of operations between a score and its softmax.
+_ON_THE_WAY = frozenset({"move", "sum", "route", "elementwise", "linear"})
+
+
+def becomes_scores(rewritten: Rewritten, node: fx.Node) -> bool:
+    """Does the value go into a softmax as it is, but for moves, masks, scales and further terms?"""
+    return softmax_after(rewritten, node) is not None
+
+
+def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
+    """The softmax whose scores a value becomes."""
+    stack, seen = [node], {node}
+    while stack:
+        for user in stack.pop().users:
+            application = rewritten.applications.get(user)
+            if user in seen or application is None:
+                continue
+            seen.add(user)
+            if application.kind == "softmax":
+                return user
+            if (
+                application.kind in _ON_THE_WAY
+                and not is_matrix_product(user)
+                and CONTENT in rewritten.facts.sources[user]
+            ):
+                stack.append(user)
+    return None
