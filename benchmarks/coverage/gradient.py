@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 import lrp_fx
 from lrp_fx.capture.compare import inference_configuration
@@ -15,20 +16,29 @@ from lrp_fx.capture.outputs import explained_name, named_leaves
 
 
 class _Lookups(TorchFunctionMode):
-    """Rows that are looked up for an index input, as leaves of differentiation; ``found``: their values by input."""
+    """Rows that are looked up for an index input, or for what is made of it (a decoder's tokens), as leaves of
+    differentiation; ``found``: their values by input; ``tables``: where they were looked up.
+    ``wide``: what the model casts to float32, as norms do, it casts to float64, as the program of it does.
+    """
 
-    def __init__(self, indices: dict[str, Tensor]) -> None:
+    def __init__(self, indices: dict[str, Tensor], wide: bool) -> None:
         super().__init__()
-        self.indices = indices
+        self.indices, self.wide = indices, wide
+        self.tables: dict[int, str] = {}
         self.found: dict[str, list[Tensor]] = {n: [] for n in indices}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.wide:
+            function = Tensor.double if function is Tensor.float else function
+            args, kwargs = pytree.tree_map(lambda a: torch.float64 if a is torch.float32 else a, (args, kwargs))
         result = function(*args, **(kwargs or {}))
         if function is not torch.nn.functional.embedding or not args:
             return result
-        name = next((n for n, v in self.indices.items() if v.shape == args[0].shape and torch.equal(v, args[0])), None)
+        name = next((n for n, v in self.indices.items() if torch.equal(v.flatten(), args[0].flatten())), None)
+        name = name or self.tables.get(args[1].data_ptr())
         if name is None:
             return result
+        self.tables[args[1].data_ptr()] = name
         leaf = result.detach().requires_grad_()
         self.found[name].append(leaf)
         return leaf
@@ -40,10 +50,10 @@ def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
     """
     explainer = lrp_fx.convert(model, rules="gradient", conserve="off", dynamic=True)
     given: dict[str, Tensor] = {}
-    for name, R in explainer(**inputs, target=_score).content.items():
+    for name, R in explainer(**inputs, target=score_all).content.items():
         own = name.split(":")[0]  # rows of several tables are told apart
         given[own] = given[own] + R if own in given else R
-    expected = _by_autograd(model, inputs, given)
+    expected = _by_autograd(model, inputs, given, _in_float64(model))
     if any(given[n].shape != R.shape for n, R in expected.items()):
         return float("inf")
     size = max((float(R.abs().max()) for R in expected.values()), default=0.0)
@@ -51,28 +61,34 @@ def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
     return max(off) / size if size > 0.0 else float("nan")
 
 
-def _score(output: Tensor) -> Tensor:
+def score_all(output: Tensor) -> Tensor:
     """A number for each example that all elements have a part in, of different size and sign."""
     flat = output.reshape(output.shape[0], -1)
     return (flat * torch.cos(torch.arange(flat.shape[1], device=flat.device, dtype=flat.dtype))).sum(1)
 
 
-def _by_autograd(model: nn.Module, inputs: dict[str, Any], names: Iterable[str]) -> dict[str, Tensor]:
+def _by_autograd(model: nn.Module, inputs: dict[str, Any], names: Iterable[str], wide: bool) -> dict[str, Tensor]:
     """Gradient x input of the content inputs of these names."""
     given = {n: inputs[n] for n in names if isinstance(inputs.get(n), Tensor)}
     leaves = {n: v.detach().clone().requires_grad_() for n, v in given.items() if v.is_floating_point()}
-    lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()})
+    lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()}, wide)
     with torch.enable_grad(), inference_configuration(model), lookups:
-        score = _score(_explained(model(**{**inputs, **leaves}))).sum()
+        score = score_all(_explained(model(**{**inputs, **leaves}))).sum()
     tensors = [*leaves.items(), *((n, v) for n, rows in lookups.found.items() for v in rows)]
+    if not tensors:
+        return {}
     grads = torch.autograd.grad(score, [v for _, v in tensors], allow_unused=True)
     found: dict[str, Tensor] = {}
     for (name, value), grad in zip(tensors, grads, strict=True):
         if grad is not None:
             part = (value * grad).detach()
-            part = part if name in leaves else part.sum(-1)
+            part = part if name in leaves else part.sum(-1).reshape(given[name].shape)
             found[name] = found[name] + part if name in found else part
     return found
+
+
+def _in_float64(model: nn.Module) -> bool:
+    return all(p.dtype != torch.float32 for p in model.parameters())
 
 
 def _explained(output: Any) -> Tensor:

@@ -16,7 +16,7 @@ CUT = 3
 SAME = {torch.float64: 1e-8, torch.float32: 2e-4}
 
 
-def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
+def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any], target: Any = None) -> str:
     """What padding on either side changes: ``right ok, left ok``; ``the model cares`` where its own answer changes.
 
     ``-`` without text, or where relevance is not by the tokens of ``input_ids`` (prompts in front of them, an encoder
@@ -35,17 +35,22 @@ def padding(explainer: lrp_fx.Explainer, inputs: dict[str, Any]) -> str:
         return "-"
     if any(tuple(v.shape[:2]) != tuple(ids.shape) for n, v in tensors.items() if not n.startswith("decoder")):
         return "-"
-    alone = explainer(**{n: _alone(n, v, ids.shape) for n, v in inputs.items()})
+    alone = explainer(**{n: _alone(n, v, ids.shape) for n, v in inputs.items()}, target=target)
     if _tokens(alone).shape[1] != ids.shape[1] - CUT or not any(n.split(":")[0] == "input_ids" for n in alone.content):
         return "-"
-    return ", ".join(f"{side} {_compare(explainer, alone, inputs, side)}" for side in ("right", "left"))
+    return ", ".join(f"{side} {_compare(explainer, alone, inputs, side, target)}" for side in ("right", "left"))
 
 
 def _alone(name: str, value: Any, shape: torch.Size) -> Any:
-    """The second example without its last tokens."""
+    """The second example, shorter."""
     if not isinstance(value, Tensor):
         return value
-    return value[1:2] if name.startswith("decoder") or value.shape[:2] != shape else value[1:2, : shape[1] - CUT]
+    return value[1:2] if name.startswith("decoder") or value.shape[:2] != shape else _cut(value[1:2])
+
+
+def _cut(value: Tensor) -> Tensor:
+    """Without the tokens before the last, which may be an end that the model asks for."""
+    return torch.cat([value[:, : -CUT - 1], value[:, -1:]], 1)
 
 
 def _padded(name: str, value: Any, shape: torch.Size, side: str) -> Any:
@@ -53,15 +58,17 @@ def _padded(name: str, value: Any, shape: torch.Size, side: str) -> Any:
     if not isinstance(value, Tensor) or name.startswith("decoder") or value.shape[:2] != shape:
         return value
     value = value.clone()
-    kept = value[1, : shape[1] - CUT].clone()
+    kept = _cut(value[1:2])[0].clone()
     value[1] = 0
     value[1, slice(0, shape[1] - CUT) if side == "right" else slice(CUT, None)] = kept
     return value
 
 
-def _compare(explainer: lrp_fx.Explainer, alone: lrp_fx.Relevance, inputs: dict[str, Any], side: str) -> str:
+def _compare(
+    explainer: lrp_fx.Explainer, alone: lrp_fx.Relevance, inputs: dict[str, Any], side: str, target: Any
+) -> str:
     shape = inputs["input_ids"].shape
-    together = explainer(**{n: _padded(n, v, shape, side) for n, v in inputs.items()})
+    together = explainer(**{n: _padded(n, v, shape, side) for n, v in inputs.items()}, target=target)
     same = SAME.get(alone.score.dtype, 1e-2)
     if not torch.allclose(together.score[1], alone.score[0], rtol=same, atol=0.0):
         return "the model cares"

@@ -43,6 +43,11 @@ _SIZED_BY_VALUES = frozenset(
         "aten.repeat_interleave.Tensor",
     }
 )
+#: Views cut where a tensor says, as the same views cut where numbers say; and the place of that argument.
+_CUT_BY_VALUES: dict[str, tuple[Any, int]] = {
+    "aten.narrow.Tensor": (aten.narrow.default, 2),
+    "aten.tensor_split.tensor_indices_or_sections": (aten.tensor_split.indices, 1),
+}
 
 
 class Recorded(nn.Module):
@@ -215,6 +220,8 @@ class _Fixer(fx.Interpreter):
             self._fix(n, result)
         if has(n, Fact.MASKABLE):
             self._fix_masks(n)
+        if str(target) in _CUT_BY_VALUES:
+            self._fix_cuts(n, *_CUT_BY_VALUES[str(target)])
         return result
 
     def _fix(self, node: fx.Node, result: Any) -> None:
@@ -255,6 +262,15 @@ class _Fixer(fx.Interpreter):
                     else [index]
                 )
         node.args = (node.args[0], fixed, *node.args[2:])
+
+    def _fix_cuts(self, node: fx.Node, target: Any, place: int) -> None:
+        """``x.narrow(axis, start, length)`` whose start is a tensor, with the number it holds."""
+        tensor = node.args[place]
+        assert isinstance(tensor, fx.Node)
+        where = self.env[tensor].tolist()
+        if target is aten.tensor_split.indices and not isinstance(where, list):
+            target = aten.tensor_split.sections
+        node.target, node.args = target, (*node.args[:place], where, *node.args[place + 1 :])
 
     def _constant(self, like: fx.Node, value: Tensor) -> fx.Node:
         name = f"fixed_{next(self.count)}"

@@ -92,12 +92,13 @@ class PositionSite:
         """The relevance in the form that ``token_axes`` speaks of."""
         return self.relevance if self.paired is None else self.paired
 
-    def per_token(self, position: str = "signed", credit: str = KEY) -> Tensor | None:
+    def per_token(self, position: str = "signed", credit: str = KEY, texts: int = 1) -> Tensor | None:
         """(B, T): relevance per token, None without a token axis.
 
         position: an aggregation (`lrp_fx.aggregations`). credit: a pair's goes to its ``key``, its ``query``, or half
-            to
-        each (``both``).
+            to each (``both``). texts: that each example has (answers to choose from), for (B * texts, T).
+
+        Raises `InputError` where the relevance of an example's texts is not apart.
         """
         aggregation = find_aggregation(position)
         if credit not in CREDITS:
@@ -108,21 +109,28 @@ class PositionSite:
             queries, keys = (self._by_token.shape[a] for a in self.token_axes)
             if self.owners[0] != self.owners[1] or queries != keys:
                 raise InputError(f"{self.name} relates tokens of two sequences: credit the key or the query")
-            return (self._per_token(aggregation, 0) + self._per_token(aggregation, -1)) / 2
-        return self._per_token(aggregation, 0 if credit == QUERY else -1)
+            return (self._per_token(aggregation, 0, texts) + self._per_token(aggregation, -1, texts)) / 2
+        return self._per_token(aggregation, 0 if credit == QUERY else -1, texts)
 
-    def _per_token(self, aggregation: Aggregation, which: int) -> Tensor:
+    def _per_token(self, aggregation: Aggregation, which: int, texts: int) -> Tensor:
         def rows(R: Tensor) -> Tensor:
+            R = R if texts == 1 else self._by_text(R, texts)
             return (
                 R.movedim(self.token_axes[which], 1).flatten(2)
                 if R.dim() > 2
                 else R.movedim(self.token_axes[which], 1).unsqueeze(-1)
             )
 
-        if self.windows is not None:
+        if self.windows is not None and texts == 1:
             return self._over_windows(aggregation, self.windows, self.token_axes[which])
         parts = tuple(self.parts.values()) if self.paired is None else (self.paired,)
         return aggregation.per_token(Rows(rows(self._by_token), tuple(rows(R) for R in parts)))
+
+    def _by_text(self, R: Tensor, texts: int) -> Tensor:
+        """Each text as an example: they come first of what was merged with the batch."""
+        if self.windows is not None or min(self.token_axes) < 2 or R.shape[1] % texts:
+            raise InputError(f"{self.name} does not tell the {texts} texts of an example apart: position=None")
+        return R.reshape(R.shape[0] * texts, R.shape[1] // texts, *R.shape[2:])
 
     def _over_windows(self, aggregation: Aggregation, windows: Windows, axis: int) -> Tensor:
         """(B, T): slots of all windows put back where their tokens stand; padding falls away."""

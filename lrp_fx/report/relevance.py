@@ -103,7 +103,8 @@ class Relevance:
         depth: ``input`` reads content where it enters; ``mean`` averages over the depths of the residual stream, at
             each of which position counts that was injected above it.
 
-        Returns (B, T), or a dict by input name where several inputs have tokens. Only ``signed`` adds up to the ledger.
+        Returns (B, T), or (B, texts, T) where an example has several (answers to choose from); a dict by input name
+        where several inputs have tokens. Only ``signed`` adds up to the ledger.
         """
         if position is not None:
             find_aggregation(position)
@@ -111,7 +112,7 @@ class Relevance:
             raise InputError(
                 f"credit is one of {', '.join(CREDITS)}, depth one of {', '.join(DEPTHS)}; got {credit!r}, {depth!r}"
             )
-        rows = self._stream_rows() if depth == "mean" else {n: R for n, R in self.content.items() if R.dim() == 2}
+        rows = self._stream_rows() if depth == "mean" else self._token_rows()
         result = {n: (R.clone() if content else torch.zeros_like(R)) for n, R in rows.items()}
         if not result:
             raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
@@ -119,13 +120,19 @@ class Relevance:
             self._add_position(result, position, credit, depth)
         return next(iter(result.values())) if len(result) == 1 else result
 
+    def _token_rows(self) -> dict[str, Tensor]:
+        """Content by token: of each text, or of the several texts of an example."""
+        texts = {n for n, x in self.inputs.items() if not x.is_floating_point() and x.dim() > 2}
+        return {n: R for n, R in self.content.items() if R.dim() == 2 or n in texts}
+
     def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
         for number, site in enumerate(self.position):
-            share, name = site.per_token(position, credit), site.owner(credit)
-            if share is not None and name in result:
+            name = site.owner(credit)
+            share = site.per_token(position, credit, result[name].shape[1:-1].numel()) if name in result else None
+            if share is not None:
                 counted = self._counted(number, name) if depth == "mean" else 1.0
-                own = site.of_owner(share, credit, result[name].shape[1])
-                result[name] = result[name] + counted * own.to(result[name].dtype)
+                own = counted * site.of_owner(share, credit, result[name].shape[-1]).to(result[name].dtype)
+                result[name] = result[name] + (own.view_as(result[name]) if result[name].dim() > 2 else own)
 
     def _stream_rows(self) -> dict[str, Tensor]:
         rows = {s.owner: s.depth.mean(0) for s in self.streams if s.owner is not None}

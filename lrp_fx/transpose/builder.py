@@ -25,6 +25,7 @@ from lrp_fx.optimize.simplify import simplify_part
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rule import Rule
 from lrp_fx.structure.structure import Structure
+from lrp_fx.transpose.alignment import input_looked_up
 
 aten = torch.ops.aten
 
@@ -157,10 +158,13 @@ class RelevanceBuilder:
 
     @cached_property
     def _texts(self) -> list[tuple[Any, str]]:
-        """(length, input) of each text."""
+        """(length, input) of each text; several of an example, answers to choose from, stand along an axis between."""
         inputs = zip(self.program.inputs, self.program.input_nodes().values(), strict=True)
+        looked_up = {input_looked_up(n) for n in self.program.graph.nodes if has(n, Fact.LOOKUP)}
         return [
-            (value_of(n).shape[1], i.name) for i, n in inputs if i.role == CONTENT and i.is_index and len(i.shape) == 2
+            (value_of(n).shape[-1], i.name)
+            for i, n in inputs
+            if i.role == CONTENT and i.is_index and (len(i.shape) == 2 or (len(i.shape) > 2 and n in looked_up))
         ]
 
     @cached_property
@@ -174,8 +178,10 @@ class RelevanceBuilder:
 
     def _rows_joined(self, node: fx.Node, known: list[tuple[Any, str, int]]) -> list[tuple[Any, str, int]]:
         """The rows of inputs in a concatenation of a text with other rows."""
-        parts: Any = node.args[0]
-        dim = axis_of(node, value_of(node).dim())
+        rank = value_of(node).dim()
+        given: Any = node.args[0]
+        parts = [p for p in given if value_of(p).dim() == rank]  # `torch.tensor([])`, which a cache begins with, is not
+        dim = axis_of(node, rank)
         sizes = [value_of(p).shape[dim] for p in parts]
         for number, part in enumerate(parts):
             is_text = CONTENT in self.facts.sources.get(part, ()) and dim in token_axes(self.facts.layout.get(part))

@@ -21,7 +21,7 @@ from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call, Rule, identity, where_positive
 from lrp_fx.structure.scores import softmax_after
 from lrp_fx.structure.structure import Structure
-from lrp_fx.transpose.alignment import counted_size, token_axes_of
+from lrp_fx.transpose.alignment import counted_size, input_looked_up, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.signature import Leaf, Owned
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
@@ -31,13 +31,15 @@ from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 class Reading:
     """How one leaf is read.
 
-    ``axis``: where its batch is, None if it has none. ``by_token``: sum features away (index inputs). ``rows``: put the
-    batch first, keeping what was merged with it as an axis of its own. ``rule``: a leaf rule, or None for ``x c``.
+    ``axis``: where its batch is, None if it has none. ``by_token``: sum features away (index inputs). ``reshaped``: and
+    lay out what is left as the index input is. ``rows``: put the batch first, keeping what was merged with it as an
+    axis of its own. ``rule``: a leaf rule, or None for ``x c``.
     ``finite``: is the value known to be finite?
     """
 
     axis: BatchAxis | None
     by_token: bool = False
+    reshaped: bool = False
     rows: bool = False
     rule: Rule | None = None
     audit: bool = False
@@ -45,20 +47,15 @@ class Reading:
 
 
 def reader(reading: Reading) -> Callable[..., list[Any]]:
-    """The function to trace: ``(x, c, batch[, weights]) -> [relevance, total, magnitude per example (, sink)(, site
-    totals)]``.
+    """The function to trace: ``(x, c, batch[, weights or index input]) -> [relevance, total, magnitude per example (,
+    sink)(, site totals)]``.
     """
 
-    def read(x: Tensor, c: Tensor, batch: Any, weights: Tensor | None = None) -> list[Any]:
-        R, sunk = _relevance(reading, x, c, weights)
+    def read(x: Tensor, c: Tensor, batch: Any, extra: Tensor | None = None) -> list[Any]:
+        R, sunk = _relevance(reading, x, c, extra)
         total = per_example(R, reading.axis, batch)
         magnitude = per_example(R.abs(), reading.axis, batch)
-        kept = (
-            batch_first(R, reading.axis, batch)
-            if reading.rows
-            else _unmerged(R.sum(-1) if reading.by_token and R.dim() > 2 else R, reading.axis, batch)
-        )
-        results = [kept, total, magnitude]
+        results = [_laid_out(reading, R, batch, extra), total, magnitude]
         if sunk is not None:
             results.append(per_example(sunk, reading.axis, batch))
         if reading.audit:
@@ -67,7 +64,17 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
         return results
 
     # The tracer counts arguments: a leaf without a rule of its own is read without weights.
-    return read if reading.rule is not None else lambda x, c, batch: read(x, c, batch)
+    return read if reading.rule is not None or reading.reshaped else lambda x, c, batch: read(x, c, batch)
+
+
+def _laid_out(reading: Reading, R: Tensor, batch: Any, given: Tensor | None) -> Tensor:
+    """Relevance in the form that is reported."""
+    if reading.rows:
+        return batch_first(R, reading.axis, batch)
+    if reading.reshaped:
+        assert given is not None
+        return R.sum(-1).reshape(batch, *given.shape[1:])
+    return _unmerged(R.sum(-1) if reading.by_token and R.dim() > 2 else R, reading.axis, batch)
 
 
 def _relevance(reading: Reading, x: Tensor, c: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -161,7 +168,12 @@ class LeafBooks:
         nodes = [builder.env[node], arrival.c, builder.batch]
         if rule is not None:
             nodes.append(self._attention_weights(application, rule))
-        reading = Reading(arrival.axis, by_token, kind == POSITION, rule, self.audit, _is_finite(node))
+        given = input_looked_up(node) if by_token and arrival.axis is not None and arrival.axis.is_merged else None
+        if given is not None:
+            nodes.append(builder.env[given])
+        reading = Reading(
+            arrival.axis, by_token, given is not None, kind == POSITION, rule, self.audit, _is_finite(node)
+        )
         same = (replace(reading, rule=None), id(rule))
         values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same, rule)
         tokens, owners = self._token_axes(node, kind, arrival, rule)

@@ -30,6 +30,57 @@ def candidates(task: str, model: nn.Module) -> Iterator[Candidate]:
         yield from _series(model, params)
     elif task == "IMAGE_TEXT_TO_TEXT":
         yield from image_text_inputs(model, params)
+    else:
+        yield from _by_parameters(task, model, params)
+
+
+def _by_parameters(task: str, model: nn.Module, params: Any) -> Iterator[Candidate]:
+    """What a head of any other task takes, by the names of what its forward takes."""
+    if task == "MULTIPLE_CHOICE":
+        yield _choices(text_inputs(params))
+    if "past_values" in params:
+        yield from _series(model, params)
+    if {"pixel_values", "input_ids"} <= set(params):
+        yield from _pictures_with_words(model, params)
+    if "pixel_values" in params or "inputs" in params:
+        yield from _pictures(model, params)
+    if "input_values" in params or "input_features" in params:
+        yield from audio_inputs(model, params)
+    if "input_ids" in params or "decoder_input_ids" in params:
+        yield from _texts(task, model, params)
+
+
+def _choices(text: Candidate) -> Candidate:
+    """Two answers to choose from for each example."""
+    return {n: torch.stack([v, v.flip(1) if n == "input_ids" else v], 1) for n, v in text.items()}
+
+
+def _pictures_with_words(model: nn.Module, params: Any) -> Iterator[Candidate]:
+    size, ch, _ = image_shape(model.config)
+    for text in (text_inputs(params, 1, 16), text_inputs(params, 1, find_setting(model.config, "max_seq_len") or 16)):
+        for box in {"bbox": torch.tensor([1, 2, 20, 30]).repeat(1, 16, 1)}, {}:
+            yield {**text, **box, "pixel_values": draw(1, ch, size, size)}
+    yield from image_text_inputs(model, params)
+
+
+def _pictures(model: nn.Module, params: Any) -> Iterator[Candidate]:
+    size, ch, p = image_shape(model.config)
+    frames = find_setting(model.config, "num_frames") or 8
+    patches = (size // p) ** 2
+    if "task_inputs" in params:
+        yield {"pixel_values": draw(B, ch, size, size), "task_inputs": draw_ids(B, 77)}
+    if "input_points" in params:
+        points = torch.tensor([[[[10.0, 12.0]]]]).repeat(B, 1, 1, 1)
+        yield {"pixel_values": draw(B, ch, size, size), "input_points": points}
+    if "bool_masked_pos" in params:
+        for count in (patches, patches // 4, patches * (frames // 2)):
+            masked = torch.arange(count).remainder(2).bool().repeat(B, 1)
+            yield {"pixel_values": draw(B, ch, size, size), "bool_masked_pos": masked}
+    yield from _images(model, params)
+    yield {"pixel_values": draw(B, frames, ch, size, size)}
+    yield {"pixel_values": draw(B, 2, ch, size, size)}
+    yield {"pixel_values": draw(B, 2 * ch, size, size)}
+    yield {"pixel_values": draw(B, 4, size, size)}
 
 
 def _texts(task: str, model: nn.Module, params: Any) -> Iterator[Candidate]:

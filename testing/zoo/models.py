@@ -42,9 +42,14 @@ def tiny_config(model_type: str, **extra: Any) -> PreTrainedConfig:
     return cls(**{**settings, **extra})
 
 
-def model_class(task: str, model_type: str) -> Any:
+def head_name(task: str, model_type: str) -> str:
+    """The class that has this head."""
     name = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")[model_type]
-    return getattr(transformers, name[0] if isinstance(name, (tuple, list)) else name)
+    return str(name[0] if isinstance(name, (tuple, list)) else name)
+
+
+def model_class(task: str, model_type: str) -> Any:
+    return getattr(transformers, head_name(task, model_type))
 
 
 def every_task() -> tuple[str, ...]:
