@@ -49,3 +49,19 @@ def test_a_file_keeps_where_the_text_begins(tmp_path: Path) -> None:
     tokens = explainer(input_ids=IDS, target=1).tokens
     explainer.save(tmp_path / "model.lrpfx")
     assert torch.equal(lrp_fx.load(tmp_path / "model.lrpfx")(input_ids=IDS, target=1).tokens, tokens)
+
+
+class Cached(Model):
+    """Rows that a cache begins with: none, as a list of numbers that is empty."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = torch.cat([torch.tensor([], dtype=torch.float64), self.embed(input_ids)], 1)
+        x = x + self.places(torch.arange(x.shape[1]))
+        return self.head(x + (x @ x.mT / 3).softmax(-1) @ x).mean(1)
+
+
+def test_an_empty_list_is_no_rows() -> None:
+    cached, plain = (
+        lrp_fx.convert(made(0, 0).double().eval())(input_ids=IDS, target=1).tokens for made in (Cached, Model)
+    )
+    torch.testing.assert_close(cached, plain, rtol=0, atol=1e-12)

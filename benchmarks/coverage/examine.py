@@ -57,14 +57,12 @@ def _examine(row: Row, save: Save) -> None:
     model, inputs = in_float64(model, inputs, row)
     row.stage = "not captured"
     save(row)
-    explainer, target, relevance, inputs = _explained(model, inputs, row)
+    explainer, target, calls = _explained(model, inputs, row)
     row.stage = "not explained"
     save(row)
+    inputs = calls[0][0]
     _describe(explainer, row)
-    reports = [_check(model, inputs, relevance)]
-    for seed in (1,):
-        other = vary(inputs, seed)
-        reports.append(_check(model, other, explainer(**other, target=target)))
+    reports = [_check(model, *call) for call in calls]
     row.forward, row.ledger, row.site = (max(values) for values in zip(*reports, strict=True))
     limit = CLOSED[torch.float64 if row.dtype == "float64" else torch.float32]
     measured = (
@@ -90,16 +88,18 @@ def _examine(row: Row, save: Save) -> None:
 
 def _explained(
     model: nn.Module, inputs: dict[str, Any], row: Row
-) -> tuple[lrp_fx.Explainer, Target, lrp_fx.Relevance, dict[str, Any]]:
-    """The first explanation; in float32 where a model's own float32 islands take other kernels when exported, so that
-    float64 shows their rounding.
+) -> tuple[lrp_fx.Explainer, Target, list[tuple[dict[str, Any], lrp_fx.Relevance]]]:
+    """Two calls and their explanations; in float32 where a model's own float32 islands take other kernels when
+    exported, so that float64 shows their rounding.
     """
     try:
         explainer = lrp_fx.convert(model, conserve="site", dynamic=True)
         explainer.conserve = "off"  # its graphs balance every site; what the books show is read below, not raised
         target, relevance = _first(explainer, inputs, row)
-        return explainer, target, relevance, inputs
+        other = vary(inputs, 1)
+        return explainer, target, [(inputs, relevance), (other, explainer(**other, target=target))]
     except lrp_fx.CaptureError as error:
+        row.reason = phrase(error, last=True)
         if row.dtype != "float64" or "differs from the model" not in str(error):
             raise
     model.float()
@@ -115,8 +115,7 @@ def _first(explainer: lrp_fx.Explainer, inputs: dict[str, Any], row: Row) -> tup
             return None, explainer(**inputs)
         except lrp_fx.TargetError:
             return score_all, explainer(**inputs, target=score_all)
-    except lrp_fx.CaptureError as error:
-        row.reason = phrase(error, last=True)
+    except lrp_fx.CaptureError:
         raise
     except Exception as error:
         row.stage = "not converted" if explainer.statistics.runs == 0 else "not explained"

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.arguments import traceable_name
 from lrp_fx.capture.detached import close_regions, with_gradients
+from lrp_fx.capture.draws import Draws, fix_draws
 from lrp_fx.capture.flex import flex_written_out
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
@@ -80,9 +81,11 @@ class Recorded(nn.Module):
 def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
     """Run ``model(**inputs)`` once and keep every operation, data-dependent decisions taken."""
     tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
-    module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
+    with Draws() as draws:
+        module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
     close_regions(module.graph)
     _drop_modes(module.graph)
+    fix_draws(module, draws.drawn)
     _Fixer(module, tensors).run()
     _remember_parameters(module, model)
     return Recorded(module, names, spec)
