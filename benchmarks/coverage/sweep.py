@@ -2,8 +2,8 @@
 
 Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
 was stopped goes on where it was. ``--heads all``: every head of every type, not the first that runs, in random order:
-what a stopped sweep has seen is a fair sample. NAME: only these model types (again). ``--again failed`` repeats those that fell short, ``--again all`` everything. The page is made of
-all rows stored.
+what a stopped sweep has seen is a fair sample. NAME: only these model types (again). ``--again failed`` repeats those
+that fell short, ``--again all`` everything. The page is made of all rows stored.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def start(model_type: str, tasks: list[str], part: Path, gigabytes: float, secon
 def collect(part: Path, model_type: str, tasks: list[str], status: int | None, options: argparse.Namespace) -> Row:
     """The row the child left; if it was stopped, the last one it saved, with the reason."""
     row = Row.from_json(json.loads(part.read_text())) if part.exists() else Row(model_type, tasks[0])
-    if status is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         row.reason, row.seconds = f"stopped after {options.seconds} s", float(options.seconds)
     elif status:
         row.reason = f"the process died (memory limit of {options.gigabytes:g} GiB, or a crash)"

@@ -1,7 +1,7 @@
 """Draws: random numbers in a record of one call.
 
-A model that seeds the generator itself draws the same in every call; the graph of it would go on drawing. So the numbers
-are kept that this call drew. (A model that does not seed it is refused all the same: it differs from itself.)
+A model that seeds the generator itself draws the same in every call; the graph of it would go on drawing. So the
+numbers are kept that this call drew. (A model that does not seed it is refused all the same: it differs from itself.)
 
 requires  a record of a call during which `Draws` was on
 ensures   a record that draws nothing but what depends on operands (dropout)
