@@ -220,12 +220,16 @@ def vary(inputs: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def phrase(error: Exception, *, last: bool = False) -> str:
-    """The error in one line: its first telling line (of a capture's refusals the last rung's), and where it happened if
-    it is nobody's message.
+    """The error in one line: its first telling line (of a capture's refusals the reason, or the last rung's), and
+    where it happened if it is nobody's message.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if last:
-        lines = [line for line in lines if line.startswith(("dynamic:", "static:", "concrete:"))][-1:] or lines
+        lines = (
+            [line for line in lines if line.startswith("why:")]
+            or [line for line in lines if line.startswith(("dynamic:", "static:", "concrete:"))][-1:]
+            or lines
+        )
     text = lines[0] if lines else ""
     if not isinstance(error, lrp_fx.LrpError):
         frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -34,7 +34,8 @@ class _Lookups(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function is not torch.nn.functional.embedding or not args:
             return result
-        name = next((n for n, v in self.indices.items() if torch.equal(v.flatten(), args[0].flatten())), None)
+        own = {n: (v.flatten(), v.movedim(0, -1).flatten()) for n, v in self.indices.items() if v.dim() > 0}
+        name = next((n for n, v in own.items() if any(torch.equal(ids, args[0].flatten()) for ids in v)), None)
         name = name or self.tables.get(args[1].data_ptr())
         if name is None:
             return result
@@ -46,17 +47,17 @@ class _Lookups(TorchFunctionMode):
 
 def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
     """Largest difference of content's relevance under the preset ``gradient`` from gradient x input by autograd,
-    relative to the largest value; not a number where no gradient reaches a content input.
+    relative to the largest value before features cancel in a token's sum; not a number where no gradient reaches a
+    content input.
     """
     explainer = lrp_fx.convert(model, rules="gradient", conserve="off", dynamic=True)
     given: dict[str, Tensor] = {}
     for name, R in explainer(**inputs, target=score_all).content.items():
         own = name.split(":")[0]  # rows of several tables are told apart
         given[own] = given[own] + R if own in given else R
-    expected = _by_autograd(model, inputs, given, _in_float64(model))
+    expected, size = _by_autograd(model, inputs, given, _in_float64(model))
     if any(given[n].shape != R.shape for n, R in expected.items()):
         return float("inf")
-    size = max((float(R.abs().max()) for R in expected.values()), default=0.0)
     off = [float((given[n] - R).abs().max()) for n, R in expected.items()]
     return max(off) / size if size > 0.0 else float("nan")
 
@@ -67,8 +68,10 @@ def score_all(output: Tensor) -> Tensor:
     return (flat * torch.cos(torch.arange(flat.shape[1], device=flat.device, dtype=flat.dtype))).sum(1)
 
 
-def _by_autograd(model: nn.Module, inputs: dict[str, Any], names: Iterable[str], wide: bool) -> dict[str, Tensor]:
-    """Gradient x input of the content inputs of these names."""
+def _by_autograd(
+    model: nn.Module, inputs: dict[str, Any], names: Iterable[str], wide: bool
+) -> tuple[dict[str, Tensor], float]:
+    """Gradient x input of the content inputs of these names, and the largest value in them before sums."""
     given = {n: inputs[n] for n in names if isinstance(inputs.get(n), Tensor)}
     leaves = {n: v.detach().clone().requires_grad_() for n, v in given.items() if v.is_floating_point()}
     lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()}, wide)
@@ -76,15 +79,22 @@ def _by_autograd(model: nn.Module, inputs: dict[str, Any], names: Iterable[str],
         score = score_all(_explained(model(**{**inputs, **leaves}))).sum()
     tensors = [*leaves.items(), *((n, v) for n, rows in lookups.found.items() for v in rows)]
     if not tensors:
-        return {}
+        return {}, 0.0
     grads = torch.autograd.grad(score, [v for _, v in tensors], allow_unused=True)
     found: dict[str, Tensor] = {}
+    size = 0.0
     for (name, value), grad in zip(tensors, grads, strict=True):
         if grad is not None:
             part = (value * grad).detach()
-            part = part if name in leaves else part.sum(-1).reshape(given[name].shape)
+            size = max(size, float(part.abs().max()))
+            part = part if name in leaves else _as_given(part.sum(-1), given[name].shape)
             found[name] = found[name] + part if name in found else part
-    return found
+    return found, size
+
+
+def _as_given(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Rows in the shape of the index input; some models put the text before the batch."""
+    return rows.mT if rows.dim() == 2 and rows.shape == shape[::-1] else rows.reshape(shape)
 
 
 def _in_float64(model: nn.Module) -> bool:

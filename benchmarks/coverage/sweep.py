@@ -44,12 +44,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=int, default=0, help="only so many, spread over all")
     parser.add_argument("--store", type=Path, help="file of rows")
     parser.add_argument("--again", choices=("failed", "all"))
+    parser.add_argument("--stored", action="store_true", help="measure nothing: the page of what is stored")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=300, help="of the processor, for one model type")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="memory limit for one model type")
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:
+    rows, every = measured(options), len(jobs(options.heads))
+    Console(width=200).print(summary(rows, every))
+    yield "\n\n".join([summary(rows, every), LEGEND, "\n".join(table(rows))])
+
+
+def measured(options: argparse.Namespace) -> list[Row]:
+    """All rows there are, once those that are wanted are measured."""
     store = Store(options.store or STORES[options.heads], options.heads == "all")
     every = jobs(options.heads)
     spread = every[:: max(1, len(every) // options.sample)][: options.sample] if options.sample else every
@@ -59,9 +67,7 @@ def body(options: argparse.Namespace) -> Iterator[str]:
     if len(todo) > 1:
         warm_up()
     run(todo, store, options)
-    rows = store.rows()
-    Console(width=200).print(summary(rows, len(every)))
-    yield "\n\n".join([summary(rows, len(every)), LEGEND, "\n".join(table(rows))])
+    return store.rows()
 
 
 ROUNDING = Noise(absolute=1e-4)
@@ -115,6 +121,8 @@ class Store:
 
 
 def wanted(model_type: str, options: argparse.Namespace, row: Row | None) -> bool:
+    if options.stored:
+        return False
     if options.names:
         return model_type in options.names
     if options.again == "all":

@@ -72,6 +72,8 @@ def _pictures(model: nn.Module, params: Any) -> Iterator[Candidate]:
     if "input_points" in params:
         points = torch.tensor([[[[10.0, 12.0]]]]).repeat(B, 1, 1, 1)
         yield {"pixel_values": draw(B, ch, size, size), "input_points": points}
+    if "noise" in params:  # by which patches are hidden; else it is drawn anew in every call
+        yield {"pixel_values": draw(B, ch, size, size), "noise": draw(B, patches, seed=1)}
     if "bool_masked_pos" in params:
         for count in (patches, patches // 4, patches * (frames // 2)):
             masked = torch.arange(count).remainder(2).bool().repeat(B, 1)
