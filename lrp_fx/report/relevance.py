@@ -128,8 +128,9 @@ class Relevance:
     def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
         for number, site in enumerate(self.position):
             name = site.owner(credit)
-            share = site.per_token(position, credit, result[name].shape[1:-1].numel()) if name in result else None
-            if share is not None:
+            texts = result[name].shape[1:-1].numel() if name is not None and name in result else 1
+            share = site.per_token(position, credit, texts)
+            if share is not None and name is not None and name in result:
                 counted = self._counted(number, name) if depth == "mean" else 1.0
                 own = counted * site.of_owner(share, credit, result[name].shape[-1]).to(result[name].dtype)
                 result[name] = result[name] + (own.view_as(result[name]) if result[name].dim() > 2 else own)

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
-from lrp_fx.ir.operators import has, is_matrix_product, keeps_order
+from lrp_fx.ir.operators import has, is_matrix_product, keeps_order, operand_of
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
 
@@ -82,5 +82,5 @@ def _whole(node: fx.Node) -> bool:
     """Is it a slice that leaves nothing out?"""
     if op_name(node) != "aten.slice":
         return False
-    x, part = value_of(node.args[0]), value_of(node)
+    x, part = value_of(operand_of(node)), value_of(node)
     return x.dim() == part.dim() and all(same_size(a, b) for a, b in zip(x.shape, part.shape, strict=True))
