@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.coverage import heads, sweep
 from benchmarks.coverage.examine import CLOSED, examine
 from benchmarks.coverage.page import cells, summary, table
 from benchmarks.coverage.row import Row
@@ -61,3 +62,26 @@ def test_the_page_counts_what_the_rows_say() -> None:
 def test_every_model_type_has_a_task() -> None:
     types = {model_type for _, model_type in zoo.iter_architectures()}
     assert len(types) > 300
+
+
+def test_every_head_comes_once() -> None:
+    jobs = sweep.jobs("all")
+    names = {(model_type, zoo.head_name(task, model_type)) for model_type, (task,) in jobs}
+    assert len(names) == len(jobs) > 1000
+    assert sweep.jobs("all") == jobs, "a stopped sweep goes on in the same order"
+
+
+def test_the_page_of_heads_says_what_is_short_and_why() -> None:
+    closed = Row("a", "CAUSAL_LM", stage="closed", shares=(3, 1, 0), gradient=1e-17, padding="right ok, left ok")
+    rows = [
+        closed,
+        dataclasses.replace(closed, task="MASKED_LM", gradient=1e-3, reason="gradient off by 1e-03"),
+        Row("musicgen", "CAUSAL_LM", "MusicgenForCausalLM", stage="open", reason="ledger off by 1e-01"),
+        Row("c", "CTC", stage="not built", reason="ImportError: no timm"),
+    ]
+    assert heads.counts(rows) == ["3", "3", "2", "2", "1 of 2", "2 of 2"]
+    text = heads.summary(rows, heads=9)
+    assert "4 heads (3 types) of 9: the sweep was stopped" in text and "66.7% of those that run" in text
+    short = heads.shortfalls(rows)
+    assert "gradient off by 1e-03" in short and "one for each codebook" in short and "| a | CAUSAL" not in short
+    assert heads.not_run(rows)[1] == "1 needs a package that is not installed: c (ctc)."

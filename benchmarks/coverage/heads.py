@@ -86,9 +86,12 @@ def shortfalls(rows: Sequence[Row]) -> str:
 
 def _said(row: Row) -> str:
     approximated = ", ".join(f"{n} x {op}" for op, n in row.approximated.items())
-    padding = f"padding {row.padding}" if "failed" in row.padding or "gets" in row.padding else ""
-    parts = [row.reason, f"approximated: {approximated}" if approximated else "", padding, true_reason(row)]
+    parts = [row.reason, f"approximated: {approximated}" if approximated else "", _padding(row), true_reason(row)]
     return ". ".join(p for p in parts if p).replace("|", "\\|")
+
+
+def _padding(row: Row) -> str:
+    return f"padding {row.padding}" if any(w in row.padding for w in ("failed", "gets", "off")) else ""
 
 
 def not_run(rows: Sequence[Row]) -> list[str]:

@@ -7,6 +7,7 @@ import argparse
 import torch
 import transformers
 
+from benchmarks.coverage.reasons import true_reason
 from benchmarks.coverage.row import Row
 
 HEADINGS = (
@@ -88,6 +89,7 @@ def cells(row: Row) -> tuple[str, ...]:
         if row.dtype == "float32" and row.runs
         else []
     )
+    short += [true_reason(row)] if true_reason(row) else []
     position = "; ".join(row.positions) or ("none found" if row.expected and row.captured else "-")
     numbers = [
         f"{row.ledger:.0e}" if row.ledger == row.ledger else "",

@@ -8,15 +8,24 @@ _SELECTED = (
     "the model takes the class token of the first rows of all frames for that of each example (`[:batch_size]`), so "
     "that an example's token is another one's row: the books close for the batch, not for each example"
 )
-_CODEBOOKS = "rows of its ids are codebooks, several of an example: they are not the examples of its output"
+_CODEBOOKS = (
+    "the output of a row reads all rows of its example, one for each codebook, so that rows are no examples: the books "
+    "close for the batch, not for each row"
+)
+_COUNTED_FROM_THE_END = (
+    "its bias counts from the last column, so that padding on the right adds a number to all of a row: the softmax "
+    "does not see it, the place of position's relevance does (content and position's sum are those of the text alone)"
+)
 #: (start of the head's name) -> reason.
 REASONS = {
     "Timesformer": _SELECTED,
     "MusicgenForCausalLM": _CODEBOOKS,
     "MusicgenMelodyForCausalLM": _CODEBOOKS,
+    "Mpt": _COUNTED_FROM_THE_END,
 }
 
 
 def true_reason(row: Row) -> str:
     """The reason; empty where the row says it itself, or nothing is short."""
-    return next((why for head, why in REASONS.items() if row.head.startswith(head) and not row.closed), "")
+    short = (row.runs and not row.closed) or "off" in row.padding
+    return next((why for head, why in REASONS.items() if short and row.head.startswith(head)), "")
