@@ -42,7 +42,7 @@ class _Lookups(TorchFunctionMode):
         self.tables[args[1].data_ptr()] = name
         leaf = result.detach().requires_grad_()
         self.found[name].append(leaf)
-        return leaf
+        return leaf.clone()  # a model may write into it
 
 
 def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
@@ -76,7 +76,8 @@ def _by_autograd(
     leaves = {n: v.detach().clone().requires_grad_() for n, v in given.items() if v.is_floating_point()}
     lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()}, wide)
     with torch.enable_grad(), inference_configuration(model), lookups:
-        score = score_all(_explained(model(**{**inputs, **leaves}))).sum()
+        given_again = {n: v.clone() for n, v in leaves.items()}
+        score = score_all(_explained(model(**{**inputs, **given_again}))).sum()
     tensors = [*leaves.items(), *((n, v) for n, rows in lookups.found.items() for v in rows)]
     if not tensors:
         return {}, 0.0

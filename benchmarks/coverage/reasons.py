@@ -16,11 +16,17 @@ _COUNTED_FROM_THE_END = (
     "its bias counts from the last column, so that padding on the right adds a number to all of a row: the softmax "
     "does not see it, the place of position's relevance does (content and position's sum are those of the text alone)"
 )
+_GATHERED = (
+    "the tokens that see all others are gathered from all examples into one table by constants of this call, and whose "
+    "each row is gets lost: the bias of a map of them is booked for the batch, not for each example"
+)
 #: (start of the head's name) -> reason.
 REASONS = {
     "Timesformer": _SELECTED,
     "MusicgenForCausalLM": _CODEBOOKS,
     "MusicgenMelodyForCausalLM": _CODEBOOKS,
+    "LongformerForQuestionAnswering": _GATHERED,
+    "LongformerForMultipleChoice": _GATHERED,
     "Mpt": _COUNTED_FROM_THE_END,
 }
 

@@ -55,6 +55,13 @@ def _choices(text: Candidate) -> Candidate:
     return {n: torch.stack([v, v.flip(1) if n == "input_ids" else v], 1) for n, v in text.items()}
 
 
+def _separated(text: Candidate, separator: int) -> Candidate:
+    """A question and a text, as models with global attention tell them apart."""
+    ids = text["input_ids"].clone()
+    ids[:, [4, 5, -1]] = separator
+    return {**text, "input_ids": ids}
+
+
 def _pictures_with_words(model: nn.Module, params: Any) -> Iterator[Candidate]:
     size, ch, _ = image_shape(model.config)
     for text in (text_inputs(params, 1, 16), text_inputs(params, 1, find_setting(model.config, "max_seq_len") or 16)):
@@ -95,9 +102,12 @@ def _texts(task: str, model: nn.Module, params: Any) -> Iterator[Candidate]:
             yield {**kw, "decoder_input_ids": draw_ids(B, 7, seed=3)}
         yield kw
         if task == "SEQUENCE_CLASSIFICATION" and "decoder_input_ids" in params:
-            k2 = dict(kw)
-            k2["input_ids"] = torch.cat([kw["input_ids"][:, :-1], torch.full((B, 1), 2)], 1)
-            yield k2
+            end = find_setting(cfg, "eos_token_id")
+            for number in dict.fromkeys((2, end if isinstance(end, int) else 2)):
+                yield {**kw, "input_ids": torch.cat([kw["input_ids"][:, :-1], torch.full((B, 1), number)], 1)}
+        if "global_attention_mask" in params:
+            yield _separated(kw, find_setting(cfg, "sep_token_id"))
+            yield _choices(_separated(kw, find_setting(cfg, "sep_token_id")))
         if isinstance(find_setting(cfg, "num_codebooks"), int):  # musicgen: one row per codebook
             yield {"input_ids": draw_ids(B * find_setting(cfg, "num_codebooks"), S)}
         s = 32

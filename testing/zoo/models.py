@@ -102,6 +102,8 @@ def _config_for(cls: Any, task: str, model_type: str) -> PreTrainedConfig:
             config.pad_token_id = 0
         if task == "CAUSAL_LM" and hasattr(config, "is_decoder") and not getattr(config, "is_encoder_decoder", True):
             config.is_decoder = True
+        if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+            config.decoder_start_token_id = 0
         decoder = getattr(config, "decoder", None)
         if getattr(config, "is_encoder_decoder", False) and isinstance(
             decoder, PreTrainedConfig
