@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def about(options: argparse.Namespace) -> str:
-    return f"{about_types(options)} Here: every head that transformers' auto classes name, in random order."
+    return f"{about_types(options)} Here: every head that they name."
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:
@@ -53,7 +53,7 @@ def counts(rows: Sequence[Row]) -> list[str]:
 
 def summary(rows: Sequence[Row], heads: int) -> str:
     """What the sweep came to, in one line."""
-    stopped = f" of {heads}: the sweep was stopped, what it has seen is a random sample" if len(rows) < heads else ""
+    stopped = f" of {heads}: the sweep was stopped before it came to the others" if len(rows) < heads else ""
     said = ", ".join(f"{n} {what}" for n, what in zip(counts(rows), COUNTED, strict=True))
     wide = [r for r in rows if r.closed and r.dtype == "float64"]
     worst = ", ".join(f"{what} {max((getattr(r, what) for r in wide), default=0.0):.0e}" for what in ("ledger", "site"))

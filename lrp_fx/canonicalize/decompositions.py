@@ -40,6 +40,25 @@ def split_moments(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def name_vector_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """``linalg.norm`` and ``linalg.matrix_norm`` where they are the norm of a vector; of a matrix, Frobenius' is."""
+    x, dims, order = operand_of(node), argument(node, "dim"), argument(node, "ord")
+    rank = value_of(x).dim()
+    along = rank if dims is None else len(dims) if isinstance(dims, (list, tuple)) else 1
+    frobenius = order == "fro" and along == 2
+    euclidean = order is None or (isinstance(order, (int, float)) and along == 1)
+    if not (frobenius or euclidean):
+        return
+    number = 2 if order is None or frobenius else order
+    options = {k: v for k, v in (("dtype", argument(node, "dtype")),) if v is not None}
+    with graph.inserting_before(node):
+        result = call_like(
+            graph, node, aten.linalg_vector_norm.default, x, number, dims, bool(argument(node, "keepdim")), **options
+        )
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 def split_nan_sum(graph: fx.Graph, node: fx.Node) -> None:
     """``nansum`` and ``nanmean`` as sums of what is a number; how many these are carries nothing."""
     x, dims, keepdim = operand_of(node), argument(node, "dim"), bool(argument(node, "keepdim"))
@@ -230,6 +249,8 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.copy": replace_copy,
     "aten.var_mean": split_moments,
     "aten.std_mean": split_moments,
+    "aten.linalg_norm": name_vector_norm,
+    "aten.linalg_matrix_norm": name_vector_norm,
     "aten.nansum": split_nan_sum,
     "aten.nanmean": split_nan_sum,
     "aten.glu": split_gate,
