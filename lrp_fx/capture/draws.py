@@ -36,6 +36,7 @@ class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def fix_draws(module: fx.GraphModule, drawn: Sequence[Tensor]) -> None:
     """Put what was drawn in the place of drawing; nothing is changed where the two do not belong together."""
     nodes = [n for n in module.graph.nodes if _draws(n.target) and not n.all_input_nodes]
+    drawn = drawn[max(len(drawn) - len(nodes), 0) :]  # a trace that was begun anew drew before
     if [v.shape for v in drawn] != [value_of(n).shape for n in nodes]:
         return
     for number, (node, value) in enumerate(zip(nodes, drawn, strict=True)):
