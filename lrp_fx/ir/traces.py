@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from lrp_fx.ir.program import FlatModule
 
 #: How many are kept for all programs; the one that was not asked for the longest goes first.
-KEPT = 1024
+KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def known_of(mode: Any) -> Any:
         return None  # sizes that depend on values
     return (
         *kernels,
-        tuple(sorted((str(s), s, int(sizes[s]), r.lower, r.upper) for s, r in ranges.items())),
+        tuple(sorted((str(s), s, sizes[s], r.lower, r.upper) for s, r in ranges.items())),
         tuple(guard.expr for guard in environment.guards),
         frozenset(environment.replacements.items()),
         frozenset(environment.divisible),
