@@ -92,7 +92,7 @@ def raise_if_out_of_memory(error: BaseException) -> None:
     """
     known: BaseException | None = error
     while known is not None:
-        text = str(known) if isinstance(known, RuntimeError) else ""
+        text = str(known)
         if "Python error details: KeyboardInterrupt" in text:
             raise KeyboardInterrupt from error
         said = "allocate memory" in text or "Python error details: MemoryError" in text  # torch's own, on a CPU

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import lrp_fx
@@ -30,7 +31,7 @@ from benchmarks.load.interrupts import RAISED, differing, state
 from benchmarks.load.memory import resident
 from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.leftovers import let_go
-from lrp_fx.ir.undo import surely
+from lrp_fx.ir.undo import surely, torch_as_before
 from lrp_fx.runtime import collection
 from lrp_fx.runtime.alone import ALONE
 from lrp_fx.runtime.compiler import Compiler
@@ -214,6 +215,19 @@ def test_putting_back_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         surely(undo)
     assert runs == [0, 1]
+
+
+def test_what_torch_was_putting_back() -> None:
+    method = nn.Module.__call__
+    with pytest.raises(KeyboardInterrupt), torch_as_before():
+        _broken_off_while_patched()
+    assert nn.Module.__call__ is method and _symbolic_trace.CURRENT_PATCHER is None
+
+
+def _broken_off_while_patched() -> None:
+    patcher = _symbolic_trace.CURRENT_PATCHER = _symbolic_trace._Patcher()
+    patcher.patch_method(nn.Module, "__call__", lambda *_: None, deduplicate=False)
+    raise KeyboardInterrupt
 
 
 def interrupted(_: object) -> None:
