@@ -123,6 +123,27 @@ class Bits(nn.Module):
         return ((x * 8).to(torch.int32) & 12).to(x.dtype).sum(-1, keepdim=True)
 
 
+class Float8(nn.Module):
+    """Weights in float8; and activations, too."""
+
+    def __init__(self, *, activations: bool) -> None:
+        super().__init__()
+        self.activations = activations
+        self.register_buffer("weight", torch.linspace(-2, 2, 12).reshape(3, 4).to(torch.float8_e4m3fn))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.float8_e4m3fn).to(x.dtype) if self.activations else x
+        return x @ self.weight.to(x.dtype).T  # type: ignore[no-any-return]
+
+
+def test_activations_in_float8_are_refused_and_weights_are_not() -> None:
+    x = torch.rand(2, 4)
+    relevance = lrp_fx.convert(Float8(activations=False).eval())(x, target=1)
+    torch.testing.assert_close(relevance.content["x"], x * torch.linspace(-2, 2, 12).reshape(3, 4)[1], rtol=0.1, atol=0)
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match="quantised"):
+        lrp_fx.convert(Float8(activations=True).eval())(x, target=1)
+
+
 def test_what_an_integer_has_no_room_for_is_lost_as_in_the_model() -> None:
     class Narrow(nn.Module):
         def __init__(self) -> None:

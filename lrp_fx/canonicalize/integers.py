@@ -61,6 +61,7 @@ def _rounded(program: Program) -> set[fx.Node]:
         if node not in of_content or not (is_tensor(node) or is_float(node)):
             continue
         if is_float(node):
+            _refuse_float8(node)
             chosen = has(node, Fact.LOOKUP | Fact.CAST) and not any(_is_truth(a) for a in args)
             if node.op == "placeholder" or chosen or any(a in values for a in args):
                 values.add(node)
@@ -68,6 +69,19 @@ def _rounded(program: Program) -> set[fx.Node]:
             rounded.add(node)
             values.add(node)
     return rounded
+
+
+def _refuse_float8(node: fx.Node) -> None:
+    """Raise where an activation is held in eight bits, as its coefficient would be (weights may: they have none)."""
+    if not is_tensor(node) or value_of(node).dtype.itemsize != 1:
+        return
+    found = Problem(
+        f"%{node.name} = {op_name(node)} holds activations in {str(value_of(node).dtype).removeprefix('torch.')}",
+        source_line(node),
+        "quantised to so few bits, neither values nor relevance close any books, and kernels have no derivative",
+        "explain the model before its activations are quantised, or quantised to integers; weights may be float8",
+    )
+    raise UnsupportedOperatorError(f"an operation cannot be explained:\n{found}")
 
 
 def _is_held(operand: fx.Node, node: fx.Node) -> bool:
