@@ -75,9 +75,7 @@ def by_task(rows: Sequence[Row]) -> str:
 
 
 def shortfalls(rows: Sequence[Row]) -> str:
-    short = [
-        r for r in rows if r.runs and (not r.explained or r.reason or "failed" in r.padding or "gets" in r.padding)
-    ]
+    short = [r for r in rows if r.runs and (not r.explained or r.reason or _padding(r))]
     return markdown(
         ["model type", "head", "stage", "what is short"],
         [[r.model_type, r.head, r.stage, _said(r)] for r in sorted(short, key=lambda r: (r.model_type, r.task))],

@@ -20,6 +20,8 @@ _GATHERED = (
     "the tokens that see all others are gathered from all examples into one table by constants of this call, and whose "
     "each row is gets lost: the bias of a map of them is booked for the batch, not for each example"
 )
+_VMAPPED = "its masks are made by `torch.vmap`, whose inner steps `torch.export` leaves in a graph that cannot run them"
+_NOT_IN_EVALUATION = "the model itself refuses to be differentiated in evaluation mode"
 #: (start of the head's name) -> reason.
 REASONS = {
     "Timesformer": _SELECTED,
@@ -27,11 +29,13 @@ REASONS = {
     "MusicgenMelodyForCausalLM": _CODEBOOKS,
     "LongformerForQuestionAnswering": _GATHERED,
     "LongformerForMultipleChoice": _GATHERED,
+    "NemotronAsrStreaming": _VMAPPED,
+    "Reformer": _NOT_IN_EVALUATION,
     "Mpt": _COUNTED_FROM_THE_END,
 }
 
 
 def true_reason(row: Row) -> str:
     """The reason; empty where the row says it itself, or nothing is short."""
-    short = (row.runs and not row.closed) or "off" in row.padding
+    short = (row.runs and not row.closed) or "off" in row.padding or "gradient" in row.reason
     return next((why for head, why in REASONS.items() if short and row.head.startswith(head)), "")
