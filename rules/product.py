@@ -171,7 +171,7 @@ register(
         ops=BILINEAR,
         surrogate=_uniform,
         sinks=("softmax",),
-        based=True,
+        based="start",
         reference=_reference,
         samples=_samples,
         calls=_calls,
@@ -184,7 +184,7 @@ register(
         ops=("*",),
         surrogate=_uniform,
         sinks=("softmax",),
-        based=True,
+        based="start",
         reference=_reference,
         samples=lambda: [
             sample(aten.mul.Tensor, draw(2, 3, 4, seed=6), draw(2, 3, 4, seed=7), carriers=(0, 1), factors={0: 2, 1: 1})
@@ -198,7 +198,7 @@ register(
         ops=covers("aten", "mul"),
         surrogate=_uniform,
         sinks=("softmax",),
-        based=True,
+        based="start",
         reference=_reference,
         samples=lambda: [
             sample(aten.mul.Tensor, draw(2, 3, seed=6), draw(2, 3, seed=8), carriers=(0, 1), facts={"activated": 1})
@@ -239,7 +239,7 @@ register(
         ops=WITH_TERM,
         surrogate=_with_term,
         sinks=("bias", "softmax"),
-        based=True,
+        based="start",
         reference=_reference_with_term,
         calls=lambda: [
             sample(aten.baddbmm.default, *(draw(2, 4, 4, seed=i) for i in range(3)), carriers=c, bases=b, beta=0.5)

@@ -1,7 +1,7 @@
 """Small tasks whose truth is known, for tokens and for position: what they are, and sequences of them.
 
 A sequence is ``[BOS] c_1 ... c_n [END]``; the answer is read at the last token. In two tasks only the number of certain
-tokens counts, in three others it matters where they stand.
+tokens counts, in two others it matters where they stand.
 """
 
 from __future__ import annotations
@@ -74,14 +74,6 @@ def _neighbour(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
     return tokens, [i, i + 1], tokens[i + 1] - VALUES.start
 
 
-def _induction(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
-    """The last value was there before: what followed it then?"""
-    n = min(n, len(VALUES)) - 1
-    tokens = [VALUES.start + i for i in _places(len(VALUES), n, g)]
-    i = _number(0, n - 2, g)
-    return [*tokens, tokens[i]], [i, i + 1, n], tokens[i + 1] - VALUES.start
-
-
 TASKS = {
     t.name: t
     for t in (
@@ -89,7 +81,6 @@ TASKS = {
         Task("majority", "are there more A than B?", 2, False, "llama", _majority),
         Task("first", "does A come before B?", 2, True, "gpt2", _first),
         Task("neighbour", "which value stands behind MARK?", len(VALUES), True, "llama", _neighbour),
-        Task("induction", "what followed the last value when it came before?", len(VALUES), True, "llama", _induction),
     )
 }
 

@@ -40,7 +40,8 @@ class Rule:
     ``weights``    for fused attention: `Call` -> the attention weights written out, (..., queries, keys).
     ``start``      `Call` -> what the operation gives where all that carries relevance is nothing, if a product with it
                    is to hand this part to its other factor (`Call.bases`).
-    ``based``      True when the surrogate reads `Call.bases`.
+    ``based``      what the surrogate reads in `Call.bases`: nothing (""), what operations with a ``start`` give
+                   ("start"), or also constant parts, such as masks among scores ("constants").
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
     ``frozen_operands``     name of the fact that lists positions of operands to which the rule gives nothing, if there
@@ -62,7 +63,7 @@ class Rule:
     unsampled: Mapping[str, str] = field(default_factory=dict)
     weights: Callable[[Call], Tensor] | None = None
     start: Callable[[Call], Tensor] | None = None
-    based: bool = False
+    based: str = ""
     exact: bool = True
     frozen: bool = False
     frozen_operands: str | None = None
@@ -70,6 +71,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise RuleError(f"rule {self.name}: unknown kind {self.kind!r}; kinds are {', '.join(KINDS)}")
+        if self.based not in ("", "start", "constants"):
+            raise RuleError(f"rule {self.name}: based is {self.based!r}, not 'start' or 'constants'")
         if not self.law or not self.cites:
             raise RuleError(f"rule {self.name} needs a law and a citation")
 

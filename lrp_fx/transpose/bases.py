@@ -28,20 +28,28 @@ _KEEPING = ("move", "sum", "residual", "route", "linear")
 
 
 class Bases:
-    """Adds bases to a relevance graph where they are asked for; None stands for zeros."""
+    """Adds bases to a relevance graph where they are asked for; None stands for zeros.
+
+    ``started``: values in which an operation with a start has a part; the bases of others are constants.
+    """
 
     def __init__(self, builder: RelevanceBuilder) -> None:
         self.builder = builder
         self.applications = builder.rewritten.applications
         self.known: dict[fx.Node, fx.Node | None] = {}
+        self.started: set[fx.Node] = set()
+        for node, application in self.applications.items():  # in their order
+            passes = application.kind in _KEEPING and any(o in self.started for o in application.operands)
+            if application.rule.start is not None or passes:
+                self.started.add(node)
 
     def of_operands(self, application: Application) -> dict[int, fx.Node]:
         """The bases of an application's carriers, by position."""
         if not application.rule.based:
             return {}
-        flat = application.flat()
-        found = {i: self.of(flat[i]) for i in sorted(application.carriers)}
-        return {i: base for i, base in found.items() if base is not None}
+        flat, constants = application.flat(), application.rule.based == "constants"
+        asked = [i for i in sorted(application.carriers) if constants or flat[i] in self.started]
+        return {i: base for i in asked if (base := self.of(flat[i])) is not None}
 
     def of(self, node: fx.Node) -> fx.Node | None:
         """The base of a value that carries relevance."""
@@ -107,6 +115,9 @@ class Bases:
 
     def _keeping(self, application: Application) -> list[int]:
         """Carriers whose bases are in the result as they are: terms of it, or the one factor that carries."""
+        node = application.node
+        if application.kind == "linear" and node not in self.started and not has(node, Fact.SCALING | Fact.SIGN):
+            return []  # a learned map of constants is no part of scores that somebody put there
         if application.kind in _KEEPING:
             return sorted(application.carriers)
         return [0] if _adds_term(application) and 0 in application.carriers else []
