@@ -91,8 +91,12 @@ def _softmax(call: Call) -> Any:
     def moved(x: Tensor) -> Tensor:
         return w * (x - (w * x).sum(dim, keepdim=True) / total)
 
-    base = call.bases.get(0)
-    unmoved = p0 if base is None else p0 - moved(_numbers(base.detach()).to(w.dtype).expand_as(w))
+    base, unmoved = call.bases.get(0), p0
+    if base is not None:
+        constant = _numbers(base.detach()).to(w.dtype).expand_as(w)
+        if not call.facts.get("written_out"):  # M 1 = 0: where all is masked by one low number, nothing is to be left
+            constant = constant - constant.amax(dim, keepdim=True)
+        unmoved = p0 - moved(constant)
     result = carry((p - unmoved).to(y.dtype), moved(scores.to(w.dtype)).to(y.dtype)) + sink("softmax", unmoved, y)
     if not call.facts.get("learned_beside"):
         return result
@@ -153,6 +157,7 @@ def _softmax_calls() -> list[Call]:
         sample(aten.softmax.int, x * 3000, -1),
         sample(aten.softmax.int, x + term, -1, bases={0: term}),
         sample(aten.softmax.int, x + 40 * term, -1, bases={0: 40 * term}),
+        sample(aten.softmax.int, x - 1e9, -1, bases={0: torch.full_like(x, -1e9)}),
         sample(aten.softmax.int, x, -1, facts={"written_out": True}),
     ]
 
