@@ -115,5 +115,4 @@ BENCHMARK = Page(
     body,
     add_options,
     selects=("heads", "sample"),
-    noise=dict(sweep.BENCHMARK.noise),
 )
