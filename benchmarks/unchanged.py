@@ -111,7 +111,7 @@ def _models() -> Iterator[tuple[str, Any, dict[str, Tensor], Any]]:
     for a in ARCHITECTURES:
         target = (lambda scores: scores.diagonal()) if a.name == "clip" else None
         yield a.name, lambda a=a: a.build("sdpa" if a.fused else "eager"), a.inputs(), target
-    for folder in sorted((ROOT / "examples" / "models").iterdir()):
+    for folder in sorted(config.parent for config in (ROOT / "examples" / "models").glob("*/config.json")):
         declared = transformers.AutoConfig.from_pretrained(folder).architectures[0]
         cls = getattr(transformers, declared)
         model = cls.from_pretrained(folder)
