@@ -100,9 +100,8 @@ def _softmax(call: Call) -> Any:
     result = carry((p - unmoved).to(y.dtype), moved(scores.to(w.dtype)).to(y.dtype)) + sink("softmax", unmoved, y)
     if not call.facts.get("learned_beside"):
         return result
-    taken = w * (
-        torch.where(beside > 0, beside * _beside(call), 0.0) / total
-    )  # by a score that no carrier has a part in
+    # what a learned score takes from the others: it moved, too, and nobody carries it
+    taken = w * torch.where(beside > 0, beside * _beside(call), 0.0) / total
     return result + taken.to(y.dtype) + sink("bias", -taken, y)
 
 

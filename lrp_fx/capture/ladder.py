@@ -27,7 +27,7 @@ from lrp_fx.capture.export import export
 from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import open_transforms, record
 from lrp_fx.capture.transforms import calls_transforms
-from lrp_fx.errors import CaptureError
+from lrp_fx.errors import CaptureError, raise_if_out_of_memory
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.facts import Fact
@@ -107,7 +107,8 @@ def _checked(
         traced: nn.Module = record(model, example) if method == CONCRETE else model
         try:
             program = export(traced, example, roles, method)
-        except Exception:
+        except Exception as error:
+            raise_if_out_of_memory(error)
             if method == CONCRETE or not calls_transforms(model, example):
                 raise
             traced = open_transforms(model, example, symbolic=method == DYNAMIC)

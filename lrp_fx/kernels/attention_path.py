@@ -41,7 +41,12 @@ def attention_path(
     values may have fewer heads. ``start``: what is added to the scores from the start (a float or Boolean mask);
     ``bias``: what is added on the path. ``weight``: the share of the attention's weights in the product with values.
     """
-    return _Path.of(c, q, k, v, bias, start, causal, scale, weight).run()
+    wide = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    lead, sizes = c.shape[:-2], (q.shape[-2], k.shape[-2])
+    C, Q, K, V = (_as_four(_heads(t, lead).to(wide), lead) for t in (c, q, k, v))
+    added, given = (None if t is None else _pairs(t, lead, sizes) for t in (bias, start))
+    return _Path(C, Q * scale, K, V, added, given, causal, weight, (c, q, k, v), scale).run()
 
 
 @attention_path.register_fake
@@ -74,27 +79,6 @@ class _Path:
     weight: float
     like: tuple[Tensor, Tensor, Tensor, Tensor]
     scale: float
-
-    @classmethod
-    def of(
-        cls,
-        c: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        start: Tensor | None,
-        causal: bool,
-        scale: float | None,
-        weight: float,
-    ) -> _Path:
-        wide = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
-        scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-        lead = c.shape[:-2]
-        C, Q, K, V = (_as_four(_heads(t, lead).to(wide), lead) for t in (c, q, k, v))
-        sizes = q.shape[-2], k.shape[-2]
-        added, given = (None if t is None else _pairs(t, lead, sizes) for t in (bias, start))
-        return cls(C, Q * scale, K, V, added, given, causal, weight, (c, q, k, v), scale)
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         sums = [torch.zeros_like(t) for t in (self.q, self.k, self.v)]
