@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import lrp_fx
-from lrp_fx.report.ledger import rounding_floor
+from lrp_fx.report.ledger import TOTAL_TOLERANCE, rounding_floor
 from lrp_fx.rule import Call, Rule, registered, registry, share, sink
 from testing.architectures import BY_NAME
 
@@ -216,3 +216,31 @@ def test_what_is_rounding_of_the_whole_is_no_loss_at_a_site() -> None:
     assert floor <= 1e-4 * float(relevance.ledger.magnitude.sum()), (
         "a loss at a site that a ten-thousandth of all relevance passes is measured against that"
     )
+
+
+class Alike(nn.Module):
+    """Two large logits that are almost the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.mix, self.head = nn.Embedding(10, 64), nn.Linear(64, 64), nn.Linear(64, 3, bias=False)
+        with torch.no_grad():
+            self.head.weight[1] = self.head.weight[0] + 1e-5 * torch.randn(64)
+            self.head.weight *= 1e4
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.mix(self.embed(input_ids))).mean(1))
+
+
+def test_a_small_difference_of_large_outputs_is_as_rounded_as_they_are() -> None:
+    model, ids = Alike().eval(), torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    relevance = lrp_fx.convert(model)(input_ids=ids, target=lrp_fx.targets.Contrast(0, 1))
+    ledger, largest = relevance.ledger, relevance.output.abs().amax(1)
+    gap = (ledger.score - ledger.total).abs()
+    assert float((gap / ledger.magnitude).max()) > TOTAL_TOLERANCE[torch.float32], "of its parts it is much"
+    assert bool((gap <= 16 * torch.finfo(torch.float32).eps * largest).all())
+    with pytest.raises(lrp_fx.ConservationError, match="does not close"):
+        ledger.check()
+    with pytest.raises(lrp_fx.ConservationError, match="does not close"):
+        dataclasses.replace(ledger, score=ledger.score + 1e-4 * largest).check(relevance.output)

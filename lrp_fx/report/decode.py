@@ -48,13 +48,17 @@ def settle(
     conserve: str,
     score: Tensor,
     output: Any,
+    explained: Tensor | None,
     inputs: dict[str, Tensor],
     target: str,
     ruleset: str,
 ) -> Relevance:
-    """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it."""
+    """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it.
+
+    explained: the output that the score reads, where the graph returns it.
+    """
     if conserve != "off":
-        statement.ledger.check()
+        statement.ledger.check(explained)
     if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
         warn_user(
             f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "

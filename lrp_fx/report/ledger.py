@@ -19,6 +19,9 @@ from lrp_fx.transpose.signature import DepthInfo
 TOTAL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 #: The same for one site, relative to the sum of absolute relevances that pass it.
 SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+#: Units in the last place of the largest output that a score may be off by: the difference of two large logits is as
+#: rounded as they are, however small it is.
+OUTPUT_ROUNDING = {torch.float64: 16, torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
 #: Above this ratio of absolute parts to the score, cancellation makes any picture unreliable.
 CANCELLATION_LIMIT = 10.0
 #: The sink of operations that no rule knows, and the share of the score above which it is no trifle.
@@ -183,15 +186,18 @@ class Ledger:
     def worst_sites(self, count: int = 5) -> list[SiteBalance]:
         return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
 
-    def check(self) -> None:
-        """Raise `ConservationError` (with this ledger as its ``ledger``) unless every site and the whole balance."""
+    def check(self, explained: Tensor | None = None) -> None:
+        """Raise `ConservationError` (with this ledger as its ``ledger``) unless every site and the whole balance.
+
+        explained: (B, ...), the output that the score reads: no score is more exact than that is rounded.
+        """
         try:
-            self._check()
+            self._check(explained)
         except ConservationError as error:
             error.ledger = self
             raise
 
-    def _check(self) -> None:
+    def _check(self, explained: Tensor | None) -> None:
         """Raise unless every site and the whole ledger balance within the type's tolerance."""
         if not bool(self.score.isfinite().all()):
             raise ConservationError(
@@ -205,7 +211,7 @@ class Ledger:
             torch.finfo(self.score.dtype).tiny
         )
         worst = gap.max() if gap.numel() else gap.new_zeros(())
-        closed = bool(worst <= TOTAL_TOLERANCE[self.dtype])
+        closed = bool(worst <= TOTAL_TOLERANCE[self.dtype]) or self._is_rounding(self.score - self.total, explained)
         if bad:
             lines = "\n".join(f"  {s}" for s in bad)
             raise ConservationError(
@@ -222,7 +228,7 @@ class Ledger:
                 "    next: explain one example at a time, or choose a target that reads each example's own output"
             )
         if closed and self.sites:
-            self._check_depths()
+            self._check_depths(explained)
         if not closed:
             raise ConservationError(
                 f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed "
@@ -230,13 +236,22 @@ class Ledger:
                 '    next: convert(model, conserve="site") names the site where relevance is lost'
             )
 
-    def _check_depths(self) -> None:
+    def _is_rounding(self, gap: Tensor, explained: Tensor | None) -> bool:
+        """Is no score off by more than the outputs that it reads are rounded? ``gap``: (B,), what is missing."""
+        if explained is None or not explained.is_floating_point() or explained.shape[:1] != self.score.shape:
+            return False
+        largest = explained.flatten(1).abs().amax(1) if explained.dim() > 1 else explained.abs()
+        unit = OUTPUT_ROUNDING[self.dtype] * torch.finfo(self.dtype).eps
+        return bool((gap.abs() <= unit * largest.to(gap.dtype)).all())
+
+    def _check_depths(self, explained: Tensor | None) -> None:
         """Raise unless the books close at every depth of the residual streams."""
         for depth in self.depths:
             gap = (depth.score - depth.total).abs() / torch.maximum(self.magnitude, depth.parts).clamp_min(
                 torch.finfo(self.score.dtype).tiny
             )
-            if not bool((gap <= TOTAL_TOLERANCE[self.dtype]).all()):
+            closed = bool((gap <= TOTAL_TOLERANCE[self.dtype]).all())
+            if not closed and not self._is_rounding(depth.score - depth.total, explained):
                 raise ConservationError(
                     f"the books do not close at depth %{depth.name} ({depth.module or 'model'}): off by "
                     f"{float(gap.max()):.2e}\n"

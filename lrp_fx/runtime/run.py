@@ -145,6 +145,7 @@ def _result(executable: Executable, call: Arguments, flat: tuple[Any, ...], targ
         conserve=terms.conserve,
         score=score,
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
+        explained=None if signature.explained is None else flat[signature.explained],
         inputs=call.tensors,
         target=repr(target),
         ruleset=terms.ruleset,

@@ -118,6 +118,7 @@ class _Walk:
         own = [self.builder.env[n] if isinstance(n, fx.Node) else n for n in flat] if whole else []
         depths = streams.infos(self.leaf_nodes, self.sink_nodes)
         signature.outputs = len(own)
+        signature.explained = list(flat).index(program.explained_node) if own else None
         signature.dtype = self.rewritten.precision
         signature.depths = [info for info, _ in depths]
         signature.passing = len(streams.passing)

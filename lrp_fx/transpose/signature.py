@@ -88,10 +88,11 @@ class DepthInfo:
 @dataclass
 class GraphSignature:
     """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
-    (`Rewritten.precision`).
+    (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if it is none.
     """
 
     outputs: int = 0
+    explained: int | None = None
     dtype: torch.dtype = torch.float32
     leaves: list[Leaf] = field(default_factory=list)
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
