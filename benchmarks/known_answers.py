@@ -25,20 +25,31 @@ from benchmarks.compare import Noise
 from benchmarks.page import ROOT, Page, table
 from testing.compiled import Compiled, words
 from testing.published import PUBLISHED, TOLERANCE, Published
-from testing.scoring import hit_and_mass, load_model, load_sequences, rebuild_model
+from testing.scoring import hit_and_mass, load_model, load_sequences, rebuild_model, without_last
 
-HEADINGS = ("preset", "position", "hit", "mass", "hit, mean depth", "mass, mean depth", "published hit, mass")
+HEADINGS = (
+    "preset",
+    "position",
+    "hit",
+    "mass",
+    "hit without the last",
+    "mass without the last",
+    "hit, mean depth",
+    "mass, mean depth",
+    "published hit, mass",
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One preset and aggregation: hit and mass at the input and averaged over depths; ``published``: hit and mass, or
-    None.
+    """One preset and aggregation: hit and mass at the input, the same without the last token, and averaged over depths;
+    ``published``: hit and mass, or None.
     """
 
     preset: str
     aggregation: str | None
     at_input: tuple[float, float]
+    without: tuple[float, float]
     over_depths: tuple[float, float]
     published: tuple[float, float] | None
 
@@ -49,7 +60,7 @@ class Row:
         )
 
     def cells(self) -> list[str]:
-        numbers = [f"{v:.3f}" for v in (*self.at_input, *self.over_depths)]
+        numbers = [f"{v:.3f}" for v in (*self.at_input, *self.without, *self.over_depths)]
         published = (
             ""
             if self.published is None
@@ -81,11 +92,11 @@ def synthetic(folder: Path, count: int | None) -> Answers:
             input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
         )
         for aggregation in (None, *(lrp_fx.aggregations() if relevance.position else ())):
-            at_input, over_depths = (
-                hit_and_mass(relevance.per_token(aggregation, depth=d), sequences) for d in ("input", "mean")
-            )
+            tokens, streams = (relevance.per_token(aggregation, depth=d) for d in ("input", "mean"))
+            at_input, over_depths = (hit_and_mass(scores, sequences) for scores in (tokens, streams))
+            without = hit_and_mass(tokens, without_last(sequences))
             known = published.figures.get((preset, aggregation)) if len(sequences.ids) == published.count else None
-            rows.append(Row(preset, aggregation, at_input, over_depths, known))
+            rows.append(Row(preset, aggregation, at_input, without, over_depths, known))
         ledger = relevance.ledger
         shares = {name: float(share.median()) for name, share in ledger.shares().items()}
         books[preset] = (shares, float(ledger.error.max()), max(float(d.error.max()) for d in ledger.depths))
@@ -181,7 +192,9 @@ stand: there position is no cause), or compiled from a program (the share of pos
 decides what `reverse` copies).
 
 **hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance
-on them (position 0 and padding excluded). Target: the true label's logit, float32. **mean depth** averages a token's
+on them (position 0 and padding excluded); **without the last**: with the last token taken off the sequence and off its
+causal tokens. It reads the answer, so a rule that gives relevance to queries gives it to this token; in the synth tasks
+it also asks the question, in the others it is the same for all. Target: the true label's logit, float32. **mean depth** averages a token's
 relevance over the depths of the residual stream. **published**: an independent implementation's figure, where there is
 one for the same sample; figures agree within 0.01 unless marked.
 """
@@ -226,7 +239,7 @@ BENCHMARK = Page(
     add_options,
     selects=("folder", "count"),
     noise={
-        **dict.fromkeys(HEADINGS[2:6], Noise(absolute=0.002)),
+        **dict.fromkeys(HEADINGS[2:8], Noise(absolute=0.002)),
         **dict.fromkeys(BOOKS[2:], ROUNDING),
         BOOKS[1]: Noise(absolute=0.001),
     },

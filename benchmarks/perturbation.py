@@ -1,9 +1,9 @@
 """Do explanations rank words as the model needs them? ``python -m benchmarks perturbation FOLDER``.
 
-FOLDER holds one folder per text classifier, with held-out sentences in ``eval.jsonl``. Every ranking of `rankings` is
-scored by every metric of `benchmarks.metrics` that needs the model alone, and compared with attnlrp, sentence by
-sentence. The explained class is the predicted one; words are replaced by the mask token; the first and the last token
-stay.
+FOLDER holds one folder per text classifier, with held-out sentences in ``eval.jsonl``. Every ranking of `rankings` and
+`controls` is scored by every metric of `benchmarks.metrics` that needs the model alone, and compared with attnlrp,
+sentence by sentence. The explained class is the predicted one; words are replaced by the mask token; the first and the
+last token stay.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,75 +24,52 @@ from torch import Tensor, nn
 
 import lrp_fx
 from benchmarks.compare import OTHERS, Noise
+from benchmarks.faithful.rankings import (
+    LATER,
+    POSITIONED,
+    RANDOM,
+    REFERENCE,
+    SPREAD,
+    Control,
+    Given,
+    Ranking,
+    compared,
+    later_first,
+    leaning,
+    over_depths,
+    random_order,
+    spread,
+)
+from benchmarks.faithful.tables import MARKS, Rows, Values, definitions, tables
 from benchmarks.metrics import Case, Example, Metric, applicable
-from benchmarks.metrics.paired import compare, mean_and_error
 from benchmarks.page import Page, table
 from lrp_fx.rule import registry
 from testing.scoring import load_model, rebuild_model
 
 MODELS = ("llama_sst2", "minilm_sst2")
-REFERENCE = "attnlrp"
-RANDOM = "random order"
-SPREAD = ", spread evenly"
-DEPTH = ", mean over depths"
-CONTROLLED = ("positive", "paper-positive")
 HEADLINE = ("AUAC generation", "AU-MSE generation", "AUAC pruning", "AU-MSE pruning", "ABPC")
-
-#: label of a ranking -> metric -> its values (examples,)
-Values = dict[str, dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A way to score tokens: a preset and the keyword arguments of `Relevance.per_token`; without a preset, at random.
-
-    ``spread``: a control. The relevance of position is spread evenly over the words: the same sum, and nothing about
-    which word has it. Like any positive relevance of position, it only moves the scores up.
-    """
-
-    label: str
-    preset: str | None
-    options: dict[str, Any] = field(default_factory=dict)
-    spread: bool = False
-
-    def scores(self, relevance: lrp_fx.Relevance) -> Tensor:
-        """(T,): the scores of the one sentence explained."""
-        scores = _only(relevance.per_token(**self.options))
-        if not self.spread:
-            return scores
-        content = _only(relevance.per_token(**{**self.options, "position": None}))
-        return content + (scores - content)[1:-1].mean()
-
-
-def _only(tokens: Tensor | dict[str, Tensor]) -> Tensor:
-    """(T,): the tokens of the only sentence of the only token input."""
-    if not isinstance(tokens, Tensor):
-        raise SystemExit(f"one token input expected, not {', '.join(tokens)}")
-    return tokens[0]
 
 
 def rankings() -> list[Ranking]:
-    """What is compared, in the order of the table; to compare more, add to this list."""
-    found = [Ranking(RANDOM, None)]
-    found += [
-        Ranking(preset, preset, {"position": None}) for preset in ("gradient", REFERENCE, "cp-lrp", "attnlrp-gamma")
-    ]
-    for preset in ("pa-lrp", "pa-lrp-gamma"):
-        found += [
-            Ranking(f"{preset}, {aggregation or 'content only'}", preset, {"position": aggregation})
-            for aggregation in (None, *registry.aggregations)
-        ]
-        found += [
-            Ranking(f"{preset}, {aggregation}{SPREAD}", preset, {"position": aggregation}, spread=True)
-            for aggregation in CONTROLLED
-        ]
-    for preset, aggregation in ((REFERENCE, None), ("pa-lrp", "signed"), ("pa-lrp", "positive")):
-        found.append(
-            Ranking(
-                f"{preset}, {aggregation or 'content only'}{DEPTH}", preset, {"position": aggregation, "depth": "mean"}
-            )
-        )
-    return found
+    """What is explained and compared; to compare more, add to this list."""
+    chosen = compared()
+    known = {r.label for r in chosen}
+    every = [Ranking(f"pa-lrp, {a}", "pa-lrp", {"position": a}) for a in registry.aggregations]
+    return [*chosen, *(r for r in every if r.label not in known), *over_depths()]
+
+
+def controls() -> list[Control]:
+    """What is compared beside it."""
+    spreads = [spread(preset, "positive") for preset in POSITIONED]
+    return [random_order(), later_first(), leaning("pa-lrp-path, signed"), *spreads]
+
+
+def scores_of(relevance: lrp_fx.Relevance, ranking: Ranking) -> Tensor:
+    """(T,): the scores of the one sentence explained, of the only token input."""
+    tokens = relevance.per_token(**ranking.options)
+    if not isinstance(tokens, Tensor):
+        raise SystemExit(f"one token input expected, not {', '.join(tokens)}")
+    return tokens[0]
 
 
 @dataclass(frozen=True)
@@ -137,18 +114,26 @@ def batch(ids: Tensor) -> dict[str, Tensor]:
 
 
 def explain(material: Material, seed: int) -> dict[str, list[Tensor]]:
-    """Scores (T,) of every sentence by the label of the ranking; each preset is converted once."""
-    generator = torch.Generator().manual_seed(seed)
-    scores: dict[str, list[Tensor]] = {r.label: [] for r in rankings()}
-    scores[RANDOM] = [torch.rand(len(ids), generator=generator) for ids in material.sentences]
-    for preset in dict.fromkeys(r.preset for r in rankings() if r.preset):
-        explainer = lrp_fx.convert(material.model, rules=preset)
-        for ids in progress(material.sentences, f"{material.name}: explain, {preset}"):
+    """Scores (T,) of every sentence by the label of the ranking; each preset is converted once. Controls come first."""
+    scores: dict[str, list[Tensor]] = {r.label: [] for r in (*controls(), *rankings())}
+    for name, rules in {_name(r): r.rules for r in rankings()}.items():
+        explainer = lrp_fx.convert(material.model, rules=rules)
+        chosen = [r for r in rankings() if _name(r) == name]
+        for ids in progress(material.sentences, f"{material.name}: explain, {name}"):
             relevance = explainer(**batch(ids.unsqueeze(0)))
-            for ranking in rankings():
-                if ranking.preset == preset:
-                    scores[ranking.label].append(ranking.scores(relevance))
+            for ranking in chosen:
+                scores[ranking.label].append(scores_of(relevance, ranking))
+    generator = torch.Generator().manual_seed(seed)
+    for i, ids in enumerate(material.sentences):
+        found = {r.label: scores[r.label][i] for r in rankings()}
+        given = Given(len(ids), torch.arange(1, len(ids) - 1), found, generator)
+        for control in controls():
+            scores[control.label].append(control.scores(given))
     return scores
+
+
+def _name(ranking: Ranking) -> str:
+    return ranking.rules if isinstance(ranking.rules, str) else ranking.rules.name
 
 
 def examples(material: Material) -> list[Example]:
@@ -182,32 +167,7 @@ def measure(material: Material, scores: dict[str, list[Tensor]]) -> tuple[Values
     }, metrics
 
 
-# ------------------------------------------------------------------------------------------------ tables
-Rows = list[list[str]]
-
-
-def means(values: Values, metrics: list[Metric]) -> Rows:
-    """Heading and rows: mean ± standard error, with the verdict of the paired test against `REFERENCE`."""
-    rows = [["ranking", *(f"{m.name} {'↑' if m.better == 'higher' else '↓'}" for m in metrics)]]
-    for label, row in values.items():
-        cells = [label]
-        for metric in metrics:
-            mean, error = mean_and_error(row[metric.name])
-            verdict = compare(row[metric.name], values[REFERENCE][metric.name]).verdict(metric.better)
-            cells.append(f"{mean:.3f} ± {error:.3f} {verdict}".rstrip())
-        rows.append(cells)
-    return rows
-
-
-def differences(values: Values, metrics: list[Metric], pairs: dict[str, str]) -> Rows:
-    """Heading and rows: mean and median of the differences of a ranking to another, and p of the paired test."""
-    rows = [["ranking", *(m.name for m in metrics)]]
-    for label, other in pairs.items():
-        found = [compare(values[label][m.name], values[other][m.name]) for m in metrics]
-        rows.append([label, *(f"{c.mean:+.4f}, {c.median:+.4f} (p {c.p:.2g})" for c in found)])
-    return rows
-
-
+# ------------------------------------------------------------------------------------------------ the page
 def show(console: Console, title: str, rows: Rows) -> None:
     shown = Table(
         title=title,
@@ -226,22 +186,6 @@ def show(console: Console, title: str, rows: Rows) -> None:
     console.print()
 
 
-def tables(values: Values, metrics: list[Metric]) -> dict[str, Rows]:
-    """The tables of one model, by their caption."""
-    main, further = [m for m in metrics if m.name in HEADLINE], [m for m in metrics if m.name not in HEADLINE]
-    to_reference = {label: REFERENCE for label in values if label != REFERENCE}
-    to_control = {label.removesuffix(SPREAD): label for label in values if label.endswith(SPREAD)}
-    found = {
-        "Mean ± standard error": means(values, main),
-        f"Difference to {REFERENCE}: mean, median (p)": differences(values, main, to_reference),
-        "Difference to the control, whose position relevance is spread evenly: mean, median (p)": differences(
-            values, main, to_control
-        ),
-        "Further metrics": means(values, further),
-    }
-    return {caption: rows for caption, rows in found.items() if len(rows) > 1 and len(rows[0]) > 1}
-
-
 def about(options: argparse.Namespace) -> str:
     import transformers
 
@@ -252,12 +196,15 @@ answer says how well the order fits the model. The explained class is the predic
 first and the last token stay. Sentences are the first {options.count} of the held-out file with at least
 {options.min_tokens} tokens, those two counted (lrp_fx {lrp_fx.__version__}, {versions}).
 
-`++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test over sentences,
-`+` and `-`: with p < 0.05; not corrected for the number of comparisons.
+{MARKS}
 
-The rankings `{SPREAD.strip(", ")}` are a control: the sum of the position relevance is divided evenly among the words,
-so that it says nothing about which word has it. What a position-aware ranking gains over {REFERENCE} but not over its
-control is not due to where the position relevance lies."""
+Controls explain nothing. `{RANDOM}`, `{LATER}`, and attnlrp with a term that leans to later words as much as the path
+rule does: what is not better than these is no finding. `{SPREAD.strip(", ")}`: the sum of the position relevance is
+divided evenly among the words, so that it says nothing about which word has it; what a position-aware ranking gains
+over {REFERENCE} but not over this is not due to where the position relevance lies.
+
+`temperature 2` and `rows shared` are attnlrp with the softmax rules of `rules/softmax_others.py`; `attnlrp-gamma` is
+the published setting of ResLRP."""
 
 
 def sections(found: list[tuple[Material, dict[str, Rows]]], metrics: list[Metric]) -> str:
@@ -267,8 +214,8 @@ def sections(found: list[tuple[Material, dict[str, Rows]]], metrics: list[Metric
         parts.append(f"## {material.name}, {len(material.sentences)} sentences")
         for caption, rows in shown.items():
             parts += [f"{caption}:", table(rows[0], rows[1:])]
-    definitions = [[m.name, m.definition, m.better, ", ".join(m.cites)] for m in metrics]
-    return "\n\n".join([*parts, "## Metrics", table(["metric", "definition", "better", "source"], definitions)])
+    heading, *rows = definitions(metrics)
+    return "\n\n".join([*parts, "## Metrics", table(heading, rows)])
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
@@ -298,7 +245,7 @@ def body(options: argparse.Namespace) -> Iterator[str]:
         material = load(options.folder / name, options.count, options.min_tokens)
         scores, explaining = timed(explain, material, options.seed)
         (values, metrics), perturbing = timed(measure, material, scores)
-        found.append((material, tables(values, metrics)))
+        found.append((material, tables(values, metrics, HEADLINE)))
         for caption, rows in found[-1][1].items():
             show(console, f"{name}, {len(material.sentences)} sentences: {caption}", rows)
         console.print(f"{name}: {explaining:.0f} s to explain, {perturbing:.0f} s to perturb", highlight=False)

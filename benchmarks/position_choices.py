@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -25,7 +24,7 @@ from benchmarks.compare import Noise
 from benchmarks.metrics.paired import compare
 from lrp_fx.rule import registry
 from testing.reference_decoder import SPLITS, explain
-from testing.scoring import Sequences, hits_and_masses, load_model, load_sequences
+from testing.scoring import Sequences, hits_and_masses, load_model, load_sequences, without_last
 
 REFERENCES = {
     "as it stands": {},
@@ -35,15 +34,6 @@ REFERENCES = {
 COLUMNS = ("hit", "mass", "hit without question", "mass without question")
 #: A method's scores: label -> (B, T).
 Methods = dict[str, Tensor]
-
-
-def without_question(sequences: Sequences) -> Sequences:
-    """The sequences with their last token, the question, taken off."""
-    last = sequences.mask.sum(1) - 1
-    mask, causal = sequences.mask.clone(), sequences.causal.clone()
-    rows = torch.arange(len(mask))
-    mask[rows, last], causal[rows, last] = 0, False
-    return dataclasses.replace(sequences, mask=mask, causal=causal)
 
 
 def biases(folder: Path, sequences: Sequences) -> Methods:
@@ -115,7 +105,7 @@ def depths(rules: str) -> Callable[[Path, Sequences], Methods]:
 
 def compared(title: str, methods: Methods, plain: str, sequences: Sequences) -> tuple[Table, str]:
     """For the terminal and as markdown: mean hit and mass of each method, p of the paired test against ``plain``."""
-    views = (sequences, without_question(sequences))
+    views = (sequences, without_last(sequences))
     values = {label: [v for view in views for v in hits_and_masses(scores, view)] for label, scores in methods.items()}
     shown = Table("choice", *COLUMNS, title=title, title_justify="left")
     rows = []

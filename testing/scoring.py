@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,17 @@ def load_sequences(folder: Path, count: int | None = None) -> Sequences:
             torch.tensor(data[name][:count]).long() for name in ("input_ids", "attention_mask", "labels")
         )
         return Sequences(ids, mask, labels, torch.tensor(data["gt_full"][:count]))
+
+
+def without_last(sequences: Sequences) -> Sequences:
+    """The sequences with their last token taken off, and off what causes them: it reads the answer, and whatever
+    credits queries credits it.
+    """
+    last = sequences.mask.sum(1) - 1
+    mask, causal = sequences.mask.clone(), sequences.causal.clone()
+    rows = torch.arange(len(mask))
+    mask[rows, last], causal[rows, last] = 0, False
+    return dataclasses.replace(sequences, mask=mask, causal=causal)
 
 
 def load_model(folder: Path, attention: str = "eager") -> nn.Module:

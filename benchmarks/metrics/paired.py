@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -50,3 +51,15 @@ def compare(values: Tensor, reference: Tensor) -> Comparison:
     ranks = rankdata(abs(unequal))
     shift = float((ranks * (unequal > 0)).sum() - (ranks * (unequal < 0)).sum()) / float(ranks.sum())
     return Comparison(float(difference.mean()), float(np.median(difference)), shift, float(wilcoxon(unequal).pvalue))
+
+
+def corrected(found: list[Comparison]) -> list[Comparison]:
+    """The same with p corrected for how many there are, so that any false finding among all is as unlikely as p says
+    (Holm 1979); comparisons of equal values count, too.
+    """
+    order = sorted(range(len(found)), key=lambda i: found[i].p)
+    result, least = list(found), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(found) - rank) * found[i].p))
+        result[i] = dataclasses.replace(found[i], p=least)
+    return result
