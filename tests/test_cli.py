@@ -31,7 +31,8 @@ def run(*arguments: str) -> Result:
 
 def test_explain_prints_heatmap_parts_and_ledger_and_writes_a_page(tmp_path: Path) -> None:
     page = tmp_path / "story.html"
-    result = run("explain", STORIES, "--text", "Once upon a time, there was a little girl named", "--html", str(page))
+    text = "Once upon a time, there was a little girl named"
+    result = run("explain", STORIES, "--text", text, "--html", str(page), "--hide", "0")
     assert result.exit_code == 0, result.output
     for expected in (
         "next token: ' Lily'",
@@ -40,10 +41,12 @@ def test_explain_prints_heatmap_parts_and_ledger_and_writes_a_page(tmp_path: Pat
         "position",
         "sink softmax",
         "cancellation",
+        "tokens cancel",
+        "hidden, not in the colours: #0 <s> ",
         f"wrote {page}",
     ):
         assert expected in result.output.replace("\n", " ") or expected in result.output
-    assert "Position sites" in page.read_text(encoding="utf-8")
+    assert "Position sites" in page.read_text(encoding="utf-8") and "hidden, not" in page.read_text(encoding="utf-8")
 
 
 def test_explain_contrast_of_ids_without_a_tokenizer() -> None:
@@ -177,6 +180,8 @@ def _leak(call: lrp_fx.rule.Call) -> torch.Tensor:
         (["explain", "surely-not-a-model-of-the-hub", "--text", "x"], "cannot load a model"),
         (["explain", ROPE, "--text", "x"], "without a tokenizer"),
         (["explain", ROPE, "--ids", "1,two"], "not a list of numbers"),
+        (["explain", ROPE, "--ids", "1,2,3,4", "--hide", "first"], "places of tokens such as 0,-1"),
+        (["explain", ROPE, "--ids", "1,2,3,4", "--hide", "4"], "the places 0 to 3"),
         (["explain", ROPE], "give --text, --ids or --image"),
         (["explain", ROPE, "--ids", "1,2", "--target", "1", "--contrast", "1", "2"], "not both"),
         (["explain", ROPE, "--ids", "1,2,3,4,5,6", "--target", "99"], "no such class"),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_target, trial_inputs
+from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_places, read_target, trial_inputs
 from lrp_fx.cli.options import Blocks, Conserve, Dtype, Ids, Image, Model, Rules, Shown, Text
 from lrp_fx.errors import LrpError
 from lrp_fx.recognize.recognisers import RECOGNISERS
@@ -63,6 +63,10 @@ def explain(
     ] = Conserve.total,
     dtype: Dtype = "float32",
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page here as well.")] = None,
+    hide: Annotated[
+        str | None,
+        typer.Option(help="Tokens to leave out of the scale of colours: `largest`, or places such as 0,-1."),
+    ] = None,
 ) -> None:
     """Explain one prediction: heatmap with content and position parts, and the ledger."""
     with _plain_errors():
@@ -72,9 +76,10 @@ def explain(
         relevance = convert(loaded, rules=rules, conserve=conserve.value)(**inputs, target=goal)
         console = Console()
         console.print(_prediction(loaded, tokenizer, relevance.output, position), highlight=False)
-        relevance.show(tokenizer)
+        left_out = read_places(hide)
+        relevance.show(tokenizer, hide=left_out)
         if html is not None:
-            relevance.to_html(html, tokenizer)
+            relevance.to_html(html, tokenizer, hide=left_out)
             console.print(f"wrote {html}", highlight=False)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.errors import InputError, TargetError
+from lrp_fx.report.hiding import LARGEST
 from lrp_fx.targets import Class, Contrast, Predicted
 
 _TRIAL_TOKENS = 12
@@ -146,6 +147,16 @@ def _tokenise(model: nn.Module, tokenizer: Any, text: str) -> dict[str, Tensor]:
         raise InputError("this model comes without a tokenizer: give the token ids instead, --ids 1,2,3")
     accepted = inspect.signature(model.forward).parameters
     return {n: v for n, v in tokenizer(text, return_tensors="pt").items() if n in accepted}
+
+
+def read_places(text: str | None) -> str | list[int] | None:
+    """``largest``, or places of tokens such as ``0,-1``; raises `InputError` for anything else."""
+    if text is None or text == LARGEST:
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--hide {text}: `{LARGEST}`, or places of tokens such as 0,-1") from None
 
 
 def _numbers(ids: str) -> Tensor:

@@ -11,12 +11,14 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[np.float64]]
 #: Share of values inside the colour scale of images: single extreme pixels must not fade the rest.
 _QUANTILE = 0.995
+#: How many hidden tokens are named.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
 class Tokens:
     """One text: ``total = content + position`` for each token; padded tokens are left out, ``index`` tells where they
-    were.
+    were. ``hidden``: tokens that are drawn hatched, and do not count in the scale of colours.
     """
 
     name: str
@@ -24,11 +26,28 @@ class Tokens:
     index: tuple[int, ...]
     content: Array
     position: Array
+    hidden: tuple[bool, ...]
 
     @property
     def total(self) -> Array:
         result: Array = self.content + self.position
         return result
+
+    def scale(self, values: Array) -> float:
+        """The magnitude of one of its rows drawn in full colour: of the tokens that are not hidden."""
+        return scale(values[~np.array(self.hidden, bool)])
+
+    @property
+    def left_out(self) -> str:
+        """What the hidden tokens got, and what the others add up to; empty where none is hidden."""
+        gone = [(i, t, v) for i, t, v, h in zip(self.index, self.text, self.total, self.hidden, strict=True) if h]
+        if not gone:
+            return ""
+        named = ", ".join(f"#{i} {t.strip()} {v:+.4g}" for i, t, v in gone[:_NAMED])
+        more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+        amount = sum(v for *_, v in gone)
+        together = f"together {amount:+.4g}, the others {self.total.sum() - amount:+.4g}"
+        return f"hidden, not in the colours: {named}{more} ({together})"
 
 
 @dataclass(frozen=True)
@@ -66,15 +85,34 @@ class SiteRow:
 
 
 @dataclass(frozen=True)
+class Most:
+    """How much tokens cancel among themselves, the name of the one that got most, its signed share of the absolute
+    amounts, and what makes them doubtful: that they cancel, that this one speaks against the others."""
+
+    cancellation: float
+    token: str
+    share: float
+    cancels: bool
+    against: bool
+
+    @property
+    def care(self) -> str:
+        """What is to be said of them; empty where nothing is."""
+        against = "it speaks against the others: " if self.against else ""
+        return f"{against}read with care" if self.against or self.cancels else ""
+
+
+@dataclass(frozen=True)
 class Bookings:
-    """One example's ledger: ``rows`` of (kind, name, amount, share of the score), the two figures of trust, and
-    whether the parts cancel so that no picture should be trusted."""
+    """One example's ledger: ``rows`` of (kind, name, amount, share of the score), the two figures of trust, whether
+    the parts cancel so that no picture should be trusted, and the same of tokens (None where there are none)."""
 
     score: float
     rows: tuple[tuple[str, str, float, float], ...]
     error: float
     cancellation: float
     cancels: bool = False
+    most: Most | None = None
 
 
 @dataclass(frozen=True)

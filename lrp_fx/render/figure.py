@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from lrp_fx.render.data import Picture, Raster, Series, Tokens, image_scale
 
 EXAMPLES = 8
@@ -50,6 +52,30 @@ def _bars(axes: Any, tokens: Tokens) -> None:
     axes.set_xticks(list(steps), [t.replace("$", r"\$") for t in tokens.text], rotation=60, ha="right", fontsize=8)
     axes.set_ylabel("relevance")
     axes.legend(fontsize=8)
+    if any(tokens.hidden):
+        _hatch(axes, tokens)
+
+
+def _hatch(axes: Any, tokens: Tokens) -> None:
+    """Hidden tokens: hatched over the whole height that the others need, with their numbers."""
+    shown = ~np.array(tokens.hidden, bool)
+    ends = np.stack([tokens.content, tokens.position, tokens.total])[:, shown]
+    room = 0.08 * ((ends.max(initial=0.0) - ends.min(initial=0.0)) or 1.0)
+    low, high = ends.min(initial=0.0) - room, ends.max(initial=0.0) + room
+    axes.set_ylim(low, high)
+    for k in np.flatnonzero(~shown):
+        axes.axvspan(k - 0.4, k + 0.4, facecolor="white", edgecolor=GREY, hatch="//", linewidth=0, zorder=3)
+        axes.text(
+            k,
+            (low + high) / 2,
+            f"{tokens.total[k]:+.3g}",
+            rotation=90,
+            ha="center",
+            va="center",
+            backgroundcolor="white",
+            fontsize=8,
+            zorder=4,
+        )
 
 
 def _pictures(row: Any, raster: Raster) -> None:

@@ -14,6 +14,7 @@ from lrp_fx.render.data import (
     Array,
     Bookings,
     Example,
+    Most,
     Picture,
     Raster,
     Series,
@@ -40,6 +41,7 @@ _STYLE = """
 .lrp .tokens b { font: 600 .9rem ui-monospace, monospace; padding: 1px 5px; text-align: center; white-space: pre; }
 .lrp .tokens span { font-size: .68rem; padding: 0 4px; text-align: center; border-top: 1px solid #eee;
     font-variant-numeric: tabular-nums; }
+.lrp .tokens .hidden { background: repeating-linear-gradient(135deg, #fff 0 5px, #ddd 5px 7px); }
 .lrp .tokens .labels { border-color: transparent; }
 .lrp .tokens .labels * { text-align: left; font-family: inherit; border-color: transparent; color: #444; }
 .lrp figure { display: inline-block; margin: 0 1rem .5rem 0; vertical-align: top; }
@@ -103,34 +105,45 @@ def _example(view: Example, *, alone: bool) -> str:
 def _tokens(tokens: Tokens) -> str:
     """One column per token: the token on its total, below it content and position, each row on its own scale."""
     rows = [("total", tokens.total), ("content", tokens.content), ("position", tokens.position)]
-    tops = [scale(values) for _, values in rows]
+    tops = [tokens.scale(values) for _, values in rows]
     notes = "; ".join(
         f"<b>{name}</b> {values.sum():+.4g}, full colour at {top:.3g}"
         for (name, values), top in zip(rows, tops, strict=True)
     )
     labels = "".join(f"<span>{name}</span>" for name, _ in rows)
     columns = [f'<div class="labels"><b>token</b>{labels}</div>']
-    for k, (text, index) in enumerate(zip(tokens.text, tokens.index, strict=True)):
-        cells = "".join(_cell(name, float(values[k]), top) for (name, values), top in zip(rows, tops, strict=True))
-        background = colour(float(tokens.total[k]) / tops[0])
-        start = ' class="start"' if text.startswith(" ") else ""
-        columns.append(
-            f'<div{start} title="token {index}"><b '
-            f'style="background:rgb{background};color:{ink(background)}">{escape(text.strip()) or "&nbsp;"}</b>'
-            f"{cells}</div>"
-        )
+    columns += [_column(tokens, k, rows, tops) for k in range(len(tokens.text))]
+    left_out = f'<p class="note">{escape(tokens.left_out)}</p>\n' if tokens.left_out else ""
     return (
-        f'<h3>{escape(tokens.name)}</h3>\n<p class="note">Sums: {notes}.</p>\n<div class="tokens">'
+        f'<h3>{escape(tokens.name)}</h3>\n<p class="note">Sums: {notes}.</p>\n{left_out}<div class="tokens">'
         f"{''.join(columns)}</div>"
     )
 
 
-def _cell(name: str, value: float, top: float) -> str:
-    background = colour(value / top)
+def _column(tokens: Tokens, k: int, rows: list[tuple[str, Array]], tops: list[float]) -> str:
+    text, gone = tokens.text[k], tokens.hidden[k]
+    drawn = [None if gone else top for top in tops]
+    cells = "".join(_cell(name, float(values[k]), top) for (name, values), top in zip(rows, drawn, strict=True))
+    kinds = " ".join(["start"] * text.startswith(" ") + ["hidden"] * gone)
+    named = f' class="{kinds}"' if kinds else ""
+    style = _style(None if gone else float(tokens.total[k]) / tops[0])
     return (
-        f'<span style="background:rgb{background};color:{ink(background)}" title="{name} {value:+.6g}">'
-        f"{value:+.3g}</span>"
+        f'<div{named} title="token {tokens.index[k]}{", hidden" if gone else ""}"><b{style}>'
+        f"{escape(text.strip()) or '&nbsp;'}</b>{cells}</div>"
     )
+
+
+def _cell(name: str, value: float, top: float | None) -> str:
+    """``top`` None: not coloured."""
+    return f'<span{_style(None if top is None else value / top)} title="{name} {value:+.6g}">{value:+.3g}</span>'
+
+
+def _style(x: float | None) -> str:
+    """The colour of a number in -1..1 as an attribute; none for what is hatched."""
+    if x is None:
+        return ""
+    background = colour(x)
+    return f' style="background:rgb{background};color:{ink(background)}"'
 
 
 def _raster(raster: Raster) -> str:
@@ -223,9 +236,19 @@ def _ledger(bookings: Bookings) -> str:
         f'<p class="note">Relative error of the sum {bookings.error:.1e}; cancellation {bookings.cancellation:.2f} '
         f"(sum of the absolute parts over the score).{care}</p>"
     )
+    if bookings.most is not None:
+        trust += _most(bookings.most)
     return (
         '<h3>Ledger</h3>\n<table><tr><th>where the score went</th><th class="n">amount</th><th class="n">share of '
         f"score</th></tr>{''.join(rows)}</table>\n{trust}"
+    )
+
+
+def _most(most: Most) -> str:
+    care = f' <span class="warn">{escape(most.care)}</span>' if most.care else ""
+    return (
+        f'\n<p class="note">Tokens: cancellation {most.cancellation:.2f} (their absolute amounts over their sum); most '
+        f"went to {escape(most.token)}, {100 * most.share:+.0f} % of the absolute amounts.{care}</p>"
     )
 
 

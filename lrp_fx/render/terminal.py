@@ -52,7 +52,8 @@ def _heading(picture: Picture, view: Example) -> Text:
 
 def _part(part: Tokens | Raster | Series, *, coloured: bool) -> Group:
     if isinstance(part, Tokens):
-        return Group(Text(part.name, style="italic"), _heatmap(part), Text(""), _table(part))
+        left_out = [Text(part.left_out, style="dim")] if part.left_out else []
+        return Group(Text(part.name, style="italic"), _heatmap(part), *left_out, Text(""), _table(part))
     if isinstance(part, Raster):
         how = "red for, blue against" if coloured else "shaded for, dotted against"
         return Group(
@@ -71,18 +72,18 @@ def _style(x: float) -> str:
 
 def _heatmap(tokens: Tokens) -> Text:
     """All tokens in a row; a gap between them unless the vocabulary writes its own spaces."""
-    top = scale(tokens.total)
+    top = tokens.scale(tokens.total)
     gap = "" if any(t.startswith(" ") for t in tokens.text) else " "
     line = Text()
-    for name, value in zip(tokens.text, tokens.total, strict=True):
-        line.append(name, style=_style(value / top))
+    for name, value, gone in zip(tokens.text, tokens.total, tokens.hidden, strict=True):
+        line.append(f"╱{name}╱" if gone else name, style="dim" if gone else _style(value / top))
         line.append(gap)
     return line
 
 
 def _table(tokens: Tokens) -> Table:
     """Every token, or the largest ones of long texts, in order."""
-    total, top = tokens.total, scale(tokens.total)
+    total, top = tokens.total, tokens.scale(tokens.total)
     largest = np.sort(np.argsort(-np.abs(total))[:_ROWS])
     table = Table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_footer=True, footer_style="bold"
@@ -95,9 +96,8 @@ def _table(tokens: Tokens) -> Table:
     table.add_column("- total +")
     for i in largest:
         numbers = (f"{v[i]:+.4f}" for v in (total, tokens.content, tokens.position))
-        table.add_row(
-            str(tokens.index[i]), Text(repr(tokens.text[i])[1:-1].strip() or "␣"), *numbers, _bar(total[i] / top)
-        )
+        bar = Text(f"{'╱' * _BAR}│{'╱' * _BAR}", "dim") if tokens.hidden[i] else _bar(total[i] / top)
+        table.add_row(str(tokens.index[i]), Text(repr(tokens.text[i])[1:-1].strip() or "␣"), *numbers, bar)
     return table
 
 
@@ -165,4 +165,8 @@ def _ledger(bookings: Bookings) -> Table:
     table.add_row(
         "cancellation", f"{bookings.cancellation:.2f}", Text("parts cancel: read with care", "yellow") if high else ""
     )
+    if bookings.most is not None:
+        most = bookings.most
+        told = Text.assemble(f"most: {most.token} {100 * most.share:+.0f} %", (f" {most.care}", "yellow"))
+        table.add_row("tokens cancel", f"{most.cancellation:.2f}", told)
     return table

@@ -13,6 +13,7 @@ from lrp_fx.errors import warn_user
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
+from lrp_fx.report.tokens import DOUBTS, TokenBooks, doubts
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf
 
 
@@ -52,10 +53,12 @@ def settle(
     inputs: dict[str, Tensor],
     target: str,
     ruleset: str,
+    said: set[str],
 ) -> Relevance:
     """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it.
 
     explained: the output that the score reads, where the graph returns it.
+    said: what an explainer has warned of that it says once.
     """
     if conserve != "off":
         statement.ledger.check(explained)
@@ -70,6 +73,10 @@ def settle(
             f"{float(lost.max()):.1%} of the score is unexplained: it went through operations that no rule knows; "
             "explainer.coverage counts them, convert(strict=True) names them"
         )
+    for kind, text in doubts(statement.ledger.token_books) if DOUBTS - said else ():
+        if kind not in said:
+            said.add(kind)
+            warn_user(text)
     parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
 
@@ -88,8 +95,19 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
     position = [_position(i, used, values) for i in signature.injections if any(u in used for u in i.uses)]
-    ledger = _ledger(signature, values)
+    axes = {leaf.inputs[0]: leaf.token_axes[0] for leaf, *_ in values.leaves if _is_vectors(leaf)}
+    books = TokenBooks(content, position, bound, axes, _score(values))
+    ledger = _ledger(signature, values, books)
     return Statement(content, position, learned, segment, cached, _streams(signature, values, position), ledger)
+
+
+def _is_vectors(leaf: Leaf) -> bool:
+    """Content given as a row of numbers for each token."""
+    return leaf.kind == CONTENT and len(leaf.inputs) == 1 and leaf.token_axes in ((1,), (2,))
+
+
+def _score(values: _Values) -> Tensor:
+    return values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
 
 
 def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
@@ -157,9 +175,8 @@ def _streams(signature: GraphSignature, values: _Values, position: list[Position
     return result
 
 
-def _ledger(signature: GraphSignature, values: _Values) -> Ledger:
-    dtype = signature.dtype
-    score = values.score.to(torch.float64 if values.score.dtype == torch.float64 else torch.float32)
+def _ledger(signature: GraphSignature, values: _Values, tokens: TokenBooks) -> Ledger:
+    dtype, score = signature.dtype, tokens.score
     totals = _stack([t for _, _, t, _ in values.leaves], score)
     sunk = _stack(values.sinks, score)
     leaves = {
@@ -177,7 +194,7 @@ def _ledger(signature: GraphSignature, values: _Values) -> Ledger:
         SiteBalance(i.name, i.rule, i.module, i.source, row[0], row[1], row[2], max(row[3], floor)) for i, row in books
     ]
     depths = DepthBooks(signature.depths, values.depths, totals, sunk, _stack(values.passing, score))
-    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, depths)
+    return Ledger(score, leaves, sinks, by_site, balances, magnitude, dtype, depths, tokens)
 
 
 def _stack(totals: list[Tensor], score: Tensor) -> Tensor:

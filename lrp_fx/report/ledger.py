@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.errors import ConservationError
+from lrp_fx.report.tokens import TokenBooks, TokenShare
 from lrp_fx.transpose.signature import DepthInfo
 
 #: Relative closure demanded of the whole ledger, by type; half precision closes within its own rounding.
@@ -135,7 +136,7 @@ class Ledger:
     ``score``: (B,). ``leaves``: leaf kind (or ``content:input``) -> (B,). ``sinks``: sink name -> (B,). ``sink_sites``:
     (sink name, site, module path, total (B,)) for each. ``sites``: balances of all sites (``conserve="site"`` only).
     ``magnitude``: (B,), sum of absolute relevances of all leaf elements and sinks. ``dtype``: the coarsest type that
-    relevance passed on its way, whose rounding the books are allowed.
+    relevance passed on its way, whose rounding the books are allowed. ``token_books``: what each token got.
     """
 
     score: Tensor
@@ -146,6 +147,7 @@ class Ledger:
     magnitude: Tensor
     dtype: torch.dtype
     depth_books: DepthBooks
+    token_books: TokenBooks
 
     @property
     def unexplained(self) -> Tensor:
@@ -178,6 +180,20 @@ class Ledger:
     def cancellation(self) -> Tensor:
         """``sum of |leaf and sink totals| / |score|``, (B,): above 10 the parts cancel and pictures mislead."""
         return self.absolute / self.score.abs().clamp_min(torch.finfo(self.score.dtype).tiny)
+
+    @property
+    def token_cancellation(self) -> Tensor:
+        """``sum of |token relevance| / |sum of token relevance|``, (B,): 1 where no token speaks against another.
+
+        Content and signed position of each token together, of all inputs that have tokens (texts, vectors, patches of
+        images); what a mask hides gets nothing, and does not count. Above 5 a warning says so, once for an explainer.
+        """
+        return self.token_books.cancellation
+
+    @property
+    def largest_tokens(self) -> list[TokenShare | None]:
+        """For each example the token that got most, whatever its sign; None where no input has tokens."""
+        return self.token_books.largest
 
     def shares(self) -> dict[str, Tensor]:
         """Each leaf's and sink's total over the score, (B,) each."""
@@ -265,7 +281,15 @@ class Ledger:
         rows += [f"  {'leaf ' + n:<22}{_numbers(t)}" for n, t in self.leaves.items()]
         rows += [f"  {'sink ' + n:<22}{_numbers(t)}" for n, t in self.sinks.items()]
         rows.append(f"  {'error (relative)':<22}{_numbers(self.error)}")
+        rows += [f"  {'tokens cancel':<22}{self._tokens()}"] if self.token_books.rows else []
         return "\n".join(rows)
+
+    def _tokens(self) -> str:
+        """How much tokens cancel, and (in brackets) which of them got most, and its share of the absolute amounts."""
+        several = len(self.token_books.rows) > 1
+        found = zip(self.token_cancellation.tolist()[:6], self.largest_tokens, strict=False)
+        cells = [f"{c:.3g} ({f'{t.input} ' if several and t else ''}{t})" for c, t in found]
+        return "  ".join(cells) + ("  ..." if self.score.numel() > 6 else "")
 
 
 def _numbers(t: Tensor) -> str:

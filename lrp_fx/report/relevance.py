@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lrp_fx.errors import InputError
 from lrp_fx.render import figure, page, terminal
+from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.past import past
 from lrp_fx.report.patches import pool, position_map
@@ -92,7 +93,13 @@ class Relevance:
         }
 
     def per_token(
-        self, position: str | None = "signed", *, content: bool = True, credit: str = KEY, depth: str = "input"
+        self,
+        position: str | None = "signed",
+        *,
+        content: bool = True,
+        credit: str = KEY,
+        depth: str = "input",
+        hide: Any = None,
     ) -> Tensor | dict[str, Tensor]:
         """Relevance per token: content, plus position aggregated in one of the ways of `lrp_fx.aggregations`, or not at
         all.
@@ -102,9 +109,12 @@ class Relevance:
         credit: to which token of a pair a bias between tokens goes: ``key``, ``query`` or ``both``.
         depth: ``input`` reads content where it enters; ``mean`` averages over the depths of the residual stream, at
             each of which position counts that was injected above it.
+        hide: tokens to leave out, 0 in the result: ``"largest"`` (in each example the one that got most of the signed
+            sum of content and position, whatever its sign), places (the same in each example), truth values (B, T), or
+            a dict by input of these.
 
         Returns (B, T), or (B, texts, T) where an example has several (answers to choose from); a dict by input name
-        where several inputs have tokens. Only ``signed`` adds up to the ledger.
+        where several inputs have tokens. Only ``signed`` adds up to the ledger, where nothing is left out.
         """
         if position is not None:
             find_aggregation(position)
@@ -118,7 +128,14 @@ class Relevance:
             raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
         if position is not None:
             self._add_position(result, position, credit, depth)
+        if hide is not None:
+            out = hidden(hide, self._signed_rows())
+            result = {n: R.masked_fill(out[n], 0) if n in out else R for n, R in result.items()}
         return next(iter(result.values())) if len(result) == 1 else result
+
+    def _signed_rows(self) -> dict[str, Tensor]:
+        rows = self.per_token()
+        return rows if isinstance(rows, dict) else dict.fromkeys(self._token_rows(), rows)
 
     def _token_rows(self) -> dict[str, Tensor]:
         """Content by token: of each text, or of the several texts of an example."""
@@ -189,22 +206,27 @@ class Relevance:
             raise InputError("no position relevance runs over patches of this input; see .position for what there is")
         return added, grid
 
-    def show(self, tokenizer: Any = None, console: Any = None) -> None:
+    def show(self, tokenizer: Any = None, console: Any = None, *, hide: Any = None) -> None:
         """Print the token heatmap, with content and position parts, and the ledger to the terminal (at most 8
         examples).
 
         tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
         console: a `rich.console.Console` to print to (default: standard output).
+        hide: tokens that are drawn hatched, with their numbers, while the colours are scaled by the others: as in
+            `per_token`. Sums and ledger are of all tokens.
         """
-        terminal.show(picture(self, tokenizer, terminal.EXAMPLES), console)
+        terminal.show(picture(self, tokenizer, terminal.EXAMPLES, hide), console)
 
-    def to_html(self, path: Any = None, tokenizer: Any = None) -> str:
+    def to_html(self, path: Any = None, tokenizer: Any = None, *, hide: Any = None) -> str:
         """The same as a self-contained HTML page of at most 64 examples; written to ``path`` if one is given."""
-        return page.to_html(picture(self, tokenizer, page.EXAMPLES), path)
+        return page.to_html(picture(self, tokenizer, page.EXAMPLES, hide), path)
 
     def _repr_html_(self) -> str:
         return page.fragment(picture(self, None, page.EXAMPLES))
 
-    def plot(self, tokenizer: Any = None) -> Any:
-        """A `matplotlib.figure.Figure` of at most 8 examples: bars per token, or the heatmap of an image."""
-        return figure.plot(picture(self, tokenizer, figure.EXAMPLES))
+    def plot(self, tokenizer: Any = None, *, hide: Any = None) -> Any:
+        """A `matplotlib.figure.Figure` of at most 8 examples: bars per token, or the heatmap of an image.
+
+        hide: tokens that are drawn hatched and cut off, with their numbers, as in `show`.
+        """
+        return figure.plot(picture(self, tokenizer, figure.EXAMPLES, hide))

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lrp_fx.capture.arguments import role_of
-from lrp_fx.render.data import Array, Bookings, Example, Picture, Raster, Series, SiteRow, Tokens
+from lrp_fx.render.data import Array, Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
+from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
 from lrp_fx.report.patches import patch_grid, pool, position_map
 from lrp_fx.report.position import PositionSite
+from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT
 
 
 class Result(Protocol):
@@ -36,19 +38,22 @@ class Result(Protocol):
     def per_token(self, position: str | None = ..., *, content: bool = ...) -> Tensor | dict[str, Tensor]: ...
 
 
-def picture(result: Result, tokenizer: Any = None, limit: int | None = None) -> Picture:
-    """The first ``limit`` examples as data.
+def picture(result: Result, tokenizer: Any = None, limit: int | None = None, hide: Any = None) -> Picture:
+    """The first ``limit`` examples as data; ``hide``: tokens that are not to count in the scale of colours.
 
     tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
     """
-    return Picture(result.target, result.ruleset, result.score.numel(), tuple(examples(result, tokenizer, limit)))
+    return Picture(result.target, result.ruleset, result.score.numel(), tuple(examples(result, tokenizer, limit, hide)))
 
 
-def examples(relevance: Result, tokenizer: Any = None, limit: int | None = None) -> list[Example]:
+def examples(relevance: Result, tokenizer: Any = None, limit: int | None = None, hide: Any = None) -> list[Example]:
     """Views of the first ``limit`` examples of the batch."""
     batch = relevance.score.numel()
     per_token = _position_per_token(relevance)
-    return [_example(relevance, b, tokenizer, per_token) for b in range(batch if limit is None else min(batch, limit))]
+    drawn = {n: R for n, R in relevance.ledger.token_books.rows.items() if n in per_token and _is_text(relevance, n)}
+    out = hidden(hide, drawn)
+    count = batch if limit is None else min(batch, limit)
+    return [_example(relevance, b, tokenizer, per_token, out) for b in range(count)]
 
 
 def token_names(ids: Sequence[int], tokenizer: Any) -> list[str]:
@@ -95,11 +100,11 @@ def _position_per_token(relevance: Result) -> dict[str, Tensor]:
     return found if isinstance(found, dict) else {names[0]: found}
 
 
-def _example(relevance: Result, b: int, tokenizer: Any, position: dict[str, Tensor]) -> Example:
-    result = Example(b, _bookings(relevance, b), sites=_sites(relevance, b))
+def _example(relevance: Result, b: int, tokenizer: Any, position: dict[str, Tensor], out: dict[str, Tensor]) -> Example:
+    result = Example(b, _bookings(relevance, b, tokenizer), sites=_sites(relevance, b))
     for name, R in relevance.content.items():
         if _is_text(relevance, name):
-            result.tokens.append(_tokens(relevance, name, b, tokenizer, position[name]))
+            result.tokens.append(_tokens(relevance, name, b, tokenizer, position[name], out.get(name)))
         elif R.dim() in (3, 4):
             result.rasters.append(_raster(relevance, name, b))
         else:
@@ -109,12 +114,14 @@ def _example(relevance: Result, b: int, tokenizer: Any, position: dict[str, Tens
     return result
 
 
-def _tokens(relevance: Result, name: str, b: int, tokenizer: Any, position: Tensor) -> Tokens:
+def _tokens(relevance: Result, name: str, b: int, tokenizer: Any, position: Tensor, out: Tensor | None) -> Tokens:
     ids = relevance.inputs[name][b].tolist()
     mask = _mask_of(relevance, name)
     kept = [i for i in range(len(ids)) if mask is None or bool(mask[b, i] != 0)]
     names = token_names([ids[i] for i in kept], tokenizer)
-    return Tokens(name, tuple(names), tuple(kept), _array(relevance.content[name][b])[kept], _array(position[b])[kept])
+    content, placed = _array(relevance.content[name][b])[kept], _array(position[b])[kept]
+    left_out = np.zeros(len(kept), bool) if out is None else out[b].cpu().numpy()[kept]
+    return Tokens(name, tuple(names), tuple(kept), content, placed, tuple(map(bool, left_out)))
 
 
 def _mask_of(relevance: Result, name: str) -> Tensor | None:
@@ -181,7 +188,7 @@ def _form(site: PositionSite) -> str:
     return f"{site.kind}, {site.variant} ({reach})"
 
 
-def _bookings(relevance: Result, b: int) -> Bookings:
+def _bookings(relevance: Result, b: int, tokenizer: Any) -> Bookings:
     ledger = relevance.ledger
     score = float(ledger.score[b])
 
@@ -196,4 +203,20 @@ def _bookings(relevance: Result, b: int) -> Bookings:
         float(ledger.error[b]),
         float(ledger.cancellation[b]),
         float(ledger.cancellation[b]) > CANCELLATION_LIMIT,
+        _most(relevance, b, tokenizer),
     )
+
+
+def _most(relevance: Result, b: int, tokenizer: Any) -> Most | None:
+    """How much tokens cancel, and which of them got most."""
+    token = relevance.ledger.largest_tokens[b]
+    if token is None:
+        return None
+    given, words = relevance.inputs.get(token.input), [token.where]
+    if given is not None and len(token.place) == given.dim() - 1 and not given.is_floating_point():
+        words.insert(0, token_names([int(given[(b, *token.place)])], tokenizer)[0].strip())
+    if len(relevance.ledger.token_books.rows) > 1:
+        words.append(f"of {token.input}")
+    cancellation = float(relevance.ledger.token_cancellation[b])
+    against = token.against and abs(token.share) >= AGAINST_LIMIT
+    return Most(cancellation, " ".join(words), token.share, cancellation > TOKEN_CANCELLATION_LIMIT, against)

@@ -143,6 +143,7 @@ class Explainer:
             conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
         )
         self.roles = dict(roles or {})
+        self._said: set[str] = set()  # the kinds of warnings that come once, and came
         self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
         takes = inspect.signature(model.forward).parameters
         strange = [
@@ -177,7 +178,7 @@ class Explainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are fresh: they hold the model and what was asked for, and capture again."""
-        return {**vars(self), "_compiler": self._compiler.options, "_last": None}
+        return {**vars(self), "_compiler": self._compiler.options, "_last": None, "_said": set()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -281,7 +282,7 @@ class Explainer:
                 run_model(call.model, call.bound)
 
         executables = [made[id(built)] for _, built in compiled]
-        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset.name), blame)
+        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset.name, self._said), blame)
 
     def verify(self, *args: Any, **inputs: Any) -> Agreement:
         """Compare what the explainer would answer with the model as it is now, on inputs like a call's, or on the last.

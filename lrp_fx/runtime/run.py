@@ -62,10 +62,14 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -
 
 @dataclass(frozen=True)
 class Terms:
-    """What a result has to satisfy, and what it says of itself: the conservation asked for, the name of the ruleset."""
+    """What a result has to satisfy, and what it says of itself: the conservation asked for, the name of the ruleset.
+
+    ``said``: kinds of warnings that come once, and came.
+    """
 
     conserve: str
     ruleset: str
+    said: set[str]
 
 
 def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
@@ -149,6 +153,7 @@ def _result(executable: Executable, call: Arguments, flat: tuple[Any, ...], targ
         inputs=call.tensors,
         target=repr(target),
         ruleset=terms.ruleset,
+        said=terms.said,
     )
 
 

@@ -60,6 +60,7 @@ class SavedExplainer:
         self.sites, self.coverage = contents.sites, contents.coverage
         self.ruleset, self.conserve, self.method = contents.ruleset, contents.conserve, contents.method
         self.made_with = contents.made_with
+        self._said: set[str] = set()  # the kinds of warnings that come once, and came
 
     @property
     def targets(self) -> list[tuple[Any, ...]]:
@@ -104,7 +105,9 @@ class SavedExplainer:
         executables = [self._executable(goal, call) for goal in goals]
         check_inputs(call.tensors, call.roles)
         arguments = [a for g, e in zip(goals, executables, strict=True) for a in target_arguments([g], e.guards, call)]
-        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset), _blaming(call))
+        return explain(
+            executables, call, goals, arguments, Terms(self.conserve, self.ruleset, self._said), _blaming(call)
+        )
 
     def _check_known(self, goal: Target) -> None:
         if goal.signature not in self.targets:

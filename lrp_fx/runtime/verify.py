@@ -18,6 +18,7 @@ from lrp_fx.capture.compare import CAPTURE_ULPS, inference_configuration, larges
 from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import ConservationError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
+from lrp_fx.report.tokens import TOKEN_CANCELLATION_LIMIT
 from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.explainer import convert
 
@@ -29,8 +30,9 @@ class Report:
     ``forward_difference``: largest difference between the model's floating outputs and those of the relevance graph, in
     units in the last place of the largest value. ``bitwise``: are all outputs equal to the last bit? ``coverage``:
     nodes by rule, under ``rule``, ``inferred`` and ``unexplained``. ``ledger_error``, ``cancellation``: the largest of
-    the batch (`Ledger.error`, `Ledger.cancellation`). ``worst_sites``: the sites that balance worst. ``failure``: the
-    conservation error's text, empty if the books close.
+    the batch (`Ledger.error`, `Ledger.cancellation`). ``token_cancellation``: the same of tokens among themselves,
+    None where nothing has tokens. ``worst_sites``: the sites that balance worst. ``failure``: the conservation error's
+    text, empty if the books close.
     """
 
     forward_difference: float
@@ -39,6 +41,7 @@ class Report:
     ledger: Ledger
     ledger_error: float
     cancellation: float
+    token_cancellation: float | None
     worst_sites: tuple[SiteBalance, ...]
     failure: str
 
@@ -60,6 +63,9 @@ class Report:
             f"  ledger error   {self.ledger_error:.2e} relative to the absolute parts of the score",
             f"  cancellation   {self.cancellation:.2f}{care}",
         ]
+        if self.token_cancellation is not None:
+            care = " (read pictures with care)" if self.token_cancellation > TOKEN_CANCELLATION_LIMIT else ""
+            lines.append(f"  tokens cancel  {self.token_cancellation:.2f}{care}")
         lines += [f"    approximated: {count} x {rule}" for rule, count in self.coverage["unexplained"].items()]
         lines += ["  sites that balance worst", *(f"    {s}" for s in self.worst_sites)] if self.worst_sites else []
         lines += ["  books", *(f"    {line}" for line in self.failure.splitlines())] if self.failure else []
@@ -96,6 +102,9 @@ def verify(
         ledger=relevance.ledger,
         ledger_error=float(relevance.ledger.error.max()),
         cancellation=float(relevance.ledger.cancellation.max()),
+        token_cancellation=float(relevance.ledger.token_cancellation.max())
+        if relevance.ledger.token_books.rows
+        else None,
         worst_sites=tuple(relevance.ledger.worst_sites()),
         failure=failure,
     )
