@@ -146,8 +146,11 @@ def test_several_texts_together() -> None:
 
 
 def test_tokens_given_as_vectors_and_patches_of_images() -> None:
-    vectors = lrp_fx.convert(Vectors().eval())(inputs_embeds=torch.tensor([[[1.0], [2.0], [1.0], [-5.0]]]).double())
-    assert vectors.ledger.token_books.rows["inputs_embeds"].tolist() == [[3.0, 4.5, 2.0, -12.0]]
+    with pytest.warns(UserWarning, match="one token got most") as caught:
+        vectors = lrp_fx.convert(Vectors().eval())(inputs_embeds=torch.tensor([[[1.0], [2.0], [1.0], [-3.0]]]).double())
+    (against,) = [str(w.message) for w in caught if "one token" in str(w.message)]
+    assert "inputs_embeds #3 -46 % in example 0" in against and "hide" not in against  # what is no text is not hidden
+    assert vectors.ledger.token_books.rows["inputs_embeds"].tolist() == [[3.0, 4.5, 2.0, -8.0]]
     torch.manual_seed(0)
     image = lrp_fx.convert(Patches().eval())(pixel_values=torch.randn(2, 1, 4, 6).double())
     patches = image.patches()

@@ -26,6 +26,7 @@ TOKEN_CANCELLATION_LIMIT, AGAINST_LIMIT = 5.0, 0.3
 #: What is doubted of tokens: that they cancel, that one of them got most and speaks against the others.
 CANCEL, AGAINST = "tokens cancel", "one token against the others"
 DOUBTS = frozenset((CANCEL, AGAINST))
+_WITHOUT, _WITH_CARE = 'show(hide="largest") draws the others on a scale of their own', "read the picture with care"
 
 
 @dataclass(frozen=True)
@@ -180,16 +181,16 @@ def doubts(books: TokenBooks) -> Iterator[tuple[str, str]]:
         yield (
             CANCEL,
             f"tokens cancel: those of example {worst} got {float(books.absolute[worst]):.4g} in absolute amounts, "
-            f"{ratio:.1f} times their sum of {float(books.total[worst]):+.4g}; read the picture with care "
+            f"{ratio:.1f} times their sum of {float(books.total[worst]):+.4g}; {_WITH_CARE} "
             "(ledger.token_cancellation has the ratio for every example)",
         )
     against = [(b, token) for b, token in enumerate(books.largest) if token is not None and token.against]
     b, token = max(against, key=lambda found: abs(found[1].share), default=(0, None))
     if token is not None and abs(token.share) >= AGAINST_LIMIT:
+        next_step = _WITHOUT if is_text(token.input, books.content[token.input], books.inputs) else _WITH_CARE
         yield (
             AGAINST,
             f"one token got most, and against the others: {token.input} {token} in example {b} "
             f"({token.relevance:+.4g}, the others {float(books.total[b]) - token.relevance:+.4g}); "
-            'show(hide="largest") draws the others on a scale of their own (ledger.largest_tokens names it for every '
-            "example)",
+            f"{next_step} (ledger.largest_tokens names it for every example)",
         )
