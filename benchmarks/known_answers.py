@@ -192,11 +192,11 @@ stand: there position is no cause), or compiled from a program (the share of pos
 decides what `reverse` copies).
 
 **hit**: with k causal tokens, the share of them among the k highest scores; **mass**: the share of positive relevance
-on them (position 0 and padding excluded); **without the last**: with the last token taken off the sequence and off its
-causal tokens. It reads the answer, so a rule that gives relevance to queries gives it to this token; in the synth tasks
-it also asks the question, in the others it is the same for all. Target: the true label's logit, float32. **mean depth** averages a token's
-relevance over the depths of the residual stream. **published**: an independent implementation's figure, where there is
-one for the same sample; figures agree within 0.01 unless marked.
+on them (position 0 and padding excluded); **without the last**: with the last token taken off the sequence and off
+its causal tokens. It reads the answer, so a rule that gives relevance to queries gives it to this token; in the synth
+tasks it also asks the question, in the others it is the same for all. Target: the true label's logit, float32. **mean
+depth** averages a token's relevance over the depths of the residual stream. **published**: an independent
+implementation's figure, where there is one for the same sample; figures agree within 0.01 unless marked.
 """
 
 

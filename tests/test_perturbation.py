@@ -15,10 +15,10 @@ from testing.scoring import load_model, load_sequences
 def test_rankings_are_presets_and_options_that_exist() -> None:
     pytest.importorskip("scipy")
     found = perturbation.rankings()
-    labels = [r.label for r in found]
+    labels = [r.label for r in (*found, *perturbation.controls())]
     assert len(set(labels)) == len(labels)
-    assert {perturbation.REFERENCE, perturbation.RANDOM} <= set(labels)
-    assert {r.preset for r in found} - {None} <= set(lrp_fx.rulesets())
+    assert {perturbation.REFERENCE, perturbation.RANDOM, perturbation.LATER} <= set(labels)
+    assert {r.rules for r in found if isinstance(r.rules, str)} <= set(lrp_fx.rulesets())
     assert set(perturbation.HEADLINE) <= set(registered)
 
 
@@ -29,8 +29,10 @@ def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     sequences = load_sequences(folder, 3)
     sentences = [ids[: int(mask.sum())] for ids, mask in zip(sequences.ids, sequences.mask, strict=True)]
     material = perturbation.Material("synth_rope", load_model(folder), 0, sentences)
-    chosen = [r for r in perturbation.rankings() if r.label in (perturbation.RANDOM, perturbation.REFERENCE)]
+    controls = [c for c in perturbation.controls() if c.label == perturbation.RANDOM]
+    chosen = [r for r in perturbation.rankings() if r.label == perturbation.REFERENCE]
     monkeypatch.setattr(perturbation, "rankings", lambda: chosen)
+    monkeypatch.setattr(perturbation, "controls", lambda: controls)
     monkeypatch.setattr(perturbation, "load", lambda *_: material)
     written = ["--write", "--page", str(tmp_path / "page.md")]
     assert perturbation.BENCHMARK.main([str(tmp_path), "--model", "synth_rope", *written]) == 0
@@ -38,6 +40,6 @@ def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "## synth_rope, 3 sentences" in page
     headings, _, *rows = [line for line in page.splitlines() if line.startswith("|")][:4]
     assert [h.strip(" ↑↓") for h in headings.split("|")[2:-1]] == list(perturbation.HEADLINE)
-    assert [row.split("|")[1].strip() for row in rows] == [r.label for r in chosen]
+    assert [row.split("|")[1].strip() for row in rows] == [r.label for r in (*controls, *chosen)]
     assert all(row.count("±") == 5 for row in rows)
     assert all(metric.definition in page for metric in registered.values() if metric.needs == ("predict",))

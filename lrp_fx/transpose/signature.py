@@ -88,7 +88,7 @@ class DepthInfo:
 @dataclass
 class GraphSignature:
     """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
-    (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if it is none.
+    (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if no one is.
     """
 
     outputs: int = 0
