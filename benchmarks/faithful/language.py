@@ -227,7 +227,7 @@ it as much: they ask what speaks for this token and not for another."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--texts", type=int, default=60)
+    parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, help="a file of texts done before; those that are done are added to it")
 
