@@ -41,6 +41,33 @@ CUT: dict[str, Operation] = {
 }
 
 
+def _pairs(x: Tensor, places: int = 4) -> tuple[Tensor, Tensor]:
+    """(example, token) of the first tokens of each, from the last of them to the first."""
+    examples, tokens = torch.arange(x.shape[0]), torch.arange(places).flip(0)
+    return examples.repeat_interleave(places), tokens.repeat(x.shape[0])
+
+
+def _put(g: Block, x: Tensor, table: Tensor, between: Block = lambda rows: rows, order: Block = lambda i: i) -> Tensor:
+    """A block of tokens that were gathered from all examples as rows and put into a table of (example, token)."""
+    rows, tokens = (order(i) for i in _pairs(x))
+    return g(table.index_put((rows, tokens), between(x[rows, tokens])))
+
+
+#: Rows of all examples picked by constants and put into a table: whose each row is can be followed.
+PUT: dict[str, Operation] = {
+    "rows put": lambda g, x: _put(g, x, x.new_zeros(x.shape[0], 4, D)),
+    "rows put turned": lambda g, x: _put(g, x, x.new_zeros(x.shape[0], 4, D), order=lambda i: i.flip(0)),
+    "rows put over tokens": lambda g, x: _put(g, x, x * x),
+    "rows mapped and put": lambda g, x: _put(g, x, x.new_zeros(x.shape[0], 4, D), lambda r: g(r[:, None])[:, 0]),
+    "rows turned and put": lambda g, x: g(
+        x.new_zeros(x.shape[0], 4, D).index_put(tuple(i.flip(0) for i in _pairs(x)), x[_pairs(x)].flip(0))
+    ),
+    "rows put token first": lambda g, x: g(
+        x.new_zeros(4, x.shape[0], D).index_put(_pairs(x)[::-1], x[_pairs(x)]).transpose(0, 1)
+    ),
+}
+
+
 class Model(nn.Module):
     def __init__(self, operation: Operation) -> None:
         super().__init__()
@@ -78,9 +105,9 @@ def _layouts(explainer: lrp_fx.Explainer, name: str) -> list[list[set[str]]]:
     return [[{kind for kind, _ in axis} for axis in rewritten.facts.layout[n]] for n in nodes]
 
 
-@pytest.mark.parametrize("name", [*UNDESCRIBED, *CUT])
+@pytest.mark.parametrize("name", [*UNDESCRIBED, *CUT, *PUT])
 def test_an_example_gets_in_a_batch_what_it_gets_alone(name: str) -> None:
-    model = Model({**UNDESCRIBED, **CUT}[name]).eval()
+    model = Model({**UNDESCRIBED, **CUT, **PUT}[name]).eval()
     explainer = lrp_fx.convert(model, dynamic=False)
     together = explainer(IDS, target=1)  # raises unless every example closes
     alone = explainer(IDS[1:2], target=1)

@@ -16,20 +16,12 @@ _COUNTED_FROM_THE_END = (
     "its bias counts from the last column, so that padding on the right adds a number to all of a row: the softmax "
     "does not see it, the place of position's relevance does (content and position's sum are those of the text alone)"
 )
-_GATHERED = (
-    "the tokens that see all others are gathered from all examples into one table by constants of this call, and whose "
-    "each row is gets lost: the bias of a map of them is booked for the batch, not for each example"
-)
-_VMAPPED = "its masks are made by `torch.vmap`, whose inner steps `torch.export` leaves in a graph that cannot run them"
 _NOT_IN_EVALUATION = "the model itself refuses to be differentiated in evaluation mode"
 #: (start of the head's name) -> reason.
 REASONS = {
     "Timesformer": _SELECTED,
     "MusicgenForCausalLM": _CODEBOOKS,
     "MusicgenMelodyForCausalLM": _CODEBOOKS,
-    "LongformerForQuestionAnswering": _GATHERED,
-    "LongformerForMultipleChoice": _GATHERED,
-    "NemotronAsrStreaming": _VMAPPED,
     "Reformer": _NOT_IN_EVALUATION,
     "Mpt": _COUNTED_FROM_THE_END,
 }

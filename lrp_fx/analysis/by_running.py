@@ -43,6 +43,12 @@ class Place:
     inner: int = 1
     rows: tuple[int, ...] = ()
 
+    def along(self, batch: int) -> Axis:
+        """The kinds along that axis, where nothing else is known of it."""
+        if self.rows:
+            return single(SEGMENTED, len(self.rows))
+        return (*single(UNKNOWN, self.outer), (BATCH, batch), *single(UNKNOWN, self.inner))
+
 
 class ByRunning:
     """Asks operations by running them, each kind of call once.
@@ -148,7 +154,7 @@ class _Measurement:
             unseen |= ~(ones | zeros)
             owner += ones.long() << digit
         owner[unseen] = -1
-        return _regular(owner, self.batch) or (_irregular(owner) if self.call.knows_indices else None)
+        return regular(owner, self.batch) or (irregular(owner) if self.call.knows_indices else None)
 
     def _numbers(self, node: fx.Node) -> Tensor | None:
         """The example of each row of an operand, along the axis that holds the batch."""
@@ -160,7 +166,7 @@ class _Measurement:
             kind = BATCH if BATCH in kinds else SEGMENTED
             if kind in kinds:
                 at = kinds.index(kind)
-                along = torch.arange(prod(s for _, s in axis)) // prod(s for _, s in axis[at + 1 :]) % axis[at][1]
+                along = numbers_along(axis, at)
                 along = along if kind == BATCH else torch.tensor(rows)[along]
                 return along.reshape([-1 if a == i else 1 for a in range(len(layout))])
         return None
@@ -211,6 +217,11 @@ class _Measurement:
         return found
 
 
+def numbers_along(axis: Axis, at: int) -> Tensor:
+    """For each element along an axis, where it is along one of the kinds that the axis holds."""
+    return torch.arange(prod(s for _, s in axis)) // prod(s for _, s in axis[at + 1 :]) % axis[at][1]
+
+
 def _drawn(layout: Layout, sizes: Sequence[int], ordered: bool) -> Layout:
     """The layout of an operand drawn smaller."""
     axes = []
@@ -233,7 +244,7 @@ def _along(owners: Tensor, axis: int) -> Tensor | None:
     return None if bool(((rows >= 0) & (rows != highest[:, None])).any()) else highest
 
 
-def _regular(owners: Tensor, batch: int) -> Place | None:
+def regular(owners: Tensor, batch: int) -> Place | None:
     """Where the batch is in its usual order along an axis."""
     for axis, size in enumerate(owners.shape):
         along = _along(owners, axis) if size % batch == 0 else None
@@ -246,7 +257,7 @@ def _regular(owners: Tensor, batch: int) -> Place | None:
     return None
 
 
-def _irregular(owners: Tensor) -> Place | None:
+def irregular(owners: Tensor) -> Place | None:
     """The example of each row, where rows are in an order of their own; one example where all is its."""
     if len(set(owners.flatten().tolist()) - {-1}) == 1:
         return Place(0, rows=(int(owners.max()),))

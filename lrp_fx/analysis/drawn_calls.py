@@ -40,7 +40,7 @@ class DrawnCall:
         self.places = {i: a for i, a in enumerate(self.flat) if isinstance(a, fx.Node) and a in varied}
         others = [a for i, a in enumerate(self.flat) if i not in self.places and isinstance(a, fx.Node)]
         self.knows_indices = all(
-            _constant(a) is not None for a in others if isinstance(value_of(a), Tensor) and not _is_float(a)
+            constant(a) is not None for a in others if isinstance(value_of(a), Tensor) and not _is_float(a)
         )
         self.has_weights = any(i not in self.places and _is_float(a) for i, a in enumerate(self.flat))
         self.pairs = next((found for domain in range(3) if (found := self._pairs(domain))), [])
@@ -95,9 +95,9 @@ class DrawnCall:
         """A value for one argument: what indices that depend on no input are, everything else drawn."""
         a = self.flat[place]
         if isinstance(a, fx.Node) and isinstance(value_of(a), Tensor) and not _is_float(a):
-            constant = _constant(a)
-            if constant is not None:
-                return constant
+            known = constant(a)
+            if known is not None:
+                return known
         return drawn_value(a, self.shapes.get(place), self.wide, seed, draw, self.shapes)
 
     def _differs(self, a: Tensor, b: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _inside(value: Any, domain: int) -> Any:
     return value.abs() + 0.25 if domain == 1 else 0.9 * value.tanh()
 
 
-def _constant(node: fx.Node) -> Tensor | None:
+def constant(node: fx.Node) -> Tensor | None:
     """The value of what depends on no input, for the traced sizes; None for what does, or is large."""
     needed = ancestors([node])
     values = [value_of(n) for n in needed]

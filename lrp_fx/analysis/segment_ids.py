@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import Facts
+from lrp_fx.analysis.row_indices import row_indices
 from lrp_fx.ir.axes import origins
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
@@ -150,7 +151,7 @@ class SegmentIds:
 
     def _indexed(self, node: fx.Node, batch: Any) -> fx.Node | None:
         """Rows picked by an index: their ids are picked by the same index."""
-        x, indices = _row_indices(node)
+        x, indices = row_indices(node)
         if not indices:
             return None
         layout = self.facts.layout.get(x)
@@ -182,18 +183,6 @@ class SegmentIds:
 
 def _around(place: int) -> tuple[slice, slice]:
     return slice(0, place), slice(place + 1, None)
-
-
-def _row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
-    """(value, axis -> one-dimensional index) of an indexing along neighbouring axes."""
-    x = operand_of(node)
-    if op_name(node) == "aten.index_select":
-        return x, {axis_of(node, len(shape_of(x))): operand_of(node, 2)}
-    indices = node.args[1]
-    assert isinstance(indices, (list, tuple))
-    used = {i: index for i, index in enumerate(indices) if index is not None}
-    plain = all(isinstance(index, fx.Node) and len(shape_of(index)) == 1 for index in used.values())
-    return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}
 
 
 def _at(ids: Tensor, axis: int, index: Tensor, before: int, behind: int) -> Tensor:
