@@ -48,6 +48,14 @@ def without_gradients(x: Tensor) -> Tensor:
     return (x - mean) / (spread + 1).sqrt() + grown
 
 
+def handed_back(x: Tensor, gradients: bool = False) -> Tensor:
+    """A region whose operations return the very tensor they are given, which keeps its gradient, and a view of it."""
+    with torch.set_grad_enabled(gradients):
+        mean = x.to(x.dtype).mean(1, keepdim=True)
+        same, alike, view = x.contiguous(), x.type_as(mean), x.view(x.shape)
+    return (x - mean) * same + alike.sin() * view
+
+
 #: What is detached gets no gradient; the same functions where it is not.
 DETACHED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "detached": (lambda x: x + x.sin().detach() * x, lambda x: x + x.sin() * x),
@@ -57,6 +65,7 @@ DETACHED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
         without_gradients,
         lambda x: (x - (m := x.mean(1, keepdim=True))) / ((x - m).square().mean(-1, keepdim=True) + 1).sqrt() + x.exp(),
     ),
+    "what a region returns as it was": (handed_back, lambda x: handed_back(x, gradients=True)),
     "straight-through": (lambda x: x * (x + (x.round() - x).detach()), lambda x: x * (x + (x.round() - x))),
     "a kernel": (
         lambda x: torch.exp(x - x.amax(-1, keepdim=True).detach()) @ x.mT @ x,

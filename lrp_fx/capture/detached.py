@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from lrp_fx.capture.flex import flex_written_out
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, is_tensor, output_node, value_of
-from lrp_fx.ir.operators import has
+from lrp_fx.ir.operators import has, operand_of, run_call
 from lrp_fx.ir.passes import is_own_fault
 
 _DETACH = torch.ops.aten.detach.default
@@ -80,7 +80,8 @@ def _open(module: fx.GraphModule, node: fx.Node) -> None:
                 env[inner] = graph.node_copy(inner, lambda n: env[n])
         results: Any = fx.map_arg(output_node(region.graph).args[0], lambda n: env[n])
         for part, result in _results(node, results):
-            new = result if on or not is_float(result) or result in given else _detached(graph, result)
+            kept = on or not is_float(result) or very_tensor(result) in given
+            new = result if kept else _detached(graph, result)
             part.replace_all_uses_with(new)
             graph.erase_node(part)
             if new.op == "call_function":
@@ -99,6 +100,20 @@ def _results(node: fx.Node, results: Any) -> list[tuple[fx.Node, fx.Node]]:
     return [(n, results[n.args[1]]) for n in list(node.users)]
 
 
+def very_tensor(node: fx.Node) -> fx.Node:
+    """The value whose very tensor a call returns, as ``to`` does where there is nothing to convert; else the node.
+
+    (Gradients pass there, whatever the mode.)
+    """
+    while has(node, Fact.CAST | Fact.IDENTITY) and is_tensor(node):
+        source = operand_of(node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+        if not is_tensor(source) or run_call(node, *args, **kwargs) is not value_of(source):
+            break
+        node = source
+    return node
+
+
 def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
     new = graph.call_function(_DETACH, (node,))
     new.meta = {k: v for k, v in node.meta.items() if k in ("val", "nn_module_stack", "stack_trace")}
@@ -115,7 +130,8 @@ def close_regions(graph: fx.Graph) -> None:
             switches.append(node)
             on = bool(node.args[0])
         elif not on:
-            made_inside.add(node)
+            if (source := very_tensor(node)) is node or source in made_inside:
+                made_inside.add(node)
         elif node.op != "placeholder":
             for source in [a for a in node.all_input_nodes if a in made_inside]:
                 made_inside.discard(source)
