@@ -83,3 +83,32 @@ def test_it_is_explained_as_what_it_comes_to(name: str, monkeypatch: pytest.Monk
     (gradient,) = torch.autograd.grad(plain.by_values(values)[:, 1].sum(), values)
     slopes = lrp_fx.convert(model, rules="gradient")(input_ids=ids(2), target=1).content["input_ids"]
     assert torch.allclose(slopes, (gradient * values).sum(-1).detach(), rtol=1e-9, atol=1e-12)
+
+
+class Layers(nn.Module):
+    """Layers whose kernels a trace below autograd writes, behind a mask that is mapped or a constant."""
+
+    def __init__(self, mapped: bool) -> None:
+        super().__init__()
+        self.mapped, self.words, self.head = mapped, nn.Embedding(V, F), nn.Linear(F, 3)
+        self.rows, self.groups, self.channels = nn.LayerNorm(F), nn.GroupNorm(2, F), nn.InstanceNorm1d(F)
+        self.batch, self.recurrent = nn.BatchNorm1d(F), nn.LSTM(F, F, batch_first=True)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x, places = self.rows(self.words(input_ids)), torch.arange(input_ids.shape[1])
+        causal = places[:, None] >= places
+        if self.mapped:
+            causal = torch.func.vmap(lambda i: torch.func.vmap(lambda j: i >= j)(places))(places)
+        x = x + nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=causal)
+        x = x + self.batch(self.groups(x.mT) + self.channels(x.mT)).mT
+        return self.head(self.recurrent(x)[0].mean(1))  # type: ignore[no-any-return]
+
+
+def test_layers_beside_a_mapped_function_keep_their_rules() -> None:
+    model, plain = (ready(Layers(mapped)).float() for mapped in (True, False))  # whose kernels are others in float32
+    plain.load_state_dict(model.state_dict())
+    explainers = [lrp_fx.convert(m, dynamic=False, strict=True) for m in (model, plain)]
+    found, expected = (explain(input_ids=ids(2), target=1) for explain in explainers)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-4, atol=1e-6)
+    for name, total in expected.ledger.sinks.items():
+        torch.testing.assert_close(found.ledger.sinks[name], total, rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
+from lrp_fx.canonicalize.kernels import KERNELS
 from lrp_fx.ir.graph import call_like, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
@@ -264,5 +265,6 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.reshape_as": forget_model,
     "aten.mul": negate_outside,
     "aten.div": negate_outside,
+    **KERNELS,
     **{row.name: split_bias for row in OPERATORS.values() if row.behind_bias is not None},
 }

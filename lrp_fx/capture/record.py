@@ -99,7 +99,8 @@ def open_transforms(model: nn.Module, inputs: Mapping[str, Any], *, symbolic: bo
     """
     tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
     mode = "symbolic" if symbolic else "fake"
-    module, names, spec = _made(model, inputs, tensors, tracing_mode=mode, pre_dispatch=False)
+    with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers are one operation, not maps and gates
+        module, names, spec = _made(model, inputs, tensors, tracing_mode=mode, pre_dispatch=False)
     _remember_parameters(module, model)
     recorded = Recorded(module, names, spec)
     return recorded.take_by_name() if symbolic else recorded

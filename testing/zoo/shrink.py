@@ -121,6 +121,7 @@ _small(
     "local_transformer_stride",
 )
 _small(4, "attention_window")
+_small(3, "default_num_lookahead_tokens")
 _small(H, "adapter_in_dim adapter_input_size intra_bottleneck_size")
 _small(IMG, "image_size img_size crop_size input_size resolution max_image_size")
 
