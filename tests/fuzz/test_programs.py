@@ -7,14 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testing.fuzz.campaign import faults, laws_of, operations_of
+from testing.fuzz.campaign import ALWAYS, faults, laws_of, operations_of
 from testing.fuzz.draw import at, drawn, shrunk, sound, without_idle
 from testing.fuzz.known import LEFT_OUT
 from testing.fuzz.laws import LAWS
 from testing.fuzz.operations import FAMILIES, OPERATIONS
 from testing.fuzz.program import Program, Step
 
-#: Of the seeds that are tried here; blocks of them can run at the same time. Those from `QUICK` on take minutes more.
+#: Of the seeds that are tried here; blocks of them can run at the same time. To ask all laws of those from `QUICK` on
+#: takes minutes more.
 PROGRAMS, BLOCK, QUICK = 150, 5, 50
 SEEDS = [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in range(0, PROGRAMS, BLOCK)]
 
@@ -22,6 +23,12 @@ SEEDS = [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n i
 @pytest.mark.parametrize("first", SEEDS)
 def test_programs_keep_the_laws(first: int) -> None:
     broken = [fault for found in faults(range(first, first + BLOCK)) for fault in found]
+    assert not broken, "\n\n".join(map(str, broken))
+
+
+@pytest.mark.parametrize("first", range(QUICK, PROGRAMS, BLOCK))
+def test_programs_have_the_gradient_of_autograd(first: int) -> None:
+    broken = [fault for found in faults(range(first, first + BLOCK), ALWAYS) for fault in found]
     assert not broken, "\n\n".join(map(str, broken))
 
 
