@@ -140,6 +140,16 @@ def turned_state(x: Tensor, places: Tensor) -> Tensor:
     return (decay * x.cumsum(1)).real
 
 
+def turned_and_back(x: Tensor, places: Tensor) -> Tensor:
+    """A linear recurrence with factors of modulus one."""
+    steps = torch.exp(torch.complex(torch.zeros_like(places), places))
+    return (steps * (steps.conj() * x).cumsum(1)).real
+
+
+def turned_and_back_in_parts(x: Tensor, places: Tensor) -> Tensor:
+    return places.cos() * (places.cos() * x).cumsum(1) + places.sin() * (places.sin() * x).cumsum(1)
+
+
 def turned(x: Tensor, places: Tensor) -> Tensor:
     return x * places.cos() + torch.cat([-x[..., F // 2 :], x[..., : F // 2]], -1) * places.sin()
 
@@ -150,6 +160,8 @@ def turned(x: Tensor, places: Tensor) -> Tensor:
         (convolved, "kernel"),
         (turned_state, "kernel"),
         (lambda x, places: torch.exp(-places) * x + (1 - torch.exp(-places)) * x.roll(1, 1), "kernel"),
+        (turned_and_back, "kernel"),
+        (turned_and_back_in_parts, "kernel"),
         (turned, "rotary"),
     ],
 )

@@ -1,7 +1,8 @@
 """Rotations: products with position that turn the features of each token.
 
 A rotation keeps lengths: its numbers are of one modulus. What weighs tokens against each other (the decay of a
-recurrence, the spectrum of a long convolution) is a product with position, and no rotation.
+recurrence, the spectrum of a long convolution) is a product with position, and no rotation; nor is a turn that a
+recurrence sums up and takes back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import fx
 
+from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import has, is_matrix_product
@@ -105,17 +107,22 @@ def _read(rewritten: Rewritten, group: list[Use], known: dict[fx.Node, Any]) -> 
     joined = [
         [u for u in group if s in sums[id(u)]] for s in dict.fromkeys(s for found in sums.values() for s in found)
     ]
-    terms = [[(u[1].node, _content_of(u)) for u in sum_] for sum_ in joined]
-    if not all(_turns(rewritten, sum_, known) for sum_ in joined):
+    if not all(_turns(rewritten, terms, known) for terms in joined or [group]):
         return None
+    terms = [[(u[1].node, _content_of(u)) for u in sum_] for sum_ in joined]
     planes = find_planes(rewritten.program, [u[1].node for u in group], terms)
     return Rotation(tuple(group), planes.pairing if planes is not None else "planes unknown", planes)
 
 
 def _turns(rewritten: Rewritten, uses: list[Use], known: dict[fx.Node, Any]) -> bool:
-    """Do the terms of a sum keep lengths, or make a query or a key (scaled by distance, as well)?"""
-    leaves = [leaf for leaf, _ in uses]
-    return _keep_length(rewritten, leaves, known) or any(_becomes_key(rewritten, a.node) for _, a in uses)
+    """Do the terms of a sum keep lengths, and are no steps of a recurrence, or make a query or a key (scaled by
+    distance, as well)?
+    """
+    products, leaves = [a.node for _, a in uses], [leaf for leaf, _ in uses]
+    if any(_becomes_key(rewritten, p) for p in products):
+        return True
+    recurs = any(_mixed(rewritten, _content_of(u)) for u in uses) or any(_mixes(rewritten, p) for p in products)
+    return not recurs and _keep_length(rewritten, leaves, known)
 
 
 def _keep_length(rewritten: Rewritten, leaves: list[fx.Node], known: dict[fx.Node, Any]) -> bool:
@@ -144,3 +151,47 @@ def _becomes_key(rewritten: Rewritten, product: fx.Node) -> bool:
             if application.kind in ("move", "sum", "route") or has(user, Fact.SCALING):
                 stack.append(user)
     return False
+
+
+def _mixes(rewritten: Rewritten, product: fx.Node) -> bool:
+    """Are tokens brought together after the product, as a recurrence does, and by no product with content?"""
+    stack, seen, found = [product], {product}, False
+    while stack:
+        for user in stack.pop().users:
+            if user in seen or user not in rewritten.applications:
+                continue
+            seen.add(user)
+            if _contracts_content(rewritten, user):
+                return False
+            if _brings_together(user):
+                found = True
+            elif not is_matrix_product(user):
+                stack.append(user)
+    return found
+
+
+def _mixed(rewritten: Rewritten, content: fx.Node) -> bool:
+    """Does a value come from tokens brought together so, with no weights in between?"""
+    stack, seen = [content], {content}
+    while stack:
+        node = stack.pop()
+        if _brings_together(node):
+            return True
+        if not is_matrix_product(node):
+            new = [a for a in node.all_input_nodes if a in rewritten.applications and a not in seen]
+            seen.update(new)
+            stack += new
+    return False
+
+
+def _brings_together(node: fx.Node) -> bool:
+    """Does it sum over tokens, by no weights?"""
+    return has(node, Fact.CUMULATIVE | Fact.MIXER | Fact.LOOP) and not is_matrix_product(node)
+
+
+def _contracts_content(rewritten: Rewritten, node: fx.Node) -> bool:
+    """Is it a product of two values of content, summed along an axis?"""
+    carrying = [a for a in node.all_input_nodes if CONTENT in rewritten.facts.sources.get(a, ())]
+    if has(node, Fact.CONTRACTION) or rewritten.applications[node].kind == "attention":
+        return len(carrying) > 1
+    return len(carrying) == 2 and has(node, Fact.SCALING) and any(has(u, Fact.AVERAGE) for u in node.users)
