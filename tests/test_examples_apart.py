@@ -53,6 +53,15 @@ def _put(g: Block, x: Tensor, table: Tensor, between: Block = lambda rows: rows,
     return g(table.index_put((rows, tokens), between(x[rows, tokens])))
 
 
+def _written(x: Tensor) -> Tensor:
+    """Numbers, and a row that is no example's, written to one place each."""
+    y = x * 1.0
+    y[:, 0] = 0.5
+    y[:, 1] = 0.1 * torch.arange(D)
+    y[..., 2].zero_()
+    return y
+
+
 #: Rows of all examples picked by constants and put into a table: whose each row is can be followed.
 PUT: dict[str, Operation] = {
     "rows put": lambda g, x: _put(g, x, x.new_zeros(x.shape[0], 4, D)),
@@ -62,6 +71,7 @@ PUT: dict[str, Operation] = {
     "rows turned and put": lambda g, x: g(
         x.new_zeros(x.shape[0], 4, D).index_put(tuple(i.flip(0) for i in _pairs(x)), x[_pairs(x)].flip(0))
     ),
+    "numbers written": lambda g, x: g(_written(x)),
     "rows put token first": lambda g, x: g(
         x.new_zeros(4, x.shape[0], D).index_put(_pairs(x)[::-1], x[_pairs(x)]).transpose(0, 1)
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx
@@ -167,17 +168,35 @@ def forget_model(graph: fx.Graph, node: fx.Node) -> None:
             result = graph.call_function(aten._to_copy.default, (x,), {"dtype": value_of(model).dtype})
             result.meta = dict(node.meta)
         else:
-            sizes = [
-                s if isinstance(s, int) else call_like(graph, node, aten.sym_size.int, model, i)
-                for i, s in enumerate(value_of(model).shape)
-            ]
             result = call_like(
                 graph,
                 node,
                 aten.expand.default if op_name(node) == "aten.expand_as" else aten.reshape.default,
                 x,
-                sizes,
+                _sizes(graph, node, model),
             )
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _sizes(graph: fx.Graph, node: fx.Node, model: fx.Node) -> list[Any]:
+    return [
+        s if isinstance(s, int) else call_like(graph, node, aten.sym_size.int, model, i)
+        for i, s in enumerate(value_of(model).shape)
+    ]
+
+
+def spread_fill(graph: fx.Graph, node: fx.Node) -> None:
+    """``fill`` (what ``x[..] = number`` becomes): the number in x's shape and type, none of its values."""
+    model, value = node.args[:2]
+    assert isinstance(model, fx.Node)
+    with graph.inserting_before(node):
+        if isinstance(value, fx.Node) and isinstance(value_of(value), torch.Tensor):
+            if value_of(value).dtype != value_of(node).dtype:
+                value = call_like(graph, node, aten._to_copy.default, value, dtype=value_of(node).dtype)
+            result = call_like(graph, node, aten.expand.default, value, _sizes(graph, node, model))
+        else:
+            result = call_like(graph, node, aten.full_like.default, model, value)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 
@@ -248,6 +267,7 @@ def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
 #: Operation -> the function that writes it out.
 DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.copy": replace_copy,
+    "aten.fill": spread_fill,
     "aten.var_mean": split_moments,
     "aten.std_mean": split_moments,
     "aten.linalg_norm": name_vector_norm,

@@ -9,21 +9,32 @@ from torch import Tensor, fx
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
-from lrp_fx.ir.operators import has, is_matrix_product, keeps_order, operand_of
+from lrp_fx.ir.operators import argument, axis_of, has, is_matrix_product, keeps_order, operand_of
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
 
 
-def aligned_batch(x: Any, y: Any, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
-    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``."""
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+def aligned_batch(x: Any, y: Any, y_axis: BatchAxis, lacking: int | None = None) -> tuple[int, int, bool] | None:
+    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``.
+
+    ``lacking``: an axis of ``y`` that the operand has not, being written to one place along it.
+    """
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or lacking == y_axis.axis:
         return None
     own = y_axis.axis - (y.dim() - x.dim())
+    if lacking is not None:
+        own = y_axis.axis - (lacking < y_axis.axis)
     if own < 0:
         return y_axis.axis, y.dim(), False
     if same_size(x.shape[own], y.shape[y_axis.axis]):
         return own, x.dim(), True
     return (own, x.dim(), False) if x.shape[own] == 1 else None
+
+
+def axis_lacking(operand: fx.Node, node: fx.Node) -> int | None:
+    """The axis of a result along which an operand is written to one place."""
+    written = op_name(node) == "aten.select_scatter" and argument(node, "src") is operand
+    return axis_of(node, value_of(node).dim()) if written else None
 
 
 def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, result: Layout | None) -> list[int]:
