@@ -76,18 +76,54 @@ def made_for(graph: fx.Graph, outputs: int) -> set[fx.Node]:
     return set(ancestors(iter_nodes(returned[:outputs])))
 
 
+class AbstractResults:
+    """What operations give on the abstract values of one mode: computed once where sizes, strides and types are the
+    same, as in the blocks of a model.
+    """
+
+    def __init__(self, mode: Any) -> None:
+        self.mode = mode
+        self._known: dict[Any, Any] = {}
+
+    def of(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The abstract result of a call, its arguments as those of a node are."""
+        key = (target, hashable(fx.map_arg((args, kwargs), lambda n: _described(value_of(n)))))
+        if key in self._known:
+            return self._known[key]
+        read = fx.map_arg((args, kwargs), value_of)
+        with self.mode, enable_python_dispatcher(), torch.no_grad():
+            result = target(*read[0], **read[1])
+        if not _makes_sizes(target):  # these are new with every call
+            self._known[key] = result
+        return result
+
+
+def _described(value: Any) -> Any:
+    """All that an operation's abstract result depends on; no container that `fx.map_arg` would open."""
+    if isinstance(value, torch.Tensor):
+        sizes = [s if isinstance(s, int) else s.node.expr for s in (*value.shape, *value.stride())]
+        return frozenset(enumerate((*sizes, value.dtype, value.device, value.is_conj(), value.is_neg())))
+    if isinstance(value, (list, tuple)):
+        return frozenset(enumerate(map(_described, value)))
+    return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value
+
+
+def _makes_sizes(target: Any) -> bool:
+    made = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+    return not isinstance(target, torch._ops.OpOverload) or not made.isdisjoint(target.tags)
+
+
 class GraphBuilder:
     """``mode``: the fake mode that the graph's abstract values belong to."""
 
     def __init__(self, graph: fx.Graph, mode: Any) -> None:
         self.graph, self.mode = graph, mode
+        self._results = AbstractResults(mode)
 
     def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
         """A new call at the graph's insertion point; ``like``: the node whose rule it takes over."""
         node = self.graph.call_function(target, args, kwargs)
-        read = fx.map_arg((args, kwargs), value_of)
-        with self.mode, enable_python_dispatcher(), torch.no_grad():
-            node.meta["val"] = target(*read[0], **read[1])
+        node.meta["val"] = self._results.of(target, args, kwargs)
         if like is not None and "lrp" in like.meta:
             node.meta["lrp"] = like.meta["lrp"]
         return node

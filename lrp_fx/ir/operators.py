@@ -12,13 +12,22 @@ from torch import fx
 from lrp_fx.ir.facts import Axes, Fact, Operator
 from lrp_fx.ir.operator_table import OPERATORS
 
+#: Rows by the identity of an operation, each with the operation: torch's hash of one takes longer than the rest.
+_ROWS: dict[int, tuple[Any, Operator]] = {}
+_NO_CALL = Operator("")
+
 
 def operator_of(node: Any) -> Operator:
     """The row of a node's operation; an empty one for what is no call or not in the table."""
-    return _row(node.target) if isinstance(node, fx.Node) and node.op == "call_function" else Operator("")
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return _NO_CALL
+    target = node.target
+    found = _ROWS.get(id(target))
+    if found is None:
+        found = _ROWS[id(target)] = (target, _row(target))
+    return found[1]
 
 
-@cache
 def _row(target: Any) -> Operator:
     name = operation_name(target)
     known = OPERATORS.get(name, Operator(name))
@@ -44,7 +53,7 @@ def same_operation(node: fx.Node) -> Any:
 
 def has(node: Any, facts: Fact) -> bool:
     """Is one of these facts true of a node's operation?"""
-    return operator_of(node).facts.value & facts.value != 0
+    return operator_of(node).facts._value_ & facts._value_ != 0  # (``value`` is a property, and slow)
 
 
 def may_be_view(node: fx.Node) -> bool:

@@ -42,6 +42,12 @@ def pick_classes(graph: fx.Graph, mode: Any, own_outputs: int = 0) -> None:
 
 
 class _Picker(GraphBuilder):
+    """``others``: values that were found to be no sum of such rows; every product of a deep model asks of the same."""
+
+    def __init__(self, graph: fx.Graph, mode: Any) -> None:
+        super().__init__(graph, mode)
+        self.others: set[fx.Node] = set()
+
     def read(self, node: fx.Node) -> fx.Node | None:
         """``linear(x, weight).gather(-1, classes)``, one class for each row, where nobody reads another."""
         if node.target is not aten.gather.default:
@@ -103,8 +109,14 @@ class _Picker(GraphBuilder):
 
     def terms(self, rows: Any) -> list[OneHot]:
         """What adds up to ``rows``, each part with one number in a row; none if there is another part."""
-        if not isinstance(rows, fx.Node):
+        if not isinstance(rows, fx.Node) or rows in self.others:
             return []
+        found = self._terms(rows)
+        if not found:
+            self.others.add(rows)
+        return found
+
+    def _terms(self, rows: fx.Node) -> list[OneHot]:
         if _reshapes_rows(rows):
             return self.terms(rows.args[0])
         if _counts_rows(rows):
@@ -119,8 +131,9 @@ class _Picker(GraphBuilder):
             and not rows.kwargs
             and all(isinstance(a, fx.Node) and same_shape(value_of(a), value_of(rows)) for a in rows.args)
         ):
-            first, second = map(self.terms, rows.args)
-            return [*first, *second] if first and second else []
+            first = self.terms(rows.args[0])
+            second = self.terms(rows.args[1]) if first else []
+            return [*first, *second] if second else []
         if _is_one_in_zeros(rows):
             classes, numbers = (
                 self.step(aten.reshape.default, a, shape, of=rows)

@@ -13,6 +13,7 @@ from lrp_fx.ir.operators import has, keeps_order, same_operation
 from lrp_fx.ir.sizes import same_shape
 
 aten = torch.ops.aten
+_PART_OR_MORE = Fact.EXPANSION | Fact.INTERVAL
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -120,7 +121,7 @@ def _is_mere_copy(node: fx.Node) -> bool:
 
 def _is_no_op(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
-    may_be_none = keeps_order(node) or has(node, Fact.EXPANSION | Fact.INTERVAL)
+    may_be_none = keeps_order(node) or has(node, _PART_OR_MORE)
     if not isinstance(source, fx.Node) or not may_be_none:
         return False
     before, after = value_of(source), value_of(node)

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import LrpError, TransposeError, raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.graph import AbstractResults, op_name, value_of
 from lrp_fx.ir.layout import token_axes
 from lrp_fx.ir.operators import axis_of, has
 from lrp_fx.ir.passes import is_own_fault
@@ -44,6 +43,7 @@ class RelevanceBuilder:
         self.batch: Any = 1
         self.constants: dict[str, Tensor] = {}
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
+        self._results = AbstractResults(self.mode)
 
     def add(
         self,
@@ -127,10 +127,9 @@ class RelevanceBuilder:
         """Coefficients of one value, added."""
         total = parts[0]
         for part in parts[1:]:
-            a, b = value_of(total), value_of(part)
+            value = self._results.of(aten.add.Tensor, (total, part), {})
             total = self.graph.call_function(aten.add.Tensor, (total, part))
-            with self.mode, enable_python_dispatcher():
-                total.meta["val"] = a + b
+            total.meta["val"] = value
             total.meta["lrp"] = ("sum", "coefficient", 0)
         return total
 
