@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
@@ -25,6 +26,8 @@ from lrp_fx.ir.operators import argument, has, run_call
 from lrp_fx.ir.program import CONTENT_ROLE, Input, Program
 from lrp_fx.ir.sizes import hint
 
+#: Answers for captured graphs, which no pass edits: every kind of target asks again.
+_KNOWN: WeakKeyDictionary[fx.GraphModule, dict[str, bool | None]] = WeakKeyDictionary()
 #: (what is computed of a mask and of no content, an operation in which it meets content)
 Meeting = tuple[fx.Node, fx.Node]
 
@@ -33,6 +36,15 @@ def keeps_where_true(program: Program, name: str) -> bool | None:
     """Does a mask input keep tokens where it is true (or 1), or does it hide them there? None where nothing that is
     computed of it meets content, or hides anything.
     """
+    if program.captured is None:
+        return _keeps_where_true(program, name)
+    known = _KNOWN.setdefault(program.captured, {})
+    if name not in known:
+        known[name] = _keeps_where_true(program, name)
+    return known[name]
+
+
+def _keeps_where_true(program: Program, name: str) -> bool | None:
     module = program.captured or program.module
     inputs = dict(zip(program.inputs, module.graph.find_nodes(op="placeholder"), strict=True))
     met = list(_meetings(module.graph, inputs, name))

@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.alike import Watched, repeated_blocks
+from lrp_fx.ir.graph import copy_node
 from lrp_fx.ir.seen import PLAIN
 from lrp_fx.ir.tracing import abstract_key
 from lrp_fx.ir.undo import surely
@@ -231,7 +232,7 @@ def _copied(
             if node.args[:1] == (start,):
                 env[node] = given[node.args[1]]
             else:
-                env[node] = graph.node_copy(node, lambda n: env.get(n, n))
+                env[node] = copy_node(graph, node, lambda n: env.get(n, n))
                 _move(env[node], *paths)
             node = node.next
     results: Any = end.args[0]

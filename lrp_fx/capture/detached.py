@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from lrp_fx.capture.flex import flex_written_out
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_float, is_tensor, output_node, value_of
+from lrp_fx.ir.graph import copy_node, is_float, is_tensor, output_node, value_of
 from lrp_fx.ir.operators import has, operand_of, run_call
 from lrp_fx.ir.passes import is_own_fault
 
@@ -77,7 +77,7 @@ def _open(module: fx.GraphModule, node: fx.Node) -> None:
                 env[inner] = graph.get_attr(name)
                 env[inner].meta = dict(inner.meta)
             elif inner.op not in ("placeholder", "output"):
-                env[inner] = graph.node_copy(inner, lambda n: env[n])
+                env[inner] = copy_node(graph, inner, lambda n: env[n])
         results: Any = fx.map_arg(output_node(region.graph).args[0], lambda n: env[n])
         for part, result in _results(node, results):
             kept = on or not is_float(result) or very_tensor(result) in given

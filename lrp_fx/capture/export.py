@@ -27,7 +27,7 @@ from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autoc
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
 from lrp_fx.errors import CaptureError
-from lrp_fx.ir.graph import output_node
+from lrp_fx.ir.graph import copy_node, output_node
 from lrp_fx.ir.leftovers import environment_let_go, forget_inputs, forget_source, without_code
 from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
@@ -229,7 +229,7 @@ def _to_program(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
         elif (inner := _tensor_inside(node, env, graph, holder)) is not None:
             env[node] = inner
         else:
-            env[node] = graph.node_copy(node, lambda n: env[n])
+            env[node] = copy_node(graph, node, lambda n: env[n])
     if blocks is not None:
         given_by = {specs[n.name].target: env[n] for n in env if n.op == "placeholder"}
         stamp(graph, blocks, {name: node for name, node in given_by.items() if name})

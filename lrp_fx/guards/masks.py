@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from lrp_fx.guards.guard import Arguments, Constants, Guard, Reader, Writer
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, is_tensor, op_name, value_of
+from lrp_fx.ir.graph import ancestors, copy_node, is_tensor, op_name, value_of
 from lrp_fx.ir.operators import axis_of, has, is_pointwise, operand_of, run_call
 from lrp_fx.ir.program import FlatModule, Program
 
@@ -61,7 +61,7 @@ def mask_graph(program: Program, masks: Sequence[fx.Node]) -> MaskGraph:
     env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         if node in needed:
-            env[node] = graph.node_copy(node, lambda n: env[n])
+            env[node] = copy_node(graph, node, lambda n: env[n])
     graph.output([env[m] for m in masks])
     return MaskGraph(
         FlatModule(program.module, graph),

@@ -12,7 +12,7 @@ from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.operators import argument, has, operation_name
+from lrp_fx.ir.operators import argument, has, operation_name, operator_of
 
 
 def output_node(graph: fx.Graph) -> fx.Node:
@@ -38,7 +38,7 @@ def is_float(node: fx.Node) -> bool:
 
 def op_name(node: fx.Node) -> str:
     """``aten.mul`` for any overload of multiplication; the function's own name for what is no ATen operation."""
-    return operation_name(node.target)
+    return operator_of(node).name if node.op == "call_function" else operation_name(node.target)
 
 
 def tensor_args(node: fx.Node) -> list[fx.Node]:
@@ -129,6 +129,20 @@ class GraphBuilder:
         return node
 
 
+def copy_node(graph: fx.Graph, node: fx.Node, of: Callable[[fx.Node], Any]) -> fx.Node:
+    """A copy at the graph's insertion point; ``of``: what stands there for what the node reads.
+
+    As `fx.Graph.node_copy`, which in torch 2.13 looks through all arguments for sizes to warn of, and files the node
+    anew when its arguments and its values are set: half its time.
+    """
+    new = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+    object.__setattr__(new, "args", fx.map_arg(node.args, of))
+    if node.kwargs:
+        object.__setattr__(new, "kwargs", fx.map_arg(node.kwargs, of))
+    new.meta.update(node.meta)
+    return new
+
+
 def drop_dead_code(graph: fx.Graph) -> None:
     """Erase what nobody reads and what changes nothing. (fx's own also checks the graph, and asks every node for its
     effects, read or not: a tenth of a conversion.)
@@ -146,7 +160,7 @@ def deduplicate(graph: fx.Graph) -> None:
             continue
         key: Any = (node.op, node.target, hashable(node.args), hashable(node.kwargs))
         if node.target is torch.ops.aten.sym_size.int:
-            key = ("size", str(value_of(node)))  # the same symbol, whatever it is read from
+            key = ("size", _described(value_of(node)))  # the same symbol, whatever it is read from
         first = seen.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)

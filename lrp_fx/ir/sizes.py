@@ -38,6 +38,10 @@ def is_one(size: Any) -> bool:
 
 def same_size(a: Any, b: Any) -> bool:
     """Are two (symbolic) sizes the same expression?"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    if not isinstance(a, int) and not isinstance(b, int) and a.node.expr == b.node.expr:
+        return True
     a, b = settled(a), settled(b)
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b

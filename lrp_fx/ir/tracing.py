@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, drop_dead_code, value_of
+from lrp_fx.ir.graph import ancestors, copy_node, drop_dead_code, value_of
 from lrp_fx.ir.leftovers import forget_source, without_code
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import size_key
@@ -196,7 +196,7 @@ def inline(
             constant = getattr(module, str(node.target))
             env[node] = keep(constant) if keep is not None and constant.numel() != 1 else _constant(graph, constant)
         else:
-            env[node] = graph.node_copy(node, lambda n: env[n])
+            env[node] = copy_node(graph, node, lambda n: env[n])
             env[node].meta["lrp"] = tag
     return outputs
 

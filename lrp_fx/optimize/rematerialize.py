@@ -22,7 +22,7 @@ from torch import fx
 
 from lrp_fx.errors import InputError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_tensor, made_for
+from lrp_fx.ir.graph import copy_node, is_tensor, made_for
 from lrp_fx.ir.operators import has
 
 #: Segments at the end that are kept: the head, and the two halves of the last block.
@@ -77,7 +77,7 @@ def _recomputed(graph: fx.Graph, node: fx.Node, kept: set[fx.Node], again: dict[
         elif missing:
             stack.extend(missing)
         else:
-            again[top] = graph.node_copy(top, lambda a: again.get(a, a))
+            again[top] = copy_node(graph, top, lambda a: again.get(a, a))
             stack.pop()
     return again[node]
 
@@ -125,6 +125,6 @@ def _copy(graph: fx.Graph, chain: set[fx.Node], before: fx.Node, node: fx.Node, 
     made: dict[fx.Node, fx.Node] = {}
     with graph.inserting_before(before):
         for n in sorted(chain):
-            made[n] = graph.node_copy(n, lambda a: made.get(a, a))
+            made[n] = copy_node(graph, n, lambda a: made.get(a, a))
     for reader in readers:
         reader.replace_input_with(node, made[node])

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
 from lrp_fx.ir.operators import has, keeps_order, same_operation
-from lrp_fx.ir.sizes import same_shape
+from lrp_fx.ir.sizes import same_shape, size_key
 
 aten = torch.ops.aten
 _PART_OR_MORE = Fact.EXPANSION | Fact.INTERVAL
@@ -24,9 +24,9 @@ def simplify(graph: fx.Graph) -> None:
             continue
         name, value = op_name(node), value_of(node)
         if isinstance(value, torch.SymInt) and name != "aten.sym_size":
-            sizes.setdefault(str(value), node)  # a size read from a tensor would keep the tensor
+            sizes.setdefault(size_key(value), node)  # a size read from a tensor would keep the tensor
         if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
-            first = sizes.setdefault(str(value), node)
+            first = sizes.setdefault(size_key(value), node)
             if first is not node:
                 node.replace_all_uses_with(first)
                 graph.erase_node(node)
@@ -102,9 +102,9 @@ def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
         for node in inputs:
             value = value_of(node)
             for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-                if isinstance(size, torch.SymInt) and str(size) not in found:
-                    found[str(size)] = graph.call_function(aten.sym_size.int, (node, axis))
-                    found[str(size)].meta["val"] = size
+                if isinstance(size, torch.SymInt) and size_key(size) not in found:
+                    made = found[size_key(size)] = graph.call_function(aten.sym_size.int, (node, axis))
+                    made.meta["val"] = size
     return found
 
 

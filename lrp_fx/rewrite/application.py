@@ -48,15 +48,25 @@ class Application:
     how: str = "rule"
 
     def flat(self) -> list[Any]:
-        return list(self._flat)
+        return list(self._flattened[0])
+
+    @property
+    def spec(self) -> pytree.TreeSpec:
+        """How the flat arguments make up ``(args, kwargs)``."""
+        return self._flattened[1]
 
     @cached_property
-    def _flat(self) -> tuple[Any, ...]:
-        return tuple(pytree.tree_leaves((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None))
+    def _flattened(self) -> tuple[list[Any], pytree.TreeSpec]:
+        return pytree.tree_flatten((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None)
 
     @property
     def operands(self) -> list[fx.Node]:
-        return [self._flat[i] for i in sorted(self.carriers)]
+        return list(self._operands)
+
+    @cached_property
+    def _operands(self) -> tuple[fx.Node, ...]:
+        flat = self._flattened[0]
+        return tuple(flat[i] for i in sorted(self.carriers))
 
     @property
     def own(self) -> bool:

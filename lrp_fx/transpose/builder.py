@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import LrpError, TransposeError, raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import AbstractResults, op_name, value_of
+from lrp_fx.ir.graph import AbstractResults, copy_node, op_name, value_of
 from lrp_fx.ir.layout import token_axes
 from lrp_fx.ir.operators import axis_of, has
 from lrp_fx.ir.passes import is_own_fault
@@ -116,7 +116,7 @@ class RelevanceBuilder:
         results.
         """
         if not has(node, Fact.SHARES_STATISTICS):
-            return self.graph.node_copy(node, lambda n: self.env[n])
+            return copy_node(self.graph, node, lambda n: self.env[n])
         module, operands = decomposed(node, self.mode, self.traces)
         (result,) = inline(self.graph, module, [self.env[a] for a in operands])
         result.meta = {**node.meta, "val": value_of(node)}

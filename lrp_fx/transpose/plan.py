@@ -7,7 +7,6 @@ from math import isnan
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.provenance import CONTENT, MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
@@ -50,7 +49,6 @@ class Planner:
     def plan(self, application: Application, present: list[int | None], audit: bool, rows: list[fx.Node]) -> Plan:
         """What is to be transposed, given which results have coefficients; segment ids that it needs go to ``rows``."""
         flat = application.flat()
-        _, spec = pytree.tree_flatten((application.args, dict(application.kwargs)), is_leaf=lambda x: x is None)
         y_axis = batch_axis(self._layout_of_result(application.node, present[0]))
         y_place: Place = y_axis or self._segmented(application.node, rows)
         carriers = tuple(sorted(application.carriers))
@@ -70,7 +68,7 @@ class Planner:
             rule=application.rule,
             op=application.op,
             flat=tuple(flat),
-            spec=spec,
+            spec=application.spec,
             carriers=carriers,
             factors=dict(application.factors),
             masks=application.masks,
