@@ -11,7 +11,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from lrp_fx.errors import LrpError
-from lrp_fx.ir.graph import output_node, value_of
+from lrp_fx.ir.code import function_of
+from lrp_fx.ir.graph import copy_node, output_node, value_of
 from lrp_fx.ir.leftovers import with_source
 from lrp_fx.ir.listing import source
 
@@ -140,8 +141,11 @@ class FlatModule(fx.GraphModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Writes the code, which takes the place of this."""
-        super().recompile()
-        with_source(self)
+        try:
+            type(self).forward = function_of(self.graph)  # type: ignore[method-assign]
+        except NotImplementedError:
+            super().recompile()
+            with_source(self)
         return self.forward(*args, **kwargs)
 
     @property
@@ -166,7 +170,7 @@ def copy_graph(program: Program) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
-        env[node] = graph.node_copy(node, lambda n: env[n])
+        env[node] = copy_node(graph, node, lambda n: env[n])
     return FlatModule(program.module, graph), env
 
 

@@ -1,11 +1,11 @@
 """Reuse buffers: an operation whose operand nobody reads again writes its result where that operand was.
 
 Fresh memory costs more than arithmetic: the operating system hands it over page by page. The graph that is read, saved
-and batched computes without writing to anything; this is a copy of it, for running.
+and batched computes without writing to anything; this says what its code calls instead when it is run.
 
 requires  a finished relevance graph, to be run without autograd; nodes without an example value (`meta["val"]`) are
 left as they are
-ensures   the same values, bit by bit: the same kernels over the same elements; the given module is left as it is
+ensures   the same values, bit by bit: the same kernels over the same elements; the graph is left as it is
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.leftovers import with_source
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import has, keeps_all_elements
 from lrp_fx.ir.sizes import same_shape
@@ -34,7 +33,7 @@ IN_PLACE: dict[Any, Any] = {
 }
 #: Others, which are told where to write.
 _OUT: dict[Any, tuple[Any, str]] = {aten.threshold_backward.default: (aten.threshold_backward.grad_input, "grad_input")}
-_ELEMENTWISE = frozenset((*IN_PLACE, *IN_PLACE.values(), *_OUT, *(target for target, _ in _OUT.values())))
+_ELEMENTWISE = frozenset((*IN_PLACE, *_OUT))
 
 
 def _is_fresh(node: fx.Node) -> bool:
@@ -42,10 +41,11 @@ def _is_fresh(node: fx.Node) -> bool:
     return has(node, Fact.FRESH) or node.target in _ELEMENTWISE
 
 
-def reuse_buffers(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a relevance graph in which results take the place of operands that are read for the last time."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
+def reuse_buffers(graph: fx.Graph) -> dict[fx.Node, tuple[Any, dict[str, Any]]]:
+    """The calls of a relevance graph whose results take the place of operands that are read for the last time: what is
+    called instead, and further keyword arguments.
+    """
+    instead: dict[fx.Node, tuple[Any, dict[str, Any]]] = {}
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if (
@@ -56,13 +56,13 @@ def reuse_buffers(module: fx.GraphModule) -> fx.GraphModule:
         ):
             continue
         if node.target in IN_PLACE:
-            node.target = IN_PLACE[node.target]
+            instead[node] = (IN_PLACE[node.target], {})
         elif (
             _orders_memory(node.args[0]) is _orders_memory(node.args[1]) is not None
         ):  # the second operand orders the result
-            node.target, name = _OUT[node.target]
-            node.kwargs = {**node.kwargs, name: node.args[0]}
-    return with_source(fx.GraphModule(module, graph, "RelevanceGraph"))
+            target, name = _OUT[node.target]
+            instead[node] = (target, {name: node.args[0]})
+    return instead
 
 
 def _fits_in_first(node: fx.Node) -> bool:
@@ -83,7 +83,7 @@ def _orders_memory(value: Any) -> fx.Node | None:
     """
     if not isinstance(value, fx.Node):
         return None
-    if value.target not in IN_PLACE and value.target not in IN_PLACE.values():
+    if value.target not in IN_PLACE:
         return value if _is_dense(value) else None
     return _orders_memory(value.args[0]) if _fits_in_first(value) else None
 

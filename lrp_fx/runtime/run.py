@@ -18,6 +18,7 @@ from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
+from lrp_fx.ir.code import function_of
 from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE, FlatModule
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
@@ -190,18 +191,18 @@ class Running:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self._made: tuple[Any, fx.GraphModule] | None = None
+        self._made: tuple[Any, Callable[..., Any]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Inputs of sizes that the graph holds for (`lrp_fx.guards.sizes`): where others were broadcast, a result might
         need more room.
         """
-        return self.copy(*inputs)
+        return self.function(self.module, *inputs)
 
     @property
-    def copy(self) -> fx.GraphModule:
-        """The copy that writes in place, of the graph's present code."""
+    def function(self) -> Callable[..., Any]:
+        """The graph's present code, which writes in place: ``function(module, *inputs)``."""
         edition = self.module.edition if isinstance(self.module, FlatModule) else self.module.code
         if self._made is None or self._made[0] is not edition:
-            self._made = (edition, reuse_buffers(self.module))
+            self._made = (edition, function_of(self.module.graph, reuse_buffers(self.module.graph)))
         return self._made[1]
