@@ -7,6 +7,7 @@ of Python) shows in the numbers: before it is used the program is compared with 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +15,32 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lrp_fx.analysis.provenance import Facts
 from lrp_fx.canonicalize.detached import has_detached
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran, verify_capture
 from lrp_fx.errors import CaptureError
-from lrp_fx.guards.guard import Guard, refusal
+from lrp_fx.guards.guard import Constants, Guard, refusal
+from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
 from lrp_fx.ir.seen import PLAIN, own_classes, seen
 from lrp_fx.ir.traces import Traces
 
-#: Programs that are kept for each model.
+#: Programs that are kept for each model, and variants of each without masks.
 KEPT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A captured program for some masks, with what is known of its values whatever the rules are; ``history``: what
+    the passes did that made it since it was captured.
+    """
+
+    program: Program
+    assumed: MaskGuard | None
+    facts: Facts
+    history: tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +48,8 @@ class Captured:
     """A captured and canonical program, which calls it serves, and what the passes did that made it.
 
     ``first``: the call whose sizes alone it holds for, where one for any sizes was put off. ``traces``: rules that were
-    transposed for values of this program, by what they were traced for; graphs of it share them.
+    transposed for values of this program, by what they were traced for; graphs of it share them. ``variants``: by the
+    masks that say nothing in them, None for the one that is good for any.
     """
 
     program: Program
@@ -41,6 +57,13 @@ class Captured:
     history: tuple[Step, ...]
     first: ModelCall | None = None
     traces: Traces = field(default_factory=Traces)
+    variants: OrderedDict[Constants | None, Variant] = field(default_factory=OrderedDict)
+
+    def keep(self, constants: Constants | None, variant: Variant) -> None:
+        """Keep a variant; the one kept longest goes first."""
+        self.variants[constants] = variant
+        while len(self.variants) > KEPT:
+            self.variants.popitem(last=False)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from lrp_fx.ir.passes import Step, report_fault, run
 from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC, Program
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.runtime.agreement import Agreement, compare
-from lrp_fx.runtime.captures import Captured, share, taken_over
-from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, Options, State
+from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
+from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights
@@ -309,30 +309,42 @@ class Compiler:
 
     def _variant(self, base: Captured, constants: Constants | None, call: ModelCall) -> CompiledProgram:
         """The program without the masks that say nothing if the mask inputs hold these numbers."""
-        state, history = self._without_masks(base, constants)
-        return self._general(base) if state.assumed is None else self._analysed(base, state, history)
+        found = self._without_masks(base, constants)
+        return self._general(base) if found.assumed is None else self._analysed(base, found)
 
-    def _without_masks(self, base: Captured, constants: Constants | None) -> tuple[State, tuple[Step, ...]]:
-        state = State(self.options, constants=constants, program=base.program)
-        return run(state, ANALYSED, until="drop_masks", without=self.options.without)
+    def _without_masks(self, base: Captured, constants: Constants | None) -> Variant:
+        """That program before rules are chosen, made once for all explainers that share the capture; the one for any
+        mask where these say something.
+        """
+        found = base.variants.get(constants)
+        if found is None:
+            without = self.options.without
+            state = State(self.options, constants=constants, program=base.program)
+            state, history = run(state, ANALYSED, until="drop_masks", without=without)
+            if state.assumed is None and constants is not None:
+                return self._without_masks(base, None)
+            state, steps = run(state, (PASSES["find_provenance"],), without=without)
+            assert state.program is not None and state.facts is not None
+            found = Variant(state.program, state.assumed, state.facts, (*history, *steps))
+            base.keep(constants, found)
+        return found
 
     def _general(self, base: Captured) -> CompiledProgram:
         """The program that is good for any mask, made once."""
-        return self._made_general(base) or self._analysed(base, State(self.options, program=base.program), ())
+        return self._made_general(base) or self._analysed(base, self._without_masks(base, None))
 
     def _made_general(self, base: Captured) -> CompiledProgram | None:
         return next(
             (kept.entry for kept in self.entries if kept.entry.base is base and kept.entry.assumed is None), None
         )
 
-    def _analysed(self, base: Captured, state: State, history: tuple[Step, ...]) -> CompiledProgram:
-        """The program of a state with its rules and its structure; ``history``: what was done to it since it was
-        captured.
-        """
-        after = ANALYSED[[p.name for p in ANALYSED].index("drop_masks") + 1 :]
+    def _analysed(self, base: Captured, found: Variant) -> CompiledProgram:
+        """A variant with its rules and its structure."""
+        state = State(self.options, program=found.program, assumed=found.assumed, facts=found.facts)
+        after = ANALYSED[ANALYSED.index(PASSES["find_provenance"]) + 1 :]
         state, steps = run(state, after, without=self.options.without)
-        assert state.program is not None and state.rewritten is not None and state.structure is not None
-        made = (state.assumed, state.program, state.rewritten, state.structure, (*history, *steps))
+        assert state.rewritten is not None and state.structure is not None
+        made = (found.assumed, found.program, state.rewritten, state.structure, (*found.history, *steps))
         return CompiledProgram(base, *made)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
@@ -352,9 +364,9 @@ class Compiler:
             (i.name, 1.0) for i in sorted(entry.base.program.inputs, key=lambda i: i.name) if i.role == MASK_ROLE
         )
         if ones not in known:
-            state, history = self._without_masks(entry.base, ones)
-            if state.assumed is not None:
-                known[ones] = self._analysed(entry.base, state, history)
+            found = self._without_masks(entry.base, ones)
+            if found.assumed is not None:
+                known[ones] = self._analysed(entry.base, found)
         return [*known.values(), self.general(entry)]
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:

@@ -287,6 +287,7 @@ BUILT: tuple[Pass[State], ...] = (
     ),
 )
 PIPELINE = (*CAPTURED, *ANALYSED, *BUILT)
+PASSES = {step.name: step for step in PIPELINE}
 
 
 def compile_until(state: State, until: str | None = None) -> tuple[State, tuple[Step, ...]]:
