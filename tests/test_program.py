@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from lrp_fx.ir.code import function_of
+from lrp_fx.ir.code import function_of, run_once
 from lrp_fx.ir.program import FlatModule
 
 
@@ -72,8 +72,9 @@ def test_arguments_of_every_kind_are_written() -> None:
     graph.output({"y": graph.call_function(getitem, (first, 0)), "whole": (wide, [scale, None, slice(0, x)])})
     module = Nested()
     given = torch.ones(1, 2)
-    found = function_of(graph)(module, given)
+    found, once = function_of(graph)(module, given), run_once(graph, module, [given])
     expected = fx.GraphModule(module, graph)(given)
+    assert torch.equal(once["y"], expected["y"]) and once["whole"][1][2].stop is given
     assert torch.equal(found["y"], expected["y"]) and found["y"].dtype == torch.float64
     assert torch.equal(found["whole"][0], expected["whole"][0]) and found["whole"][1][:2] == [2.5, None]
     assert found["whole"][1][2].stop is given
@@ -100,8 +101,9 @@ def test_values_go_behind_the_last_call_that_reads_them() -> None:
     before = graph.call_function(alive, (x,))
     total = graph.call_function(torch.sum, (read,))
     graph.output((before, graph.call_function(alive, (x,)), total))
-    found = function_of(graph)(nn.Module(), torch.ones(2))
-    assert found[:2] == ([True, False], [False, False])
+    assert function_of(graph)(nn.Module(), torch.ones(2))[:2] == ([True, False], [False, False])
+    seen.clear()
+    assert run_once(graph, nn.Module(), [torch.ones(2)])[:2] == ([True, False], [False, False])
 
 
 def test_a_graph_that_is_not_flat_is_refused_and_run_as_torch_writes_it() -> None:

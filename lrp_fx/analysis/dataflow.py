@@ -30,6 +30,7 @@ class Dataflow:
         self.carriers = carriers
         self._carries: dict[fx.Node, bool] = {}  # asked for each operand of each node, often
         self._operands: dict[fx.Node, list[fx.Node]] = {}
+        self._copied: dict[fx.Node, fx.Node | None] = {}
         self.order = {n: i for i, n in enumerate(program.graph.nodes)}
         graph = nx.DiGraph()
         graph.add_node(_ROOT)
@@ -158,11 +159,15 @@ class Dataflow:
     def roots(self, node: fx.Node) -> list[fx.Node]:
         """The node and the values it is a scaled, moved or re-centred copy of, nearest first."""
         chain = [node]
-        while True:
-            before = self.coefficient_of(chain[-1]) or self.recentred(chain[-1])
-            if before is None:
-                return chain
+        while (before := self._before(chain[-1])) is not None:
             chain.append(before)
+        return chain
+
+    def _before(self, node: fx.Node) -> fx.Node | None:
+        """The value that a node is a scaled, moved or re-centred copy of."""
+        if node not in self._copied:
+            self._copied[node] = self.coefficient_of(node) or self.recentred(node)
+        return self._copied[node]
 
     def core(self, node: fx.Node) -> fx.Node:
         """A coefficient without the scalings and expansions around it."""

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lrp_fx.errors import InputError
-from lrp_fx.ir.leftovers import with_source
-from lrp_fx.ir.program import Input
+from lrp_fx.ir.program import FlatModule, Input
 from lrp_fx.structure.sites import Site
 from lrp_fx.structure.windows import Windows
 from lrp_fx.transpose.signature import DepthInfo, GraphSignature, InjectionInfo, Leaf, PairsInfo, SiteInfo
@@ -171,7 +170,7 @@ def decode_graph(
             raise InputError(f"the file's graph reads the tensor {item['target']}, which the file does not hold")
         _add(graph, read, item, families)
     graph.lint()
-    return with_source(fx.GraphModule(holder, graph))
+    return FlatModule(holder, graph)
 
 
 def _add(graph: fx.Graph, read: Decoder, item: Mapping[str, Any], families: frozenset[str]) -> None:

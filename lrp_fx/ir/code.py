@@ -1,7 +1,8 @@
-"""Code: a flat graph as a Python function.
+"""Code: a flat graph as a Python function, or run once without one.
 
-That of `torch.fx` is written to be read: the names of values and operations, which Python then looks up in every call.
-This is written to be run: in half the time, and with operations that are looked up once.
+The code of `torch.fx` is written to be read: with names of values and operations, which Python then looks up in every
+call. This is written to be run: in half the time, and with operations that are looked up once. It pays from the second
+run on; the first goes from node to node.
 
 requires  a flat graph: function calls, attributes of the module, inputs, one output
 ensures   the same calls in the same order; a value is let go behind the last call that reads it
@@ -10,8 +11,9 @@ ensures   the same calls in the same order; a value is let go behind the last ca
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from operator import attrgetter
 from typing import Any
 
 from torch import fx
@@ -30,6 +32,39 @@ def function_of(graph: fx.Graph, instead: Instead | None = None) -> Callable[...
     return _Writer(graph, instead or {}).function()
 
 
+def run_once(graph: fx.Graph, module: Any, inputs: Sequence[Any], instead: Instead | None = None) -> Any:
+    """What ``function_of(graph, instead)(module, *inputs)`` gives."""
+    others, spent, given = instead or {}, _read_last(graph), iter(inputs)
+    values: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            return fx.map_arg(node.args[0], values.__getitem__)
+        if node.op == "placeholder":
+            values[node] = next(given, *node.args)
+            continue
+        if node.op == "get_attr":
+            values[node] = attrgetter(str(node.target))(module)
+        else:
+            target, more = others.get(node) or (node.target, {})
+            args, kwargs = fx.map_arg((node.args, {**node.kwargs, **more}), values.__getitem__)
+            values[node] = target(*args, **kwargs)
+        for read in spent.get(node, ()):
+            del values[read]
+    raise NotImplementedError("a flat graph has an output")
+
+
+def _read_last(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """The values that nobody reads behind a node."""
+    spent: dict[fx.Node, list[fx.Node]] = {}
+    seen: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for read in node.all_input_nodes if node.users or node.op == "output" else [node, *node.all_input_nodes]:
+            if read not in seen:
+                seen.add(read)
+                spent.setdefault(node, []).append(read)
+    return spent
+
+
 class _Writer:
     """``names``: of values; ``constants``: global variables, and their names by the identity of what they hold."""
 
@@ -41,7 +76,7 @@ class _Writer:
 
     def function(self) -> Callable[..., Any]:
         head, lines = ["module"], []
-        last = self._read_last()
+        last = _read_last(self.graph)
         for node in self.graph.nodes:
             name = self.names[node]
             if node.op == "placeholder":
@@ -51,21 +86,10 @@ class _Writer:
             else:
                 lines.append(" = ".join([f" {name}", self._value(node)]))
                 if spent := last.get(node):
-                    lines.append(" " + " = ".join([*spent, "None"]))
+                    lines.append(" " + " = ".join([*(self.names[read] for read in spent), "None"]))
         exec(compile("\n".join([f"def forward({', '.join(head)}):", *lines]), "<flat graph>", "exec"), self.constants)
         function: Callable[..., Any] = self.constants["forward"]
         return function
-
-    def _read_last(self) -> dict[fx.Node, list[str]]:
-        """The names of the values that nobody reads behind a node."""
-        spent: dict[fx.Node, list[str]] = {}
-        seen: set[fx.Node] = set()
-        for node in reversed(self.graph.nodes):
-            for read in [*node.all_input_nodes] if node.users or node.op == "output" else [node, *node.all_input_nodes]:
-                if read not in seen:
-                    seen.add(read)
-                    spent.setdefault(node, []).append(self.names[read])
-        return spent
 
     def _value(self, node: fx.Node) -> str:
         if node.op == "get_attr":

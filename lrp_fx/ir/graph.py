@@ -185,15 +185,18 @@ def _is_random(node: fx.Node) -> bool:
 
 def hashable(tree: Any) -> Any:
     """The arguments of a node as something that can be compared and looked up; 0.0 and -0.0 differ, 1 and True too."""
+    kind = type(tree)
+    if kind is fx.Node or kind is str or tree is None:  # equal to nothing of another type
+        return tree
     if isinstance(tree, (list, tuple)):
-        return tuple(hashable(t) for t in tree)
+        return tuple(map(hashable, tree))
     if isinstance(tree, dict):
         return tuple(sorted((k, hashable(v)) for k, v in tree.items()))
     if isinstance(tree, slice):
         return ("slice", tree.start, tree.stop, tree.step)
     if isinstance(tree, float) and tree == 0.0:
-        return (type(tree), str(tree))  # -0.0 is not 0.0
-    return (type(tree), tree)
+        return (kind, str(tree))  # -0.0 is not 0.0
+    return (kind, tree)
 
 
 def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:

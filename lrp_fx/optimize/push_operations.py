@@ -235,5 +235,5 @@ _BY_NAME: dict[str, Pushed] = {
 def pushed(node: fx.Node) -> Pushed | None:
     """What an operation is on rows, None where nothing is known of it."""
     known = operator_of(node)
-    by_fact = next((rule for fact, rule in _BY_FACT if known.facts & fact), None)
+    by_fact = next((rule for fact, rule in _BY_FACT if known.facts._value_ & fact._value_), None)
     return _BY_NAME.get(known.name) or by_fact or (_through if known.axes is Axes.PERMUTED else None)

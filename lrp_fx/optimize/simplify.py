@@ -7,13 +7,14 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.facts import Axes, Fact, Operator
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, keeps_order, same_operation
+from lrp_fx.ir.operators import has, keeps_order, operator_of, same_operation
 from lrp_fx.ir.sizes import same_shape, size_key
 
 aten = torch.ops.aten
 _PART_OR_MORE = Fact.EXPANSION | Fact.INTERVAL
+_DETOURS = Fact.IDENTITY | Fact.COPY | _PART_OR_MORE
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -22,7 +23,10 @@ def simplify(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        name, value = op_name(node), value_of(node)
+        value = value_of(node)
+        if not isinstance(value, torch.SymInt) and not _may_go(operator_of(node)):
+            continue
+        name = op_name(node)
         if isinstance(value, torch.SymInt) and name != "aten.sym_size":
             sizes.setdefault(size_key(value), node)  # a size read from a tensor would keep the tensor
         if name == "aten.sym_size" and not isinstance(value, int) and value is not None:
@@ -106,6 +110,16 @@ def sizes_of_inputs(graph: fx.Graph) -> dict[str, fx.Node]:
                     made = found[size_key(size)] = graph.call_function(aten.sym_size.int, (node, axis))
                     made.meta["val"] = size
     return found
+
+
+def _may_go(known: Operator) -> bool:
+    """May an operation be a detour, or another name of one?"""
+    return (
+        known.facts._value_ & _DETOURS._value_ != 0
+        or known.axes in (Axes.REGROUPED, Axes.UNITS)
+        or known.same_as is not None
+        or known.name in ("aten.sym_size", "aten.t")
+    )
 
 
 def _is_identity(node: fx.Node) -> bool:

@@ -60,7 +60,7 @@ def _is_activation(flow: Dataflow, term: fx.Node, node: fx.Node) -> bool:
 
 
 def _is_computed_from(flow: Dataflow, branch: fx.Node, skip: fx.Node) -> bool:
-    if flow.order[branch] < flow.order[skip]:  # what stands before is not computed from it: no search of all above
+    if not _reads(flow, branch, skip):  # no search of all above
         return False
     seen, stack = {skip}, [branch]
     reached = False
@@ -72,6 +72,19 @@ def _is_computed_from(flow: Dataflow, branch: fx.Node, skip: fx.Node) -> bool:
         seen.add(node)
         stack.extend(flow.operands(node))
     return reached and flow.has_learned_map([n for n in seen if n is not skip])
+
+
+def _reads(flow: Dataflow, branch: fx.Node, skip: fx.Node) -> bool:
+    """Is there a path from one to the other? What stands before ``skip`` is not computed from it."""
+    seen, stack = set[fx.Node](), [branch]
+    while stack:
+        node = stack.pop()
+        if node is skip:
+            return True
+        if node not in seen and flow.order[node] > flow.order[skip]:
+            seen.add(node)
+            stack.extend(flow.operands(node))
+    return False
 
 
 RESIDUAL = Recogniser(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.immutable_collections import immutable_list
 from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
@@ -28,6 +29,34 @@ from lrp_fx.rule import Rule, Ruleset
 #: Types that values are rounded to, the finest first.
 _PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32}
+
+
+_LISTS = (list, tuple, immutable_list)
+#: Structures of arguments, by their number, their names, and the lengths of lists: a few for all operations.
+_SPECS: dict[Any, pytree.TreeSpec] = {}
+
+
+def flattened(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:
+    """``pytree.tree_flatten((args, kwargs))`` with None as a value; quick where lists hold no lists."""
+
+    def whole() -> tuple[list[Any], pytree.TreeSpec]:
+        return pytree.tree_flatten((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
+
+    leaves: list[Any] = []
+    lengths: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        if not isinstance(value, (list, tuple, dict)):
+            leaves.append(value)
+            lengths.append(None)
+        elif type(value) in _LISTS and not any(isinstance(v, (list, tuple, dict)) for v in value):
+            leaves.extend(value)
+            lengths.append((type(value), len(value)))
+        else:
+            return whole()
+    key = (len(args), tuple(kwargs), tuple(lengths))
+    if key not in _SPECS:
+        _SPECS[key] = whole()[1]
+    return leaves, _SPECS[key]
 
 
 @dataclass(frozen=True)
@@ -57,7 +86,7 @@ class Application:
 
     @cached_property
     def _flattened(self) -> tuple[list[Any], pytree.TreeSpec]:
-        return pytree.tree_flatten((self.args, dict(self.kwargs)), is_leaf=lambda x: x is None)
+        return flattened(self.args, self.kwargs)
 
     @property
     def operands(self) -> list[fx.Node]:
@@ -72,6 +101,11 @@ class Application:
     def own(self) -> bool:
         """Is the rule applied to the graph's own operation (not to a group written out)?"""
         return self.op is self.node.target
+
+    @cached_property
+    def place(self) -> tuple[str, str]:
+        """The module and the line of the user's code."""
+        return module_path(self.node), source_line(self.node)
 
     def label(self) -> str:
         what = f"%{self.node.name} = {op_name(self.node)} [{self.rule.name}]"

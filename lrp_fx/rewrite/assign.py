@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from torch import fx
 from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
@@ -25,7 +24,7 @@ from lrp_fx.recognize.context import Context, Served
 from lrp_fx.recognize.meaning import Meaning
 from lrp_fx.recognize.recognisers import recognise
 from lrp_fx.recognize.scan.coefficients import Scan, find_scans
-from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.rewrite.application import Application, Rewritten, flattened
 from lrp_fx.rewrite.masks import follow_masks
 from lrp_fx.rewrite.refuse import refuse_approximations, refuse_underivable
 from lrp_fx.rule import Choice, Registry, Rule, Ruleset
@@ -129,7 +128,7 @@ class _Chooser:
             meaning = replace(meaning, signals=tuple(operands), op=None, args=None)
         op = meaning.op if meaning.op is not None else node.target
         args, kwargs = (meaning.args, {}) if meaning.args is not None else (node.args, node.kwargs)
-        flat = pytree.tree_leaves((tuple(args), dict(kwargs)), is_leaf=lambda x: x is None)
+        flat, _ = flattened(args, kwargs)
         spared = set(meaning.facts[rule.frozen_operands]) if rule.frozen_operands is not None else set()
         signals = set(meaning.signals) & self.context.carrying
         carriers = frozenset(

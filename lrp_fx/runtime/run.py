@@ -18,7 +18,7 @@ from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
-from lrp_fx.ir.code import function_of
+from lrp_fx.ir.code import Instead, function_of, run_once
 from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE, FlatModule
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
@@ -191,18 +191,18 @@ class Running:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self._made: tuple[Any, Callable[..., Any]] | None = None
+        self._edition: Any = None
+        self._instead: Instead = {}
+        self._function: Callable[..., Any] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Inputs of sizes that the graph holds for (`lrp_fx.guards.sizes`): where others were broadcast, a result might
         need more room.
         """
-        return self.function(self.module, *inputs)
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """The graph's present code, which writes in place: ``function(module, *inputs)``."""
         edition = self.module.edition if isinstance(self.module, FlatModule) else self.module.code
-        if self._made is None or self._made[0] is not edition:
-            self._made = (edition, function_of(self.module.graph, reuse_buffers(self.module.graph)))
-        return self._made[1]
+        if self._edition is not edition:
+            self._edition, self._function, self._instead = edition, None, reuse_buffers(self.module.graph)
+            return run_once(self.module.graph, self.module, inputs, self._instead)
+        if self._function is None:  # it is run again
+            self._function = function_of(self.module.graph, self._instead)
+        return self._function(self.module, *inputs)

@@ -46,8 +46,17 @@ class Planner:
         self.facts, self.segment_ids, self.batch, self.expands = facts, segment_ids, batch, expands
         self.together, self.gaps = together, gaps
 
-    def plan(self, application: Application, present: list[int | None], audit: bool, rows: list[fx.Node]) -> Plan:
-        """What is to be transposed, given which results have coefficients; segment ids that it needs go to ``rows``."""
+    def plan(
+        self,
+        application: Application,
+        present: list[int | None],
+        audit: bool,
+        rows: list[fx.Node],
+        bases: tuple[int, ...],
+    ) -> Plan:
+        """What is to be transposed, given which results have coefficients and which operands a base; segment ids that
+        it needs go to ``rows``.
+        """
         flat = application.flat()
         y_axis = batch_axis(self._layout_of_result(application.node, present[0]))
         y_place: Place = y_axis or self._segmented(application.node, rows)
@@ -80,6 +89,7 @@ class Planner:
             x_axes=tuple(x_axes),
             audit=audit,
             safe=self._is_masked(application, carriers),
+            bases=bases,
             gaps=self.gaps and application.rule.remainder is not None,
         )
 

@@ -159,7 +159,7 @@ class _Walk:
         node, env, batch = application.node, self.builder.env, self.builder.batch
         rows: list[fx.Node] = []
         bases = self.bases.of_operands(application)
-        plan = replace(self.planner.plan(application, present, self.audit, rows), bases=tuple(bases))
+        plan = self.planner.plan(application, present, self.audit, rows, tuple(bases))
         flat = application.flat()
         values = [value_of(c) for c in coefficients]
         results = [value_of(node) if i is None else value_of(node)[i] for i in present]

@@ -7,7 +7,6 @@ from collections import defaultdict
 import torch
 from torch import fx
 
-from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application
 from lrp_fx.transpose.signature import SiteInfo
 
@@ -71,5 +70,4 @@ class SiteBooks:
 
 def site_of(application: Application) -> SiteInfo:
     """An operation with its rule and its place."""
-    node = application.node
-    return SiteInfo(node.name, application.rule.name, module_path(node), source_line(node))
+    return SiteInfo(application.node.name, application.rule.name, *application.place)
