@@ -78,7 +78,7 @@ def made_for(graph: fx.Graph, outputs: int) -> set[fx.Node]:
 
 class AbstractResults:
     """What operations give on the abstract values of one mode: computed once where sizes, strides and types are the
-    same, as in the blocks of a model.
+    same, as in the blocks of a model. (Kept with the mode they would keep it: the collector does not see the circle.)
     """
 
     def __init__(self, mode: Any) -> None:

@@ -280,7 +280,7 @@ BUILT: tuple[Pass[State], ...] = (
     *map(_on_relevance, OPTIMIZE),
     _stage(
         "reuse_buffers",
-        "in the copy that runs, results take the place of operands that nobody reads again",
+        "in the code that runs, results take the place of operands that nobody reads again",
         _reuse_buffers,
         optional=True,
         when=lambda state: not state.options.compile,

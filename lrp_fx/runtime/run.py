@@ -191,18 +191,20 @@ class Running:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self._edition: Any = None
-        self._instead: Instead = {}
-        self._function: Callable[..., Any] | None = None
+        self._seen: tuple[Any, Instead] | None = None  # (edition, what is called instead): another thread may run it
+        self._written: tuple[Any, Callable[..., Any]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Inputs of sizes that the graph holds for (`lrp_fx.guards.sizes`): where others were broadcast, a result might
         need more room.
         """
-        edition = self.module.edition if isinstance(self.module, FlatModule) else self.module.code
-        if self._edition is not edition:
-            self._edition, self._function, self._instead = edition, None, reuse_buffers(self.module.graph)
-            return run_once(self.module.graph, self.module, inputs, self._instead)
-        if self._function is None:  # it is run again
-            self._function = function_of(self.module.graph, self._instead)
-        return self._function(self.module, *inputs)
+        module = self.module
+        edition = module.edition if isinstance(module, FlatModule) else module.code
+        written, seen = self._written, self._seen
+        if written is not None and written[0] is edition:
+            return written[1](module, *inputs)
+        if seen is None or seen[0] is not edition:
+            self._seen = seen = edition, reuse_buffers(module.graph)
+            return run_once(module.graph, module, inputs, seen[1])
+        self._written = written = edition, function_of(module.graph, seen[1])
+        return written[1](module, *inputs)
