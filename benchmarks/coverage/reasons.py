@@ -16,6 +16,10 @@ _COUNTED_FROM_THE_END = (
     "its bias counts from the last column, so that padding on the right adds a number to all of a row: the softmax "
     "does not see it, the place of position's relevance does (content and position's sum are those of the text alone)"
 )
+_MORE_ROWS = (
+    "the output has more rows than the text, and a mask that hides tokens does not say which is the last that counts: "
+    "the default target is refused, with `position=` as the next step"
+)
 _NOT_IN_EVALUATION = "the model itself refuses to be differentiated in evaluation mode"
 #: (start of the head's name) -> reason.
 REASONS = {
@@ -23,11 +27,14 @@ REASONS = {
     "MusicgenForCausalLM": _CODEBOOKS,
     "MusicgenMelodyForCausalLM": _CODEBOOKS,
     "Reformer": _NOT_IN_EVALUATION,
+    "PerceiverForMaskedLM": _MORE_ROWS,
     "Mpt": _COUNTED_FROM_THE_END,
 }
 
 
 def true_reason(row: Row) -> str:
     """The reason; empty where the row says it itself, or nothing is short."""
-    short = (row.runs and not row.closed) or "off" in row.padding or "gradient" in row.reason
+    short = (
+        (row.runs and not row.closed) or any(w in row.padding for w in ("off", "failed")) or "gradient" in row.reason
+    )
     return next((why for head, why in REASONS.items() if short and row.head.startswith(head)), "")
