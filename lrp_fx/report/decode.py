@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,7 +50,7 @@ def settle(
     conserve: str,
     score: Tensor,
     output: Any,
-    explained: Tensor | None,
+    read: Callable[[], Tensor | None],
     inputs: dict[str, Tensor],
     target: str,
     ruleset: str,
@@ -57,11 +58,11 @@ def settle(
 ) -> Relevance:
     """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it.
 
-    explained: the output that the score reads, where the graph returns it.
+    read: (B,), the absolute amounts that the score reads of the outputs, None where that is not known.
     said: what an explainer has warned of that it says once.
     """
-    if conserve != "off":
-        statement.ledger.check(explained)
+    if conserve != "off" and statement.ledger.check(read):
+        _warn_of_rounding(statement.ledger)
     if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
         warn_user(
             f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
@@ -79,6 +80,16 @@ def settle(
             warn_user(text)
     parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
     return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
+
+
+def _warn_of_rounding(ledger: Ledger) -> None:
+    """Say so where a score is so small a difference that a hundredth of it is rounding."""
+    lost = (ledger.score - ledger.total).abs() / ledger.score.abs().clamp_min(torch.finfo(ledger.score.dtype).tiny)
+    if bool((lost > UNEXPLAINED_LIMIT).any()):
+        warn_user(
+            f"{float(lost.max()):.1%} of the score of example {int(lost.argmax())} is rounding: it is a small "
+            "difference of large outputs; a model in a finer type (model.double()) tells it better"
+        )
 
 
 def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict[str, Any]) -> Statement:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,9 +20,9 @@ from lrp_fx.transpose.signature import DepthInfo
 TOTAL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 #: The same for one site, relative to the sum of absolute relevances that pass it.
 SITE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-#: Units in the last place of the largest output that a score may be off by: the difference of two large logits is as
-#: rounded as they are, however small it is.
-OUTPUT_ROUNDING = {torch.float64: 16, torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
+#: Units in the last place of what a score reads of the outputs (absolute amounts, times their derivatives) that it may
+#: be off by: the difference of two large logits is as rounded as they are, however small it is.
+OUTPUT_ROUNDING = {torch.float64: 8, torch.float32: 8, torch.bfloat16: 1, torch.float16: 1}
 #: Above this ratio of absolute parts to the score, cancellation makes any picture unreliable.
 CANCELLATION_LIMIT = 10.0
 #: The sink of operations that no rule knows, and the share of the score above which it is no trifle.
@@ -202,18 +202,19 @@ class Ledger:
     def worst_sites(self, count: int = 5) -> list[SiteBalance]:
         return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
 
-    def check(self, explained: Tensor | None = None) -> None:
+    def check(self, read: Callable[[], Tensor | None] = lambda: None) -> bool:
         """Raise `ConservationError` (with this ledger as its ``ledger``) unless every site and the whole balance.
 
-        explained: (B, ...), the output that the score reads: no score is more exact than that is rounded.
+        read: (B,), the absolute amounts that the score reads of the outputs: no score is more exact than these are
+            rounded. Asked only where the books do not close otherwise. Returns whether that was needed.
         """
         try:
-            self._check(explained)
+            return self._check(read)
         except ConservationError as error:
             error.ledger = self
             raise
 
-    def _check(self, explained: Tensor | None) -> None:
+    def _check(self, read: Callable[[], Tensor | None]) -> bool:
         """Raise unless every site and the whole ledger balance within the type's tolerance."""
         if not bool(self.score.isfinite().all()):
             raise ConservationError(
@@ -227,7 +228,8 @@ class Ledger:
             torch.finfo(self.score.dtype).tiny
         )
         worst = gap.max() if gap.numel() else gap.new_zeros(())
-        closed = bool(worst <= TOTAL_TOLERANCE[self.dtype]) or self._is_rounding(self.score - self.total, explained)
+        exact = bool(worst <= TOTAL_TOLERANCE[self.dtype])
+        closed = exact or self._is_rounding(self.score - self.total, read)
         if bad:
             lines = "\n".join(f"  {s}" for s in bad)
             raise ConservationError(
@@ -244,30 +246,31 @@ class Ledger:
                 "    next: explain one example at a time, or choose a target that reads each example's own output"
             )
         if closed and self.sites:
-            self._check_depths(explained)
+            self._check_depths(read)
         if not closed:
             raise ConservationError(
                 f"the ledger does not close: off by {float(worst):.2e} of its parts (allowed "
                 f"{TOTAL_TOLERANCE[self.dtype]:.0e} in {self.dtype})\n{self}\n"
                 '    next: convert(model, conserve="site") names the site where relevance is lost'
             )
+        return not exact
 
-    def _is_rounding(self, gap: Tensor, explained: Tensor | None) -> bool:
-        """Is no score off by more than the outputs that it reads are rounded? ``gap``: (B,), what is missing."""
-        if explained is None or not explained.is_floating_point() or explained.shape[:1] != self.score.shape:
+    def _is_rounding(self, gap: Tensor, read: Callable[[], Tensor | None]) -> bool:
+        """Is no score off by more than what it reads is rounded? ``gap``: (B,), what is missing."""
+        amounts = read()
+        if amounts is None or not bool(amounts.isfinite().all()):
             return False
-        largest = explained.flatten(1).abs().amax(1) if explained.dim() > 1 else explained.abs()
         unit = OUTPUT_ROUNDING[self.dtype] * torch.finfo(self.dtype).eps
-        return bool((gap.abs() <= unit * largest.to(gap.dtype)).all())
+        return bool((gap.abs() <= unit * amounts.to(gap.dtype)).all())
 
-    def _check_depths(self, explained: Tensor | None) -> None:
+    def _check_depths(self, read: Callable[[], Tensor | None]) -> None:
         """Raise unless the books close at every depth of the residual streams."""
         for depth in self.depths:
             gap = (depth.score - depth.total).abs() / torch.maximum(self.magnitude, depth.parts).clamp_min(
                 torch.finfo(self.score.dtype).tiny
             )
             closed = bool((gap <= TOTAL_TOLERANCE[self.dtype]).all())
-            if not closed and not self._is_rounding(depth.score - depth.total, explained):
+            if not closed and not self._is_rounding(depth.score - depth.total, read):
                 raise ConservationError(
                     f"the books do not close at depth %{depth.name} ({depth.module or 'model'}): off by "
                     f"{float(gap.max()):.2e}\n"

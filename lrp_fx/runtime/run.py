@@ -7,6 +7,7 @@ ensures   one result for each target; what does not depend on the target is comp
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.targets import Target, as_target
-from lrp_fx.transpose.signature import RelevanceGraph
+from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ def explain(
             blame(error)
             raise
         for n, flat in zip(numbers, flats, strict=True):
-            results[n] = _result(executable, call, flat, goals[n], terms)
+            results[n] = _result(executable, call, flat, goals[n], arguments[n], terms)
     return [results[n] for n in range(len(goals))]
 
 
@@ -137,7 +138,14 @@ def _without_autocast(tensors: Sequence[Tensor]) -> Iterator[None]:
         yield
 
 
-def _result(executable: Executable, call: Arguments, flat: tuple[Any, ...], target: Target, terms: Terms) -> Relevance:
+def _result(
+    executable: Executable,
+    call: Arguments,
+    flat: tuple[Any, ...],
+    target: Target,
+    arguments: list[Tensor],
+    terms: Terms,
+) -> Relevance:
     signature, score = executable.graph.signature, flat[executable.graph.signature.outputs]
     batch = call.bound[executable.batch].shape[0] if executable.batch is not None else 1
     if score.shape != (batch,):
@@ -150,12 +158,39 @@ def _result(executable: Executable, call: Arguments, flat: tuple[Any, ...], targ
         conserve=terms.conserve,
         score=score,
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
-        explained=None if signature.explained is None else flat[signature.explained],
+        read=functools.cache(lambda: _read(signature, call, flat, target, arguments)),
         inputs=call.tensors,
         target=repr(target),
         ruleset=terms.ruleset,
         said=terms.said,
     )
+
+
+def _read(
+    signature: GraphSignature, call: Arguments, flat: tuple[Any, ...], target: Target, arguments: list[Tensor]
+) -> Tensor | None:
+    """(B,): the absolute amounts that the score reads of the explained output, each value times its derivative; None
+    where the graph does not return it, or its examples are not its rows.
+
+    A value counts for no less than the median of all outputs: one that is zero by chance is as rounded as its like. One
+    that is huge, or infinite where it is masked, says nothing of the others.
+    """
+    if signature.explained is None:
+        return None
+    output, score, mask = flat[signature.explained], flat[signature.outputs], None
+    if output.shape[:1] != score.shape:
+        return None
+    if signature.target_mask is not None:
+        name, keeps = signature.target_mask
+        mask = call.bound[name] != 0 if keeps else call.bound[name] == 0
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = output.detach().clone().requires_grad_()
+        found = target.score(leaf, mask, **dict(zip(signature.arguments, arguments, strict=True)))
+        (derivative,) = torch.autograd.grad(found.sum(), leaf)
+    size = output.detach().abs().to(torch.promote_types(output.dtype, torch.float32))
+    usual = size[size.isfinite()].median() if bool(size.isfinite().any()) else size.new_zeros(())
+    amounts = torch.where(derivative == 0, 0.0, derivative.abs() * torch.maximum(size, usual))
+    return amounts.reshape(len(amounts), -1).sum(1)
 
 
 def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:

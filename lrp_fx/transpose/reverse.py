@@ -34,7 +34,7 @@ from lrp_fx.transpose.bases import Bases
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
 from lrp_fx.transpose.plan import Planner, holds_nan
-from lrp_fx.transpose.seed import Seed, add_arguments, add_seed
+from lrp_fx.transpose.seed import Seed, add_arguments, add_seed, mask_of_target
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
 from lrp_fx.transpose.streams import StreamBooks
@@ -119,7 +119,7 @@ class _Walk:
         depths = streams.infos(self.leaf_nodes, self.sink_nodes)
         signature.outputs = len(own)
         signature.explained = list(flat).index(program.explained_node) if own else None
-        signature.dtype = self.rewritten.precision
+        signature.target_mask, signature.dtype = mask_of_target(program), self.rewritten.precision
         signature.depths = [info for info, _ in depths]
         signature.passing = len(streams.passing)
         signature.pairs = [n.name for n in streams.pairs]

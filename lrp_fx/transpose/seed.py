@@ -112,6 +112,14 @@ def _check_score(score: Tensor, batch: Any) -> None:
         raise TargetError(f"the target gives {found}: the first axis of every content input must be the batch")
 
 
+def mask_of_target(program: Program) -> tuple[str, bool] | None:
+    """The name of the `target_mask`, and whether it keeps tokens where it is true."""
+    found = target_mask(program)
+    if found is None:
+        return None
+    return next(name for name, node in program.input_nodes().items() if node is found[0]), found[1]
+
+
 def target_mask(program: Program) -> tuple[fx.Node, bool] | None:
     """The mask input that speaks of the output's positions (same batch, same length), and whether it keeps tokens where
     it is true. Where the model does not say by what it does, whole numbers keep: that is their convention; truth has

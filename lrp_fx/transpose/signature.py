@@ -89,10 +89,12 @@ class DepthInfo:
 class GraphSignature:
     """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
     (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if no one is.
+    ``target_mask``: the input that tells a target which rows count, and whether it keeps them where it is true.
     """
 
     outputs: int = 0
     explained: int | None = None
+    target_mask: tuple[str, bool] | None = None
     dtype: torch.dtype = torch.float32
     leaves: list[Leaf] = field(default_factory=list)
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
