@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -66,6 +67,28 @@ class Patches(nn.Module):
         x = self.patch(pixel_values).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
         return self.head(torch.tanh(x).mean(1))
+
+
+class Choices(Counter):
+    """Several texts for each example, a score for each; ``joined``: position runs through all texts."""
+
+    def __init__(self, joined: bool = False) -> None:
+        super().__init__()
+        self.place, self.joined = nn.Embedding(8, 2, dtype=torch.float64), joined
+        nn.init.constant_(self.place.weight, 0.25)
+
+    def forward(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]
+        batch, texts, size = input_ids.shape
+        x = self.words(input_ids.view(batch, -1) if self.joined else input_ids.view(-1, size))
+        x = x + self.place(torch.arange(x.shape[1]))
+        return x[..., 0].reshape(batch, texts, size).sum(-1)
+
+
+class TwoVectors(Vectors):
+    """Two inputs of vectors, position of the first alone."""
+
+    def forward(self, inputs_embeds: Tensor, decoder_inputs_embeds: Tensor) -> Tensor:  # type: ignore[override]
+        return (inputs_embeds + self.place).sum(1) + decoder_inputs_embeds.sum(1)
 
 
 def explain(*texts: list[int], **options: Any) -> lrp_fx.Relevance:
@@ -166,6 +189,30 @@ def test_tokens_given_as_vectors_and_patches_of_images() -> None:
     )
 
 
+@pytest.mark.parametrize("count", [4, 3])
+def test_position_of_no_input_is_counted_once(count: int) -> None:
+    ones = {"inputs_embeds": torch.ones(1, 4, 1).double(), "decoder_inputs_embeds": torch.ones(1, count, 1).double()}
+    books = lrp_fx.convert(TwoVectors().eval())(**ones).ledger.token_books
+    found = {n: R.tolist() for n, R in books.rows.items()}
+    told = {"inputs_embeds": [[1.5, 1.25, 1.0, 0.0]], "decoder_inputs_embeds": [[1.0] * 3]}
+    assert found == ({} if count == 4 else told)  # whose it is of two that are alike is not known
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_several_texts_of_an_example_are_read_and_not_drawn(joined: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = lrp_fx.convert(Choices(joined).eval())(input_ids=torch.tensor([[SINK, AGREED]]), target=0)
+    said = [str(w.message) for w in caught if "one token" in str(w.message)]
+    assert len(said) == (not joined) and all('per_token(hide="largest") reads the others' in text for text in said)
+    for hide in ("largest", 0):
+        rows = found.per_token(None if joined else "signed", hide=hide)
+        more = 0.0 if joined else 0.25
+        assert isinstance(rows, Tensor) and rows.flatten()[:4].tolist() == [0, 4 + more, 4 + more, 3 + more]
+    with pytest.raises(lrp_fx.InputError, match="several texts" if not joined else "hide="):
+        found.show(hide="largest")
+
+
 def test_what_has_no_tokens_says_nothing_of_them() -> None:
     class Wave(nn.Module):
         def forward(self, input_values: Tensor) -> Tensor:
@@ -200,7 +247,7 @@ def test_rows_are_those_of_the_aggregation_that_adds_up(position: str) -> None:
     [
         ("largest", [[0, 4, 4, 3], [4, 3, 0, 4], [0, 3, 1, 1]]),
         (0, [[0, 4, 4, 3], [0, 3, -9, 4], [0, 3, 1, 1]]),
-        ([0, -1], [[0, 4, 4, 0], [0, 3, -9, 0], [0, 3, 1, 0]]),
+        ([np.int64(0), -1], [[0, 4, 4, 0], [0, 3, -9, 0], [0, 3, 1, 0]]),
         (torch.tensor([SINK, SEPARATED, AGREED]) == 1, [[0, 4, 4, 3], [4, 3, 0, 4], [4, 3, 1, 1]]),
         ({"input_ids": "largest"}, [[0, 4, 4, 3], [4, 3, 0, 4], [0, 3, 1, 1]]),
         (None, [[-9, 4, 4, 3], [4, 3, -9, 4], [4, 3, 1, 1]]),

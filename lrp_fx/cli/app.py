@@ -70,13 +70,13 @@ def explain(
 ) -> None:
     """Explain one prediction: heatmap with content and position parts, and the ledger."""
     with _plain_errors():
+        left_out = read_places(hide)
         loaded, tokenizer = load_model(model, dtype), load_tokenizer(model)
         goal = read_target(loaded, tokenizer, target, contrast, position)
         inputs = model_inputs(loaded, tokenizer, text=text, ids=ids, image=image, decoder_text=decoder_text)
         relevance = convert(loaded, rules=rules, conserve=conserve.value)(**inputs, target=goal)
         console = Console()
         console.print(_prediction(loaded, tokenizer, relevance.output, position), highlight=False)
-        left_out = read_places(hide)
         relevance.show(tokenizer, hide=left_out)
         if html is not None:
             relevance.to_html(html, tokenizer, hide=left_out)

@@ -7,6 +7,7 @@ ensures   truth values of the same shapes, or an error that says what can be hid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -64,12 +65,12 @@ def _given(hide: Tensor, R: Tensor) -> Tensor:
 def _at(hide: Any, R: Tensor) -> Tensor:
     """The same places in every example."""
     places = list(hide) if isinstance(hide, (list, tuple, range, set, frozenset)) else [hide]
-    if not all(isinstance(p, int) and not isinstance(p, bool) for p in places):
+    if not all(isinstance(p, Integral) and not isinstance(p, bool) for p in places):
         raise InputError(f"hide={hide!r}: {_NEXT}")
     count = R.shape[-1]
     outside = [p for p in places if not -count <= p < count]
     if outside:
         raise InputError(f"hide={hide!r}: there are {count} tokens, the places 0 to {count - 1}")
     found = torch.zeros_like(R, dtype=torch.bool)
-    found[..., places] = True
+    found[..., [int(p) for p in places]] = True
     return found

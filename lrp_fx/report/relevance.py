@@ -129,13 +129,14 @@ class Relevance:
         if position is not None:
             self._add_position(result, position, credit, depth)
         if hide is not None:
-            out = hidden(hide, self._signed_rows())
+            out = hidden(hide, self._hideable(result))
             result = {n: R.masked_fill(out[n], 0) if n in out else R for n, R in result.items()}
         return next(iter(result.values())) if len(result) == 1 else result
 
-    def _signed_rows(self) -> dict[str, Tensor]:
-        rows = self.per_token()
-        return rows if isinstance(rows, dict) else dict.fromkeys(self._token_rows(), rows)
+    def _hideable(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each token got, as the ledger has it; where position is not told by token, as it is read."""
+        books = self.ledger.token_books.rows
+        return {n: books[n] if n in books and books[n].shape == R.shape else R for n, R in rows.items()}
 
     def _token_rows(self) -> dict[str, Tensor]:
         """Content by token: of each text, or of the several texts of an example."""

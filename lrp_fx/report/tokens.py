@@ -26,7 +26,12 @@ TOKEN_CANCELLATION_LIMIT, AGAINST_LIMIT = 5.0, 0.3
 #: What is doubted of tokens: that they cancel, that one of them got most and speaks against the others.
 CANCEL, AGAINST = "tokens cancel", "one token against the others"
 DOUBTS = frozenset((CANCEL, AGAINST))
-_WITHOUT, _WITH_CARE = 'show(hide="largest") draws the others on a scale of their own', "read the picture with care"
+_WITH_CARE = "read the picture with care"
+#: What to do, by the axes of a text's tokens: several texts of an example are not drawn token by token.
+_WITHOUT = {
+    1: 'show(hide="largest") draws the others on a scale of their own',
+    2: 'per_token(hide="largest") reads the others',
+}
 
 
 @dataclass(frozen=True)
@@ -98,20 +103,32 @@ class TokenBooks:
         if is_text(name, R, self.inputs):
             return self._with_position(R, name)
         if name in self.axes and R.dim() == 3:  # tokens given as vectors: their rows are no other input's
-            return self._with_position(R.sum(3 - self.axes[name]), None)
+            return None if self._is_doubtful(name) else self._with_position(self._of_vectors(name), None)
         return self._patches(R) if R.dim() == 4 else None
+
+    def _of_vectors(self, name: str) -> Tensor:
+        return self.content[name].sum(3 - self.axes[name])
+
+    def _is_doubtful(self, name: str) -> bool:
+        """May position that no input owns be another's, whose vectors are as many?"""
+        count = self._of_vectors(name).shape[1]
+        others = [n for n in self.axes if n != name and n in self.content and self.content[n].dim() == 3]
+        alike = any(self._of_vectors(n).shape[1] == count for n in others)
+        return alike and any(s.token_axes and s.owner() is None for s in self.position)
 
     def _with_position(self, content: Tensor, owner: str | None) -> Tensor | None:
         """Content and signed position of the tokens of an input, None where position is not told by token.
 
         Sites are read by a sum where `PositionSite.per_token` goes plane by plane: this is asked in every call.
         """
-        texts, size = content.shape[1:-1].numel(), (content.numel(), content[0].numel())
+        texts, size = content.shape[1:-1].numel(), (content.numel(), content.shape[1:].numel())
         found: list[Tensor] = []
         for site in self.position:
             if site.token_axes and site.owner() == owner:
-                rows = [site.of_owner(R, KEY, content.shape[-1]) for R in _signed(site, texts)]
-                if rows and all(R.numel() in size for R in rows):
+                rows = _signed(site, texts)
+                if owner is not None:
+                    rows = [site.of_owner(R, KEY, content.shape[-1]) for R in rows]
+                if rows and all(R.shape[-1] == content.shape[-1] and R.numel() in size for R in rows):
                     found += rows
                 elif owner is not None:
                     return None
@@ -187,7 +204,8 @@ def doubts(books: TokenBooks) -> Iterator[tuple[str, str]]:
     against = [(b, token) for b, token in enumerate(books.largest) if token is not None and token.against]
     b, token = max(against, key=lambda found: abs(found[1].share), default=(0, None))
     if token is not None and abs(token.share) >= AGAINST_LIMIT:
-        next_step = _WITHOUT if is_text(token.input, books.content[token.input], books.inputs) else _WITH_CARE
+        text = is_text(token.input, books.content[token.input], books.inputs)
+        next_step = _WITHOUT[len(token.place)] if text else _WITH_CARE
         yield (
             AGAINST,
             f"one token got most, and against the others: {token.input} {token} in example {b} "

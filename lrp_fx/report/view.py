@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lrp_fx.capture.arguments import role_of
+from lrp_fx.errors import InputError
 from lrp_fx.render.data import Array, Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
 from lrp_fx.report.patches import patch_grid, pool, position_map
 from lrp_fx.report.position import PositionSite
-from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT
+from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT, is_text
 
 
 class Result(Protocol):
@@ -50,10 +51,21 @@ def examples(relevance: Result, tokenizer: Any = None, limit: int | None = None,
     """Views of the first ``limit`` examples of the batch."""
     batch = relevance.score.numel()
     per_token = _position_per_token(relevance)
-    drawn = {n: R for n, R in relevance.ledger.token_books.rows.items() if n in per_token and _is_text(relevance, n)}
-    out = hidden(hide, drawn)
+    out = hidden(hide, _drawn(relevance, per_token)) if hide is not None else {}
     count = batch if limit is None else min(batch, limit)
     return [_example(relevance, b, tokenizer, per_token, out) for b in range(count)]
+
+
+def _drawn(relevance: Result, position: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each token got of the texts that are drawn token by token, as the ledger has it if it does."""
+    books = relevance.ledger.token_books.rows
+    texts = {n: R for n, R in relevance.content.items() if _is_text(relevance, n)}
+    if not texts and any(R.dim() == 3 and is_text(n, R, relevance.inputs) for n, R in books.items()):
+        raise InputError(
+            "hide=: several texts of an example are not drawn token by token\n    next: per_token(hide=...) leaves "
+            "tokens of them out"
+        )
+    return {n: books[n] if n in books else R + position[n] for n, R in texts.items()}
 
 
 def token_names(ids: Sequence[int], tokenizer: Any) -> list[str]:
