@@ -110,8 +110,8 @@ class Relevance:
         depth: ``input`` reads content where it enters; ``mean`` averages over the depths of the residual stream, at
             each of which position counts that was injected above it.
         hide: tokens to leave out, 0 in the result: ``"largest"`` (in each example the one that got most of the signed
-            sum of content and position, whatever its sign), places (the same in each example), truth values (B, T), or
-            a dict by input of these.
+            sum of content and position, whatever its sign), places (the same in each example, of padding too: where it
+            stands on the left, give truth values), truth values (B, T), or a dict by input of these.
 
         Returns (B, T), or (B, texts, T) where an example has several (answers to choose from); a dict by input name
         where several inputs have tokens. Only ``signed`` adds up to the ledger, where nothing is left out.
