@@ -96,7 +96,7 @@ class Examples:
             return None
         if self._is_segmented(node) and node not in self.rows:
             rows = self._followed(node)
-            if len(rows) == _rows_along(layout):
+            if rows and len(rows) == _rows_along(layout):
                 self.rows[node] = rows
         return owners_of(layout, self.rows.get(node, ()))
 

@@ -125,9 +125,11 @@ class _Walk:
             self._visit_call(node)
 
     def _visit_tensor(self, node: fx.Node, tensor: torch.Tensor) -> None:
-        self.sources[node] = frozenset({source_of_tensor(tensor, node.meta.get("origin", CONSTANT))})
+        origin = node.meta.get("origin", CONSTANT)
+        self.sources[node] = frozenset({source_of_tensor(tensor, origin)})
         self.inputs[node] = frozenset()
-        if not tensor.is_floating_point() and tensor.numel() and is_one_number(tensor):
+        single_number = tensor.numel() == 1 and origin != PARAMETER
+        if single_number or (not tensor.is_floating_point() and tensor.numel() and is_one_number(tensor)):
             self.uniform.add(node)
 
     def _visit_input(self, node: fx.Node) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses import FakeTensorMode
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import argument, has, operation_name, operator_of
@@ -93,7 +94,8 @@ class AbstractResults:
         read = fx.map_arg((args, kwargs), value_of)
         with self.mode, enable_python_dispatcher(), torch.no_grad():
             result = target(*read[0], **read[1])
-        if not _makes_sizes(target):  # these are new with every call
+        # numbers, and sizes that are made, are each call's own
+        if isinstance(self.mode, FakeTensorMode) and not _makes_sizes(target):
             self._known[key] = result
         return result
 
