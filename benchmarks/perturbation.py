@@ -33,6 +33,7 @@ from benchmarks.faithful.rankings import (
     Control,
     Given,
     Ranking,
+    by_rules,
     compared,
     later_first,
     leaning,
@@ -47,7 +48,6 @@ from lrp_fx.rule import registry
 from testing.scoring import load_model, rebuild_model
 
 MODELS = ("llama_sst2", "minilm_sst2")
-HEADLINE = ("AUAC generation", "AU-MSE generation", "AUAC pruning", "AU-MSE pruning", "ABPC")
 
 
 def rankings() -> list[Ranking]:
@@ -116,9 +116,8 @@ def batch(ids: Tensor) -> dict[str, Tensor]:
 def explain(material: Material, seed: int) -> dict[str, list[Tensor]]:
     """Scores (T,) of every sentence by the label of the ranking; each preset is converted once. Controls come first."""
     scores: dict[str, list[Tensor]] = {r.label: [] for r in (*controls(), *rankings())}
-    for name, rules in {_name(r): r.rules for r in rankings()}.items():
-        explainer = lrp_fx.convert(material.model, rules=rules)
-        chosen = [r for r in rankings() if _name(r) == name]
+    for name, chosen in by_rules(rankings()).items():
+        explainer = lrp_fx.convert(material.model, rules=chosen[0].rules)
         for ids in progress(material.sentences, f"{material.name}: explain, {name}"):
             relevance = explainer(**batch(ids.unsqueeze(0)))
             for ranking in chosen:
@@ -130,10 +129,6 @@ def explain(material: Material, seed: int) -> dict[str, list[Tensor]]:
         for control in controls():
             scores[control.label].append(control.scores(given))
     return scores
-
-
-def _name(ranking: Ranking) -> str:
-    return ranking.rules if isinstance(ranking.rules, str) else ranking.rules.name
 
 
 def examples(material: Material) -> list[Example]:
@@ -245,7 +240,7 @@ def body(options: argparse.Namespace) -> Iterator[str]:
         material = load(options.folder / name, options.count, options.min_tokens)
         scores, explaining = timed(explain, material, options.seed)
         (values, metrics), perturbing = timed(measure, material, scores)
-        found.append((material, tables(values, metrics, HEADLINE)))
+        found.append((material, tables(values, metrics)))
         for caption, rows in found[-1][1].items():
             show(console, f"{name}, {len(material.sentences)} sentences: {caption}", rows)
         console.print(f"{name}: {explaining:.0f} s to explain, {perturbing:.0f} s to perturb", highlight=False)

@@ -72,6 +72,14 @@ def test_the_last_token_is_taken_off() -> None:
     assert less.causal.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
 
 
+def test_positive_scores_inside_are_a_share_of_all_positive_ones() -> None:
+    causal = torch.tensor([True, True, False, False])
+    assert images.inside(torch.tensor([1.0, -5.0, 3.0, -1.0]), causal) == pytest.approx(0.25)
+    assert images.inside(torch.tensor([-1.0, -2.0, -3.0, 0.0]), causal) == 0
+    with pytest.raises(ValueError, match="where the object is"):
+        images.inside(torch.ones(4), None)
+
+
 def test_the_page_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("scipy")
     chosen = [r for r in compared() if r.label in (REFERENCE, "pa-lrp, content only", "pa-lrp, signed")]

@@ -8,6 +8,7 @@ import pytest
 
 import lrp_fx
 from benchmarks import perturbation
+from benchmarks.faithful.tables import HEADLINE
 from benchmarks.metrics import registered
 from testing.scoring import load_model, load_sequences
 
@@ -19,7 +20,7 @@ def test_rankings_are_presets_and_options_that_exist() -> None:
     assert len(set(labels)) == len(labels)
     assert {perturbation.REFERENCE, perturbation.RANDOM, perturbation.LATER} <= set(labels)
     assert {r.rules for r in found if isinstance(r.rules, str)} <= set(lrp_fx.rulesets())
-    assert set(perturbation.HEADLINE) <= set(registered)
+    assert set(HEADLINE) <= set(registered)
 
 
 def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +40,7 @@ def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## synth_rope, 3 sentences" in page
     headings, _, *rows = [line for line in page.splitlines() if line.startswith("|")][:4]
-    assert [h.strip(" ↑↓") for h in headings.split("|")[2:-1]] == list(perturbation.HEADLINE)
+    assert [h.strip(" ↑↓") for h in headings.split("|")[2:-1]] == list(HEADLINE)
     assert [row.split("|")[1].strip() for row in rows] == [r.label for r in (*controls, *chosen)]
     assert all(row.count("±") == 5 for row in rows)
     assert all(metric.definition in page for metric in registered.values() if metric.needs == ("predict",))

@@ -27,12 +27,23 @@ from testing.scoring import load_model
 
 HEADLINE = ("ABPC", "MoRF", "LeRF", "AUAC generation", "AUAC pruning, signed")
 BLACK, STROKE = -1.0, 0.0
+
+
+def inside(scores: Tensor, causal: Tensor | None) -> float:
+    """The share of positive scores (N,) on the units marked."""
+    if causal is None:
+        raise ValueError("nothing is known about where the object is: give Example(causal=...)")
+    positive = scores.double().clamp(min=0)
+    return float(positive[causal].sum() / positive.sum().clamp_min(torch.finfo(torch.float64).tiny))
+
+
 LOCALISATION = Metric(
     "localisation",
     "share of positive relevance on patches with a part of the digit",
     ("arras2022",),
     "higher",
-    lambda case: float("nan"),
+    lambda case: inside(case.units, case.example.causal),
+    ("causal",),
 )
 
 
@@ -94,23 +105,23 @@ def explained(pictures: Pictures, targets: Tensor, seed: int) -> dict[str, Tenso
 def measured(pictures: Pictures, targets: Tensor, scores: dict[str, Tensor]) -> tuple[Values, float]:
     """label -> metric -> values (N,), and the share of patches that hold a part of the digit."""
     patches = pictures.patches(pictures.images)
-    inside = patches.amax(-1) > STROKE
+    digit = patches.amax(-1) > STROKE
     cells: dict[str, dict[str, list[float]]] = {}
     for i, target in enumerate(targets.tolist()):
-        example = Example(patches[i], torch.arange(patches.shape[1]), target, pictures.predict, BLACK)
+        units = torch.arange(patches.shape[1])
+        example = Example(patches[i], units, target, pictures.predict, BLACK)
+        marked = Example(patches[i], units, target, causal=digit[i])
         metrics = applicable(example)
         for label, ranked in scores.items():
             case, row = Case(example, ranked[i]), cells.setdefault(label, {})
             for metric in metrics:
                 row.setdefault(metric.name, []).append(metric(case))
-            positive = ranked[i].clamp(min=0)
-            share = float(positive[inside[i]].sum() / positive.sum().clamp_min(torch.finfo(positive.dtype).tiny))
-            row.setdefault(LOCALISATION.name, []).append(share)
+            row.setdefault(LOCALISATION.name, []).append(LOCALISATION(Case(marked, ranked[i])))
     values = {
         label: {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}
         for label, rows in cells.items()
     }
-    return values, float(inside.double().mean())
+    return values, float(digit.double().mean())
 
 
 def about(options: argparse.Namespace) -> str:

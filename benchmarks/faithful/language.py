@@ -26,13 +26,14 @@ from benchmarks.faithful.rankings import (
     Control,
     Given,
     Ranking,
+    by_rules,
     compared,
     later_first,
     leaning,
     random_order,
     spread,
 )
-from benchmarks.faithful.tables import MARKS, Values, definitions, differences, means, to_reference
+from benchmarks.faithful.tables import HEADLINE, MARKS, Values, definitions, differences, means, to_reference
 from benchmarks.metrics import Case, Example, Metric, applicable, registered
 from benchmarks.page import Page, table
 
@@ -60,7 +61,6 @@ OPENINGS = (
     "The capital of Portugal is",
 )
 LENGTHS = (18, 32)
-HEADLINE = ("AUAC generation", "AU-MSE generation", "AUAC pruning", "AU-MSE pruning", "ABPC")
 CONTRAST = ", contrast"
 OF_CONTRAST = ("ABPC", "AUAC generation")
 
@@ -102,7 +102,7 @@ def explained(model: Any, given: list[Text], seed: int) -> tuple[list[dict[str, 
     """For each text the scores by the label of the ranking: of the predicted token, and of its contrast."""
     whole: list[dict[str, Tensor]] = [{} for _ in given]
     contrast: list[dict[str, Tensor]] = [{} for _ in given]
-    for name, chosen in _by_rules(rankings()).items():
+    for name, chosen in by_rules(rankings()).items():
         explainer = lrp_fx.convert(model, rules=chosen[0].rules)
         for i, text in enumerate(given):
             for found, target in (
@@ -122,13 +122,6 @@ def explained(model: Any, given: list[Text], seed: int) -> tuple[list[dict[str, 
             for control in controls():
                 found[control.label] = control.scores(Given(n, torch.arange(n), dict(found), generator))
     return whole, contrast
-
-
-def _by_rules(chosen: list[Ranking]) -> dict[str, list[Ranking]]:
-    found: dict[str, list[Ranking]] = {}
-    for ranking in chosen:
-        found.setdefault(ranking.rules if isinstance(ranking.rules, str) else ranking.rules.name, []).append(ranking)
-    return found
 
 
 def asked(model: Any) -> Callable[[Tensor], Tensor]:

@@ -39,6 +39,14 @@ class Ranking:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def by_rules(rankings: list[Ranking]) -> dict[str, list[Ranking]]:
+    """Rankings that read the same explanations, by the name of the rules."""
+    found: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        found.setdefault(ranking.rules if isinstance(ranking.rules, str) else ranking.rules.name, []).append(ranking)
+    return found
+
+
 @dataclass(frozen=True)
 class Given:
     """What a control knows of an example: its units (T,), the ``free`` ones (N,), and the scores of rankings."""

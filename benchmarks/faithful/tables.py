@@ -13,6 +13,9 @@ Values = dict[str, dict[str, Tensor]]
 Rows = list[list[str]]
 Compared = dict[tuple[str, str], Comparison]
 
+#: The metrics of texts that are looked at first.
+HEADLINE = ("AUAC generation", "AU-MSE generation", "AUAC pruning", "AU-MSE pruning", "ABPC")
+
 MARKS = f"""\
 `++` and `--`: better and worse than {REFERENCE} with p < 0.01 in a two-sided Wilcoxon signed-rank test over examples,
 `+` and `-`: with p < 0.05; p is corrected for the number of comparisons in its table (Holm 1979)."""
@@ -57,9 +60,9 @@ def controlled(values: Values) -> dict[str, str]:
     return {label.removesuffix(SPREAD): label for label in values if label.endswith(SPREAD)}
 
 
-def tables(values: Values, metrics: list[Metric], headline: tuple[str, ...]) -> dict[str, Rows]:
+def tables(values: Values, metrics: list[Metric]) -> dict[str, Rows]:
     """The tables of one model, by their caption."""
-    main, further = [m for m in metrics if m.name in headline], [m for m in metrics if m.name not in headline]
+    main, further = [m for m in metrics if m.name in HEADLINE], [m for m in metrics if m.name not in HEADLINE]
     found = {
         "Mean ± standard error": means(values, main),
         f"Difference to {REFERENCE}: mean, median (p)": differences(values, main, to_reference(values)),
