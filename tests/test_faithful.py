@@ -120,5 +120,6 @@ def test_a_language_model_is_asked_and_contrasted() -> None:
     found = language.measured(model, text, 3, scores, {"good": torch.tensor([2.0, 2.5, -2.0])})
     assert found["good"]["ABPC"] > 0
     assert found["good"]["ABPC, contrast"] > 0
-    whole = weights[text.ids].sum(0)
-    assert whole[0] - whole[1] == pytest.approx(2.5)
+    worst = language.measured(model, text, 3, {"bad": -scores["good"]}, {"bad": -torch.tensor([2.0, 2.5, -2.0])})
+    assert worst["bad"]["ABPC"] == pytest.approx(-found["good"]["ABPC"])
+    assert worst["bad"]["ABPC, contrast"] == pytest.approx(-found["good"]["ABPC, contrast"])
