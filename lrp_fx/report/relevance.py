@@ -16,6 +16,7 @@ from lrp_fx.report.past import past
 from lrp_fx.report.patches import pool, position_map
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.view import picture
+from lrp_fx.report.vocabulary import Vocabulary
 
 DEPTHS = ("input", "mean")
 
@@ -44,7 +45,8 @@ class Relevance:
     (B, T) for index inputs, the input's own shape for floating inputs. ``position``: one entry per injection.
     ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``:
     relevance along the residual streams. ``cached``: input name -> relevance of what was computed for earlier tokens
-    and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token.
+    and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token. ``vocabulary``: what
+    ids and classes are called, where the explainer knows it.
     """
 
     score: Tensor
@@ -59,6 +61,7 @@ class Relevance:
     ruleset: str
     streams: list[Stream] = field(default_factory=list)
     cached: dict[str, Tensor] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
 
     @property
     def tokens(self) -> Tensor | dict[str, Tensor]:
@@ -216,18 +219,22 @@ class Relevance:
         hide: tokens that are drawn hatched, with their numbers, while the colours are scaled by the others: as in
             `per_token`. Sums and ledger are of all tokens.
         """
-        terminal.show(picture(self, tokenizer, terminal.EXAMPLES, hide), console)
+        terminal.show(picture(self, self._names(tokenizer), terminal.EXAMPLES, hide), console)
 
     def to_html(self, path: Any = None, tokenizer: Any = None, *, hide: Any = None) -> str:
         """The same as a self-contained HTML page of at most 64 examples; written to ``path`` if one is given."""
-        return page.to_html(picture(self, tokenizer, page.EXAMPLES, hide), path)
+        return page.to_html(picture(self, self._names(tokenizer), page.EXAMPLES, hide), path)
 
     def _repr_html_(self) -> str:
-        return page.fragment(picture(self, None, page.EXAMPLES))
+        return page.fragment(picture(self, self._names(None), page.EXAMPLES))
 
     def plot(self, tokenizer: Any = None, *, hide: Any = None) -> Any:
         """A `matplotlib.figure.Figure` of at most 8 examples: bars per token, or the heatmap of an image.
 
         hide: tokens that are drawn hatched and cut off, with their numbers, as in `show`.
         """
-        return figure.plot(picture(self, tokenizer, figure.EXAMPLES, hide))
+        return figure.plot(picture(self, self._names(tokenizer), figure.EXAMPLES, hide))
+
+    def _names(self, tokenizer: Any) -> Any:
+        """What tokens are called: as the caller says, else as the vocabulary does."""
+        return tokenizer if tokenizer is not None or self.vocabulary is None else self.vocabulary.tokens

@@ -76,8 +76,10 @@ def token_names(ids: Sequence[int], tokenizer: Any) -> list[str]:
         return [str(i) for i in ids]
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         names = tokenizer.convert_ids_to_tokens(list(ids))
-    elif isinstance(tokenizer, (Mapping, Sequence, np.ndarray)):
-        names = [tokenizer[i] if isinstance(tokenizer, Mapping) or i < len(tokenizer) else i for i in ids]
+    elif isinstance(tokenizer, Mapping):
+        names = [tokenizer.get(i, i) for i in ids]
+    elif isinstance(tokenizer, (Sequence, np.ndarray)):
+        names = [tokenizer[i] if i < len(tokenizer) else i for i in ids]
     else:
         names = [tokenizer(i) for i in ids]
     return [_readable(str(n), i) for n, i in zip(names, ids, strict=True)]
