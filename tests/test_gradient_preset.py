@@ -157,3 +157,83 @@ def test_a_coefficient_is_laid_out_for_a_kernel_that_reads_memory_as_it_lies() -
     (gradient,) = torch.autograd.grad(model.by_values(values)[:, 1].sum(), values)
     found = lrp_fx.convert(model, rules="gradient")(input_ids=given, target=1)
     assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9, atol=1e-12)
+
+
+def _write(name: str) -> Callable[[Tensor], Tensor]:
+    """A function that writes past autograd into a value that it reads with its gradient."""
+
+    def detached(x: Tensor) -> None:
+        x.detach().mul_(2.0)
+
+    def through_a_view(x: Tensor) -> None:
+        part = x.detach()[:, 1:]
+        part[:, 0] = 0.0
+
+    def data(x: Tensor) -> None:
+        x.data.add_(1.0)
+
+    def data_of_others(x: Tensor) -> None:
+        x.data.copy_(x.cos())
+
+    def region(x: Tensor) -> None:
+        with torch.no_grad():
+            x.mul_(2.0)
+
+    def part_in_a_region(x: Tensor) -> None:
+        with torch.no_grad():
+            x[:, 0] = 0.0
+
+    def bounded_in_a_region(x: Tensor) -> None:
+        with torch.no_grad():
+            x.clamp_(max=0.3)
+
+    def given_out(x: Tensor) -> None:
+        with torch.no_grad():
+            torch.mul(x.detach(), 2.0, out=x)
+
+    write = locals()[name]
+
+    def function(x: Tensor) -> Tensor:
+        y = x.sin()
+        write(y)
+        return y * x
+
+    return function
+
+
+PAST_AUTOGRAD = (
+    "detached through_a_view data data_of_others region part_in_a_region bounded_in_a_region given_out".split()
+)
+
+
+@pytest.mark.parametrize("name", PAST_AUTOGRAD)
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_writes_that_autograd_does_not_follow_are_refused(name: str, dynamic: bool) -> None:
+    """Their numbers are new and their gradients old, which no graph says: no number rather than a wrong one."""
+    model = ready(Model(_write(name)))
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match=r"autograd does not see[\s\S]*test_gradient_preset.py:"):
+        lrp_fx.convert(model, rules="gradient", dynamic=dynamic)(input_ids=ids(2), target=1)
+    assert lrp_fx.convert(model, dynamic=dynamic)(input_ids=ids(2), target=1).ledger.error.max() < 1e-9
+
+
+def _kept_before(x: Tensor) -> Tensor:
+    """What was detached before a followed write sees it, and has no gradient."""
+    y = x.sin()
+    before = y.detach()
+    y.mul_(2.0)
+    return y + before * x
+
+
+def _own_value(x: Tensor) -> Tensor:
+    """What a region makes and writes into is its own."""
+    with torch.no_grad():
+        scale = x.mean(1, keepdim=True)
+        scale.mul_(2.0)
+        places = torch.arange(x.shape[1], dtype=x.dtype)
+        places[0] = 3.0
+    return x * scale + places[:, None]
+
+
+@pytest.mark.parametrize("function", [_kept_before, _own_value])
+def test_writes_without_a_gradient_are_no_matter(function: Callable[[Tensor], Tensor]) -> None:
+    check(function, ids(3))

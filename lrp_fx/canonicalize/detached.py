@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from lrp_fx.errors import UnsupportedOperatorError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import Program, copy
@@ -18,12 +19,23 @@ from lrp_fx.ir.program import Program, copy
 
 def has_detached(program: Program) -> bool:
     """Does the model's code detach a value, as far as an input or a parameter would get its gradient?"""
+    if program.unfollowed:
+        return True
     module = program.captured or program.module
     return any(has(node, Fact.DETACHES) for node in module.graph.nodes)
 
 
 def keep_detached(program: Program) -> Program:
-    """A program in which canonicalisation keeps what is detached."""
+    """A program in which canonicalisation keeps what is detached.
+
+    Raises `UnsupportedOperatorError` where the model writes past autograd into a value that is read with gradients.
+    """
+    if program.unfollowed:
+        raise UnsupportedOperatorError(
+            "the model's code writes into a value that has a gradient where autograd does not see it (detach(), .data, "
+            f"no_grad): its numbers are new and its gradient is the old one\n  {program.unfollowed}\n  next: let the "
+            "write make a new tensor, or take a ruleset that follows values (rules='pa-lrp')"
+        )
     program = copy(program)
     for node in program.graph.nodes:
         if has(node, Fact.DETACHES):

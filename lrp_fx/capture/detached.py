@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from lrp_fx.capture.flex import flex_written_out
+from lrp_fx.capture.functional import writes, written_operand
+from lrp_fx.capture.unfollowed import GRADIENTS
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import copy_node, is_float, is_tensor, output_node, value_of
 from lrp_fx.ir.operators import has, operand_of, run_call
@@ -78,6 +80,7 @@ def _open(module: fx.GraphModule, node: fx.Node) -> None:
                 env[inner].meta = dict(inner.meta)
             elif inner.op not in ("placeholder", "output"):
                 env[inner] = copy_node(graph, inner, lambda n: env[n])
+                env[inner].meta.setdefault(GRADIENTS, bool(on))
         results: Any = fx.map_arg(output_node(region.graph).args[0], lambda n: env[n])
         for part, result in _results(node, results):
             kept = on or not is_float(result) or very_tensor(result) in given
@@ -101,11 +104,15 @@ def _results(node: fx.Node, results: Any) -> list[tuple[fx.Node, fx.Node]]:
 
 
 def very_tensor(node: fx.Node) -> fx.Node:
-    """The value whose very tensor a call returns, as ``to`` does where there is nothing to convert; else the node.
+    """The value whose very tensor a call returns, as ``to`` does where there is nothing to convert, and a write; else
+    the node.
 
     (Gradients pass there, whatever the mode.)
     """
-    while has(node, Fact.CAST | Fact.IDENTITY) and is_tensor(node):
+    while is_tensor(node) and (writes(node) or has(node, Fact.CAST | Fact.IDENTITY)):
+        if (written := written_operand(node)) is not None:
+            node = written
+            continue
         source = operand_of(node)
         args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
         if not is_tensor(source) or run_call(node, *args, **kwargs) is not value_of(source):
@@ -130,6 +137,7 @@ def close_regions(graph: fx.Graph) -> None:
             switches.append(node)
             on = bool(node.args[0])
         elif not on:
+            node.meta[GRADIENTS] = False
             if (source := very_tensor(node)) is node or source in made_inside:
                 made_inside.add(node)
         elif node.op != "placeholder":

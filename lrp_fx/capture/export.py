@@ -26,6 +26,7 @@ from lrp_fx.capture.detached import drop_idle, open_regions, with_gradients
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
+from lrp_fx.capture.unfollowed import unfollowed_write
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import copy_node, output_node
 from lrp_fx.ir.leftovers import environment_let_go, forget_inputs, forget_source, without_code
@@ -80,10 +81,18 @@ def export(
             exported._guards_code = []
         if (fixed := _masks_fixed(exported, wanted)) is not None:
             return fixed
-        try:
-            return _functional(exported, wanted)
-        except NeedsRetracing:
-            return _to_program(exported.run_decompositions({}), wanted)
+        program = _retraced_if_needed(exported, wanted)
+    known = model.unfollowed if isinstance(model, Recorded) else ""
+    return replace(program, unfollowed=known) if known else program
+
+
+def _retraced_if_needed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Program:
+    """The program, functional."""
+    unfollowed = unfollowed_write(exported.graph)  # before the graph is run again: its writes go then
+    try:
+        return _functional(exported, wanted)
+    except NeedsRetracing:
+        return replace(_to_program(exported.run_decompositions({}), wanted), unfollowed=unfollowed)
 
 
 def _check_open(graph: fx.Graph) -> None:
@@ -132,10 +141,7 @@ def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Pro
     shapes = _by_parameter(again, axes) if any(axes.values()) else None
     retraced = _exported(again, values, shapes)
     wanted = replace(wanted, example={n: wanted.example[n] for n in names}, prefix=_prefix(again))
-    try:
-        return _functional(retraced, wanted)
-    except NeedsRetracing:
-        return _to_program(retraced.run_decompositions({}), wanted)
+    return _retraced_if_needed(retraced, wanted)
 
 
 def _stamped(
@@ -164,6 +170,7 @@ def _functional(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
     check_flat(exported.graph)
     check_no_autocast(wanted.example)
     program = _to_program(exported, wanted, blocks)
+    program = replace(program, unfollowed=unfollowed_write(program.graph))
     write_functionally(program.graph)
     program.module.recompile()
     return program

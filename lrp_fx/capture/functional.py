@@ -51,9 +51,9 @@ def write_functionally(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         _see_through(graph, node)
     place = {node: i for i, node in enumerate(graph.nodes)}
-    roots = _roots(graph)
+    roots = roots_of(graph)
     for node in list(graph.nodes):
-        if not _writes(node):
+        if not writes(node):
             continue
         operation = _without_write(node)
         _check_owned(node, roots, place)
@@ -75,7 +75,8 @@ def _see_through(graph: fx.Graph, node: fx.Node) -> None:
         graph.erase_node(node)
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Does a call write into one of its operands?"""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
@@ -83,8 +84,20 @@ def _writes(node: fx.Node) -> bool:
     return bool(target._schema.is_mutable or of_the_batch)  # the schema of a batch norm that counts says otherwise
 
 
-def _roots(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
-    """The values whose memory a value may share: itself, if it has its own."""
+def written_operand(node: fx.Node) -> fx.Node | None:
+    """The operand that a call writes into, by its schema (the first, or ``out=``); None where it writes into none."""
+    target = node.target
+    if not writes(node) or not isinstance(target, torch._ops.OpOverload):
+        return None
+    for place, declared in enumerate(target._schema.arguments):
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            value = node.args[place] if place < len(node.args) else node.kwargs.get(declared.name)
+            return value if isinstance(value, fx.Node) else None
+    return None
+
+
+def roots_of(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
+    """For each value those whose memory a value may share: itself, if it has its own."""
     roots: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.nodes:
         sources = [a for a in _aliased(node) if roots[a] != {a} or not isinstance(value_of(a), (list, tuple))]

@@ -28,6 +28,7 @@ from lrp_fx.capture.arguments import traceable_name
 from lrp_fx.capture.detached import close_regions, with_gradients
 from lrp_fx.capture.draws import Draws, fix_draws
 from lrp_fx.capture.flex import flex_written_out
+from lrp_fx.capture.unfollowed import unfollowed_write
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.undo import surely
@@ -53,12 +54,15 @@ _CUT_BY_VALUES: dict[str, tuple[Any, int]] = {
 
 class Recorded(nn.Module):
     """The operations of one call as a module; it is run node by node, so that each keeps its place in the user's
-    source.
+    source. ``unfollowed``: `lrp_fx.capture.unfollowed` of the call.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, names: Sequence[str], spec: pytree.TreeSpec) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, names: Sequence[str], spec: pytree.TreeSpec, unfollowed: str = ""
+    ) -> None:
         super().__init__()
         self.recorded, self.names, self.spec = graph_module, tuple(map(traceable_name, names)), spec
+        self.unfollowed = unfollowed
         self.eval()
 
     def take_by_name(self) -> Recorded:
@@ -84,11 +88,12 @@ def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
     with Draws() as draws:
         module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
     close_regions(module.graph)
+    unfollowed = unfollowed_write(module.graph)
     _drop_modes(module.graph)
     fix_draws(module, draws.drawn)
     _Fixer(module, tensors).run()
     _remember_parameters(module, model)
-    return Recorded(module, names, spec)
+    return Recorded(module, names, spec, unfollowed)
 
 
 def open_transforms(model: nn.Module, inputs: Mapping[str, Any], *, symbolic: bool) -> Recorded:

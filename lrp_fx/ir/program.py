@@ -67,7 +67,8 @@ class Program:
 
     ``method``: how it was captured; ``refusals``: why the methods that would hold for more inputs did not;
     ``captured``: the graph before any pass, to be compared with the model to the model's own precision; ``stamped``:
-    were blocks that are alike traced once?
+    were blocks that are alike traced once? ``unfollowed``: a write of which autograd knows nothing
+    (`lrp_fx.capture.unfollowed`).
     """
 
     module: fx.GraphModule
@@ -77,6 +78,7 @@ class Program:
     refusals: tuple[str, ...] = ()
     captured: fx.GraphModule | None = None
     stamped: bool = False
+    unfollowed: str = ""
 
     @property
     def graph(self) -> fx.Graph:
