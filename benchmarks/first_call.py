@@ -2,9 +2,10 @@
 
 Every figure is that of a fresh process with one thread: seconds of its CPU, and its peak memory beyond what it held,
 from the constructed model to the first relevance. Beside this tree: a commit of its history, autoLRP where it is
-installed and runs, and gradient x input. What a second kind of call costs on the same explainer is measured behind the
-first. Columns with a ratio divide by that commit. Memory of converting alone is what a decoder takes beyond its weights
-and its own run, for a short and a long text.
+installed and runs, gradient x input, and `torch.export` alone: it runs the Python of every layer, and no capture by it
+is quicker. What a second kind of call costs on the same explainer is measured behind the first. Columns with a ratio
+divide by that commit. Memory of converting alone is what a decoder takes beyond its weights and its own run, for a
+short and a long text.
 """
 
 from __future__ import annotations
@@ -135,6 +136,15 @@ def explain_by_gradient(name: str) -> Iterator[str]:
     yield "first"
 
 
+def export_alone(name: str) -> Iterator[str]:
+    """`torch.export` of the model, as every capture of it begins."""
+    model, inputs, _ = build(name)
+    yield "start"
+    with torch.no_grad():
+        torch.export.export(model, (), inputs, strict=False)
+    yield "first"
+
+
 def explain_by_autolrp(name: str) -> Iterator[str]:
     import autolrp  # type: ignore[import-not-found]
 
@@ -164,6 +174,7 @@ CONTENDERS = {
     "conversion": convert_by_lrp_fx,
     "gradient x input": explain_by_gradient,
     "autoLRP": explain_by_autolrp,
+    "export": export_alone,
 }
 
 
@@ -203,7 +214,17 @@ def about(options: argparse.Namespace) -> str:
     return f"{__doc__.split(chr(10) * 2)[1]}\n\nAgainst {options.against}, with torch {torch.__version__}, one thread."
 
 
-FIRST = ("model", "lrp_fx, s", "before, s", "ratio", "autoLRP, s", "gradient x input, s", "MiB", "MiB before")
+FIRST = (
+    "model",
+    "lrp_fx, s",
+    "before, s",
+    "ratio",
+    "autoLRP, s",
+    "gradient x input, s",
+    "export alone, s",
+    "MiB",
+    "MiB before",
+)
 CONVERSION = ("text", "step", "lrp_fx, s", "before, s", "ratio", "MiB", "of the weights", "MiB before")
 LATER = ("second shape", "padded batch", "another target", "another preset")
 
@@ -219,15 +240,15 @@ def body(options: argparse.Namespace) -> Iterator[str]:
                 print(*alone[-1], sep=" | ", flush=True)
             else:
                 now, then = (in_a_process(tree, "lrp_fx", name) for tree in (ROOT, before))
-                others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input")]
+                others = [in_a_process(ROOT, other, name) for other in ("autoLRP", "gradient x input", "export")]
                 first.append(first_row(name, now, then, others))
                 later.append([name, *(later_cell(step, now, then) for step in LATER)])
                 print("|", " | ".join(first[-1]), "|", " | ".join(later[-1][1:]), "|", flush=True)
             yield "\n\n".join(
                 [
                     table(FIRST, first),
-                    "Later calls on the same model: CPU seconds, as a share of this tree's first call, and of what the "
-                    "same took before.",
+                    "Later calls on the same model: CPU seconds, as shares of this tree's first call, of the same call "
+                    "before, and of the first call before.",
                     table(("model", *LATER), later),
                     "Conversion alone (`convert(model, inputs)`), and what follows it.",
                     table(CONVERSION, alone),
@@ -253,12 +274,14 @@ def first_row(name: str, now: Any, then: Any, others: list[Any]) -> list[str]:
 
 
 def later_cell(step: str, now: Any, then: Any) -> str:
-    """Seconds, share of the first call, ratio to the same step before."""
+    """Seconds, as shares of the first call, of the same step before, and of the first call before."""
     if step not in now:
         return "-"
-    share = now[step][0] / now["first"][0]
-    ratio = f"{now[step][0] / then[step][0]:.2f}" if step in then else "-"
-    return f"{now[step][0]:.2f} ({share:.2f}, {ratio})"
+    seconds = now[step][0]
+    shares = [
+        seconds / run[of][0] if of in run else None for run, of in ((now, "first"), (then, step), (then, "first"))
+    ]
+    return f"{seconds:.2f} ({', '.join('-' if share is None else f'{share:.2f}' for share in shares)})"
 
 
 BENCHMARK = Page(

@@ -1,7 +1,7 @@
 """Small tasks whose truth is known, for tokens and for position: what they are, and sequences of them.
 
 A sequence is ``[BOS] c_1 ... c_n [END]``; the answer is read at the last token. In two tasks only the number of certain
-tokens counts, in two others it matters where they stand.
+tokens counts, in the others it matters where they stand.
 """
 
 from __future__ import annotations
@@ -74,6 +74,32 @@ def _neighbour(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
     return tokens, [i, i + 1], tokens[i + 1] - VALUES.start
 
 
+def _induction(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    """The last token stands once before, and not in front of itself."""
+    tokens, i = _fillers(n, g), _number(0, n - 3, g)
+    asked = tokens[i]
+    others = [v for v in VALUES if v != asked]
+    tokens = [others[int(torch.randint(len(others), (1,), generator=g))] if t == asked else t for t in tokens]
+    tokens[i] = tokens[n - 1] = asked
+    return tokens, [i, i + 1, n - 1], tokens[i + 1] - VALUES.start
+
+
+def _depth(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
+    """Brackets A and B that all close; MARK stands where ``depth`` are open, and those behind it do not count."""
+    depth = _number(0, 3, g)
+    closed = _number(int(depth == 0), 3 - depth, g)
+    tokens, where = _fillers(n, g), sorted(_places(n, 2 * (closed + depth) + 1, g))
+    mark, opened, open_now = where[2 * closed + depth], 0, 0
+    for i in where:
+        if i == mark:
+            tokens[i] = MARK
+        elif i < mark and opened < closed + depth and (open_now in (0, opened - closed) or _number(0, 1, g)):
+            tokens[i], opened, open_now = A, opened + 1, open_now + 1
+        else:
+            tokens[i], open_now = B, open_now - 1
+    return tokens, [i for i in where if i <= mark], depth
+
+
 TASKS = {
     t.name: t
     for t in (
@@ -81,6 +107,8 @@ TASKS = {
         Task("majority", "are there more A than B?", 2, False, "llama", _majority),
         Task("first", "does A come before B?", 2, True, "gpt2", _first),
         Task("neighbour", "which value stands behind MARK?", len(VALUES), True, "llama", _neighbour),
+        Task("induction", "what stood behind the last token before?", len(VALUES), True, "llama", _induction),
+        Task("depth", "in how many brackets A ... B stands MARK?", 4, True, "gpt2", _depth),
     )
 }
 
