@@ -12,6 +12,8 @@ from typer.testing import CliRunner, Result
 import lrp_fx
 from lrp_fx.cli import inputs as loading
 from lrp_fx.cli.app import app
+from lrp_fx.preprocess.media import read_image
+from lrp_fx.preprocess.open import load_model, load_tokenizer
 from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rule import covers, registered
 
@@ -107,7 +109,7 @@ def test_dump_prints_all_blocks_unless_told_otherwise() -> None:
 
 
 def test_inspect_says_why_a_node_is_what_it_is() -> None:
-    model = loading.load_model(ROPE)
+    model = load_model(ROPE)
     rewritten = lrp_fx.convert(model, loading.trial_inputs(model)).rewritten
     name = next(n.name for n, a in rewritten.applications.items() if a.kind == "normalise")
     result = run("inspect", ROPE, "--why", name)
@@ -161,7 +163,7 @@ def test_verify_fails_with_exit_code_1_when_a_rule_loses_relevance() -> None:
     with registered(leak, rules):
         result = run("verify", ROPE, "--rules", "leaky")
         with pytest.raises(lrp_fx.ConservationError):
-            lrp_fx.convert(loading.load_model(ROPE), rules="leaky")(input_ids=torch.tensor([[1, 12, 3, 14, 6]]))
+            lrp_fx.convert(load_model(ROPE), rules="leaky")(input_ids=torch.tensor([[1, 12, 3, 14, 6]]))
     assert result.exit_code == 1
     assert result.output.startswith("FAILED") and "[leak]" in result.output
 
@@ -206,8 +208,8 @@ def test_no_vocabulary_is_invented(tmp_path: Path) -> None:
     import transformers
 
     transformers.T5Config(vocab_size=96).save_pretrained(tmp_path)
-    assert loading.load_tokenizer(str(tmp_path)) is None
-    assert loading.load_tokenizer(STORIES) is not None
+    assert load_tokenizer(str(tmp_path)) is None
+    assert load_tokenizer(STORIES) is not None
 
 
 def test_rules_lists_every_preset() -> None:
@@ -219,5 +221,5 @@ def test_pictures_are_scaled_to_the_model(tmp_path: Path) -> None:
     import matplotlib.image
 
     matplotlib.image.imsave(tmp_path / "x.png", np.zeros((56, 56, 3)))
-    pixels = loading.read_image(loading.load_model(DIGITS), tmp_path / "x.png")
+    pixels = read_image(load_model(DIGITS).config, tmp_path / "x.png")
     assert pixels.shape == (1, 1, 28, 28) and bool((pixels == -1).all())

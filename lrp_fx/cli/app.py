@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrp_fx.cli.inputs import load_model, load_tokenizer, model_inputs, read_places, read_target, trial_inputs
+from lrp_fx.cli.inputs import model_inputs, read_places, read_target, trial_inputs
 from lrp_fx.cli.options import Blocks, Conserve, Dtype, Ids, Image, Model, Rules, Shown, Text
 from lrp_fx.errors import LrpError
+from lrp_fx.preprocess.open import load_model, load_tokenizer
 from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rewrite.refuse import approximations
 from lrp_fx.runtime.explainer import Explainer, convert, graph_after

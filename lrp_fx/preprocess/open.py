@@ -1,0 +1,148 @@
+"""Open: a model with what belongs to it, from a folder, a name on the hub, or a pipeline of transformers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrp_fx.errors import InputError
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model")
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, and what turns texts, images and sounds into its arguments (None where there is no such thing)."""
+
+    model: nn.Module
+    tokenizer: Any = None
+    processor: Any = None
+
+
+def opened(model: Any, tokenizer: Any = None, processor: Any = None) -> Opened:
+    """The model itself, that of a pipeline, or the one that a folder or hub name holds; what is given comes before what
+    is found beside it.
+
+    Raises `InputError` for anything else, and where nothing can be loaded.
+    """
+    if isinstance(model, (str, Path)):
+        name = str(model)
+        loaded = load_model(name)
+        found = Opened(loaded, load_tokenizer(name), load_processor(name))
+    elif not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
+        found = _of_pipeline(model)
+    elif isinstance(model, nn.Module):
+        found = Opened(model)
+    else:
+        raise InputError(
+            "convert() takes a torch.nn.Module, a pipeline, or the folder or name of a model, got "
+            f"{type(model).__name__}"
+        )
+    return Opened(
+        found.model,
+        found.tokenizer if tokenizer is None else tokenizer,
+        found.processor if processor is None else processor,
+    )
+
+
+def _of_pipeline(pipeline: Any) -> Opened:
+    """What a pipeline holds: some have a processor, others an image processor or a feature extractor."""
+    parts = (getattr(pipeline, name, None) for name in ("processor", "image_processor", "feature_extractor"))
+    return Opened(pipeline.model, getattr(pipeline, "tokenizer", None), next((p for p in parts if p is not None), None))
+
+
+def load_model(name: str, dtype: str = "float32") -> nn.Module:
+    """The model of a local folder or hub name, in eval mode; its class is the one its configuration names.
+
+    Raises `InputError` when there is no such model, or its class is unknown to the installed transformers.
+    """
+    import transformers
+
+    _check_folder(name)
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise InputError(f"--dtype {dtype}: not a floating-point type; there are float32, float64, bfloat16, float16")
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(name)
+            declared = config.architectures or []
+            cls = getattr(transformers, declared[0], None) if declared else transformers.AutoModel
+            if cls is None:
+                raise InputError(
+                    f"{name} is a {declared[0]}, which transformers {transformers.__version__} does not have"
+                )
+            model: nn.Module = cls.from_pretrained(name, dtype=kind)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load a model from {name!r}: {_first_sentence(error)}") from None
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and remarks, for a while."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that belongs to a model, or None (some classes invent a vocabulary where a folder has none)."""
+    import transformers
+
+    if Path(name).is_dir() and not any(f for pattern in _TOKENIZER_FILES for f in Path(name).glob(pattern)):
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except Exception:  # whatever is missing or broken: a text is refused then, with what to do
+        return None
+
+
+def load_processor(name: str) -> Any:
+    """What turns images or sounds into a model's arguments, or None."""
+    import transformers
+
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _PROCESSOR_FILES):
+        return None
+    for kind in ("AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor"):
+        try:
+            found = getattr(transformers, kind).from_pretrained(name)
+        except Exception:  # there is none of this kind, or a package is missing
+            continue
+        if not hasattr(found, "convert_ids_to_tokens"):  # AutoProcessor falls back to a tokenizer
+            return found
+    return None
+
+
+def _check_folder(name: str) -> None:
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"the folder {name} holds no config.json: give the folder a model was saved to with save_pretrained()"
+            )
+    elif (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+        or (path.parent.is_dir() and path.parent != Path())
+    ):
+        raise InputError(f"there is no folder {name}")
+
+
+def _first_sentence(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
