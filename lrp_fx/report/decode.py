@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lrp_fx.analysis.provenance import CACHED, CONTENT, LEARNED, POSITION
 from lrp_fx.errors import warn_user
+from lrp_fx.report.explained import Explained
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
@@ -52,7 +53,7 @@ def settle(
     output: Any,
     read: Callable[[], Tensor | None],
     inputs: dict[str, Tensor],
-    target: str,
+    target: Explained,
     ruleset: str,
     said: set[str],
 ) -> Relevance:

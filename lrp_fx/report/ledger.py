@@ -99,7 +99,7 @@ class DepthBalance:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DepthBooks:
     """What the balances at the depths are made of: ``rows`` (B, T) for each depth; totals by number, (n, B)."""
 
@@ -129,7 +129,7 @@ class DepthBooks:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ledger:
     """Where the score went, for every example of the batch.
 
@@ -278,6 +278,11 @@ class Ledger:
                     "    next: the sites balance and the whole ledger closes, so this is a fault of lrp_fx: please "
                     "report it with the model's code"
                 )
+
+    def __repr__(self) -> str:
+        worst = float(self.error.max()) if self.score.numel() else 0.0
+        booked = ", ".join([*(f"leaf {n}" for n in self.leaves), *(f"sink {n}" for n in self.sinks)])
+        return f"Ledger({self.score.numel()} scores: {booked}; off by {worst:.1e} at most)"
 
     def __str__(self) -> str:
         rows = [f"  {'score':<22}{_numbers(self.score)}"]

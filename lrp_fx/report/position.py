@@ -18,7 +18,7 @@ KEY, QUERY, BOTH = "key", "query", "both"
 CREDITS = (KEY, QUERY, BOTH)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PositionSite:
     """One place where position meets content, and the relevance it received.
 
@@ -55,6 +55,10 @@ class PositionSite:
     paired: Tensor | None = None
     windows: Windows | None = None
     starts: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(R.shape)) for R in self.parts.values())
+        return f"PositionSite({self.name}: {self.kind}, {self.variant}, in {self.module or 'model'}, {shapes})"
 
     @property
     def is_pairwise(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from lrp_fx.errors import InputError
 from lrp_fx.render import figure, page, terminal
+from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.parts import changed, compact, moving, rows_of, taking
 from lrp_fx.report.past import past
 from lrp_fx.report.patches import pool, position_map
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
@@ -21,7 +24,7 @@ from lrp_fx.report.vocabulary import Vocabulary
 DEPTHS = ("input", "mean")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stream:
     """Relevance of one residual stream: ``depth`` (depths, B, T), ``names`` of the values it was read at, ``owner``
     input.
@@ -35,10 +38,13 @@ class Stream:
     owner: str | None
     above: tuple[frozenset[int], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Stream({self.owner or self.module or 'model'}, depth {tuple(self.depth.shape)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Relevance:
-    """What an explainer returns.
+    """What an explainer returns. ``len``, ``[i]``, slices, lists of numbers and iteration take examples of it.
 
     ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched (None without
               ``keep_output``). ``content``: input name ->
@@ -46,7 +52,8 @@ class Relevance:
     ``learned``, ``segment``: raw relevance of learned tokens and segment embeddings, by leaf name. ``streams``:
     relevance along the residual streams. ``cached``: input name -> relevance of what was computed for earlier tokens
     and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token. ``vocabulary``: what
-    ids and classes are called, where the explainer knows it.
+    ids and classes are called, where the explainer knows it. ``target``: what is explained, for each example, by
+    index, name, place and probability; as text, the target as it was given.
     """
 
     score: Tensor
@@ -57,11 +64,52 @@ class Relevance:
     segment: dict[str, Tensor]
     ledger: Ledger
     inputs: dict[str, Tensor]
-    target: str
+    target: Explained
     ruleset: str
     streams: list[Stream] = field(default_factory=list)
     cached: dict[str, Tensor] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+
+    def __post_init__(self) -> None:
+        if self.vocabulary is not None and self.target.vocabulary is not self.vocabulary:
+            object.__setattr__(self, "target", replace(self.target, vocabulary=self.vocabulary))
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.score.numel()
+
+    def __getitem__(self, index: Any) -> Relevance:
+        """Some of the examples, as a result of its own: padding and all. A number gives a batch of one.
+
+        index: a number, a slice, a list of numbers or truth values. Balances of sites (``ledger.sites``) are sums over
+            the whole batch: a part of a batch has none.
+        """
+        rows = rows_of(index, len(self))
+        if rows == list(range(len(self))):
+            return self
+        part = changed(self, taking(rows, len(self)))
+        return replace(part, ledger=replace(part.ledger, sites=[]))
+
+    def __iter__(self) -> Iterator[Relevance]:
+        return (self[n] for n in range(len(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Relevance:
+        """On another device, or in another floating type: the arguments of `torch.Tensor.to`."""
+        return changed(self, moving(*args, **kwargs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold what belongs to the result, and nothing that it was cut from."""
+        whole = changed(self, compact)
+        return {f.name: getattr(whole, f.name) for f in fields(whole)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{s:+.4g}" for s in self.score[:3].tolist()) + (", ..." if len(self) > 3 else "")
+        shapes = ", ".join(f"{n} {tuple(R.shape)}" for n, R in self.content.items())
+        return f"Relevance({len(self)} of {self.target}, score {scores}, content {shapes}, rules {self.ruleset})"
 
     @property
     def tokens(self) -> Tensor | dict[str, Tensor]:

@@ -56,7 +56,7 @@ class TokenShare:
         return f"{self.where} {100 * self.share:+.0f} %"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenBooks:
     """What each token got, content and signed position together; made when it is first read.
 
@@ -69,6 +69,9 @@ class TokenBooks:
     inputs: Mapping[str, Tensor]
     axes: Mapping[str, int]
     score: Tensor
+
+    def __repr__(self) -> str:
+        return f"TokenBooks({', '.join(f'{n} {tuple(R.shape)}' for n, R in self.rows.items())})"
 
     @cached_property
     def rows(self) -> dict[str, Tensor]:

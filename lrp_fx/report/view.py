@@ -12,6 +12,7 @@ from torch import Tensor
 from lrp_fx.capture.arguments import role_of
 from lrp_fx.errors import InputError
 from lrp_fx.render.data import Array, Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
+from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
 from lrp_fx.report.patches import patch_grid, pool, position_map
@@ -33,7 +34,7 @@ class Result(Protocol):
     @property
     def ledger(self) -> Ledger: ...
     @property
-    def target(self) -> str: ...
+    def target(self) -> Explained: ...
     @property
     def ruleset(self) -> str: ...
     def per_token(self, position: str | None = ..., *, content: bool = ...) -> Tensor | dict[str, Tensor]: ...
@@ -44,7 +45,9 @@ def picture(result: Result, tokenizer: Any = None, limit: int | None = None, hid
 
     tokenizer: a Hugging Face tokenizer, a function of an id, or names by id; without one, ids are shown.
     """
-    return Picture(result.target, result.ruleset, result.score.numel(), tuple(examples(result, tokenizer, limit, hide)))
+    return Picture(
+        str(result.target), result.ruleset, result.score.numel(), tuple(examples(result, tokenizer, limit, hide))
+    )
 
 
 def examples(relevance: Result, tokenizer: Any = None, limit: int | None = None, hide: Any = None) -> list[Example]:

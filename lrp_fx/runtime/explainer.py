@@ -22,6 +22,7 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.listing import check_blocks
 from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
+from lrp_fx.report.explained import link_of
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
@@ -184,6 +185,9 @@ class Explainer:
         vars(self).update(state)
         self._compiler = Compiler(self.model, state["_compiler"])
 
+    def __repr__(self) -> str:
+        return f"Explainer({type(self.model).__name__}, rules {self.ruleset.name}, {self.statistics.captures} captures)"
+
     # ------------------------------------------------------------------------------------------------ inspection
     @property
     def graph(self) -> torch.fx.GraphModule:
@@ -282,7 +286,12 @@ class Explainer:
                 run_model(call.model, call.bound)
 
         executables = [made[id(built)] for _, built in compiled]
-        return explain(executables, call, goals, arguments, Terms(self.conserve, self.ruleset.name, self._said), blame)
+        terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
+        return explain(executables, call, goals, arguments, terms, blame)
+
+    def _link(self, entry: CompiledProgram) -> str | None:
+        outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)
+        return link_of(outputs.names, outputs.explained, problem)
 
     def verify(self, *args: Any, **inputs: Any) -> Agreement:
         """Compare what the explainer would answer with the model as it is now, on inputs like a call's, or on the last.
@@ -356,7 +365,12 @@ class Explainer:
             method=general.program.method,
             sites=find_sites(general.rewritten, general.structure),
             coverage=general.rewritten.coverage(),
-            made_with={"lrp_fx": version("lrp_fx"), "torch": torch.__version__, "model": type(self.model).__name__},
+            made_with={
+                "lrp_fx": version("lrp_fx"),
+                "torch": torch.__version__,
+                "model": type(self.model).__name__,
+                "probabilities": self._link(general) or "",
+            },
         )
 
 

@@ -23,6 +23,7 @@ from lrp_fx.ir.code import Instead, function_of, run_once
 from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE, FlatModule
 from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
+from lrp_fx.report.explained import SOFTMAX, explained
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.targets import Target, as_target
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
@@ -66,12 +67,14 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -
 class Terms:
     """What a result has to satisfy, and what it says of itself: the conservation asked for, the name of the ruleset.
 
-    ``said``: kinds of warnings that come once, and came.
+    ``said``: kinds of warnings that come once, and came. ``link``: how the model makes probabilities of what is
+    explained (`lrp_fx.report.explained`), None where it makes none.
     """
 
     conserve: str
     ruleset: str
     said: set[str]
+    link: str | None = SOFTMAX
 
 
 def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
@@ -153,6 +156,9 @@ def _result(
             f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs "
             "and of the output must be the batch"
         )
+    output = flat[signature.explained] if signature.explained is not None else None
+    shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
+    named = dict(zip(signature.arguments, arguments, strict=True))
     return settle(
         read_statement(signature, flat, call.bound),
         conserve=terms.conserve,
@@ -160,7 +166,7 @@ def _result(
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
         read=functools.cache(lambda: _read(signature, call, flat, target, arguments)),
         inputs=call.tensors,
-        target=repr(target),
+        target=explained(target, named, score, shape, output, _kept(signature, call), terms.link),
         ruleset=terms.ruleset,
         said=terms.said,
     )
@@ -177,12 +183,9 @@ def _read(
     """
     if signature.explained is None:
         return None
-    output, score, mask = flat[signature.explained], flat[signature.outputs], None
+    output, score, mask = flat[signature.explained], flat[signature.outputs], _kept(signature, call)
     if output.shape[:1] != score.shape:
         return None
-    if signature.target_mask is not None:
-        name, keeps = signature.target_mask
-        mask = call.bound[name] != 0 if keeps else call.bound[name] == 0
     with torch.inference_mode(False), torch.enable_grad():
         leaf = output.detach().clone().requires_grad_()
         found = target.score(leaf, mask, **dict(zip(signature.arguments, arguments, strict=True)))
@@ -191,6 +194,14 @@ def _read(
     usual = size[size.isfinite()].median() if bool(size.isfinite().any()) else size.new_zeros(())
     amounts = torch.where(derivative == 0, 0.0, derivative.abs() * torch.maximum(size, usual))
     return amounts.reshape(len(amounts), -1).sum(1)
+
+
+def _kept(signature: GraphSignature, call: Arguments) -> Tensor | None:
+    """(B, T): which rows count for a target; None for all."""
+    if signature.target_mask is None:
+        return None
+    name, keeps = signature.target_mask
+    return call.bound[name] != 0 if keeps else call.bound[name] == 0  # type: ignore[no-any-return]
 
 
 def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:

@@ -62,6 +62,9 @@ class SavedExplainer:
         self.made_with = contents.made_with
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
 
+    def __repr__(self) -> str:
+        return f"SavedExplainer({self.made_with.get('model', 'model')}, rules {self.ruleset})"
+
     @property
     def targets(self) -> list[tuple[Any, ...]]:
         """Signatures of the targets it can explain."""
@@ -105,9 +108,8 @@ class SavedExplainer:
         executables = [self._executable(goal, call) for goal in goals]
         check_inputs(call.tensors, call.roles)
         arguments = [a for g, e in zip(goals, executables, strict=True) for a in target_arguments([g], e.guards, call)]
-        return explain(
-            executables, call, goals, arguments, Terms(self.conserve, self.ruleset, self._said), _blaming(call)
-        )
+        terms = Terms(self.conserve, self.ruleset, self._said, self.made_with.get("probabilities") or None)
+        return explain(executables, call, goals, arguments, terms, _blaming(call))
 
     def _check_known(self, goal: Target) -> None:
         if goal.signature not in self.targets:
