@@ -89,7 +89,9 @@ def test_wrong_options() -> None:
     with pytest.raises(lrp_fx.InputError, match="conserve='yes'"):
         lrp_fx.convert(model, conserve="yes")
     with pytest.raises(lrp_fx.InputError, match="takes a torch.nn.Module"):
-        lrp_fx.convert("bert")  # type: ignore[arg-type]
+        lrp_fx.convert(3)
+    with pytest.raises(lrp_fx.InputError, match="there is no folder"):
+        lrp_fx.convert("./nowhere")
     with pytest.raises(lrp_fx.InputError, match="unknown rules: linear.nothing"):
         lrp_fx.convert(model, rules=lrp_fx.Ruleset("mine", frozenset({"content"}), kinds={"linear": "linear.nothing"}))
     with pytest.raises(lrp_fx.InputError, match="role"):

@@ -143,7 +143,7 @@ def test_outputs_are_named_where_a_container_is_registered_without_names() -> No
         (targets.Class([0, 1, 2]), "3 values for a batch of 2"),
         (targets.Contrast(0, 99), "no such class: 99"),
         (True, "not a target"),
-        ("positive", "not a target"),
+        ("positive", "'positive' is neither a class nor an index: classes are LABEL_0"),
         (lambda logits: logits.sum(), "one number per example"),
         (lambda logits: torch.zeros(2, dtype=torch.float64, requires_grad=True), "does not depend"),
         (targets.Span([1], start=0), "needs an output"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lrp_fx.guards.guard import Guard
@@ -41,6 +41,7 @@ class Contents:
 
     ``graphs``: of two for one target the one that takes more for granted stands first, the last is good for any mask.
     ``device``: the kind of device that they were made on. ``made_with``: versions.
+    ``reading``: what turning texts into inputs needs to know of the model, plain values.
     """
 
     graphs: tuple[SavedGraph, ...]
@@ -52,3 +53,4 @@ class Contents:
     sites: list[Site]
     coverage: dict[str, dict[str, int]]
     made_with: dict[str, str]
+    reading: dict[str, Any] = field(default_factory=dict)

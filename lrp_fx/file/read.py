@@ -147,4 +147,5 @@ def _contents(manifest: dict[str, Any], reader: ManifestReader) -> Contents:
         sites=reader.value(manifest["sites"]),
         coverage=manifest["coverage"],
         made_with=manifest["made_with"],
+        reading=manifest.get("reading") or {},
     )

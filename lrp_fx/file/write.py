@@ -42,6 +42,7 @@ def write(path: str | Path, contents: Contents, *, model: nn.Module, weights: bo
         "coverage": contents.coverage,
         "sites": encode(contents.sites),
         "device": contents.device,
+        "reading": contents.reading,
         "outputs": asdict(contents.outputs),
         "tensors": places,
         "references": referenced,

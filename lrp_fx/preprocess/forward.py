@@ -6,8 +6,9 @@ ensures   nothing is decided by the model's class
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -67,6 +68,34 @@ def forward_of(model: nn.Module) -> Forward:
         known=known is not None and config is not None,
         writes=_asked(model, "can_generate") is True,
         tokens=_asked(model, "get_output_embeddings") is not None if hasattr(model, "get_output_embeddings") else None,
+    )
+
+
+#: What of a configuration reading needs.
+_CONFIG = ("id2label", "pad_token_id", "decoder_start_token_id", "bos_token_id", "is_encoder_decoder")
+
+
+def told(forward: Forward) -> dict[str, Any]:
+    """What reading needs of a model beside its inputs, as plain values for a file."""
+    config = {n: getattr(forward.config, n) for n in _CONFIG if getattr(forward.config, n, None) is not None}
+    if "id2label" in config:
+        config["id2label"] = {str(i): str(label) for i, label in config["id2label"].items()}
+    return {"config": config, "main": forward.main, "writes": forward.writes, "tokens": forward.tokens}
+
+
+def restored(known: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype, device: str | torch.device) -> Forward:
+    """The forward of a model that was saved with these inputs; ``known``: what `told` gave, empty for older files."""
+    names = list(names)
+    main = known.get("main")
+    return Forward(
+        frozenset(names),
+        main if main in names else names[0],
+        SimpleNamespace(**known.get("config", {})),
+        dtype,
+        device,
+        known=True,
+        writes=bool(known.get("writes")),
+        tokens=known.get("tokens"),
     )
 
 

@@ -49,13 +49,13 @@ def token_index(name: str, tokenizer: Any) -> int:
     if not name:
         raise TargetError("an empty text is no token")
     alone = plain_ids(tokenizer, name)
-    for pieces in (alone, _going_on(name, tokenizer)):
+    for pieces in (alone, going_on(name, tokenizer)):
         if len(pieces) == 1 and not _is_unknown(pieces[0], name, tokenizer):
             return pieces[0]
     written = tokenizer.convert_tokens_to_ids(name) if hasattr(tokenizer, "convert_tokens_to_ids") else None
     if isinstance(written, int) and written >= 0 and not _is_unknown(written, name, tokenizer):
         return written
-    shorter = [p for p in (_going_on(name, tokenizer), alone) if p]
+    shorter = [p for p in (going_on(name, tokenizer), alone) if p]
     pieces = min(shorter, key=len) if shorter else []
     if not pieces or any(_is_unknown(p, name, tokenizer) for p in pieces):
         raise TargetError(f"the vocabulary has no token {name!r}")
@@ -67,13 +67,15 @@ def token_index(name: str, tokenizer: Any) -> int:
     )
 
 
-def _going_on(name: str, tokenizer: Any) -> list[int]:
-    """The ids of a text where it follows another: vocabularies may write a space before the first word of a text."""
-    if not name[:1].isspace():
-        return []
-    before = plain_ids(tokenizer, "a")
-    both = plain_ids(tokenizer, "a" + name)
-    return both[len(before) :] if before and both[: len(before)] == before else []
+def going_on(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text where it follows another: a vocabulary may write a space before the first word of every text,
+    which one that begins with a space would have twice.
+    """
+    if text[:1].isspace():
+        before, both = plain_ids(tokenizer, "a"), plain_ids(tokenizer, "a" + text)
+        if before and both[: len(before)] == before:
+            return both[len(before) :]
+    return plain_ids(tokenizer, text)
 
 
 def _is_unknown(index: int, name: str, tokenizer: Any) -> bool:

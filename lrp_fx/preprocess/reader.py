@@ -17,7 +17,7 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.preprocess.forward import Forward, forward_of
 from lrp_fx.preprocess.kinds import CHAT, IMAGE, SOUND, TEXT, as_chats, kind_of
 from lrp_fx.preprocess.media import as_list, picture_of, samples_of
-from lrp_fx.preprocess.names import label_index, token_index, token_names
+from lrp_fx.preprocess.names import going_on, label_index, token_index, token_names
 from lrp_fx.preprocess.text import chat_inputs, chat_rows, plain_ids, text_inputs
 from lrp_fx.report.vocabulary import Vocabulary
 
@@ -39,6 +39,11 @@ class Reader:
     def tokenizer(self) -> Any:
         """The tokenizer, given or the processor's own; None where there is none."""
         return self.given_tokenizer if self.given_tokenizer is not None else getattr(self.processor, "tokenizer", None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Is there nothing that reads? (Labels may be known still.)"""
+        return self.given_tokenizer is None and self.processor is None
 
     # ------------------------------------------------------------------------------------------------ in
     def inputs(
@@ -211,7 +216,7 @@ class Reader:
 
     def pieces(self, text: str) -> list[int]:
         """The ids of a text that goes on another one; raises `InputError` without a tokenizer."""
-        return plain_ids(self._tokenizer_or_error(), text)
+        return going_on(text, self._tokenizer_or_error())
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text that ids stand for."""

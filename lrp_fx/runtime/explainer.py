@@ -22,6 +22,12 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.listing import check_blocks
 from lrp_fx.ir.passes import Step, check_names
 from lrp_fx.ir.program import ROLES
+from lrp_fx.preprocess.call import read_call
+from lrp_fx.preprocess.forward import told
+from lrp_fx.preprocess.kinds import kind_of
+from lrp_fx.preprocess.open import Opened, opened
+from lrp_fx.preprocess.reader import Reader
+from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.explained import link_of
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
@@ -32,7 +38,7 @@ from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
 from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
 from lrp_fx.runtime.refuse import refuse_targets
-from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, target_arguments
+from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import Custom, Target, as_target
@@ -42,9 +48,11 @@ CHECKS = ("changes", "every")
 
 
 def convert(
-    model: nn.Module,
-    example_inputs: dict[str, Any] | None = None,
+    model: nn.Module | str | Path | Any,
+    example_inputs: Any = None,
     *,
+    tokenizer: Any = None,
+    processor: Any = None,
     rules: str | Ruleset = "pa-lrp",
     conserve: str = "total",
     strict: bool = False,
@@ -60,8 +68,12 @@ def convert(
 ) -> Explainer:
     """Compile a model into an explainer.
 
-    model: any `torch.nn.Module` in eval mode. It is not modified.
-    example_inputs: keyword arguments of its forward; given, capture happens now, otherwise on first use.
+    model: any `torch.nn.Module` in eval mode. It is not modified. Or a pipeline of transformers, with what it reads by;
+        or a folder or name on the hub: model (in float32), tokenizer and processor are loaded from there.
+    example_inputs: keyword arguments of its forward (a dictionary), or what a call takes first, such as a text; given,
+        capture happens now, otherwise on first use.
+    tokenizer, processor: of transformers, or called like theirs: calls take texts, chats, images and sounds then,
+        targets take names of labels and tokens, and results are drawn with words.
     rules: name of a preset (`lrp_fx.rulesets()`) or a `lrp_fx.Ruleset`.
     conserve: ``"total"`` checks that each example's ledger closes, ``"site"`` balances every site of the graph too and
         names the worst, ``"off"`` checks nothing.
@@ -85,7 +97,7 @@ def convert(
         module, of what a closure holds) is captured anew, too.
     """
     return Explainer(
-        model,
+        opened(model, tokenizer, processor),
         example_inputs,
         rules=rules,
         conserve=conserve,
@@ -107,8 +119,8 @@ class Explainer:
 
     def __init__(
         self,
-        model: nn.Module,
-        example_inputs: dict[str, Any] | None,
+        model: nn.Module | Opened,
+        example_inputs: Any,
         *,
         rules: str | Ruleset,
         conserve: str,
@@ -123,8 +135,8 @@ class Explainer:
         progress: bool | None = None,
         check: str = "changes",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"convert() takes a torch.nn.Module, got {type(model).__name__}")
+        found = model if isinstance(model, Opened) else opened(model)
+        model = found.model
         if conserve not in CONSERVE:
             raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
         if dynamic not in (True, False, "auto"):
@@ -139,6 +151,7 @@ class Explainer:
             raise InputError(f"without= takes a list of names, such as ({without!r},)")
         check_names(PIPELINE, without)
         self.model, self.progress = model, progress
+        self._reader = Reader(model, found.tokenizer, found.processor)
         self.ruleset = _ruleset(rules)
         self.conserve = (
             conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
@@ -175,7 +188,8 @@ class Explainer:
         if isinstance(example_inputs, dict):
             self.trace(**example_inputs)
         elif example_inputs is not None:
-            self.trace(*(example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)))
+            several = isinstance(example_inputs, (tuple, list)) and kind_of(example_inputs) is None
+            self.trace(*(example_inputs if several else (example_inputs,)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are fresh: they hold the model and what was asked for, and capture again."""
@@ -239,12 +253,18 @@ class Explainer:
             raise InputError("nothing captured yet: call the explainer once, or pass example_inputs to convert()")
         return self._compiler.current
 
+    @property
+    def reader(self) -> Reader | None:
+        """What turns texts, images and sounds into the model's arguments, and names into numbers; None where neither a
+        tokenizer nor a processor is known.
+        """
+        return None if self._reader.is_empty else self._reader
+
     # ------------------------------------------------------------------------------------------------ running
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
         """Capture and transpose for these inputs without explaining them."""
-        given = inputs.pop("target", None)
+        (target,) = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
         with ALONE, compiling(self.progress):
-            target = as_target(given)
             self._compiler.compiled(self._bind(args, inputs), target)
         return self
 
@@ -255,17 +275,20 @@ class Explainer:
     def __call__(
         self, *args: Any, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
     ) -> Relevance | list[Relevance]:
-        """Explain ``model(*args, **inputs)``.
+        """Explain ``model(*args, **inputs)``; with a tokenizer or processor, also a text, a list of texts, a tuple of
+        two (a pair), a chat (a list of messages), an image, a sound, or ``text=``, ``images=``, ``audio=`` together.
 
-        target: None (the predicted class or next token), a class index, a target from `lrp_fx.targets`, or a function
-            of the output that returns one number per example.
+        target: None (the predicted class or next token), a class index or label, the text of a token, one of these for
+            each example, a target from `lrp_fx.targets`, or a function of the output that returns one number per
+            example.
         targets: several of them, for a list of results. Targets of one kind share one forward pass and one batched
             transpose.
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
         with own_device():
-            results = self._explained(args, inputs, goals_of(target, targets))
+            goals = named_goals(goals_of(target, targets), self._reader)
+            results = self._explained(args, inputs, goals)
         return results if targets is not None else results[0]
 
     def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
@@ -285,9 +308,12 @@ class Explainer:
             with ALONE:  # running the model sets switches of its configuration for a while
                 run_model(call.model, call.bound)
 
+        if not goals:
+            return []
         executables = [made[id(built)] for _, built in compiled]
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
-        return explain(executables, call, goals, arguments, terms, blame)
+        results = explain(executables, call, goals, arguments, terms, blame)
+        return [with_words(r, self._reader, output_shape(compiled[0][0].guards, call)[-1]) for r in results]
 
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)
@@ -304,7 +330,7 @@ class Explainer:
         if not args and not inputs and self._last is None:
             raise InputError("nothing explained yet: give verify() inputs, as in a call")
         with ALONE, compiling(self.progress):
-            bound = bind(self.model, args, inputs) if args or inputs else self._last or {}
+            bound = self._arguments(args, inputs) if args or inputs else self._last or {}
             call = as_call(self.model, bound, self.roles)
             check_inputs(call.bound, call.roles)
             return self._compiler.agreement(call)
@@ -315,12 +341,16 @@ class Explainer:
         return self._compiler.statistics
 
     def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
-        bound = self._last = bind(self.model, args, inputs)
+        bound = self._last = self._arguments(args, inputs)
         self._compiler.check_model()
         call = as_call(self.model, bound, self.roles)
         check_inputs(call.bound, call.roles)
         self._compiler.check_changes(call)
         return call
+
+    def _arguments(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        """Of the model's forward, by name."""
+        return bind(self.model, *read_call(self._reader, args, inputs))
 
     # ------------------------------------------------------------------------------------------------ saving
     def save(self, path: str | Path, *, targets: Sequence[Any] | None = None, weights: bool = True) -> None:
@@ -342,7 +372,7 @@ class Explainer:
                 )
             built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
             used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
-            goals = [as_target(t) for t in targets] if targets is not None else used
+            goals = named_goals(list(map(as_target, targets)), self._reader) if targets is not None else used
             if not goals or any(isinstance(g, Custom) for g in goals):
                 raise TargetError(
                     "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
@@ -371,6 +401,7 @@ class Explainer:
                 "model": type(self.model).__name__,
                 "probabilities": self._link(general) or "",
             },
+            reading=told(self._reader.forward),
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory
+from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory, warn_user
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
 from lrp_fx.guards.sizes import SizeGuard
@@ -25,7 +25,7 @@ from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.explained import SOFTMAX, explained
 from lrp_fx.report.relevance import Relevance
-from lrp_fx.targets import Target, as_target
+from lrp_fx.targets import Span, Target, as_target
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
 
@@ -88,14 +88,29 @@ def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
     return [as_target(t) for t in targets]
 
 
+def output_shape(guards: Iterable[Guard], call: Arguments) -> tuple[int, ...]:
+    """The shape of the explained output."""
+    return guard_of(SizeGuard, tuple(guards)).sizes.output_shape(call.shapes)
+
+
 def target_arguments(goals: Sequence[Target], guards: Iterable[Guard], call: Arguments) -> list[list[Tensor]]:
     """What a graph is given beside the inputs, for each target; raises `TargetError` for what the output has not."""
     guards = tuple(guards)
-    shape = guard_of(SizeGuard, guards).sizes.output_shape(call.shapes)
+    shape = output_shape(guards, call)
     device = call.tensors[guard_of(TensorGuard, guards).inputs[0].name].device
     for goal in goals:
         _refuse_unknown_end(goal, shape, call)
-    return [list(goal.arguments(shape, device).values()) if goal.example_arguments() else [] for goal in goals]
+    found = [goal.arguments(shape, device) if goal.example_arguments() else {} for goal in goals]
+    for goal, arguments in zip(goals, found, strict=True):
+        if isinstance(goal, Span) and (slip := goal.slip(arguments, _texts(call, shape))):
+            warn_user(f"{goal!r}: {slip}")
+    return [list(arguments.values()) for arguments in found]
+
+
+def _texts(call: Arguments, shape: tuple[int, ...]) -> list[Tensor]:
+    """The ids that have a row of the output for each token."""
+    found = [v for n, v in call.tensors.items() if call.roles[n] == CONTENT_ROLE and not v.is_floating_point()]
+    return [ids for ids in found if tuple(ids.shape) == tuple(shape[:2])]
 
 
 def explain(

@@ -18,8 +18,12 @@ from lrp_fx.guards.guard import Arguments, guard_of, refusal
 from lrp_fx.guards.inputs import PlainGuard, TensorGuard
 from lrp_fx.ir.devices import own_device
 from lrp_fx.ir.program import Input
+from lrp_fx.preprocess.call import read_call
+from lrp_fx.preprocess.forward import Forward, restored
+from lrp_fx.preprocess.reader import Reader
+from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.relevance import Relevance
-from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, target_arguments
+from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, output_shape, target_arguments
 from lrp_fx.targets import Target
 
 
@@ -29,6 +33,8 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     operators: Sequence[str] = (),
+    tokenizer: Any = None,
+    processor: Any = None,
 ) -> SavedExplainer:
     """Read a relevance graph that `Explainer.save` wrote; call it like the explainer, with one of the targets it was
     saved for.
@@ -38,17 +44,25 @@ def load(
         that kind: a graph with some runs nowhere else.
     operators: namespaces of ``torch.library`` operators that the graph may call beside torch's own; import what defines
         them first.
+    tokenizer, processor: as for `lrp_fx.convert`; the labels of classes are in the file.
 
     Raises `InputError` if the file is none of ours, of another format, broken, or asks for what is not allowed.
     """
     with own_device():
-        return SavedExplainer(read(path, weights=weights, device=device, operators=operators))
+        contents = read(path, weights=weights, device=device, operators=operators)
+        return SavedExplainer(contents, tokenizer, processor, device)
 
 
 class SavedExplainer:
     """Relevance graphs read from a file. ``sites``, ``coverage``, ``ruleset``, ``conserve`` and ``method`` as saved."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        tokenizer: Any = None,
+        processor: Any = None,
+        device: str | torch.device | None = None,
+    ) -> None:
         outputs = contents.outputs
         self._graphs = [
             (
@@ -60,10 +74,22 @@ class SavedExplainer:
         self.sites, self.coverage = contents.sites, contents.coverage
         self.ruleset, self.conserve, self.method = contents.ruleset, contents.conserve, contents.method
         self.made_with = contents.made_with
+        self._reader = Reader(self._forward(contents, device or contents.device), tokenizer, processor)
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
 
     def __repr__(self) -> str:
         return f"SavedExplainer({self.made_with.get('model', 'model')}, rules {self.ruleset})"
+
+    def _forward(self, contents: Contents, device: str | torch.device) -> Forward:
+        """What is known of the forward of the model that was saved."""
+        floats = [i.dtype for i in self.inputs if i.dtype.is_floating_point]
+        names = [i.name for i in self.inputs]
+        return restored(contents.reading, names, next(iter(floats), torch.float32), device)
+
+    @property
+    def reader(self) -> Reader | None:
+        """What turns texts, images and sounds into the graph's inputs; None where `load` was given nothing for it."""
+        return None if self._reader.is_empty else self._reader
 
     @property
     def targets(self) -> list[tuple[Any, ...]]:
@@ -86,11 +112,11 @@ class SavedExplainer:
         return self._served_by(self.targets[0])[-1].graph.module
 
     @overload
-    def __call__(self, *, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
+    def __call__(self, *args: Any, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
     @overload
-    def __call__(self, *, target: Any = None, **inputs: Any) -> Relevance: ...
+    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance: ...
     def __call__(
-        self, *, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
+        self, *args: Any, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
     ) -> Relevance | list[Relevance]:
         """Explain inputs (by the names the model's forward has) as the explainer did that was saved.
 
@@ -98,8 +124,16 @@ class SavedExplainer:
         tensor, or a dict by name where the model returned several values.
         """
         with own_device():
-            results = self._explained(inputs, goals_of(target, targets))
+            goals = named_goals(goals_of(target, targets), self._reader)
+            results = self._explained(self._arguments(args, inputs), goals)
         return results if targets is not None else results[0]
+
+    def _arguments(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        """By name: a file has no forward that would order them, so that only what is read has none."""
+        args, inputs = read_call(self._reader, args, inputs)
+        if args:
+            raise InputError(f"give the inputs by name: {', '.join(i.name for i in self.inputs)}")
+        return inputs
 
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         for goal in goals:
@@ -108,8 +142,11 @@ class SavedExplainer:
         executables = [self._executable(goal, call) for goal in goals]
         check_inputs(call.tensors, call.roles)
         arguments = [a for g, e in zip(goals, executables, strict=True) for a in target_arguments([g], e.guards, call)]
+        if not goals:
+            return []
         terms = Terms(self.conserve, self.ruleset, self._said, self.made_with.get("probabilities") or None)
-        return explain(executables, call, goals, arguments, terms, _blaming(call))
+        results = explain(executables, call, goals, arguments, terms, _blaming(call))
+        return [with_words(r, self._reader, output_shape(executables[0].guards, call)[-1]) for r in results]
 
     def _check_known(self, goal: Target) -> None:
         if goal.signature not in self.targets:

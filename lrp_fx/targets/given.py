@@ -1,0 +1,41 @@
+"""Given: what a caller gives as a target, as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lrp_fx.errors import TargetError
+from lrp_fx.targets.classes import Class, Contrast, Predicted
+from lrp_fx.targets.custom import Custom
+from lrp_fx.targets.indices import Names
+from lrp_fx.targets.span import Span
+from lrp_fx.targets.target import Target
+
+
+def as_target(target: Any) -> Target:
+    """None -> the prediction, an integer or a name (or one per example) -> that class, a callable -> itself."""
+    if target is None:
+        return Predicted()
+    if isinstance(target, bool):
+        raise TargetError(f"not a target: {target!r}")
+    if isinstance(target, (int, str, list, tuple, Tensor)) and not callable(target):
+        return Class(target)
+    if hasattr(target, "__array__"):  # numpy's numbers and arrays
+        return Class(target)
+    if hasattr(target, "score") and hasattr(target, "signature"):
+        return target  # type: ignore[no-any-return]
+    if callable(target):
+        return Custom(target)
+    raise TargetError(
+        f"not a target: {target!r}; give a class index, a target from lrp_fx.targets, or a function of the output"
+    )
+
+
+def named(target: Target, names: Names, pieces: Callable[[str], list[int]]) -> Target:
+    """The same, which knows what names stand for. names: of a label or token; pieces: the ids of a text."""
+    if isinstance(target, Span):
+        return target.named(pieces, lambda word: names(word, -1))
+    return target.named(names) if isinstance(target, (Class, Contrast)) else target
