@@ -1,9 +1,8 @@
 """Do explanations rank words as the model needs them? ``python -m benchmarks perturbation FOLDER``.
 
 FOLDER holds one folder per text classifier, with held-out sentences in ``eval.jsonl``. Every ranking of `rankings` and
-`controls` is scored by every metric of `benchmarks.metrics` that needs the model alone, and compared with attnlrp,
-sentence by sentence. The explained class is the predicted one; words are replaced by the mask token; the first and the
-last token stay.
+`controls` is scored by the areas of `benchmarks.faithful.tables`, and compared with attnlrp, sentence by sentence. The
+explained class is the predicted one; words are replaced by the mask token; the first and the last token stay.
 """
 
 from __future__ import annotations
@@ -25,25 +24,20 @@ from torch import Tensor, nn
 import lrp_fx
 from benchmarks.compare import OTHERS, Noise
 from benchmarks.faithful.rankings import (
-    LATER,
     POSITIONED,
-    RANDOM,
     REFERENCE,
     SPREAD,
-    Control,
-    Given,
-    Ranking,
     by_rules,
     compared,
-    later_first,
     leaning,
     over_depths,
-    random_order,
     spread,
 )
-from benchmarks.faithful.tables import MARKS, Rows, Values, definitions, tables
-from benchmarks.metrics import Case, Example, Metric, applicable
+from benchmarks.faithful.tables import MARKS, areas, tables
 from benchmarks.page import Page, table
+from lrp_fx.evaluation import Case, Example, Metric, Ranking
+from lrp_fx.evaluation.rankings import LATER, RANDOM, Control, Given, later_first, random_order
+from lrp_fx.evaluation.tables import Rows, Values, definitions
 from lrp_fx.rule import registry
 from testing.scoring import load_model, rebuild_model
 
@@ -147,9 +141,8 @@ def examples(material: Material) -> list[Example]:
 
 
 def measure(material: Material, scores: dict[str, list[Tensor]]) -> tuple[Values, list[Metric]]:
-    """Every applicable metric of every ranking and sentence."""
-    everything = examples(material)
-    metrics = applicable(everything[0])
+    """Every area of every ranking and sentence."""
+    everything, metrics = examples(material), areas()
     cells: dict[str, dict[str, list[float]]] = {label: {m.name: [] for m in metrics} for label in scores}
     for i, example in enumerate(progress(everything, f"{material.name}: perturb")):
         for label, ranked in scores.items():

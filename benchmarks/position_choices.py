@@ -21,7 +21,7 @@ from torch import Tensor
 import lrp_fx
 from benchmarks import page
 from benchmarks.compare import Noise
-from benchmarks.metrics.paired import compare
+from lrp_fx.evaluation.paired import compare
 from lrp_fx.rule import registry
 from testing.reference_decoder import SPLITS, explain
 from testing.scoring import Sequences, hits_and_masses, load_model, load_sequences, without_last

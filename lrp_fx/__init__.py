@@ -5,6 +5,7 @@ from __future__ import annotations
 from lrp_fx import targets
 from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
+from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
@@ -21,6 +22,7 @@ __all__ = [
     "Agreement",
     "CaptureError",
     "ConservationError",
+    "Evaluation",
     "Explainer",
     "InputError",
     "Ledger",
@@ -36,6 +38,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "aggregations",
     "convert",
+    "evaluate",
     "load",
     "register",
     "rulesets",

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.faithful import images, language
-from benchmarks.faithful.rankings import REFERENCE, Given, compared, later_first, leaning, others, random_order, spread
-from benchmarks.metrics.paired import Comparison, corrected
+from benchmarks.faithful.rankings import REFERENCE, compared, leaning, others, spread
+from lrp_fx.evaluation.metric import Case, Example
+from lrp_fx.evaluation.paired import Comparison, corrected
+from lrp_fx.evaluation.rankings import Given, later_first, random_order
 from testing.scoring import Sequences, without_last
 
 FREE = torch.arange(1, 9)
@@ -73,15 +75,12 @@ def test_the_last_token_is_taken_off() -> None:
 
 
 def test_positive_scores_inside_are_a_share_of_all_positive_ones() -> None:
-    causal = torch.tensor([True, True, False, False])
-    assert images.inside(torch.tensor([1.0, -5.0, 3.0, -1.0]), causal) == pytest.approx(0.25)
-    assert images.inside(torch.tensor([-1.0, -2.0, -3.0, 0.0]), causal) == 0
-    with pytest.raises(ValueError, match="where the object is"):
-        images.inside(torch.ones(4), None)
+    marked = Example(torch.zeros(4, 1), torch.arange(4), 0, causal=torch.tensor([True, True, False, False]))
+    assert images.LOCALISATION(Case(marked, torch.tensor([1.0, -5.0, 3.0, -1.0]))) == pytest.approx(0.25)
+    assert images.LOCALISATION(Case(marked, torch.tensor([-1.0, -2.0, -3.0, 0.0]))) == 0
 
 
 def test_the_page_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("scipy")
     chosen = [r for r in compared() if r.label in (REFERENCE, "pa-lrp, content only", "pa-lrp, signed")]
     monkeypatch.setattr(images, "rankings", lambda: chosen)
     monkeypatch.setattr(images, "controls", lambda: [random_order(), spread("pa-lrp", "signed")])
@@ -94,7 +93,6 @@ def test_the_page_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_page_of_a_language_model() -> None:
-    pytest.importorskip("scipy")
     torch.manual_seed(0)
     names = [m.name for m in (*language.of_tokens(), *language.of_contrast())] + ["MoRF", "LeRF"]
     labels = [r.label for r in (*language.rankings(), *language.controls())]

@@ -8,24 +8,21 @@ import pytest
 
 import lrp_fx
 from benchmarks import perturbation
-from benchmarks.faithful.tables import HEADLINE
-from benchmarks.metrics import registered
+from benchmarks.faithful.tables import HEADLINE, areas
 from testing.scoring import load_model, load_sequences
 
 
 def test_rankings_are_presets_and_options_that_exist() -> None:
-    pytest.importorskip("scipy")
     found = perturbation.rankings()
     labels = [r.label for r in (*found, *perturbation.controls())]
     assert len(set(labels)) == len(labels)
     assert {perturbation.REFERENCE, perturbation.RANDOM, perturbation.LATER} <= set(labels)
     assert {r.rules for r in found if isinstance(r.rules, str)} <= set(lrp_fx.rulesets())
-    assert set(HEADLINE) <= set(registered)
+    assert set(HEADLINE) <= {m.name for m in areas()}
 
 
 def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Explain, perturb and write, on three sequences of a small trained model."""
-    pytest.importorskip("scipy")
     folder = Path(__file__).parents[1] / "examples" / "models" / "synth_rope"
     sequences = load_sequences(folder, 3)
     sentences = [ids[: int(mask.sum())] for ids, mask in zip(sequences.ids, sequences.mask, strict=True)]
@@ -43,4 +40,4 @@ def test_the_page_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [h.strip(" ↑↓") for h in headings.split("|")[2:-1]] == list(HEADLINE)
     assert [row.split("|")[1].strip() for row in rows] == [r.label for r in (*controls, *chosen)]
     assert all(row.count("±") == 5 for row in rows)
-    assert all(metric.definition in page for metric in registered.values() if metric.needs == ("predict",))
+    assert all(metric.definition in page for metric in areas())

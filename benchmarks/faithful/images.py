@@ -19,22 +19,17 @@ from torch import Tensor
 
 import lrp_fx
 from benchmarks.compare import OTHERS, Noise
-from benchmarks.faithful.rankings import RANDOM, Control, Given, Ranking, compared, random_order, spread
-from benchmarks.faithful.tables import MARKS, Values, controlled, definitions, differences, means
-from benchmarks.metrics import Case, Example, Metric, applicable, registered
+from benchmarks.faithful.rankings import REFERENCE, compared, spread
+from benchmarks.faithful.tables import MARKS, controlled
 from benchmarks.page import ROOT, Page, table
+from lrp_fx.evaluation import Case, Example, Metric, Ranking, registered
+from lrp_fx.evaluation.metrics.causes import mass
+from lrp_fx.evaluation.rankings import RANDOM, Control, Given, random_order
+from lrp_fx.evaluation.tables import Values, definitions, differences, means
 from testing.scoring import load_model
 
 HEADLINE = ("ABPC", "MoRF", "LeRF", "AUAC generation", "AUAC pruning, signed")
 BLACK, STROKE = -1.0, 0.0
-
-
-def inside(scores: Tensor, causal: Tensor | None) -> float:
-    """The share of positive scores (N,) on the units marked."""
-    if causal is None:
-        raise ValueError("nothing is known about where the object is: give Example(causal=...)")
-    positive = scores.double().clamp(min=0)
-    return float(positive[causal].sum() / positive.sum().clamp_min(torch.finfo(torch.float64).tiny))
 
 
 LOCALISATION = Metric(
@@ -42,7 +37,7 @@ LOCALISATION = Metric(
     "share of positive relevance on patches with a part of the digit",
     ("arras2022",),
     "higher",
-    lambda case: inside(case.units, case.example.causal),
+    mass,
     ("causal",),
 )
 
@@ -111,7 +106,7 @@ def measured(pictures: Pictures, targets: Tensor, scores: dict[str, Tensor]) -> 
         units = torch.arange(patches.shape[1])
         example = Example(patches[i], units, target, pictures.predict, BLACK)
         marked = Example(patches[i], units, target, causal=digit[i])
-        metrics = applicable(example)
+        metrics = [registered[name] for name in HEADLINE]
         for label, ranked in scores.items():
             case, row = Case(example, ranked[i]), cells.setdefault(label, {})
             for metric in metrics:
@@ -151,7 +146,7 @@ def body(options: argparse.Namespace) -> Iterator[str]:
     metrics = [*(registered[name] for name in HEADLINE), LOCALISATION]
     parts = [f"## {options.folder.name}, {len(targets)} images, of which the digit covers {area:.2f} of the patches"]
     for caption, rows in (
-        ("Mean ± standard error", means(values, metrics)),
+        ("Mean ± standard error", means(values, metrics, REFERENCE)),
         (
             "Difference to the control, whose position relevance is spread evenly: mean, median (p)",
             differences(values, metrics[:1] + metrics[-1:], controlled(values)),

@@ -23,19 +23,16 @@ import lrp_fx
 from benchmarks.compare import OTHERS, Noise
 from benchmarks.faithful.rankings import (
     REFERENCE,
-    Control,
-    Given,
-    Ranking,
     by_rules,
     compared,
-    later_first,
     leaning,
-    random_order,
     spread,
 )
-from benchmarks.faithful.tables import HEADLINE, MARKS, Values, definitions, differences, means, to_reference
-from benchmarks.metrics import Case, Example, Metric, applicable, registered
+from benchmarks.faithful.tables import HEADLINE, MARKS, areas
 from benchmarks.page import Page, table
+from lrp_fx.evaluation import Case, Example, Metric, Ranking, registered
+from lrp_fx.evaluation.rankings import Control, Given, later_first, random_order
+from lrp_fx.evaluation.tables import Values, definitions, differences, means, to_reference
 
 MODEL, FILL = "smollm2", "#"
 OPENINGS = (
@@ -149,7 +146,7 @@ def measured(model: Any, text: Text, fill: int, whole: dict[str, Tensor], contra
     predict, units = asked(model), torch.arange(len(text.ids))
     example = Example(text.ids, units, text.target, predict, fill)
     found = {
-        label: {m.name: m(case) for m in applicable(example)}
+        label: {m.name: m(case) for m in areas()}
         for label, case in ((label, Case(example, scores)) for label, scores in whole.items())
     }
     size = len(example.original())
@@ -189,9 +186,9 @@ def page(rows: list[dict[str, dict[str, float]]]) -> str:
     leaner = controls()[2].label
     parts = [f"## SmolLM2-135M, {len(rows)} texts"]
     for caption, shown in (
-        ("Mean ± standard error", means(values, main)),
-        ("Further", means(values, [*further, registered["MoRF"], registered["LeRF"]])),
-        (f"Difference to {REFERENCE}: mean, median (p)", differences(values, main, to_reference(values))),
+        ("Mean ± standard error", means(values, main, REFERENCE)),
+        ("Further", means(values, [*further, registered["MoRF"], registered["LeRF"]], REFERENCE)),
+        (f"Difference to {REFERENCE}: mean, median (p)", differences(values, main, to_reference(values, REFERENCE))),
         (
             f"Difference of the path rule to {leaner}: mean, median (p)",
             differences(values, [*main, *further], {"pa-lrp-path, signed": leaner}),

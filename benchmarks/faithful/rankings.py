@@ -9,34 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrp_fx.evaluation.rankings import Control, Given, Ranking
 from lrp_fx.rule import Ruleset, registry
 
 REFERENCE = "attnlrp"
-RANDOM, LATER = "random order", "later tokens first"
 SPREAD = ", spread evenly"
 DEPTH = ", mean over depths"
 CONTENT = "content only"
 POSITIONED = ("pa-lrp", "pa-lrp-gamma", "pa-lrp-path", "pa-lrp-path-gamma")
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Scores of an explanation.
-
-    ``rules``: a preset, or a ruleset made for the comparison. ``options``: of how position is aggregated, as
-    `lrp_fx.Relevance.per_token` has them.
-    """
-
-    label: str
-    rules: str | Ruleset
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def by_rules(rankings: list[Ranking]) -> dict[str, list[Ranking]]:
@@ -45,24 +30,6 @@ def by_rules(rankings: list[Ranking]) -> dict[str, list[Ranking]]:
     for ranking in rankings:
         found.setdefault(ranking.rules if isinstance(ranking.rules, str) else ranking.rules.name, []).append(ranking)
     return found
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a control knows of an example: its units (T,), the ``free`` ones (N,), and the scores of rankings."""
-
-    length: int
-    free: Tensor
-    found: Mapping[str, Tensor]
-    generator: torch.Generator
-
-
-@dataclass(frozen=True)
-class Control:
-    """Scores (T,) that are no explanation."""
-
-    label: str
-    scores: Callable[[Given], Tensor]
 
 
 def instead(name: str, of: str, **kinds: str) -> Ruleset:
@@ -104,14 +71,6 @@ def over_depths() -> list[Ranking]:
 
 
 # ------------------------------------------------------------------------------------------------ controls
-def random_order() -> Control:
-    return Control(RANDOM, lambda given: torch.rand(given.length, generator=given.generator))
-
-
-def later_first() -> Control:
-    return Control(LATER, lambda given: torch.arange(given.length, dtype=torch.float32))
-
-
 def spread(preset: str, aggregation: str) -> Control:
     """The relevance of position divided evenly among the free units: like any that is positive, it moves scores up."""
 

@@ -150,7 +150,7 @@ class Explainer:
         if isinstance(without, str):
             raise InputError(f"without= takes a list of names, such as ({without!r},)")
         check_names(PIPELINE, without)
-        self.model, self.progress = model, progress
+        self.model, self.progress, self.output = model, progress, output
         self._reader = Reader(model, found.tokenizer, found.processor)
         self.ruleset = _ruleset(rules)
         self.conserve = (

@@ -1,4 +1,4 @@
-"""Perturbation: how the model's answer changes as units are inserted or replaced in the order of their scores.
+"""Areas under perturbation curves: what the model answers as units are inserted or replaced by score.
 
 At fractions ``j / 10`` of the N free units, ``ceil(j N / 10)`` units are inserted or replaced; areas by the trapezoid
 rule over the fraction, 0 to 1. Equal scores keep the order of the sequence. An area averaged over examples is the area
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.metrics.metric import Case, Metric, register
+from lrp_fx.evaluation.metric import Case, Metric, register
 
 STEPS = 10
 
@@ -90,6 +90,8 @@ register(
         "higher",
         lambda c: probability(c, "generation"),
         _MODEL,
+        "auac",
+        classes=True,
     ),
     Metric(
         "AU-MSE generation",
@@ -98,6 +100,7 @@ register(
         "lower",
         lambda c: squared_error(c, "generation"),
         _MODEL,
+        "au-mse",
     ),
     Metric(
         "AUAC pruning",
@@ -106,6 +109,7 @@ register(
         "higher",
         lambda c: probability(c, "pruning"),
         _MODEL,
+        classes=True,
     ),
     Metric(
         "AU-MSE pruning",
@@ -121,6 +125,14 @@ register(
         ("achtibat2024",),
         "higher",
         lambda c: logit(c, "least first") - logit(c, "most first"),
+        _MODEL,
+    ),
+    Metric(
+        "SRG",
+        "ABPC divided by the number of units (symmetric relevance gain)",
+        ("bluecher2024",),
+        "higher",
+        lambda c: (logit(c, "least first") - logit(c, "most first")) / len(c.units),
         _MODEL,
     ),
     Metric(
@@ -146,6 +158,7 @@ register(
         "higher",
         lambda c: probability(c, "least first"),
         _MODEL,
+        classes=True,
     ),
     Metric(
         "AU-MSE pruning, signed",

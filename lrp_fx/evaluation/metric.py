@@ -1,13 +1,17 @@
-"""The vocabulary of metrics: `Example`, `Case`, `Metric`."""
+"""The vocabulary of metrics: `Example`, `Case`, `Metric`, and which metrics there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from lrp_fx.errors import InputError
 
 #: A model as metrics see it: a batch of inputs (M, T, ...) -> logits (M, C).
 Predict = Callable[[Tensor], Tensor]
@@ -21,7 +25,7 @@ class Example:
     ``inputs``   (T,) token ids, or (T, ...) patches. Never modified.
     ``free``     (N,) the units that a perturbation may replace, ascending: not special tokens, not padding.
     ``target``   class whose logit and probability are looked at.
-    ``predict``  the model, if metrics are to ask it.
+    ``predict``  the model, if metrics are to ask it: inputs (M, T, ...) -> logits (M, C).
     ``fill``     what a replaced unit becomes: the id of the mask token, or a value that broadcasts to a patch.
     ``causal``   (T,) bool: the units known to cause the output, where that is known.
     """
@@ -48,7 +52,7 @@ class Example:
         agree up to a fraction have exactly the same value there: paired tests do not rank rounding errors.
         """
         if self.predict is None:
-            raise ValueError("this example has no model to ask: give Example(predict=...)")
+            raise InputError("this example has no model to ask: give Example(predict=...)")
         keys = [row.tobytes() for row in keep.numpy()]
         new = {key: row for key, row in zip(keys, keep, strict=True) if key not in self._known}
         if new:
@@ -56,6 +60,10 @@ class Example:
                 answers = self.predict(self.perturbed(torch.stack(list(new.values()))))
             self._known.update(zip(new, answers.double(), strict=True))
         return torch.stack([self._known[key] for key in keys])
+
+    def forget(self) -> None:
+        """Let go of the model's answers: of a large vocabulary they take memory."""
+        self._known.clear()
 
     def original(self) -> Tensor:
         """(C,): the logits of the untouched input."""
@@ -72,9 +80,9 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.scores.shape != self.example.inputs.shape[:1]:
-            raise ValueError(f"scores of shape {tuple(self.scores.shape)} for {len(self.example.inputs)} units")
+            raise InputError(f"scores of shape {tuple(self.scores.shape)} for {len(self.example.inputs)} units")
         if not bool(self.scores.isfinite().all()):
-            raise ValueError("scores that are not finite cannot be ranked")
+            raise InputError("scores that are not finite cannot be ranked")
 
     @property
     def units(self) -> Tensor:
@@ -98,6 +106,8 @@ class Metric:
     ``better``      ``"higher"`` or ``"lower"``.
     ``function``    `Case` -> number.
     ``needs``       optional fields of `Example` without which it does not apply.
+    ``short``       another name to ask for it by; every metric has its own, in any case, with - for what is no letter.
+    ``classes``     does it read probabilities, or compare logits of several classes? One number alone has none.
     """
 
     name: str
@@ -106,15 +116,22 @@ class Metric:
     better: str
     function: Callable[[Case], float]
     needs: tuple[str, ...] = ()
+    short: str = ""
+    classes: bool = False
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower"):
-            raise ValueError(f"metric {self.name}: better is 'higher' or 'lower', not {self.better!r}")
+            raise InputError(f"metric {self.name}: better is 'higher' or 'lower', not {self.better!r}")
         if not self.definition or not self.cites:
-            raise ValueError(f"metric {self.name} needs a definition and a citation")
+            raise InputError(f"metric {self.name} needs a definition and a citation")
 
     def __call__(self, case: Case) -> float:
         return float(self.function(case))
+
+    @property
+    def heading(self) -> str:
+        """The name, with an arrow to what is better."""
+        return f"{self.name} {'↑' if self.better == 'higher' else '↓'}"
 
     def applies(self, example: Example) -> bool:
         return all(getattr(example, name) is not None for name in self.needs)
@@ -125,13 +142,35 @@ registered: dict[str, Metric] = {}
 
 
 def register(*metrics: Metric) -> None:
-    """Make metrics known to the benchmarks."""
+    """Make metrics known by name."""
     for metric in metrics:
         if metric.name in registered:
-            raise ValueError(f"metric {metric.name} is registered twice")
+            raise InputError(f"metric {metric.name} is registered twice")
         registered[metric.name] = metric
 
 
 def applicable(example: Example) -> list[Metric]:
     """The metrics for which this example has what they need."""
     return [m for m in registered.values() if m.applies(example)]
+
+
+def chosen(names: Iterable[str | Metric]) -> list[Metric]:
+    """The metrics of these names, in their order; raises `InputError` for a name that none has, and for one twice."""
+    found = [name if isinstance(name, Metric) else _named(name) for name in names]
+    twice = [m.name for i, m in enumerate(found) if m in found[:i]]
+    if twice or not found:
+        raise InputError(f"metrics=: {twice[0]} is named twice" if twice else "metrics= names no metric")
+    return found
+
+
+def _named(name: str) -> Metric:
+    known = {key: m for m in registered.values() for key in (_plain(m.name), m.short) if key}
+    if not isinstance(name, str) or _plain(name) not in known:
+        near = difflib.get_close_matches(_plain(str(name)), known, 1)
+        hint = f"    next: did you mean {near[0]!r}?\n" if near else ""
+        raise InputError(f"there is no metric {name!r}\n{hint}    there are: {', '.join(known)}")
+    return known[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,203 @@
+"""Questions: for each example what is explained of it, and what the metrics may do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.evaluation.answers import Answers, checked
+from lrp_fx.evaluation.fills import Fill, fill_of_numbers, fill_of_tokens
+from lrp_fx.evaluation.inputs import Given
+from lrp_fx.evaluation.metric import Example
+from lrp_fx.evaluation.units import Places, Units, as_scores, patches_of
+from lrp_fx.runtime.explainer import Explainer
+from lrp_fx.targets import LAST, Class, Contrast
+
+SPECIAL = "special"
+_ENDS = ("bos", "eos", "sep", "cls", "pad", "mask")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How examples are perturbed: see `lrp_fx.evaluate`."""
+
+    fill: Any
+    keep: Any
+    patch: int | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """``inputs``, ``kept``: as in `Given`. ``goal``: what is explained. ``index``: the class whose logit metrics read.
+    ``title``: the target in words.
+    """
+
+    given: Given
+    units: Units
+    goal: Any
+    example: Example
+    title: str
+    fill: Fill
+
+    def scores(self, value: Any) -> Tensor:
+        """(T,) scores of the units; those given for padding are left out."""
+        found = as_scores(value)
+        kept = self.given.kept
+        if isinstance(self.units, Places) and found.shape == kept.shape and not bool(kept.all()):
+            found = found[kept]
+        return self.units.pool(found)
+
+
+def question(
+    explainer: Explainer, given: Given, target: Any, choices: Choices, causal: Any, grid: tuple[int, int] | None
+) -> Question:
+    """The question about one example; raises `InputError` and `TargetError` for what cannot be asked of it.
+
+    target: None for the prediction, a class, a label or token, a `Class` or a `Contrast`.
+    grid: rows and columns of the patches that the model sees, where these are known.
+    """
+    value = given.inputs[given.name]
+    units = units_of(value, given.name, choices.patch, grid)
+    free = free_places(explainer, value, units, choices.keep)
+    fill = fill_for(explainer, value, units, choices.fill)
+    if fill.drops and len(free) == units.count:
+        raise InputError(
+            "fill='drop' would leave nothing: no token of this example stays\n    next: choose another fill, or keep= "
+            "the ids that are to stay"
+        )
+    wanted = _named(explainer, target)
+    contrast = wanted if isinstance(wanted, Contrast) else None
+    position = _position(wanted, fill)
+    answers = Answers(
+        explainer.model,
+        given.inputs,
+        given.name,
+        units,
+        explainer.output,
+        position,
+        contrast,
+        fill.drops,
+        choices.rows,
+    )
+    own = units.read(value)[0].cpu()
+    with torch.no_grad():
+        logits = checked(answers(own.unsqueeze(0)))[0]
+    goal, index = _goal(wanted, contrast, logits, position)
+    marked = None if causal is None else _marked(causal, given, units)
+    example = Example(own, free, index, answers, fill.value, marked)
+    return Question(given, units, goal, example, _title(explainer, goal), fill)
+
+
+def units_of(value: Tensor, name: str, patch: int | None, grid: tuple[int, int] | None) -> Units:
+    """What a perturbation takes away of an input (1, ...)."""
+    if value.is_floating_point() and value.dim() == 4:
+        return patches_of(value, patch, grid)
+    if value.dim() not in (2, 3) or (value.dim() == 3 and not value.is_floating_point()):
+        raise InputError(f"{name} has shape {tuple(value.shape)}: what its units are is not known")
+    return Places(value.shape[1], f"{'places' if value.is_floating_point() else 'tokens'} of {name}")
+
+
+def free_places(explainer: Explainer, value: Tensor, units: Units, keep: Any) -> Tensor:
+    """(N,): the units that may be taken away; raises `InputError` where there are none.
+
+    keep: ``"special"``: tokens that the tokenizer adds (or that the configuration names) stay; ids that stay.
+    """
+    if value.is_floating_point():
+        return torch.arange(units.count)
+    ids = _special(explainer) if keep == SPECIAL else {int(i) for i in keep or ()}
+    free = torch.tensor([i for i, t in enumerate(value[0].tolist()) if t not in ids], dtype=torch.int64)
+    if not len(free):
+        raise InputError(f"an example has nothing but special tokens: {value[0].tolist()}")
+    return free
+
+
+def _special(explainer: Explainer) -> set[int]:
+    tokenizer = getattr(getattr(explainer, "reader", None), "tokenizer", None)
+    config = getattr(explainer.model, "config", None)
+    source = tokenizer if tokenizer is not None else config
+    found = {name: getattr(source, f"{name}_token_id", None) for name in _ENDS}
+    ids = {int(i) for v in found.values() if v is not None for i in (v if isinstance(v, (list, tuple)) else [v])}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return ids | {int(i) for i in getattr(tokenizer, "all_special_ids", ()) if i != unknown}
+
+
+def fill_for(explainer: Explainer, value: Tensor, units: Units, fill: Any) -> Fill:
+    """What stands in the place of a unit of an input (1, ...)."""
+    if value.is_floating_point():
+        return fill_of_numbers(fill, value, units)
+    tokenizer = getattr(getattr(explainer, "reader", None), "tokenizer", None)
+    size = getattr(getattr(explainer.model, "config", None), "vocab_size", None)
+    return fill_of_tokens(fill, tokenizer, size if isinstance(size, int) else None)
+
+
+def _named(explainer: Explainer, target: Any) -> Any:
+    """A target with a label or a token as the class that it is."""
+    if not isinstance(target, str):
+        return target
+    reader = getattr(explainer, "reader", None)
+    if reader is not None:
+        return int(reader.output_index(target))
+    labels = getattr(getattr(explainer.model, "config", None), "id2label", None) or {}
+    found = [int(i) for i, label in labels.items() if str(label) == target]
+    if len(found) != 1:
+        raise TargetError(f"no label {target!r}; there are {', '.join(map(str, labels.values())) or 'none'}")
+    return found[0]
+
+
+def _position(target: Any, fill: Fill) -> int:
+    """The row that a target reads."""
+    position = int(torch.as_tensor(getattr(target, "position", LAST)))
+    if fill.drops and position >= 0:
+        raise TargetError(f"position={position} moves where tokens are dropped: count from the end, or choose a fill")
+    return position
+
+
+def _goal(wanted: Any, contrast: Contrast | None, logits: Tensor, position: int) -> tuple[Any, int]:
+    """What is explained, and the class that the metrics read of the answers."""
+    if contrast is not None:
+        return contrast, 0
+    if wanted is None:
+        index = int(logits.argmax())
+    elif isinstance(wanted, (Integral, Tensor)) and not isinstance(wanted, bool):
+        index = int(wanted)
+    elif isinstance(wanted, Class):
+        index = int(torch.as_tensor(wanted.classes["index"]))
+    else:
+        raise TargetError(f"{wanted!r} cannot be evaluated: give a class, a label, a token, a Class or a Contrast")
+    if not 0 <= index < len(logits):
+        raise TargetError(f"no such class: {index} (the output has {len(logits)}, valid are 0..{len(logits) - 1})")
+    return (None if len(logits) == 1 else Class(index, position)), index
+
+
+def _title(explainer: Explainer, goal: Any) -> str:
+    if not isinstance(goal, Class):
+        return str(goal) if goal is not None else "the output"
+    index = int(torch.as_tensor(goal.classes["index"]))
+    reader = getattr(explainer, "reader", None)
+    known = reader.vocabulary([], [index]).outputs if reader is not None else {}
+    return f"{known[index]} ({index})" if index in known else str(index)
+
+
+def _marked(causal: Any, given: Given, units: Units) -> Tensor:
+    """(T,) bool: the units that are known to be causes."""
+    found = torch.as_tensor(causal).bool().reshape(-1)
+    if found.shape == given.kept.shape:
+        found = found[given.kept]
+    if len(found) != units.count:
+        raise InputError(f"causal= has {len(found)} entries for an example of {units.count} units ({units.about})")
+    return found
+
+
+def one_each(values: Any, count: int, name: str) -> Sequence[Any]:
+    """A value for each example: of a list, or one for all."""
+    several = isinstance(values, (list, tuple)) or (isinstance(values, Tensor) and values.dim() > 0)
+    if several and len(values) != count:
+        raise InputError(f"{name}= has {len(values)} entries for {count} examples")
+    return values if several else [values] * count
