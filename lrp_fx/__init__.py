@@ -6,6 +6,7 @@ from lrp_fx import targets
 from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
 from lrp_fx.evaluation import Evaluation, evaluate
+from lrp_fx.generation.generation import Generation
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
@@ -24,6 +25,7 @@ __all__ = [
     "ConservationError",
     "Evaluation",
     "Explainer",
+    "Generation",
     "InputError",
     "Ledger",
     "LrpError",

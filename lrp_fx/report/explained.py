@@ -219,7 +219,7 @@ def _chances(rows: Tensor, link: str) -> Tensor:
 
 def _entropy(chances: Tensor, link: str) -> Tensor:
     """(B,), in nats, summed over rows; of classes that do not exclude each other, over these too."""
-    parts = torch.special.entr(chances)
+    parts: Tensor = torch.special.entr(chances)
     return (parts + torch.special.entr(1 - chances) if link == SIGMOID else parts).flatten(1).sum(1)
 
 

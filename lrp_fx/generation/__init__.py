@@ -1,0 +1,1 @@
+"""Generation: what each token that a model wrote was written from."""
