@@ -7,6 +7,7 @@ operation under one kind a ruleset says which, and where none says it is an erro
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -25,13 +26,39 @@ Registrable = Rule | Ruleset | Aggregation
 
 
 class Registry:
-    """All rules, presets and aggregations known, filled by importing the files in ``rules/``."""
+    """All rules, presets and aggregations known, filled by importing the files in ``rules/``.
 
-    def __init__(self) -> None:
-        self.rules: dict[str, Rule] = {}
-        self.rulesets: dict[str, Ruleset] = {}
-        self.aggregations: dict[str, Aggregation] = {}
+    ``source``: the module that fills it, imported when somebody first asks for what there is, or adds to it.
+    """
+
+    def __init__(self, source: str | None = None) -> None:
+        self._rules: dict[str, Rule] = {}
+        self._rulesets: dict[str, Ruleset] = {}
+        self._aggregations: dict[str, Aggregation] = {}
         self._open = False
+        self._source = source
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """Every rule by its name."""
+        self._fill()
+        return self._rules
+
+    @property
+    def rulesets(self) -> dict[str, Ruleset]:
+        """Every preset, and every ruleset that was registered, by its name."""
+        self._fill()
+        return self._rulesets
+
+    @property
+    def aggregations(self) -> dict[str, Aggregation]:
+        """Every way to sum position by token, by its name."""
+        self._fill()
+        return self._aggregations
+
+    def _fill(self) -> None:
+        if self._source is not None:
+            importlib.import_module(self._source)  # while it is imported, it finds itself, and goes on
 
     def add(self, *entries: Registrable) -> None:
         """Make entries known, all or none of them."""
@@ -150,7 +177,7 @@ class Choice:
         return list(found.values())
 
 
-registry = Registry()
+registry = Registry("lrp_fx.rules")
 
 
 def register(*entries: Registrable) -> None:

@@ -1,0 +1,8 @@
+"""``python -m lrp_fx``: the command line."""
+
+from __future__ import annotations
+
+from lrp_fx.cli.app import main
+
+if __name__ == "__main__":
+    main()

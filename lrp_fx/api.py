@@ -1,0 +1,47 @@
+"""What `lrp_fx` offers: every public name is listed here, and read when the first of them is asked for."""
+
+from __future__ import annotations
+
+from lrp_fx import targets
+from lrp_fx.aggregation import Aggregation, Rows
+from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
+from lrp_fx.evaluation import Evaluation, evaluate
+from lrp_fx.generation.generation import Generation
+from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.position import PositionSite
+from lrp_fx.report.relevance import Relevance
+from lrp_fx.rule import Rule, Ruleset, register
+from lrp_fx.runtime.agreement import Agreement
+from lrp_fx.runtime.explainer import Explainer, aggregations, convert, rulesets
+from lrp_fx.runtime.saved import SavedExplainer, load
+from lrp_fx.runtime.verify import Report, verify
+
+__all__ = [
+    "Aggregation",
+    "Agreement",
+    "CaptureError",
+    "ConservationError",
+    "Evaluation",
+    "Explainer",
+    "Generation",
+    "InputError",
+    "Ledger",
+    "LrpError",
+    "PositionSite",
+    "Relevance",
+    "Report",
+    "Rows",
+    "Rule",
+    "Ruleset",
+    "SavedExplainer",
+    "TargetError",
+    "UnsupportedOperatorError",
+    "aggregations",
+    "convert",
+    "evaluate",
+    "load",
+    "register",
+    "rulesets",
+    "targets",
+    "verify",
+]
