@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,33 +42,22 @@ class Words(nn.Module):
 
 
 class Tokenizer:
-    """As much of a tokenizer as an evaluation asks for: a word is a number."""
+    """As much of a tokenizer as is asked for: a word is a number."""
 
     mask_token_id, unk_token_id, pad_token_id = MASK, UNKNOWN, PAD
     bos_token_id = eos_token_id = sep_token_id = cls_token_id = None
     all_special_ids = (PAD, MASK, UNKNOWN, START)
 
+    def __len__(self) -> int:
+        return 20
+
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         ids = [int(word) for word in text.split()] if text.replace(" ", "").isdecimal() else [4, 5]
-        return {"input_ids": [START, *ids] if add_special_tokens else ids}
+        ids = [START, *ids] if add_special_tokens else ids
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         return [f"w{i}" for i in ids]
-
-
-class Reader:
-    """Texts to inputs, labels to classes."""
-
-    tokenizer = Tokenizer()
-
-    def inputs(self, text: str) -> dict[str, Tensor]:
-        return {"input_ids": torch.tensor([self.tokenizer(text)["input_ids"]])}
-
-    def output_index(self, name: str) -> int:
-        return LABELS.index(name)
-
-    def vocabulary(self, ids: list[int], outputs: list[int]) -> Any:
-        return type("Vocabulary", (), {"outputs": {i: LABELS[i] for i in outputs}})
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +65,12 @@ def explainer() -> lrp_fx.Explainer:
     return lrp_fx.convert(Words().eval(), rules="attnlrp")
 
 
-@pytest.fixture
-def reading(explainer: lrp_fx.Explainer, monkeypatch: pytest.MonkeyPatch) -> lrp_fx.Explainer:
-    """The same with a tokenizer."""
-    monkeypatch.setattr(explainer, "reader", Reader(), raising=False)
-    return explainer
+@pytest.fixture(scope="module")
+def reading() -> lrp_fx.Explainer:
+    """The same with a tokenizer, and labels."""
+    model: Any = Words().eval()
+    model.config = SimpleNamespace(id2label=dict(enumerate(LABELS)))
+    return lrp_fx.convert(model, tokenizer=Tokenizer(), rules="attnlrp")
 
 
 TEXTS = ["9 5 14 7 11", "4 8 15 16 19 10", "12 13 6 17"]
@@ -122,7 +113,7 @@ def test_values_are_those_of_the_metric_by_hand(reading: lrp_fx.Explainer) -> No
 
 def test_padding_is_no_part_of_an_example(reading: lrp_fx.Explainer) -> None:
     """A padded batch, on either side, gives what the examples by themselves give; so do padded scores."""
-    rows = [Reader().inputs(text)["input_ids"][0] for text in TEXTS]
+    rows = [torch.tensor(Tokenizer()(text)["input_ids"]) for text in TEXTS]
     alone = evaluate(reading, TEXTS, ["abpc", "loo"], fill="mask", against={"given": [r.double() for r in rows]})
     length = max(len(r) for r in rows)
     for left in (False, True):
@@ -209,7 +200,7 @@ def test_targets_are_labels_classes_and_contrasts(reading: lrp_fx.Explainer) -> 
     assert torch.equal(by_label.values["attnlrp"]["AUAC generation"], by_class.values["attnlrp"]["AUAC generation"])
     contrast = evaluate(reading, TEXTS[0], ["auac", "abpc"], targets=Contrast(1, 0))
     opposite = evaluate(reading, TEXTS[0], ["auac", "abpc"], targets=Contrast(0, 1))
-    assert contrast.targets[0].startswith("Contrast(a=1, b=0")
+    assert contrast.targets[0] == "good (1) rather than bad (0)"
     # of two classes, the probability of the one of the two is the probability
     assert 0 <= contrast.values["attnlrp"]["AUAC generation"].item() <= 1
     torch.testing.assert_close(contrast.values["attnlrp"]["ABPC"], opposite.values["attnlrp"]["ABPC"])
@@ -256,7 +247,7 @@ IDS = {"input_ids": torch.tensor([[9, 5, 14, 7]])}
 @pytest.mark.parametrize(
     ("data", "options", "said"),
     [
-        ("a text", {}, "a str needs a tokenizer or a processor"),
+        ("a text", {}, "a text was given, and no tokenizer is known"),
         (IDS, {"fill": "mask"}, "example 0: fill='mask' needs a tokenizer"),
         (IDS, {"fill": 20.5}, "fill=20.5: give a name"),
         (IDS, {"fill": -1}, "no id of the vocabulary"),

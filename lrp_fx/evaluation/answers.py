@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lrp_fx.capture.checks import run_model
-from lrp_fx.errors import InputError, TargetError
+from lrp_fx.errors import InputError
 from lrp_fx.evaluation.fills import GONE
 from lrp_fx.evaluation.units import Units
 from lrp_fx.runtime.refuse import explained_output
-from lrp_fx.targets import Contrast, rows_at
+from lrp_fx.targets.classes import LAST, rows_at
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Answers:
 
     ``inputs``: the example's arguments, tensors with a first axis of one example. ``name``: the one that is perturbed.
     ``output``: name of the output explained, None for the usual one. ``position``: its row, counted from the end where
-    negative. ``contrast``: two classes; logits are then (M, 2), their difference and zero. ``drops``: units of `GONE`
-    are left out, so that the text is shorter. ``rows``: perturbations that are asked together.
+    negative. ``pair``: two classes of a contrast; logits are then (M, 2), their difference and zero. ``drops``: units
+    of `GONE` are left out, so that the text is shorter. ``rows``: perturbations that are asked together.
     """
 
     model: Any
@@ -32,10 +32,10 @@ class Answers:
     name: str
     units: Units
     output: str | None
-    position: int
-    contrast: Contrast | None
     drops: bool
     rows: int
+    position: int = LAST
+    pair: tuple[int, int] | None = None
 
     def __call__(self, units: Tensor) -> Tensor:
         if not self.drops:
@@ -51,10 +51,16 @@ class Answers:
         given = {n: self._repeated(n, v, len(units), stays) for n, v in self.inputs.items()}
         original = self.inputs[self.name]
         given[self.name] = self.units.whole(units).to(original.device, original.dtype)
-        output = explained_output(run_model(self.model, given), self.output)
+        return self._logits(self.outputs(given)).cpu()
+
+    def outputs(self, inputs: dict[str, Any]) -> Tensor:
+        """What the model gives that is explained."""
+        output = explained_output(run_model(self.model, inputs), self.output)
         if output is None:
             raise InputError("the model gives nothing that could be explained")
-        return self._logits(output).cpu()
+        if not bool(output.isfinite().all()):
+            raise InputError("what the model answers is not finite")
+        return output
 
     def _repeated(self, name: str, value: Any, count: int, stays: Tensor | None) -> Any:
         """An argument for several examples; where units are dropped, what goes with each is dropped, too."""
@@ -73,9 +79,9 @@ class Answers:
             return output.unsqueeze(1)
         position = torch.full((len(output),), self.position, device=output.device)
         row = rows_at(output, None, position)
-        if self.contrast is None:
+        if self.pair is None:
             return row
-        a, b = (int(torch.as_tensor(self.contrast.classes[n])) for n in ("a", "b"))
+        a, b = self.pair
         return torch.stack([row[:, a] - row[:, b], torch.zeros_like(row[:, a])], 1)
 
 
@@ -83,10 +89,3 @@ def _alike(lengths: Tensor, most: int) -> Iterator[Tensor]:
     """Places (n,) of rows of equal length, at most so many at once."""
     for length in sorted(set(lengths.tolist())):
         yield from torch.split((lengths == length).nonzero().squeeze(1), most)
-
-
-def checked(logits: Tensor) -> Tensor:
-    """Logits that are numbers; raises `TargetError` for others."""
-    if not bool(logits.isfinite().all()):
-        raise TargetError("the model's own answer is not finite")
-    return logits

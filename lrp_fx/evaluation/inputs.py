@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from lrp_fx.analysis.mask_sense import keeps_where_true
 from lrp_fx.capture.call import as_call, bind
 from lrp_fx.errors import InputError
 from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE
+from lrp_fx.preprocess.call import read_call
+from lrp_fx.preprocess.kinds import is_message
+from lrp_fx.preprocess.reader import Reader
 from lrp_fx.runtime.explainer import Explainer
 
 
@@ -44,30 +47,18 @@ def examples_of(explainer: Explainer, data: Any, of: str | None) -> list[Given]:
 
 
 def _batches(explainer: Explainer, data: Any) -> list[dict[str, Any]]:
-    if isinstance(data, Mapping):
-        return [dict(data)]
-    if isinstance(data, Tensor):
-        return [bind(explainer.model, (data,), {})]
-    items = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
-    if all(isinstance(item, Mapping) and not _is_message(item) for item in items):
-        return [dict(item) for item in items]
-    reader = getattr(explainer, "reader", None)
-    if reader is None:
-        raise InputError(
-            f"a {type(items[0]).__name__} needs a tokenizer or a processor to become inputs\n    next: say which is "
-            "the model's, convert(model, tokenizer=...), or give what it makes: a dictionary of tensors, or a list of "
-            "them"
-        )
-    return [dict(reader.inputs(item)) for item in items]
+    reader = reader_of(explainer)
+    several = isinstance(data, list) and not any(map(is_message, data))
+    items = data if several else [data]
+    return [bind(explainer.model, *read_call(reader, (item,), {})) for item in items]
 
 
-def _is_message(item: Mapping[str, Any]) -> bool:
-    """Part of a chat, rather than the arguments of a call?"""
-    return not any(isinstance(value, Tensor) for value in item.values())
+def reader_of(explainer: Explainer) -> Reader:
+    """What reads for the explainer's model; without a tokenizer or processor it knows labels only."""
+    return explainer.reader or Reader(explainer.model)
 
 
-def _split(explainer: Explainer, batch: dict[str, Any], of: str | None) -> list[Given]:
-    bound = bind(explainer.model, (), batch)
+def _split(explainer: Explainer, bound: dict[str, Any], of: str | None) -> list[Given]:
     roles = as_call(explainer.model, bound, explainer.roles).roles
     content = [n for n, v in bound.items() if isinstance(v, Tensor) and roles.get(n) == CONTENT_ROLE]
     name = _chosen(content, of)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.evaluation.answers import Answers, checked
+from lrp_fx.evaluation.answers import Answers
 from lrp_fx.evaluation.fills import Fill, fill_of_numbers, fill_of_tokens
-from lrp_fx.evaluation.inputs import Given
+from lrp_fx.evaluation.inputs import Given, reader_of
 from lrp_fx.evaluation.metric import Example
 from lrp_fx.evaluation.units import Places, Units, as_scores, patches_of
+from lrp_fx.preprocess.words import named_goals
 from lrp_fx.runtime.explainer import Explainer
-from lrp_fx.targets import LAST, Class, Contrast
+from lrp_fx.targets import Class, Contrast, Predicted, as_target
+from lrp_fx.targets.classes import rows_at
 
 SPECIAL = "special"
 _ENDS = ("bos", "eos", "sep", "cls", "pad", "mask")
@@ -72,27 +73,43 @@ def question(
             "fill='drop' would leave nothing: no token of this example stays\n    next: choose another fill, or keep= "
             "the ids that are to stay"
         )
-    wanted = _named(explainer, target)
-    contrast = wanted if isinstance(wanted, Contrast) else None
-    position = _position(wanted, fill)
-    answers = Answers(
-        explainer.model,
-        given.inputs,
-        given.name,
-        units,
-        explainer.output,
-        position,
-        contrast,
-        fill.drops,
-        choices.rows,
-    )
-    own = units.read(value)[0].cpu()
-    with torch.no_grad():
-        logits = checked(answers(own.unsqueeze(0)))[0]
-    goal, index = _goal(wanted, contrast, logits, position)
+    answers = Answers(explainer.model, given.inputs, given.name, units, explainer.output, fill.drops, choices.rows)
+    answers, goal, index, title = _aimed(answers, explainer, target)
+    if fill.drops and answers.position >= 0:
+        raise TargetError(
+            f"position={answers.position} moves where tokens are dropped: count from the end, or choose a fill"
+        )
     marked = None if causal is None else _marked(causal, given, units)
-    example = Example(own, free, index, answers, fill.value, marked)
-    return Question(given, units, goal, example, _title(explainer, goal), fill)
+    example = Example(units.read(value)[0].cpu(), free, index, answers, fill.value, marked)
+    return Question(given, units, goal, example, title, fill)
+
+
+def _aimed(answers: Answers, explainer: Explainer, target: Any) -> tuple[Answers, Any, int, str]:
+    """Answers in the row and of the classes that a target names; the target as a number, the class that metrics read,
+    and both in words.
+    """
+    reader = reader_of(explainer)
+    (goal,) = named_goals([as_target(target)], reader)
+    if not isinstance(goal, (Predicted, Class, Contrast)):
+        raise TargetError(f"{goal!r} cannot be evaluated: give a class, a label, a token, a Class or a Contrast")
+    with torch.no_grad():
+        output = answers.outputs(answers.inputs)
+    numbers = {n: int(v) for n, v in goal.arguments(tuple(output.shape), output.device).items()}
+    answers = replace(answers, position=numbers["position"])
+    size = output.shape[-1] if output.dim() > 1 else 1
+
+    def words(number: int) -> str:
+        known = reader.vocabulary([], [number], size).outputs
+        return f"{known[number]} ({number})" if number in known else str(number)
+
+    if isinstance(goal, Contrast):
+        a, b = numbers["a"], numbers["b"]
+        return replace(answers, pair=(a, b)), goal, 0, f"{words(a)} rather than {words(b)}"
+    if output.dim() == 1:
+        return answers, None, 0, "the output"
+    best = int(rows_at(output, None, torch.full((1,), answers.position, device=output.device)).argmax())
+    index = numbers.get("index", best)
+    return answers, Class(index, answers.position), index, words(index)
 
 
 def units_of(value: Tensor, name: str, patch: int | None, grid: tuple[int, int] | None) -> Units:
@@ -119,7 +136,7 @@ def free_places(explainer: Explainer, value: Tensor, units: Units, keep: Any) ->
 
 
 def _special(explainer: Explainer) -> set[int]:
-    tokenizer = getattr(getattr(explainer, "reader", None), "tokenizer", None)
+    tokenizer = reader_of(explainer).tokenizer
     config = getattr(explainer.model, "config", None)
     source = tokenizer if tokenizer is not None else config
     found = {name: getattr(source, f"{name}_token_id", None) for name in _ENDS}
@@ -132,57 +149,9 @@ def fill_for(explainer: Explainer, value: Tensor, units: Units, fill: Any) -> Fi
     """What stands in the place of a unit of an input (1, ...)."""
     if value.is_floating_point():
         return fill_of_numbers(fill, value, units)
-    tokenizer = getattr(getattr(explainer, "reader", None), "tokenizer", None)
+    tokenizer = reader_of(explainer).tokenizer
     size = getattr(getattr(explainer.model, "config", None), "vocab_size", None)
     return fill_of_tokens(fill, tokenizer, size if isinstance(size, int) else None)
-
-
-def _named(explainer: Explainer, target: Any) -> Any:
-    """A target with a label or a token as the class that it is."""
-    if not isinstance(target, str):
-        return target
-    reader = getattr(explainer, "reader", None)
-    if reader is not None:
-        return int(reader.output_index(target))
-    labels = getattr(getattr(explainer.model, "config", None), "id2label", None) or {}
-    found = [int(i) for i, label in labels.items() if str(label) == target]
-    if len(found) != 1:
-        raise TargetError(f"no label {target!r}; there are {', '.join(map(str, labels.values())) or 'none'}")
-    return found[0]
-
-
-def _position(target: Any, fill: Fill) -> int:
-    """The row that a target reads."""
-    position = int(torch.as_tensor(getattr(target, "position", LAST)))
-    if fill.drops and position >= 0:
-        raise TargetError(f"position={position} moves where tokens are dropped: count from the end, or choose a fill")
-    return position
-
-
-def _goal(wanted: Any, contrast: Contrast | None, logits: Tensor, position: int) -> tuple[Any, int]:
-    """What is explained, and the class that the metrics read of the answers."""
-    if contrast is not None:
-        return contrast, 0
-    if wanted is None:
-        index = int(logits.argmax())
-    elif isinstance(wanted, (Integral, Tensor)) and not isinstance(wanted, bool):
-        index = int(wanted)
-    elif isinstance(wanted, Class):
-        index = int(torch.as_tensor(wanted.classes["index"]))
-    else:
-        raise TargetError(f"{wanted!r} cannot be evaluated: give a class, a label, a token, a Class or a Contrast")
-    if not 0 <= index < len(logits):
-        raise TargetError(f"no such class: {index} (the output has {len(logits)}, valid are 0..{len(logits) - 1})")
-    return (None if len(logits) == 1 else Class(index, position)), index
-
-
-def _title(explainer: Explainer, goal: Any) -> str:
-    if not isinstance(goal, Class):
-        return str(goal) if goal is not None else "the output"
-    index = int(torch.as_tensor(goal.classes["index"]))
-    reader = getattr(explainer, "reader", None)
-    known = reader.vocabulary([], [index]).outputs if reader is not None else {}
-    return f"{known[index]} ({index})" if index in known else str(index)
 
 
 def _marked(causal: Any, given: Given, units: Units) -> Tensor:
