@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import lrp_fx
 from lrp_fx.render import page
 from lrp_fx.render.data import colour, ink
-from lrp_fx.render.page import png
+from lrp_fx.render.drawings import png
 from lrp_fx.report.view import examples, picture, token_names
 
 
@@ -210,7 +210,7 @@ def test_notebooks_get_a_fragment(text: lrp_fx.Relevance) -> None:
     assert text._repr_html_() == page.fragment(picture(text, None, 64))
     assert "<html" not in text._repr_html_()
     assert all(
-        line.startswith((".lrp", "<style>", "</style>"))
+        line.startswith((".lrp", "<style>", "</style>", "@media"))
         for line in text._repr_html_().split("</style>")[0].splitlines()
         if "{" in line
     )

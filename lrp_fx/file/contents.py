@@ -10,7 +10,7 @@ from lrp_fx.structure.sites import Site
 from lrp_fx.transpose.signature import RelevanceGraph
 
 #: 5: every graph has its list of guards. 6: every part has its checksum, none is compressed.
-FORMAT = 6
+FORMAT = 7
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 
 

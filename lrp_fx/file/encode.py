@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from lrp_fx.errors import InputError
 from lrp_fx.ir.program import FlatModule, Input
+from lrp_fx.structure.forms import Form
 from lrp_fx.structure.sites import Site
 from lrp_fx.structure.windows import Windows
 from lrp_fx.transpose.signature import DepthInfo, GraphSignature, InjectionInfo, Leaf, PairsInfo, SiteInfo
@@ -35,7 +36,8 @@ _NAMES = {f: n for n, f in NUMBERS.items()}
 #: Families of operators that are torch's own, and ours (`lrp_fx.kernels`).
 FAMILIES = frozenset("aten prims lrp_fx".split())
 _RECORDS: dict[str, Any] = {
-    c.__name__: c for c in (GraphSignature, DepthInfo, Input, InjectionInfo, Leaf, PairsInfo, Site, SiteInfo, Windows)
+    c.__name__: c
+    for c in (GraphSignature, DepthInfo, Form, Input, InjectionInfo, Leaf, PairsInfo, Site, SiteInfo, Windows)
 }
 _CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 

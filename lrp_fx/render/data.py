@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ _NAMED = 4
 @dataclass(frozen=True)
 class Tokens:
     """One text: ``total = content + position`` for each token; padded tokens are left out, ``index`` tells where they
-    were. ``hidden``: tokens that are drawn hatched, and do not count in the scale of colours.
+    were. ``hidden``: tokens that are drawn hatched, and do not count in the scale of colours. ``stands_for``: column ->
+    what is drawn there in the place of several tokens (an image); ``note``: what is to be said of all of them.
     """
 
     name: str
@@ -27,6 +29,12 @@ class Tokens:
     content: Array
     position: Array
     hidden: tuple[bool, ...]
+    stands_for: Mapping[int, str] = field(default_factory=dict)
+    note: str = ""
+
+    def about(self, k: int) -> str:
+        """Which token a column is, or what it stands for."""
+        return self.stands_for.get(k, f"token {self.index[k]}") + (", hidden" if self.hidden[k] else "")
 
     @property
     def total(self) -> Array:
@@ -52,8 +60,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Raster:
-    """A floating input drawn as a picture: ``heat`` (H, W), ``image`` (H, W, 3) in 0..1, ``position`` (rows, columns of
-    patches) or None.
+    """A floating input drawn as a picture: ``heat`` (H, W), ``image`` (H, W, 3) in 0..1 (of as many pixels, or of
+    several for each cell of ``heat``), ``position`` (rows, columns of patches) or None.
+
+    ``axes``: what runs upwards and to the right (``("frequency", "time")``), empty for pictures. ``input``, ``group``:
+    the input that it is a part of, and of which of its images.
     """
 
     name: str
@@ -61,6 +72,32 @@ class Raster:
     image: Array
     position: Array | None = None
     prefix: int = 0
+    axes: tuple[str, ...] = ()
+    input: str = ""
+    group: int = 0
+
+    @property
+    def by_patch(self) -> bool:
+        """Is a cell of heat several pixels of the image?"""
+        rows, columns = self.image.shape[:2]
+        return bool(self.heat.shape != (rows, columns))
+
+    @property
+    def margins(self) -> list[tuple[str, Array]]:
+        """For named axes, relevance by each of them: over time (summed over frequencies), over frequency."""
+        if not self.axes:
+            return []
+        upwards, along = self.axes
+        return [(along, self.heat.sum(0)), (upwards, self.heat[::-1].sum(1))]
+
+    def overlay(self, heat: Array, top: float) -> Array:
+        """The image in faint grey with coloured ``heat`` (H, W, 3) over it, the stronger the more there is."""
+        strength = np.clip(np.abs(self.heat) / top, 0, 1)[..., None] ** 0.6
+        if self.by_patch:
+            down, across = (self.image.shape[a] // self.heat.shape[a] for a in (0, 1))
+            strength, heat = (x.repeat(down, 0).repeat(across, 1) for x in (strength, heat))
+        result: Array = heat * strength + (0.35 + 0.5 * self.image) * (1 - strength)
+        return result
 
 
 @dataclass(frozen=True)
@@ -70,6 +107,8 @@ class Series:
     name: str
     value: Array
     heat: Array
+    input: str = ""
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,10 +156,12 @@ class Bookings:
 
 @dataclass(frozen=True)
 class Example:
-    """Everything drawn for one row of the batch."""
+    """Everything drawn for one row of the batch; ``title``: what is explained. ``notes``: what is not drawn."""
 
     number: int
     bookings: Bookings
+    title: str = ""
+    notes: list[str] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)
     rasters: list[Raster] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
@@ -148,6 +189,14 @@ def scale(*values: Array, quantile: float = 1.0) -> float:
     magnitudes = magnitudes[np.isfinite(magnitudes)]
     top = float(np.quantile(magnitudes, quantile)) if magnitudes.size else 0.0
     return top or float(magnitudes.max(initial=0.0)) or 1.0
+
+
+def pooled(values: Array, most: int, axis: int = 0) -> Array:
+    """No more than ``most`` numbers along an axis: sums of equally many (the last of the rest), because relevance adds
+    up, and because unequal shares would look like more and less of it."""
+    count = -(-values.shape[axis] // most)
+    result: Array = np.add.reduceat(values, np.arange(0, values.shape[axis], count), axis) if count > 1 else values
+    return result
 
 
 def image_scale(values: Array) -> float:

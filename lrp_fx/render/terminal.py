@@ -21,6 +21,7 @@ from lrp_fx.render.data import (
     colour,
     image_scale,
     ink,
+    pooled,
     scale,
 )
 
@@ -37,6 +38,8 @@ def show(picture: Picture, console: Console | None = None) -> None:
         out.print(_heading(picture, view))
         for part in view.parts:
             out.print(Padding(_part(part, coloured=out.color_system is not None), (0, 0, 1, 2)))
+        for note in view.notes:
+            out.print(Padding(Text(note, style="dim"), (0, 0, 1, 2)))
         out.print(Padding(_ledger(view.bookings), (0, 0, 1, 2)))
     hidden = picture.count - len(picture.examples)
     if hidden > 0:
@@ -46,23 +49,38 @@ def show(picture: Picture, console: Console | None = None) -> None:
 def _heading(picture: Picture, view: Example) -> Text:
     number = f"example {view.number}: " if picture.count > 1 else ""
     return Text.assemble(
-        (f"{number}{picture.target}", "bold"), f"  score {view.bookings.score:+.5g}  rules {picture.ruleset}"
+        (f"{number}{view.title or picture.target}", "bold"),
+        f"  score {view.bookings.score:+.5g}  rules {picture.ruleset}",
     )
 
 
 def _part(part: Tokens | Raster | Series, *, coloured: bool) -> Group:
     if isinstance(part, Tokens):
-        left_out = [Text(part.left_out, style="dim")] if part.left_out else []
+        left_out = [Text(t, style="dim") for t in (part.left_out, part.note) if t]
         return Group(Text(part.name, style="italic"), _heatmap(part), *left_out, Text(""), _table(part))
     if isinstance(part, Raster):
-        how = "red for, blue against" if coloured else "shaded for, dotted against"
-        return Group(
-            Text(f"{part.name}: content relevance, {how} (sum {part.heat.sum():+.4g})", style="italic"),
-            _blocks(part.heat) if coloured else _shades(part.heat),
-        )
+        return _raster(part, coloured)
     return Group(
-        Text(f"{part.name}: content relevance by time (sum {part.heat.sum():+.4g})", style="italic"), _strip(part.heat)
+        Text(f"{part.name}: content relevance over time{_how(coloured)} (sum {part.heat.sum():+.4g})", style="italic"),
+        _strip(part.heat, coloured),
     )
+
+
+def _how(coloured: bool) -> str:
+    return ", red for, blue against" if coloured else ", shaded for, dotted against"
+
+
+def _raster(part: Raster, coloured: bool) -> Group:
+    axes = f", {part.axes[0]} upwards, {part.axes[1]} to the right" if part.axes else ""
+    by_patch = " by patch" if part.by_patch else ""
+    told = f"{part.name}: content relevance{by_patch}{_how(coloured)}{axes} (sum {part.heat.sum():+.4g})"
+    heat = part.heat
+    for axis in (0, 1):  # grids of a few patches: large enough to be seen
+        heat = heat.repeat(max(1, _CELLS // 2 // max(part.heat.shape)), axis)
+    lines = [Text(told, style="italic"), _blocks(heat) if coloured else _shades(heat)]
+    for name, values in part.margins:
+        lines += [Text(f"over {name}", style="italic"), _strip(values, coloured)]
+    return Group(*lines)
 
 
 def _style(x: float) -> str:
@@ -111,7 +129,7 @@ def _bar(x: float) -> Text:
 
 def _blocks(heat: Array) -> Text:
     """A picture in half-block characters, at most 32 cells wide."""
-    small = _pool(heat, _CELLS)
+    small = _small(heat)
     if small.shape[0] % 2:
         small = np.vstack([small, np.zeros((1, small.shape[1]))])
     top = image_scale(small)
@@ -127,13 +145,16 @@ def _blocks(heat: Array) -> Text:
 
 def _shades(heat: Array) -> Text:
     """The same without colour, two characters a cell: blocks for positive, dots and crosses for negative relevance."""
-    small = _pool(heat, _CELLS)
+    small = _small(heat)
     steps = np.clip(np.rint(small / image_scale(small) * 3), -3, 3).astype(int)
     return Text("\n".join("".join(2 * " ░▒█x:·"[step] for step in row).rstrip() for row in steps))
 
 
-def _strip(values: Array) -> Text:
-    cells = np.array([c.sum() for c in np.array_split(values, min(64, max(1, values.size)))])
+def _strip(values: Array, coloured: bool) -> Text:
+    """One number for each step, at most 64 of them (32 without colours); signs as colours, else as shades."""
+    cells = pooled(values, 2 * _CELLS if coloured else _CELLS)
+    if not coloured:
+        return _shades(cells[None])
     top = scale(cells)
     text = Text()
     for value in cells:
@@ -144,13 +165,8 @@ def _strip(values: Array) -> Text:
     return text
 
 
-def _pool(heat: Array, size: int) -> Array:
-    """Sums over blocks so that no axis is longer than ``size``: sums, because relevance adds up."""
-    for axis in (0, 1):
-        if heat.shape[axis] > size:
-            parts = np.array_split(np.arange(heat.shape[axis]), size)
-            heat = np.stack([heat.take(p, axis).sum(axis) for p in parts], axis)
-    return heat
+def _small(heat: Array) -> Array:
+    return pooled(pooled(heat, _CELLS, 0), _CELLS, 1)
 
 
 def _ledger(bookings: Bookings) -> Table:

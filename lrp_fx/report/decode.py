@@ -16,6 +16,7 @@ from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBoo
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
 from lrp_fx.report.tokens import DOUBTS, TokenBooks, doubts
+from lrp_fx.structure.forms import Form
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf
 
 
@@ -30,6 +31,7 @@ class Statement:
     cached: dict[str, Tensor]
     streams: list[Stream]
     ledger: Ledger
+    forms: dict[str, Form]
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,23 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
     position = [_position(i, used, values) for i in signature.injections if any(u in used for u in i.uses)]
-    axes = {leaf.inputs[0]: leaf.token_axes[0] for leaf, *_ in values.leaves if _is_vectors(leaf)}
+    forms = {form.input: form for form in signature.forms}
+    axes = {leaf.inputs[0]: _axis(leaf, forms) for leaf, *_ in values.leaves if _is_vectors(leaf)}
     books = TokenBooks(content, position, bound, axes, _score(values))
     ledger = _ledger(signature, values, books)
-    return Statement(content, position, learned, segment, cached, _streams(signature, values, position), ledger)
+    streams = _streams(signature, values, position)
+    return Statement(content, position, learned, segment, cached, streams, ledger, forms)
 
 
 def _is_vectors(leaf: Leaf) -> bool:
     """Content given as a row of numbers for each token."""
     return leaf.kind == CONTENT and len(leaf.inputs) == 1 and leaf.token_axes in ((1,), (2,))
+
+
+def _axis(leaf: Leaf, forms: dict[str, Form]) -> int:
+    """The axis of time, as the model reads it where that is known."""
+    form = forms.get(leaf.inputs[0])
+    return leaf.token_axes[0] if form is None or form.time is None else form.time
 
 
 def _score(values: _Values) -> Tensor:

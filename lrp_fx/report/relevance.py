@@ -11,15 +11,16 @@ from torch import Tensor
 
 from lrp_fx.errors import InputError
 from lrp_fx.render import figure, page, terminal
+from lrp_fx.report import heat
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.parts import changed, compact, moving, rows_of, taking
 from lrp_fx.report.past import past
-from lrp_fx.report.patches import pool, position_map
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.view import picture
 from lrp_fx.report.vocabulary import Vocabulary
+from lrp_fx.structure.forms import Form
 
 DEPTHS = ("input", "mean")
 
@@ -53,7 +54,8 @@ class Relevance:
     relevance along the residual streams. ``cached``: input name -> relevance of what was computed for earlier tokens
     and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token. ``vocabulary``: what
     ids and classes are called, where the explainer knows it. ``target``: what is explained, for each example, by
-    index, name, place and probability; as text, the target as it was given.
+    index, name, place and probability; as text, the target as it was given. ``forms``: input
+    name -> what its axes stand for (time, patches in one list), as the model reads it.
     """
 
     score: Tensor
@@ -69,6 +71,7 @@ class Relevance:
     streams: list[Stream] = field(default_factory=list)
     cached: dict[str, Tensor] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    forms: dict[str, Form] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.vocabulary is not None and self.target.vocabulary is not self.vocabulary:
@@ -200,9 +203,18 @@ class Relevance:
             texts = result[name].shape[1:-1].numel() if name is not None and name in result else 1
             share = site.per_token(position, credit, texts)
             if share is not None and name is not None and name in result:
+                self._check_rows(name, result[name])
                 counted = self._counted(number, name) if depth == "mean" else 1.0
                 own = counted * site.of_owner(share, credit, result[name].shape[-1]).to(result[name].dtype)
                 result[name] = result[name] + (own.view_as(result[name]) if result[name].dim() > 2 else own)
+
+    def _check_rows(self, name: str, rows: Tensor) -> None:
+        """Refuse texts of which several belong to one score: position is booked for each score."""
+        if len(rows) != self.score.numel():
+            raise InputError(
+                f"position relevance of {name} is told for each of {self.score.numel()} scores, not for each of "
+                f"{len(rows)} texts\n    next: position=None reads content; .position has what position got"
+            )
 
     def _stream_rows(self) -> dict[str, Tensor]:
         rows = {s.owner: s.depth.mean(0) for s in self.streams if s.owner is not None}
@@ -218,45 +230,24 @@ class Relevance:
         return sum(number in above for above in stream.above) / len(stream.above)
 
     def heatmap(self, name: str | None = None, *, position: str | None = None, credit: str = KEY) -> Tensor:
-        """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, T) for
-        sequences of vectors.
+        """Relevance of a floating input summed over its channels: (B, H, W) for images (B, C, H, W), (B, n, H, W) for
+        several of an example, (B, T) by time for
+        sound and sequences of vectors, (frames, rows, columns) for patches of images in one list (as `patches` has it).
 
         position: for images, add the position relevance of each patch, aggregated so and spread evenly over its pixels.
         """
-        R = self._floating(name)
-        heat = R.sum(1) if R.dim() == 4 else R.sum(-1) if R.dim() == 3 else R
-        if position is None:
-            return heat
-        added, _ = self._position_map(R, position, credit)
-        return heat + added.to(heat.dtype)
+        return heat.heatmap(self, name, position, credit)
 
     def patches(
         self, name: str | None = None, *, position: str | None = "signed", content: bool = True, credit: str = KEY
     ) -> Tensor:
         """(B, rows, columns): relevance of every patch of an image, its pixels' content and its position.
 
-        What the class token and its position received is in ``learned`` and ``position``, and in no patch.
+        For patches of all images in one list (frames, rows, columns), one for each image and frame; raises `InputError`
+        where these have grids of their own. What the class token and its position received is in ``learned`` and
+        ``position``, and in no patch.
         """
-        R = self._floating(name)
-        added, grid = self._position_map(R, position or "signed", credit)
-        found = pool(R.sum(1), grid) if content else torch.zeros_like(pool(R.sum(1), grid))
-        return found if position is None else found + pool(added, grid).to(found.dtype)
-
-    def _floating(self, name: str | None) -> Tensor:
-        floats = {
-            n: R
-            for n, R in self.content.items()
-            if R.dim() > 2 or (n in self.inputs and self.inputs[n].is_floating_point())
-        }
-        if not floats or (name is not None and name not in floats):
-            raise InputError(f"no floating input {name or ''} to draw; inputs are {', '.join(self.content)}")
-        return floats[name] if name is not None else next(iter(floats.values()))
-
-    def _position_map(self, R: Tensor, position: str, credit: str) -> tuple[Tensor, tuple[int, int]]:
-        added, grid = position_map(self.position, R.shape[-2:], position, credit) if R.dim() == 4 else (None, None)
-        if added is None or grid is None:
-            raise InputError("no position relevance runs over patches of this input; see .position for what there is")
-        return added, grid
+        return heat.patches(self, name, position, credit, content=content)
 
     def show(self, tokenizer: Any = None, console: Any = None, *, hide: Any = None) -> None:
         """Print the token heatmap, with content and position parts, and the ledger to the terminal (at most 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from lrp_fx.capture.arguments import role_of
 from lrp_fx.errors import InputError
-from lrp_fx.render.data import Array, Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
+from lrp_fx.render.data import Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
+from lrp_fx.report.drawn import MOST, array, groups, parts_of
 from lrp_fx.report.explained import Explained
+from lrp_fx.report.fold import fold
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
-from lrp_fx.report.patches import patch_grid, pool, position_map
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT, is_text
+from lrp_fx.structure.forms import Form
 
 
 class Result(Protocol):
@@ -33,6 +36,8 @@ class Result(Protocol):
     def inputs(self) -> dict[str, Tensor]: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def forms(self) -> dict[str, Form]: ...
     @property
     def target(self) -> Explained: ...
     @property
@@ -68,7 +73,7 @@ def _drawn(relevance: Result, position: dict[str, Tensor]) -> dict[str, Tensor]:
             "hide=: several texts of an example are not drawn token by token\n    next: per_token(hide=...) leaves "
             "tokens of them out"
         )
-    return {n: books[n] if n in books else R + position[n] for n, R in texts.items()}
+    return {n: books[n] if n in books else R + position.get(n, 0) for n, R in texts.items()}
 
 
 def token_names(ids: Sequence[int], tokenizer: Any) -> list[str]:
@@ -95,10 +100,6 @@ def _readable(name: str, index: int) -> str:
     return name if name else f"[{index}]"
 
 
-def _array(x: Tensor) -> Array:
-    return x.detach().to("cpu", torch.float64).numpy()
-
-
 def _is_text(relevance: Result, name: str) -> bool:
     value = relevance.inputs.get(name)
     return (
@@ -110,35 +111,62 @@ def _is_text(relevance: Result, name: str) -> bool:
 
 
 def _position_per_token(relevance: Result) -> dict[str, Tensor]:
+    """By name of each text; of none whose texts position does not tell apart."""
     names = [n for n, R in relevance.content.items() if R.dim() == 2]
-    if not names:
+    apart = [n for n in names if not _is_text(relevance, n) or len(relevance.content[n]) == relevance.score.numel()]
+    if not apart or len(apart) < len(names):
         return {}
     found = relevance.per_token("signed", content=False)
     return found if isinstance(found, dict) else {names[0]: found}
 
 
 def _example(relevance: Result, b: int, tokenizer: Any, position: dict[str, Tensor], out: dict[str, Tensor]) -> Example:
-    result = Example(b, _bookings(relevance, b, tokenizer), sites=_sites(relevance, b))
-    for name, R in relevance.content.items():
-        if _is_text(relevance, name):
-            result.tokens.append(_tokens(relevance, name, b, tokenizer, position[name], out.get(name)))
-        elif R.dim() in (3, 4):
-            result.rasters.append(_raster(relevance, name, b))
-        else:
-            value = relevance.inputs.get(name)
-            shown = value[b] if value is not None and value.shape == R.shape else torch.zeros_like(R[b])
-            result.series.append(Series(name, _array(shown).ravel(), _array(R[b]).ravel()))
+    result = Example(b, _bookings(relevance, b, tokenizer), relevance.target[b].title, sites=_sites(relevance, b))
+    texts = [n for n in relevance.content if _is_text(relevance, n)]
+    for name in relevance.content:
+        if name not in texts:
+            parts = parts_of(relevance, name, b)
+            result.rasters.extend(p for p in parts[:MOST] if isinstance(p, Raster))
+            result.series.extend(p for p in parts[:MOST] if isinstance(p, Series))
+            if len(parts) > MOST:
+                rest = sum(float(p.heat.sum()) for p in parts[MOST:])
+                result.notes.append(f"{name}: {len(parts) - MOST} more pictures not drawn, content {rest:+.4g}")
+    drawn = groups([*result.rasters, *result.series])
+    for name in texts:
+        result.tokens.extend(_texts(relevance, name, b, tokenizer, position.get(name), out.get(name), drawn))
     return result
 
 
-def _tokens(relevance: Result, name: str, b: int, tokenizer: Any, position: Tensor, out: Tensor | None) -> Tokens:
-    ids = relevance.inputs[name][b].tolist()
+def _texts(
+    relevance: Result,
+    name: str,
+    b: int,
+    tokenizer: Any,
+    position: Tensor | None,
+    out: Tensor | None,
+    drawn: Mapping[tuple[str, int], tuple[float, float]],
+) -> list[Tokens]:
+    """The text of one example, or all texts where the input's first axis counts something else."""
+    ids = relevance.inputs[name]
+    rows = [b] if len(ids) == relevance.score.numel() else range(len(ids))
+    found = []
+    for row in rows:
+        title = name if len(rows) == 1 else f"{name}, text {row + 1} of {len(rows)}"
+        placed = torch.zeros_like(relevance.content[name][row]) if position is None else position[row]
+        hatched = torch.zeros_like(ids[row], dtype=torch.bool) if out is None else out[row]
+        tokens = _tokens(relevance, name, row, tokenizer, placed, hatched)
+        note = "" if position is not None else "position is not told apart by text: content only"
+        found.append(fold(replace(tokens, name=title, note=note), ids[row].tolist(), drawn))
+    return found
+
+
+def _tokens(relevance: Result, name: str, row: int, tokenizer: Any, position: Tensor, out: Tensor) -> Tokens:
+    ids = relevance.inputs[name][row].tolist()
     mask = _mask_of(relevance, name)
-    kept = [i for i in range(len(ids)) if mask is None or bool(mask[b, i] != 0)]
+    kept = [i for i in range(len(ids)) if mask is None or bool(mask[row, i] != 0)]
     names = token_names([ids[i] for i in kept], tokenizer)
-    content, placed = _array(relevance.content[name][b])[kept], _array(position[b])[kept]
-    left_out = np.zeros(len(kept), bool) if out is None else out[b].cpu().numpy()[kept]
-    return Tokens(name, tuple(names), tuple(kept), content, placed, tuple(map(bool, left_out)))
+    content, placed = array(relevance.content[name][row])[kept], array(position)[kept]
+    return Tokens(name, tuple(names), tuple(kept), content, placed, tuple(map(bool, out.cpu().numpy()[kept])))
 
 
 def _mask_of(relevance: Result, name: str) -> Tensor | None:
@@ -156,40 +184,6 @@ def _mask_of(relevance: Result, name: str) -> Tensor | None:
             if not n.endswith("attention_mask") or n.removesuffix("attention_mask") == name.removesuffix("input_ids")
         }
     return next(iter(masks.values()), None)
-
-
-def _raster(relevance: Result, name: str, b: int) -> Raster:
-    heat = _array(relevance.content[name][b])
-    value = relevance.inputs.get(name)
-    picture = (
-        _array(value[b]) if value is not None and value.shape == relevance.content[name].shape else np.zeros_like(heat)
-    )
-    if heat.ndim == 2:  # features by time, as spectrograms and embedded inputs are
-        return Raster(name, heat, _rgb(picture[None]))
-    heat = heat.sum(0)
-    grid, prefix = _patch_grid(relevance, heat.shape, b)
-    return Raster(name, heat, _rgb(picture), grid, prefix)
-
-
-def _rgb(picture: Array) -> Array:
-    """(C, H, W) of any range as (H, W, 3) in 0..1; grey unless there are three channels."""
-    if picture.shape[0] != 3:
-        picture = np.repeat(picture.mean(0, keepdims=True), 3, axis=0)
-    low, high = float(picture.min(initial=0.0)), float(picture.max(initial=0.0))
-    result: Array = ((picture - low) / ((high - low) or 1.0)).transpose(1, 2, 0)
-    return result
-
-
-def _patch_grid(relevance: Result, size: tuple[int, ...], b: int) -> tuple[Array | None, int]:
-    """Position relevance by patch, where position runs over a grid of patches; and how many leading tokens are no
-    patches.
-    """
-    pixels, grid = position_map(relevance.position, size, "signed")
-    if pixels is None or grid is None:
-        return None, 0
-    found = (patch_grid(R.shape[1], size) for site in relevance.position if (R := site.per_token()) is not None)
-    prefix = next(f[0] for f in found if f is not None and f[1:] == grid)
-    return _array(pool(pixels, grid)[min(b, len(pixels) - 1)]), prefix
 
 
 def _sites(relevance: Result, b: int) -> list[SiteRow]:

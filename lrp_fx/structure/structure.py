@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from torch import fx
 
 from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.structure.forms import Form, find_forms
 from lrp_fx.structure.injections import Injection, find_injections
 from lrp_fx.structure.streams import Cut, ResidualStream, find_cuts, find_streams, layers_of
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Residual streams with their cuts, the block that each node belongs to, and the injections of position."""
+    """Residual streams with their cuts, the block that each node belongs to, the injections of position, and what
+    the axes of the inputs stand for."""
 
     streams: list[ResidualStream]
     cuts: list[Cut]
     layers: dict[fx.Node, int]
     injections: list[Injection]
+    forms: tuple[Form, ...] = ()
 
     def injection_of(self, leaf: fx.Node, application: Application) -> Injection | None:
         """The injection that a use of a position leaf belongs to."""
@@ -29,4 +32,5 @@ def find_structure(rewritten: Rewritten) -> Structure:
     """Streams, blocks and injections of a rewritten program."""
     streams = find_streams(rewritten)
     layers = layers_of(rewritten, streams)
-    return Structure(streams, find_cuts(rewritten, streams), layers, find_injections(rewritten, streams, layers))
+    injections = find_injections(rewritten, streams, layers)
+    return Structure(streams, find_cuts(rewritten, streams), layers, injections, find_forms(rewritten))

@@ -124,6 +124,7 @@ class _Walk:
         signature.passing = len(streams.passing)
         signature.pairs = [n.name for n in streams.pairs]
         signature.sites = self.sites.infos
+        signature.forms = self.structure.forms
         signature.injections = [_injection_info(i, streams.pairs_info(i)) for i in self.structure.injections]
         rows, passing = [r for _, r in depths], [total for total, _ in streams.passing]
         return (*own, score, *leaves, *self.sinks, *rows, *passing, *streams.pairs.values(), *self.sites.table())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from lrp_fx.structure.forms import Form
 from lrp_fx.structure.windows import Windows
 
 #: An input, and the row at which its tokens begin: a prompt may stand in front of them.
@@ -104,6 +105,7 @@ class GraphSignature:
     sites: list[SiteInfo] = field(default_factory=list)
     arguments: tuple[str, ...] = ()
     injections: list[InjectionInfo] = field(default_factory=list)
+    forms: tuple[Form, ...] = ()
 
     @property
     def count(self) -> int:
