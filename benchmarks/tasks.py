@@ -19,7 +19,7 @@ from benchmarks.page import ROOT, Command
 from testing.tasks import LENGTHS, PAD, TASKS, VOCABULARY, Task, sequences
 
 WIDTH, LAYERS, HEADS = 48, 2, 4
-BATCH, STEPS, RATE = 64, 4000, 3e-3
+RATE = 3e-3
 ENOUGH, HELD_OUT = 0.998, 1000
 _README = """\
 # {folder}
@@ -64,10 +64,11 @@ def train(task: Task, seed: int = 0) -> tuple[nn.Module, float]:
     torch.manual_seed(seed)
     model = fresh(task)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS, pct_start=0.05)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=task.steps, pct_start=0.05)
     others, accuracy = sequences(task, HELD_OUT, seed=1), 0.0
-    for step in range(STEPS):
-        batch = sequences(task, BATCH, seed=1000 + step)
+    for step in range(task.steps):
+        lengths = task.lengths[step * len(task.lengths) // task.steps]
+        batch = sequences(task, task.batch, seed=1000 + step, lengths=lengths)
         loss = nn.functional.cross_entropy(_logits(model.train(), batch), batch["labels"])
         optimiser.zero_grad()
         loss.backward()

@@ -23,7 +23,8 @@ LENGTHS = (8, 16)
 class Task:
     """``draw``: number of content tokens, generator -> (tokens, which of them cause the label, label).
 
-    ``positional``: does the answer depend on where tokens stand? ``architecture``: what learns it.
+    ``positional``: does the answer depend on where tokens stand? ``architecture``: what learns it, in ``steps`` of
+    ``batch`` sequences, of each of the ``lengths`` in turn (long ones are not learned at once by all).
     """
 
     name: str
@@ -32,6 +33,9 @@ class Task:
     positional: bool
     architecture: str
     draw: Callable[[int, torch.Generator], tuple[list[int], list[int], int]]
+    steps: int = 4000
+    batch: int = 64
+    lengths: tuple[tuple[int, int], ...] = (LENGTHS,)
 
 
 def _fillers(n: int, g: torch.Generator) -> list[int]:
@@ -107,20 +111,33 @@ TASKS = {
         Task("majority", "are there more A than B?", 2, False, "llama", _majority),
         Task("first", "does A come before B?", 2, True, "gpt2", _first),
         Task("neighbour", "which value stands behind MARK?", len(VALUES), True, "llama", _neighbour),
-        Task("induction", "what stood behind the last token before?", len(VALUES), True, "llama", _induction),
+        Task(
+            "induction",
+            "what stood behind the last token before?",
+            len(VALUES),
+            True,
+            "llama",
+            _induction,
+            steps=9000,
+            batch=128,
+            lengths=((4, 5), (4, 8), (4, 12), (6, 16), LENGTHS, LENGTHS),
+        ),
         Task("depth", "in how many brackets A ... B stands MARK?", 4, True, "gpt2", _depth),
     )
 }
 
 
-def sequences(task: Task, count: int, seed: int) -> dict[str, Tensor]:
-    """``input_ids``, ``attention_mask`` (N, T), ``labels`` (N,), and ``gt_full`` (N, T): the tokens that matter."""
+def sequences(task: Task, count: int, seed: int, lengths: tuple[int, int] = LENGTHS) -> dict[str, Tensor]:
+    """``input_ids``, ``attention_mask`` (N, T), ``labels`` (N,), and ``gt_full`` (N, T): the tokens that matter.
+
+    lengths: of what stands between the first token and the last, at least and at most.
+    """
     g = torch.Generator().manual_seed(seed)
-    width = LENGTHS[1] + 2
+    width = lengths[1] + 2
     ids, causal = torch.full((count, width), PAD), torch.zeros(count, width, dtype=torch.bool)
     labels = torch.zeros(count, dtype=torch.int64)
     for row in range(count):
-        tokens, where, labels[row] = task.draw(_number(*LENGTHS, g), g)
+        tokens, where, labels[row] = task.draw(_number(*lengths, g), g)
         ids[row, : len(tokens) + 2] = torch.tensor([BOS, *tokens, END])
         causal[row, torch.tensor(where) + 1] = True
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels, "gt_full": causal}
