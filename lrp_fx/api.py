@@ -12,6 +12,7 @@ from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
 from lrp_fx.runtime.agreement import Agreement
+from lrp_fx.runtime.dequantise import dequantised
 from lrp_fx.runtime.explainer import Explainer, aggregations, convert, rulesets
 from lrp_fx.runtime.saved import SavedExplainer, load
 from lrp_fx.runtime.verify import Report, verify
@@ -38,6 +39,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "aggregations",
     "convert",
+    "dequantised",
     "evaluate",
     "load",
     "register",

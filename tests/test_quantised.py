@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lrp_fx
+from lrp_fx.capture.reasons import reason
 
 IDS = torch.randint(0, 20, (2, 5), generator=torch.Generator().manual_seed(1))
 D = 8
@@ -193,3 +194,75 @@ def test_a_soft_prompt_is_learned_however_its_rows_are_picked() -> None:
     for relevance in found:
         assert relevance.ledger.leaves.keys() == {"content", "learned"}
         torch.testing.assert_close(relevance.tokens, found[0].tokens, rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------- layers of quantisers
+class Coded(nn.Module):
+    """A linear layer as quantisers write them: codes and scales, and a kernel of its own."""
+
+    def __init__(self, how: str, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.how = D, D, how
+        self.register_buffer("codes", (draw(D, D, seed=3) * 3).round().to(torch.int8))
+        self.register_buffer("scale", 0.1 + 0.01 * torch.arange(D, dtype=torch.float64)[:, None])
+        self.bias = nn.Parameter(draw(D, seed=4)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "own operation":
+            y = coded_product()(x, self.codes, self.scale)
+        else:
+            y = (x @ (self.codes * self.scale).mT).square()
+        return y if self.bias is None else y + self.bias
+
+
+@cache
+def coded_product() -> object:
+    """An operation of another library: autograd follows its kernel, which a trace does not see."""
+    torch.library.define("lrp_fx_tests::coded_product", "(Tensor x, Tensor codes, Tensor scale) -> Tensor")
+    torch.library.impl(
+        "lrp_fx_tests::coded_product", "default", lambda x, codes, scale: x @ (codes * scale).mT.contiguous()
+    )
+    return torch.ops.lrp_fx_tests.coded_product.default
+
+
+class Word(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.words, self.layer, self.head = nn.Embedding(20, D), layer, nn.Linear(D, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(self.words(input_ids))).mean(1))  # type: ignore[no-any-return]
+
+
+def coded(how: str, **options: bool) -> nn.Module:
+    torch.manual_seed(0)
+    return Word(Coded(how, **options)).double().eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dequantised_copy_computes_the_same(bias: bool) -> None:
+    model = coded("own operation", bias=bias)
+    plain = lrp_fx.dequantised(model)
+    assert type(plain.layer) is nn.Linear and (plain.layer.bias is not None) == bias
+    torch.testing.assert_close(plain(IDS), model(IDS), rtol=1e-12, atol=1e-12)
+    assert type(model.layer) is Coded and plain.words.weight is not model.words.weight
+    assert lrp_fx.convert(plain, conserve="site")(input_ids=IDS).ledger.error.max() < 1e-10
+
+
+@pytest.mark.parametrize("rules", ["pa-lrp", "gradient"])
+def test_a_kernel_that_shows_no_derivative_is_refused_and_not_passed_over(rules: str) -> None:
+    """Its relevance would vanish."""
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match=r"lrp_fx_tests.coded_product[\s\S]*lrp_fx.dequantised"):
+        lrp_fx.convert(coded("own operation"), rules=rules)(input_ids=IDS)
+
+
+def test_what_is_not_captured_says_that_its_weights_are_quantised() -> None:
+    found = reason(coded("own operation"), {"input_ids": IDS})
+    assert found is not None and "quantised (layer: " in found[0] and "lrp_fx.dequantised(model)" in found[1]
+
+
+def test_what_cannot_be_dequantised_is_said() -> None:
+    with pytest.raises(lrp_fx.InputError, match="layer .Coded. is no linear map"):
+        lrp_fx.dequantised(coded("squared"))
+    with pytest.raises(lrp_fx.InputError, match="nothing to dequantise"):
+        lrp_fx.dequantised(nn.Sequential(nn.Linear(2, 2)))

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_fx.capture.compare import inference_configuration, largest_difference, own_tensors
+from lrp_fx.capture.quantised import quantised_layers
 from lrp_fx.errors import is_ours, raise_if_out_of_memory
 from lrp_fx.ir.passes import is_own_fault
 
@@ -24,7 +25,7 @@ _TORCH = str(torch.__path__[0])
 
 def reason(model: nn.Module, inputs: dict[str, Any]) -> tuple[str, str] | None:
     """(why, what to do next); None where nothing is known."""
-    return _draws(model, inputs) or _holds_script(model)
+    return _draws(model, inputs) or _holds_script(model) or _is_quantised(model)
 
 
 def _draws(model: nn.Module, inputs: dict[str, Any]) -> tuple[str, str] | None:
@@ -91,5 +92,18 @@ def _holds_script(model: nn.Module) -> tuple[str, str] | None:
     return (
         "weights are packed into TorchScript objects, which no graph can hold "
         f"({holding[0]} and {len(holding) - 1} more)",
-        "explain the model before it is quantised, or with its weights unpacked into tensors",
+        "explain lrp_fx.dequantised(model), or the model before it is quantised",
+    )
+
+
+def _is_quantised(model: nn.Module) -> tuple[str, str] | None:
+    """Are weights in a form that the kernels of a quantiser read, of which not all show a graph?"""
+    found = list(quantised_layers(model))
+    if not found:
+        return None
+    (name, layer), more = found[0], len(found) - 1
+    return (
+        f"weights are quantised ({name}: {type(layer).__module__.split('.')[0]}'s {type(layer).__name__}, and {more} "
+        "more layers), and what computes with them shows no graph",
+        "explain lrp_fx.dequantised(model), or the model before it is quantised",
     )

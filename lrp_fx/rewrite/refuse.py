@@ -53,6 +53,20 @@ def refuse_underivable(applications: Iterable[Application]) -> None:
         )
 
 
+def refuse_untraced_derivative(a: Application) -> None:
+    """Raise `UnsupportedOperatorError` for an operation of another library that differentiates where it is run and
+    shows a trace none (nothing of its kernel): its relevance would vanish.
+    """
+    name = op_name(a.node)
+    problem = _problem(
+        a,
+        f"needs a derivative, and {name} has none of its own that a trace could see",
+        f"of a layer with quantised weights, explain lrp_fx.dequantised(model); else give {name} a derivative "
+        f"(torch.library.register_autograd), or {_what_to_write(a)}",
+    )
+    raise UnsupportedOperatorError(f"an operation has no usable derivative\n{problem}")
+
+
 def refuse_approximations(rewritten: Rewritten) -> None:
     """Raise `UnsupportedOperatorError` with every node whose rule is not exact, and what it came nearest to."""
     problems = approximations(rewritten)

@@ -26,6 +26,7 @@ from lrp_fx.ir.traces import Traced, Traces, known_of
 from lrp_fx.ir.tracing import inline
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Application, Rewritten
+from lrp_fx.rewrite.refuse import refuse_untraced_derivative
 from lrp_fx.rule import Call, missing_freeze
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
@@ -177,6 +178,8 @@ class _Walk:
             _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
             module = self.builder.traced(function, [*values, *results, *arguments, *given, *ids, size], lambda: what)
+            if not function.reaches:  # type: ignore[attr-defined]
+                refuse_untraced_derivative(application)
             found = Traced(module, function.sink_names)  # type: ignore[attr-defined]
             traces.keep(plain if books_nothing(plan, found.sinks) else key, found, mode, known, plan.rule)
         own = [self.builder.result(node, i) for i in present]

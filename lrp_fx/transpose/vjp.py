@@ -117,7 +117,8 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
     """The function to trace: ``(coefficients..., results..., arguments..., bases..., segment ids..., batch)`` ->
     ``[c(x)..., sink totals..., site totals...]``.
 
-    The names of the sinks are left in ``function.sink_names`` by the first run.
+    The names of the sinks are left in ``function.sink_names`` by the first run; and in ``function.reaches`` whether a
+    derivative reaches a carrier from the results.
     """
     n_out = len(plan.outputs)
 
@@ -145,6 +146,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         outs = [out if i is None else out[i] for i in plan.outputs]
         grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
         c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
+        function.reaches = not carriers or any(c is not None for c in c_x)  # type: ignore[attr-defined]
         if plan.gaps:
             pairs = zip(carriers, c_x, strict=True)
             c_x = [None if c is None else c.masked_fill(x.detach().isnan(), 0.0) for x, c in pairs]
