@@ -89,19 +89,21 @@ def _induction(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
 
 
 def _depth(n: int, g: torch.Generator) -> tuple[list[int], list[int], int]:
-    """Brackets A and B that all close; MARK stands where ``depth`` are open, and those behind it do not count."""
-    depth = _number(0, 3, g)
-    closed = _number(int(depth == 0), 3 - depth, g)
-    tokens, where = _fillers(n, g), sorted(_places(n, 2 * (closed + depth) + 1, g))
-    mark, opened, open_now = where[2 * closed + depth], 0, 0
-    for i in where:
-        if i == mark:
-            tokens[i] = MARK
-        elif i < mark and opened < closed + depth and (open_now in (0, opened - closed) or _number(0, 1, g)):
+    """Brackets A and B, of which ``depth`` are open where MARK stands. Those behind it are drawn, and say nothing."""
+    depth, behind = _number(0, 3, g), _number(0, 2, g)
+    closed = _number(int(depth == 0), (5 - depth) // 2, g)
+    tokens, where = _fillers(n, g), sorted(_places(n, 2 * closed + depth + 1 + behind, g))
+    before, mark = where[: 2 * closed + depth], where[2 * closed + depth]
+    opened, open_now = 0, 0
+    for i in before:
+        if opened < closed + depth and (open_now in (0, opened - closed) or _number(0, 1, g)):
             tokens[i], opened, open_now = A, opened + 1, open_now + 1
         else:
             tokens[i], open_now = B, open_now - 1
-    return tokens, [i for i in where if i <= mark], depth
+    for i in where[len(before) + 1 :]:
+        tokens[i] = (A, B)[_number(0, 1, g)]
+    tokens[mark] = MARK
+    return tokens, [*before, mark], depth
 
 
 TASKS = {
@@ -122,7 +124,7 @@ TASKS = {
             batch=128,
             lengths=((4, 5), (4, 8), (4, 12), (6, 16), LENGTHS, LENGTHS),
         ),
-        Task("depth", "in how many brackets A ... B stands MARK?", 4, True, "gpt2", _depth),
+        Task("depth", "how many brackets A ... B are open at MARK?", 4, True, "gpt2", _depth),
     )
 }
 
