@@ -148,3 +148,143 @@ def test_numbers_of_numpy() -> None:
     explain = lrp_fx.convert(model)
     assert torch.equal(explain(given, target=np.int64(2)).score, model(given)[:, 2])
     assert torch.equal(explain(given, target=np.array([1, 0])).score, model(given)[torch.arange(2), [1, 0]])
+
+
+def scored(function: Callable[[Tensor], Tensor], explain: lrp_fx.Explainer, given: Tensor) -> Tensor:
+    found = explain(given, target=function)
+    assert torch.allclose(found.score, function(explain.model(given)).detach())
+    return found.score
+
+
+def test_other_values_need_no_other_graph() -> None:
+    """Of a tensor that is written to, of another tensor in its place, of a function made anew that does the same."""
+    explain, given, query = lrp_fx.convert(ready(Small())), ids(), QUERY.clone()
+    scored(lambda output: output @ query, explain, given)
+    query.mul_(2)
+    scored(lambda output: output @ query, explain, given)
+    query = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    scored(lambda output: output @ query, explain, given)
+    assert explain.statistics.transposes == explain.statistics.captures == 1
+    query = torch.ones(3, 1, dtype=torch.float64)
+    scored(lambda output: (output @ query)[:, 0], explain, given)
+    assert explain.statistics.transposes == 2
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_is_read_is_no_part_of_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain, given, function = lrp_fx.convert(ready(Small())), ids(), CLOSED[name]
+    scored(function, explain, given)
+    monkeypatch.setitem(globals(), "QUERY", -QUERY)
+    monkeypatch.setitem(globals(), "LABELS", 2 - LABELS)
+    scored(function, explain, given)
+    assert explain.statistics.transposes == 1
+
+
+def test_several_directions_share_one_pass() -> None:
+    explain, given = lrp_fx.convert(ready(Small())), ids()
+    directions = torch.randn(4, 3, dtype=torch.float64)
+    together = explain(given, targets=[lambda output, d=d: output @ d for d in directions])
+    assert explain.statistics.runs == explain.statistics.transposes == 1
+    for direction, found in zip(directions, together, strict=True):
+        alone = explain(given, target=lambda output, d=direction: output @ d)
+        assert torch.allclose(found.content["input_ids"], alone.content["input_ids"], rtol=1e-9, atol=1e-14)
+
+
+def test_what_is_read_may_decide_in_python() -> None:
+    """It is asked anew: numbers that are taken out of a tensor are of this call."""
+    explain, given, wanted = lrp_fx.convert(ready(Small())), ids(), torch.tensor([2, 0])
+    for label in (0, 1):
+        wanted[0] = label
+        scored(lambda output: output.softmax(-1)[:, int(wanted[0])], explain, given)
+        scored(lambda output: torch.stack([row[c] for row, c in zip(output, wanted, strict=True)]), explain, given)
+        scored(lambda output: output[:, 1] if wanted[0] else output[:, 2], explain, given)
+    calls: list[int] = []
+
+    def counted(output: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return output[:, len(calls) % 3]
+
+    before = len(calls)
+    for _ in range(3):
+        explain(given, target=counted)
+        assert len(calls) > before
+        before = len(calls)
+
+
+def test_parts_without_a_gradient_stay_without_one() -> None:
+    """`no_grad`, `detach` and derivatives of one's own are part of what is traced."""
+    model, given = ready(Small()), ids()
+
+    class Halved(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, output: Tensor) -> Tensor:
+            return output.clone()
+
+        @staticmethod
+        def backward(context: object, gradient: Tensor) -> Tensor:
+            return gradient / 2
+
+    def weighted(output: Tensor) -> Tensor:
+        with torch.no_grad():
+            weights = output.softmax(-1)
+        return (weights * output).sum(-1)
+
+    for function in (weighted, lambda output: Halved.apply(output)[:, 1]):
+        values = model.embed(given).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(model.head(torch.tanh(values).mean(1))).sum(), values)
+        found = lrp_fx.convert(model, rules="gradient")(given, target=function)
+        assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9)
+
+
+def broken(output: Tensor) -> Tensor:
+    return output[:, {"a": 0}["b"]]
+
+
+def test_a_function_that_fails_is_named_with_its_line_and_changes_nothing() -> None:
+    explain, given = lrp_fx.convert(ready(Small())), ids()
+    for _ in range(2):  # before anything was captured, and after
+        with pytest.raises(
+            lrp_fx.TargetError, match=r"broken\) fails .*KeyError: 'b'\n    where: .*:\d+: return output"
+        ):
+            explain(given, target=broken)
+        with pytest.raises(lrp_fx.TargetError, match="given the explained output itself"):
+            explain(given, target=lambda output: output.logits[:, 0])
+        with pytest.raises(lrp_fx.TargetError, match=r"decides by the values of the output\n    where: .*argmax"):
+            explain(given, target=lambda output: output[:, int(output[0].argmax())])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            before = explain.statistics.transposes
+            assert explain(given).score.shape == (2,)
+            assert explain.statistics.transposes <= 1 and before <= 1
+
+
+def test_what_cannot_be_written_to_is_named() -> None:
+    table = torch.zeros(2, dtype=torch.float64)
+
+    def function(output: Tensor) -> Tensor:
+        found = table.clone()
+        found[0], found[1] = output[0, 1], output[1, 1]
+        return found
+
+    with pytest.raises(lrp_fx.TargetError, match=r"writes what depends on the output.*\n    next: .*torch.stack"):
+        lrp_fx.convert(ready(Small()))(ids(), target=function)
+
+
+@pytest.mark.parametrize("options", [{"keep_output": False}, {"conserve": "site"}, {"dynamic": True}])
+def test_what_is_read_is_an_input_whatever_the_options(options: dict[str, object]) -> None:
+    model, given = ready(Small()), ids()
+    explain = lrp_fx.convert(model, **options)  # type: ignore[arg-type]
+    for labels in (torch.tensor([0, 2]), torch.tensor([1, 1])):
+        found = explain(given, target=lambda output: output.gather(1, labels[:, None])[:, 0])
+        assert torch.allclose(found.score, model(given)[torch.arange(2), labels])
+    assert explain.statistics.transposes == explain.statistics.captures == 1
+
+
+def test_labels_of_batches_of_any_size() -> None:
+    model = ready(Small())
+    explain = lrp_fx.convert(model, dynamic=True)
+    for count in (3, 2, 4, 3):
+        given, labels = ids(count), torch.arange(count) % 3
+        found = explain(given, target=lambda output: output[torch.arange(len(labels)), labels])
+        assert torch.equal(found.score, model(given)[torch.arange(count), labels])
+        assert float(found.ledger.error.max()) < 1e-10

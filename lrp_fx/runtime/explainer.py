@@ -43,7 +43,7 @@ from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.sites import Site, find_sites
-from lrp_fx.targets import Custom, Target, as_target
+from lrp_fx.targets import Custom, Target, as_target, asked
 
 CONSERVE = ("total", "site", "off")
 CHECKS = ("changes", "every")
@@ -267,7 +267,8 @@ class Explainer:
         """Capture and transpose for these inputs without explaining them."""
         (target,) = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
         with ALONE, compiling(self.progress):
-            self._compiler.compiled(self._bind(args, inputs), target)
+            call = self._bind(args, inputs)
+            self._compiler.compiled(call, *self._asked([target], call))
         return self
 
     @overload
@@ -299,6 +300,7 @@ class Explainer:
             call = self._bind(args, inputs)
             if not self._compiler.serves(call):
                 refuse_targets(call, goals, self._compiler.options.output)
+            goals = self._asked(goals, call)
             arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
             compiled = [self._compiler.compiled(call, goal) for goal in goals]
             call.forget()
@@ -316,6 +318,12 @@ class Explainer:
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
         results = explain(executables, call, goals, arguments, terms, blame)
         return [with_words(r, self._reader, output_shape(compiled[0][0].guards, call)[-1]) for r in results]
+
+    def _asked(self, goals: list[Target], call: ModelCall) -> list[Target]:
+        """Functions as they are now, for the output of this call."""
+        entry = self._compiler.entry(call)
+        like = value_of(entry.program.explained_node)
+        return [asked(goal, output_shape(entry.guards, call), like.dtype, like.device) for goal in goals]
 
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.outputs import called, explained_name, named_leaves
-from lrp_fx.errors import TargetError, raise_if_out_of_memory
+from lrp_fx.errors import TargetError
 from lrp_fx.ir.devices import callers_device
 from lrp_fx.targets import Custom, Target
 
@@ -46,10 +46,7 @@ def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
         with torch.no_grad(), callers_device():
             score = goal.function(output.detach().clone())
     except Exception as error:
-        raise_if_out_of_memory(error)
-        raise TargetError(
-            f"the target {goal!r} fails on the model's output {tuple(output.shape)}: {type(error).__name__}: {error}"
-        ) from error
+        raise goal.failure(output.shape, error) from error
     if not isinstance(score, Tensor) or score.dim() != 1:
         given = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
         raise TargetError(f"a target must give one number per example, shape (B,); got {given}")
@@ -58,3 +55,4 @@ def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
         raise TargetError(
             f"the target gives {score.shape[0]} scores for a batch of {batches.pop()}: one for each example"
         )
+    goal.asked(output.shape, output.dtype, output.device)

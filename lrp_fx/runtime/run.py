@@ -25,7 +25,7 @@ from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.explained import SOFTMAX, explained
 from lrp_fx.report.relevance import Relevance
-from lrp_fx.targets import Span, Target, as_target
+from lrp_fx.targets import Span, Target, as_target, score_of
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
 
@@ -202,9 +202,8 @@ def _read(
     if output.shape[:1] != score.shape:
         return None
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = output.detach().clone().requires_grad_()
-        found = target.score(leaf, mask, **dict(zip(signature.arguments, arguments, strict=True)))
-        (derivative,) = torch.autograd.grad(found.sum(), leaf)
+        given = dict(zip(signature.arguments, arguments, strict=True))
+        _, derivative = score_of(target, output.detach().clone(), mask, given)
     size = output.detach().abs().to(torch.promote_types(output.dtype, torch.float32))
     usual = size[size.isfinite()].median() if bool(size.isfinite().any()) else size.new_zeros(())
     amounts = torch.where(derivative == 0, 0.0, derivative.abs() * torch.maximum(size, usual))

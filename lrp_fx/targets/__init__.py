@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lrp_fx.targets.classes import LAST, Class, Contrast, Predicted, rows_at
 from lrp_fx.targets.custom import Custom
-from lrp_fx.targets.given import as_target, named
+from lrp_fx.targets.given import as_target, asked, named, score_of
 from lrp_fx.targets.indices import Index, Names
 from lrp_fx.targets.span import Span
 from lrp_fx.targets.target import Target
@@ -25,6 +25,8 @@ __all__ = [
     "Span",
     "Target",
     "as_target",
+    "asked",
     "named",
     "rows_at",
+    "score_of",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrp_fx.errors import TargetError
 from lrp_fx.targets.classes import Class, Contrast, Predicted
 from lrp_fx.targets.custom import Custom
+from lrp_fx.targets.derivative import derived
 from lrp_fx.targets.indices import Names
 from lrp_fx.targets.span import Span
 from lrp_fx.targets.target import Target
@@ -32,6 +34,20 @@ def as_target(target: Any) -> Target:
     raise TargetError(
         f"not a target: {target!r}; give a class index, a target from lrp_fx.targets, or a function of the output"
     )
+
+
+def asked(target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Target:
+    """A function as it is now, for an output of this kind; any other target as it is."""
+    return target.asked(shape, dtype, device) if isinstance(target, Custom) else target
+
+
+def score_of(
+    target: Target, output: Tensor, mask: Tensor | None, arguments: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The score (B,), and the coefficient of the output that it is differentiated to."""
+    if isinstance(target, Custom):
+        return target.derived(output, dict(arguments))
+    return derived(lambda leaf: target.score(leaf, mask, **arguments), output)
 
 
 def named(target: Target, names: Names, pieces: Callable[[str], list[int]]) -> Target:

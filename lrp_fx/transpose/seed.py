@@ -18,7 +18,7 @@ from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.ir.traces import Traced
 from lrp_fx.ir.tracing import abstract_key, inline
-from lrp_fx.targets import Custom, Target
+from lrp_fx.targets import Custom, Target, score_of
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
@@ -43,7 +43,8 @@ def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Nod
     for name, example in target.example_arguments().items():
         placeholder = builder.graph.placeholder(f"target_{name}")
         with builder.mode:
-            value = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
+            sizes = example.shape if isinstance(target, Custom) else (batch, *example.shape[1:])
+            value = torch.empty(*sizes, dtype=example.dtype, device=example.device)
         placeholder.meta["val"] = value
         arguments[name] = placeholder
     return arguments
@@ -89,27 +90,19 @@ def _seeding(
         mask = None
         if mask_keeps is not None:  # targets see 1 where a token counts, whatever the model's convention
             mask, rest = (rest[0] != 0 if mask_keeps else rest[0] == 0), rest[1:]
-        leaf = output.detach().requires_grad_()
-        with torch.enable_grad():
-            score = target.score(leaf, mask, **dict(zip(names, rest, strict=True)))
-            _check_score(score, batch)
-            if not score.requires_grad:
-                raise TargetError("the target does not depend on the model's output in a way that has a derivative")
-            (seed,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
-        if seed is None:
-            raise TargetError("the target does not depend on the model's output")
+        score, seed = score_of(target, output, mask, dict(zip(names, rest, strict=True)))
+        _check_score(score, batch)
         booked = per_example(relevance_of(output, seed, safe=True), axis, output.shape[axis.axis])
-        return [score.detach(), seed, score.detach() - booked, sum_by_rows(relevance_of(output, seed, safe=True))]
+        return [score, seed, score - booked, sum_by_rows(relevance_of(output, seed, safe=True))]
 
     return run
 
 
 def _check_score(score: Tensor, batch: Any) -> None:
-    if score.dim() != 1:
-        raise TargetError(f"a target must give one number per example, shape (B,); got shape {tuple(score.shape)}")
     if hint(score.shape[0]) != hint(batch):
         found = f"{hint(score.shape[0])} scores for a batch of {hint(batch)}"
-        raise TargetError(f"the target gives {found}: the first axis of every content input must be the batch")
+        # it may be the sizes that were traced: those of the call were looked at when a function was asked
+        raise UntracedTargetError(f"the target gives {found}: the first axis of every content input must be the batch")
 
 
 def mask_of_target(program: Program) -> tuple[str, bool] | None:

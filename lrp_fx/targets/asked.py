@@ -1,0 +1,139 @@
+"""Asked: a function of the output as it is at one call: a graph, and the tensors that it read.
+
+requires  a function, and the shape of the output that it is for
+ensures   the tensors that the function closes over (by variables, globals, attributes, modules) are inputs of the
+          graph, with their values of this call; what it decides by them in Python is decided anew in every call
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from lrp_fx.errors import TargetError
+from lrp_fx.ir.code import run_once
+from lrp_fx.ir.devices import callers_device
+from lrp_fx.ir.tracing import trace
+from lrp_fx.targets.derivative import derived
+
+
+class Asked:
+    """``key``: equal for functions that do the same, whatever the values of the tensors that they read; ``held``: these
+    tensors.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.held = _lifted(module)
+        shapes = tuple((tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in self.held)
+        self.key = (_key(module.graph), shapes)
+
+    def derived(self, output: Tensor, held: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The score (B,) and the coefficient of an output, with these values of the tensors that were read."""
+        with torch.autocast(output.device.type, enabled=False):  # what it casts is part of the graph
+            score, coefficient = run_once(self.module.graph, self.module, [output, *held])
+        return score, coefficient
+
+
+def ask(function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Asked:
+    """The function for an output of this kind; sizes are symbols, so that others give the same graph, where it can be
+    traced with these.
+
+    Raises what the function raises, and `TargetError` for one that is no score.
+    """
+    try:
+        return Asked(_traced(function, shape, dtype, device, symbolic=True))
+    except TargetError:
+        raise
+    except Exception:  # it may be the symbols that it cannot take
+        return Asked(_traced(function, shape, dtype, device, symbolic=False))
+
+
+def _traced(
+    function: Callable[[Tensor], Tensor],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    symbolic: bool,
+) -> fx.GraphModule:
+    environment = ShapeEnv(duck_shape=False) if symbolic else None
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+    sizes: Sequence[Any] = shape
+    if symbolic:  # the classes are what they are, examples and tokens may be others
+        dynamic = [*[DimDynamic.DYNAMIC] * (len(shape) - 1), DimDynamic.STATIC]
+        context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
+        sizes = mode.from_tensor(torch.empty(()).expand(tuple(shape)), symbolic_context=context).shape
+    with mode:
+        output = torch.empty(*sizes, dtype=dtype, device=device)
+
+    def score(leaf: Tensor) -> Tensor:
+        with callers_device(), _ForReal():  # type: ignore[no-untyped-call]
+            return function(leaf)
+
+    return trace(lambda given: list(derived(score, given)), [output], mode)
+
+
+class _ForReal(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What does not depend on the output is computed for real: its values may decide in Python what comes next."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = pytree.tree_leaves((args, kwargs))
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        abstract = any(isinstance(value, (FakeTensor, torch.SymInt, torch.SymFloat)) for value in given)
+        if tensors and not abstract:
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        if abstract and func._schema.is_mutable and not isinstance(tensors[0], FakeTensor):
+            raise TargetError(
+                f"a target writes what depends on the output into a tensor that does not ({func.__name__})\n"
+                "    next: put its results together by torch.stack or torch.where, or write into output.new_zeros(...)"
+            )
+        return func(*args, **kwargs)
+
+
+def _lifted(module: fx.GraphModule) -> list[Tensor]:
+    """The tensors that a graph holds, which become inputs of it, behind those it has."""
+    graph, held = module.graph, dict[str, Tensor]()
+    inputs: dict[str, fx.Node] = {}
+    last = list(graph.find_nodes(op="placeholder"))[-1]
+    for node in graph.find_nodes(op="get_attr"):
+        value = getattr(module, str(node.target))
+        if not isinstance(value, Tensor):
+            continue
+        name = str(node.target)
+        if name not in held:
+            held[name] = value.detach()
+            with graph.inserting_after(last):
+                inputs[name] = last = graph.placeholder(f"held_{len(inputs)}")
+            last.meta["val"] = node.meta.get("val")
+        node.replace_all_uses_with(inputs[name])
+        graph.erase_node(node)
+    for name in held:
+        delattr(module, name)
+    return list(held.values())
+
+
+def _key(graph: fx.Graph) -> tuple[Any, ...]:
+    """What a graph does, as text: names of values play no part."""
+    numbers = {node: f"%{number}" for number, node in enumerate(graph.nodes)}
+    return tuple(
+        (node.op, "" if node.op in ("placeholder", "output") else _target(node), repr(_named(node, numbers)))
+        for node in graph.nodes
+    )
+
+
+def _named(node: fx.Node, numbers: dict[fx.Node, str]) -> Any:
+    return fx.map_arg((node.args, dict(node.kwargs)), lambda read: numbers[read])
+
+
+def _target(node: fx.Node) -> str:
+    """A call's operation; of what is no operation of torch, the very object."""
+    return str(node.target) if node.op == "call_function" else f"{node.target} {id(node.graph)}"
