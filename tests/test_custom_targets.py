@@ -242,10 +242,9 @@ def broken(output: Tensor) -> Tensor:
 
 def test_a_function_that_fails_is_named_with_its_line_and_changes_nothing() -> None:
     explain, given = lrp_fx.convert(ready(Small())), ids()
+    says = r"broken\) fails .*KeyError: 'b'\n    where: .*:\d+: return output"
     for _ in range(2):  # before anything was captured, and after
-        with pytest.raises(
-            lrp_fx.TargetError, match=r"broken\) fails .*KeyError: 'b'\n    where: .*:\d+: return output"
-        ):
+        with pytest.raises(lrp_fx.TargetError, match=says):
             explain(given, target=broken)
         with pytest.raises(lrp_fx.TargetError, match="given the explained output itself"):
             explain(given, target=lambda output: output.logits[:, 0])
@@ -275,7 +274,7 @@ def test_what_is_read_is_an_input_whatever_the_options(options: dict[str, object
     model, given = ready(Small()), ids()
     explain = lrp_fx.convert(model, **options)  # type: ignore[arg-type]
     for labels in (torch.tensor([0, 2]), torch.tensor([1, 1])):
-        found = explain(given, target=lambda output: output.gather(1, labels[:, None])[:, 0])
+        found = explain(given, target=lambda output, y=labels: output.gather(1, y[:, None])[:, 0])
         assert torch.allclose(found.score, model(given)[torch.arange(2), labels])
     assert explain.statistics.transposes == explain.statistics.captures == 1
 
@@ -285,6 +284,6 @@ def test_labels_of_batches_of_any_size() -> None:
     explain = lrp_fx.convert(model, dynamic=True)
     for count in (3, 2, 4, 3):
         given, labels = ids(count), torch.arange(count) % 3
-        found = explain(given, target=lambda output: output[torch.arange(len(labels)), labels])
+        found = explain(given, target=lambda output, y=labels: output[torch.arange(len(y)), y])
         assert torch.equal(found.score, model(given)[torch.arange(count), labels])
         assert float(found.ledger.error.max()) < 1e-10

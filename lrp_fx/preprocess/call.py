@@ -19,6 +19,7 @@ from lrp_fx.errors import InputError
 from lrp_fx.preprocess.forward import Forward
 from lrp_fx.preprocess.kinds import CHAT, IMAGE, SOUND, TEXT, kind_of
 from lrp_fx.preprocess.reader import Reader
+from lrp_fx.preprocess.text import padded
 
 #: Names by which a text, images and sounds are given, where the model has no arguments of these names.
 _BY_NAME = ("text", "images", "audio", "decoder_text")
@@ -34,6 +35,7 @@ def read_call(reader: Reader, args: tuple[Any, ...], inputs: Mapping[str, Any]) 
     forward = reader.forward
     args, inputs = _spread(forward, args, dict(inputs))
     args, inputs = _read(reader, forward, args, inputs)
+    args, inputs = _ragged(reader, forward, args, inputs)
     return _batched(forward, *_numbers(args, inputs))
 
 
@@ -92,16 +94,24 @@ def _has_tensors(inputs: Mapping[str, Any]) -> bool:
     return any(isinstance(v, (Tensor, Mapping)) for v in inputs.values())
 
 
+def _ragged(reader: Reader, forward: Forward, args: tuple[Any, ...], inputs: dict[str, Any]) -> _Call:
+    """Rows of ids of different lengths, and nothing else, padded: where a mask can say so."""
+    given = args[0] if len(args) == 1 and not inputs else inputs.get(forward.main) if len(inputs) == 1 else None
+    if not isinstance(given, (list, tuple)) or not _table(given) or _shape(given) is not None or not forward.known:
+        return args, inputs
+    rows = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in given]
+    found = padded(rows, reader.tokenizer, forward)
+    return (), {forward.main if n == "input_ids" else n: v for n, v in found.items()}
+
+
 def _numbers(args: tuple[Any, ...], inputs: dict[str, Any]) -> _Call:
     """Lists and arrays of numbers as tensors, where nothing else is given: beside tensors, numbers may be an option."""
     if any(isinstance(v, Tensor) for v in (*args, *inputs.values())) or _has_tensors(inputs):
         shapes = {tuple(v.shape) for v in (*args, *inputs.values()) if isinstance(v, Tensor)}
         same = {n: v for n, v in inputs.items() if _table(v) and _shape(v) in shapes}
         return args, {**inputs, **{n: _tensor(n, v) for n, v in same.items()}}
-    return (
-        tuple(_tensor("the first argument", a) if _table(a) else a for a in args),
-        {n: _tensor(n, v) if _table(v) else v for n, v in inputs.items()},
-    )
+    given = tuple(_tensor("the first argument", a) if _table(a) else a for a in args)
+    return given, {n: _tensor(n, v) if _table(v) else v for n, v in inputs.items()}
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -149,4 +159,6 @@ def _batched(forward: Forward, args: tuple[Any, ...], inputs: dict[str, Any]) ->
         alike = isinstance(value, Tensor) and value.shape == main.shape
         return name == forward.main or (alike and role_of(name, value) in ("mask", "segment"))
 
+    if any(isinstance(v, Tensor) and v.dim() > 1 for v in inputs.values()):
+        return args, inputs  # what else is given has an axis for examples: which of them it is, is not to be guessed
     return args, {n: v[None] if is_row(n, v) else v for n, v in inputs.items()}

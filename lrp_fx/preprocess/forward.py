@@ -80,7 +80,13 @@ def told(forward: Forward) -> dict[str, Any]:
     config = {n: getattr(forward.config, n) for n in _CONFIG if getattr(forward.config, n, None) is not None}
     if "id2label" in config:
         config["id2label"] = {str(i): str(label) for i, label in config["id2label"].items()}
-    return {"config": config, "main": forward.main, "writes": forward.writes, "tokens": forward.tokens}
+    return {
+        "config": config,
+        "main": forward.main,
+        "known": forward.known,
+        "writes": forward.writes,
+        "tokens": forward.tokens,
+    }
 
 
 def restored(known: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype, device: str | torch.device) -> Forward:
@@ -93,7 +99,7 @@ def restored(known: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype,
         SimpleNamespace(**known.get("config", {})),
         dtype,
         device,
-        known=True,
+        known=bool(known.get("known")),
         writes=bool(known.get("writes")),
         tokens=known.get("tokens"),
     )

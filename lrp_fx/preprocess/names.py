@@ -58,7 +58,7 @@ def token_index(name: str, tokenizer: Any) -> int:
     shorter = [p for p in (going_on(name, tokenizer), alone) if p]
     pieces = min(shorter, key=len) if shorter else []
     if not pieces or any(_is_unknown(p, name, tokenizer) for p in pieces):
-        raise TargetError(f"the vocabulary has no token {name!r}")
+        raise TargetError(f"the vocabulary has no token {name!r}{_like(name, tokenizer)}")
     parts = ", ".join(f"{token} ({i})" for token, i in zip(token_names(pieces, tokenizer), pieces, strict=True))
     raise TargetError(
         f"{name!r} is {len(pieces)} tokens of the vocabulary, and a target is one: {parts}\n    next: give the first "
@@ -76,6 +76,14 @@ def going_on(text: str, tokenizer: Any) -> list[int]:
         if before and both[: len(before)] == before:
             return both[len(before) :]
     return plain_ids(tokenizer, text)
+
+
+def _like(name: str, tokenizer: Any) -> str:
+    """The tokens that are written most like a text, among those that begin as it does."""
+    bare = name.strip().casefold()
+    known = list(tokenizer.get_vocab()) if hasattr(tokenizer, "get_vocab") else []
+    near = difflib.get_close_matches(name.strip(), [k for k in known if bare[:1] in k.casefold()[:2]], 4, 0.5)
+    return f"; the nearest are {', '.join(near)}" if near else ""
 
 
 def _is_unknown(index: int, name: str, tokenizer: Any) -> bool:

@@ -201,12 +201,17 @@ class Reader:
                 f"{name!r} is a name, and the names of this model's outputs are not known\n    next: give an index, or "
                 "convert(model, tokenizer=...)"
             )
-        if size is not None and size < len(self.tokenizer) // 2:
+        if not self._predicts_tokens(size):
             raise TargetError(
-                f"{name!r} is a name, and this model's {size} outputs have none\n    next: give an index, or set "
+                f"{name!r} is a name, and this model's outputs have none\n    next: give an index, or set "
                 "model.config.id2label"
             )
         return token_index(name, self.tokenizer)
+
+    def _predicts_tokens(self, size: int | None) -> bool:
+        """Are the outputs the tokens of the vocabulary? Where the model does not say, by how many there are."""
+        known = self.forward.tokens
+        return known if known is not None else size is None or size >= len(self.tokenizer) // 2
 
     def _labels(self, size: int | None) -> dict[int, str]:
         """The labels of a model whose outputs are classes; empty where they are tokens or something else."""
@@ -230,7 +235,7 @@ class Reader:
         tokens = dict(zip(read, token_names(read, tokenizer), strict=True)) if tokenizer is not None else {}
         if labels:
             return Vocabulary(tokens, {i: labels[i] for i in asked if i in labels})
-        if tokenizer is None or (size is not None and size < len(tokenizer) // 2):
+        if tokenizer is None or not self._predicts_tokens(size):
             return Vocabulary(tokens)
         known = [i for i in asked if 0 <= i < len(tokenizer)]
         return Vocabulary(tokens, dict(zip(known, token_names(known, tokenizer), strict=True)))

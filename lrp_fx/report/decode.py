@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lrp_fx.analysis.provenance import CACHED, CONTENT, LEARNED, POSITION
 from lrp_fx.errors import warn_user
+from lrp_fx.report.cautions import cautions, instead
 from lrp_fx.report.explained import Explained
-from lrp_fx.report.ledger import CANCELLATION_LIMIT, UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
+from lrp_fx.report.ledger import UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
 from lrp_fx.report.tokens import DOUBTS, TokenBooks, doubts
@@ -66,18 +67,9 @@ def settle(
     """
     if conserve != "off" and statement.ledger.check(read):
         _warn_of_rounding(statement.ledger)
-    if bool((statement.ledger.cancellation > CANCELLATION_LIMIT).any()):
-        warn_user(
-            f"the parts of the score cancel ({float(statement.ledger.cancellation.max()):.1f} times the score): read "
-            "the picture with care"
-        )
-    lost = statement.ledger.unexplained
-    if bool((lost > UNEXPLAINED_LIMIT).any()):
-        warn_user(
-            f"{float(lost.max()):.1%} of the score is unexplained: it went through operations that no rule knows; "
-            "explainer.coverage counts them, convert(strict=True) names them"
-        )
-    for kind, text in doubts(statement.ledger.token_books) if DOUBTS - said else ():
+    for caution in cautions(statement.ledger, target):
+        warn_user(caution)
+    for kind, text in doubts(statement.ledger.token_books, instead(target)) if DOUBTS - said else ():
         if kind not in said:
             said.add(kind)
             warn_user(text)

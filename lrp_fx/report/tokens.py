@@ -188,8 +188,10 @@ def _place(rows: Mapping[str, Tensor], number: int) -> tuple[str, tuple[int, ...
     raise IndexError(number)
 
 
-def doubts(books: TokenBooks) -> Iterator[tuple[str, str]]:
-    """(kind, text) of what makes a picture of these tokens doubtful, for the example in which it is worst."""
+def doubts(books: TokenBooks, instead: str) -> Iterator[tuple[str, str]]:
+    """(kind, text) of what makes a picture of these tokens doubtful, for the example in which it is worst; ``instead``:
+    a better question.
+    """
     cancellation = books.cancellation
     if not books.rows or not cancellation.numel():
         return
@@ -202,7 +204,7 @@ def doubts(books: TokenBooks) -> Iterator[tuple[str, str]]:
             CANCEL,
             f"tokens cancel: those of example {worst} got {float(books.absolute[worst]):.4g} in absolute amounts, "
             f"{ratio:.1f} times their sum of {float(books.total[worst]):+.4g}; {_WITH_CARE} "
-            "(ledger.token_cancellation has the ratio for every example)",
+            f"(ledger.token_cancellation has the ratio for every example)\n    next: explain {instead}",
         )
     against = [(b, token) for b, token in enumerate(books.largest) if token is not None and token.against]
     b, token = max(against, key=lambda found: abs(found[1].share), default=(0, None))
