@@ -279,11 +279,45 @@ def test_what_is_read_is_an_input_whatever_the_options(options: dict[str, object
     assert explain.statistics.transposes == explain.statistics.captures == 1
 
 
-def test_labels_of_batches_of_any_size() -> None:
-    model = ready(Small())
-    explain = lrp_fx.convert(model, dynamic=True)
-    for count in (3, 2, 4, 3):
-        given, labels = ids(count), torch.arange(count) % 3
-        found = explain(given, target=lambda output, y=labels: output[torch.arange(len(y)), y])
-        assert torch.equal(found.score, model(given)[torch.arange(count), labels])
+BY_EXAMPLE: dict[str, Callable[[Tensor], Callable[[Tensor], Tensor]]] = {
+    "indexed": lambda y: lambda output: output[torch.arange(len(y)), y],
+    "gathered": lambda y: lambda output: output.gather(1, y[:, None])[:, 0],
+    "a loss": lambda y: lambda output: functional.cross_entropy(output, y, reduction="none"),
+    "one hot": lambda y: lambda output: (output * functional.one_hot(y, 3)).sum(-1),
+    "not by example": lambda y: lambda output: (output * QUERY).sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", BY_EXAMPLE)
+def test_labels_of_batches_of_any_size(name: str) -> None:
+    """What is read by example has as many rows as the output: one graph serves all (also where classes are as many)."""
+    explain = lrp_fx.convert(ready(Small()), dynamic=True)
+    explain(ids(2))
+    for count in (2, 3, 4):
+        given, function = ids(count), BY_EXAMPLE[name](torch.arange(count) % 3)
+        found = explain(given, target=function)
+        assert torch.allclose(found.score, function(explain.model(given)))
         assert float(found.ledger.error.max()) < 1e-10
+    assert explain.statistics.captures == 1 and explain.statistics.transposes == 2
+
+
+def test_the_probability_of_a_text_of_any_length() -> None:
+    class Writer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+            self.double().eval()
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.embed(input_ids).cumsum(1)))  # type: ignore[no-any-return]
+
+    explain = lrp_fx.convert(Writer(), dynamic=True)
+    for batch, length in ((2, 5), (3, 7), (4, 4)):
+        texts = torch.arange(batch * length).reshape(batch, length) % 9
+
+        def chance(output: Tensor, texts: Tensor = texts) -> Tensor:
+            return output[:, :-1].log_softmax(-1).gather(2, texts[:, 1:, None])[:, :, 0].sum(1)
+
+        assert torch.allclose(explain(texts, target=chance).score, chance(explain.model(texts)))
+    assert explain.statistics.transposes == explain.statistics.captures == 1

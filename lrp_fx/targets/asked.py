@@ -22,18 +22,21 @@ from lrp_fx.ir.code import run_once
 from lrp_fx.ir.devices import callers_device
 from lrp_fx.ir.tracing import trace
 from lrp_fx.targets.derivative import derived
+from lrp_fx.targets.stand_ins import Met, Size, actual, follows, meeting, told
 
 
 class Asked:
     """``key``: equal for functions that do the same, whatever the values of the tensors that they read; ``held``: these
-    tensors.
+    tensors, ``sizes``: theirs, as `lrp_fx.targets.stand_ins` tells them.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, met: Sequence[Tensor], sizes: Sequence[tuple[Size, ...]]) -> None:
         self.module = module
-        self.held = _lifted(module)
-        shapes = tuple((tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in self.held)
-        self.key = (_key(module.graph), shapes)
+        others = _lifted(module)
+        self.held = [*(tensor.detach() for tensor in met), *others]
+        self.sizes = (*sizes, *(tuple(tensor.shape) for tensor in others))
+        kinds = tuple((str(tensor.dtype), str(tensor.device)) for tensor in self.held)
+        self.key = (_key(module.graph), self.sizes, kinds)
 
     def derived(self, output: Tensor, held: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The score (B,) and the coefficient of an output, with these values of the tensors that were read."""
@@ -48,36 +51,78 @@ def ask(function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch
 
     Raises what the function raises, and `TargetError` for one that is no score.
     """
+    met = Met()
     try:
-        return Asked(_traced(function, shape, dtype, device, symbolic=True))
+        plain = _Kind(shape, dtype, device, symbolic=True).traced(function, met)
     except TargetError:
         raise
     except Exception:  # it may be the symbols that it cannot take
-        return Asked(_traced(function, shape, dtype, device, symbolic=False))
+        return Asked(_Kind(shape, dtype, device, symbolic=False).traced(function, Met()), (), ())
+    sizes = [told(tensor, shape) for tensor in met.tensors]
+    return _following(function, _Kind(shape, dtype, device, symbolic=True), met, sizes) or Asked(plain, (), ())
 
 
-def _traced(
-    function: Callable[[Tensor], Tensor],
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-    symbolic: bool,
-) -> fx.GraphModule:
-    environment = ShapeEnv(duck_shape=False) if symbolic else None
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    sizes: Sequence[Any] = shape
-    if symbolic:  # the classes are what they are, examples and tokens may be others
-        dynamic = [*[DimDynamic.DYNAMIC] * (len(shape) - 1), DimDynamic.STATIC]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
-        sizes = mode.from_tensor(torch.empty(()).expand(tuple(shape)), symbolic_context=context).shape
-    with mode:
-        output = torch.empty(*sizes, dtype=dtype, device=device)
+def _following(
+    function: Callable[[Tensor], Tensor], kind: _Kind, met: Met, sizes: Sequence[tuple[Size, ...]]
+) -> Asked | None:
+    """The function with inputs for what it reads by example or by token; None where there is nothing of the kind, or
+    the output's own sizes had to be taken for granted.
+    """
+    if not any(map(follows, sizes)):
+        return None
+    again = Met()
+    try:
+        module = kind.traced(function, again, met.tensors, sizes)
+    except Exception:  # it was traced without them
+        return None
+    same = [told(tensor, kind.shape) for tensor in again.tensors] == list(sizes)
+    return Asked(module, again.tensors, sizes) if same and kind.is_open() else None
 
-    def score(leaf: Tensor) -> Tensor:
-        with callers_device(), _ForReal():  # type: ignore[no-untyped-call]
-            return function(leaf)
 
-    return trace(lambda given: list(derived(score, given)), [output], mode)
+class _Kind:
+    """Outputs of one kind; ``symbolic``: of any number of examples and rows."""
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, symbolic: bool) -> None:
+        self.shape = tuple(shape)
+        self.environment = ShapeEnv(duck_shape=False) if symbolic else None
+        self.mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
+        sizes: Sequence[Any] = self.shape
+        if symbolic:  # the classes are what they are
+            dynamic = [*[DimDynamic.DYNAMIC] * (len(shape) - 1), DimDynamic.STATIC]
+            context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
+            sizes = self.mode.from_tensor(torch.empty(()).expand(self.shape), symbolic_context=context).shape
+        with self.mode:
+            self.output = torch.empty(*sizes, dtype=dtype, device=device)
+
+    def traced(
+        self,
+        function: Callable[[Tensor], Tensor],
+        met: Met,
+        like: Sequence[Tensor] = (),
+        sizes: Sequence[tuple[Size, ...]] = (),
+    ) -> fx.GraphModule:
+        """``(output, what stands for tensors like these) -> (score, coefficient)``; notes what the function reads."""
+
+        def score(leaf: Tensor) -> Tensor:
+            with callers_device(), _ForReal():  # type: ignore[no-untyped-call]
+                return meeting(function, met)(leaf)
+
+        def run(output: Tensor, *held: Tensor) -> list[Tensor]:
+            met.by = held
+            return list(derived(score, output))
+
+        with self.mode:
+            held = [
+                torch.empty(*actual(size, self.output.shape), dtype=tensor.dtype, device=tensor.device)
+                for tensor, size in zip(like, sizes, strict=True)
+            ]
+        return trace(run, [self.output, *held], self.mode)
+
+    def is_open(self) -> bool:
+        """Is nothing taken for granted of the sizes that are symbols?"""
+        found: list[Any] = [size for size in self.output.shape if isinstance(size, torch.SymInt)]
+        expressions = [size.node.shape_env.replace(size.node.expr) for size in found]
+        return all(e.is_symbol for e in expressions) and len(set(expressions)) == len(expressions)
 
 
 class _ForReal(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from lrp_fx.errors import LrpError, TargetError, UntracedTargetError, is_ours, r
 from lrp_fx.ir.source import TORCH_FOLDER
 from lrp_fx.targets.asked import Asked, ask
 from lrp_fx.targets.derivative import derived
+from lrp_fx.targets.stand_ins import Size
 
 _BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "UserError")
 
@@ -68,6 +69,11 @@ class Custom:
     def held(self) -> dict[str, Tensor]:
         """The tensors that the function reads beside the output, in shapes of their own."""
         return {f"held_{i}": tensor for i, tensor in enumerate(self._asked.held)} if self._asked is not None else {}
+
+    @property
+    def sizes(self) -> list[tuple[Size, ...]]:
+        """Theirs: numbers, or what follows the output's (`lrp_fx.targets.stand_ins`)."""
+        return list(self._asked.sizes) if self._asked is not None else []
 
     def example_arguments(self) -> dict[str, Tensor]:
         return self.held

@@ -19,6 +19,7 @@ from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.ir.traces import Traced
 from lrp_fx.ir.tracing import abstract_key, inline
 from lrp_fx.targets import Custom, Target, score_of
+from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
@@ -40,10 +41,13 @@ def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Nod
     batched = builder.program.batch_input
     batch = value_of(batched[1]).shape[0] if batched is not None else 1
     arguments: dict[str, fx.Node] = {}
-    for name, example in target.example_arguments().items():
+    examples = target.example_arguments()
+    shapes: list[Any] = [(batch, *example.shape[1:]) for example in examples.values()]
+    if isinstance(target, Custom):
+        shapes = [actual(sizes, value_of(builder.program.explained_node).shape) for sizes in target.sizes]
+    for (name, example), sizes in zip(examples.items(), shapes, strict=True):
         placeholder = builder.graph.placeholder(f"target_{name}")
         with builder.mode:
-            sizes = example.shape if isinstance(target, Custom) else (batch, *example.shape[1:])
             value = torch.empty(*sizes, dtype=example.dtype, device=example.device)
         placeholder.meta["val"] = value
         arguments[name] = placeholder

@@ -1,0 +1,111 @@
+"""Stand-ins: inputs in the place of tensors that a function reads, with sizes that follow those of the output.
+
+requires  a function that is run on an abstract output
+ensures   what it reads by example (labels) or by token has as many rows as the output in other calls too; nothing is
+          replaced where the function then fits fewer outputs than without
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+#: A size as it is told: a number, or one that follows the output's: its examples, its rows, one row less.
+EXAMPLES, ROWS, ONE_LESS = "examples", "rows", "rows - 1"
+Size = int | str
+#: Made of numbers only: their values are of the call, as those of other tensors that a function reads.
+_MADE = (torch.arange, torch.tensor, torch.as_tensor)
+
+
+def told(tensor: Tensor, shape: Sequence[int]) -> tuple[Size, ...]:
+    """The sizes of a tensor that is read beside an output of this shape."""
+    names: dict[int, str] = {shape[1] - 1: ONE_LESS, shape[1]: ROWS} if len(shape) > 2 else {}
+    first = {shape[0]: EXAMPLES} if len(shape) > 1 and shape[0] > 1 else {}
+    sizes = [(names | first if axis == 0 else names).get(n, n) for axis, n in enumerate(tensor.shape)]
+    return tuple(n if n < 2 else name for n, name in zip(tensor.shape, sizes, strict=True))
+
+
+def follows(sizes: Sequence[Size]) -> bool:
+    """Does any of them follow the output's?"""
+    return any(isinstance(size, str) for size in sizes)
+
+
+def actual(sizes: Sequence[Size], shape: Sequence[Any]) -> list[Any]:
+    """The sizes beside an output of this (perhaps symbolic) shape."""
+    rows = shape[1] if len(shape) > 1 else 1
+    known = {EXAMPLES: shape[0], ROWS: rows, ONE_LESS: rows - 1}
+    return [known[size] if isinstance(size, str) else size for size in sizes]
+
+
+class OtherwiseError(Exception):
+    """The function reads other tensors than the first time."""
+
+
+@dataclass
+class Met:
+    """The tensors that met the output, in the order in which they did; ``by``: what stands for them, if anything."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    by: Sequence[Tensor] = ()
+
+    def instead(self, value: Any) -> Any:
+        """What stands for a value; notes tensors that were not met before."""
+        if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
+            return value
+        number = next((i for i, known in enumerate(self.tensors) if known is value), len(self.tensors))
+        if number == len(self.tensors):
+            self.tensors.append(value)
+        if not self.by:
+            return value
+        if number >= len(self.by) or self.by[number].dtype != value.dtype or self.by[number].dim() != value.dim():
+            raise OtherwiseError
+        return self.by[number]
+
+
+class Meeting(TorchFunctionMode):
+    """Replaces, in calls that have something abstract among their arguments, what is not."""
+
+    def __init__(self, met: Met) -> None:
+        super().__init__()
+        self.met = met
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = pytree.tree_leaves((args, kwargs))
+        if any(isinstance(value, FakeTensor) for value in given):
+            args, kwargs = pytree.tree_map(self.met.instead, (args, kwargs))
+        elif self._is_real(func, given):
+            with _real():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _is_real(self, func: Any, given: Sequence[Any]) -> bool:
+        """Does a call say nothing of the output? (What makes tensors inside it makes real ones, too.)"""
+        if any(isinstance(value, torch.SymInt) for value in given):
+            return False
+        return func in _MADE or any(isinstance(value, Tensor) for value in given)
+
+
+@contextmanager
+def _real() -> Iterator[None]:
+    with _disable_current_modes():
+        yield
+
+
+def meeting(function: Callable[[Tensor], Tensor], met: Met) -> Callable[[Tensor], Tensor]:
+    """The function, whose tensors are noted, or replaced."""
+
+    def run(output: Tensor) -> Tensor:
+        with Meeting(met):
+            return function(output)
+
+    return run
