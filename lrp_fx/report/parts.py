@@ -34,18 +34,17 @@ AXES: dict[str, dict[str, int]] = {
 
 def changed(part: T, change: Change) -> T:
     """The same with other tensors."""
-    done: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def once(tensor: Tensor, axis: int) -> Tensor:
-        found = done.get(id(tensor))
-        if found is None:
-            found = done[id(tensor)] = tensor, change(tensor, axis)
-        return found[1]
-
-    return _changed(part, once, 0)  # type: ignore[no-any-return]
+    return _changed(part, change, 0, {})  # type: ignore[no-any-return]
 
 
-def _changed(part: Any, change: Change, axis: int) -> Any:
+def _changed(part: Any, change: Change, axis: int, done: dict[int, Any]) -> Any:
+    """``done``: what was made of tensors and objects so far, by number, beside themselves (or it might come again)."""
+    if id(part) not in done:
+        done[id(part)] = part, _made(part, change, axis, done)
+    return done[id(part)][1]
+
+
+def _made(part: Any, change: Change, axis: int, done: dict[int, Any]) -> Any:
     if isinstance(part, Tensor):
         return change(part, axis)
     if dataclasses.is_dataclass(part) and not isinstance(part, type) and type(part).__module__.startswith("lrp_fx."):
@@ -53,14 +52,14 @@ def _changed(part: Any, change: Change, axis: int) -> Any:
         values = {
             f.name: output_changed(getattr(part, f.name), change)
             if f.name == "output"
-            else _changed(getattr(part, f.name), change, axes.get(f.name, 0))
+            else _changed(getattr(part, f.name), change, axes.get(f.name, 0), done)
             for f in dataclasses.fields(part)
         }
         return dataclasses.replace(part, **values)
     if type(part) is dict:
-        return {key: _changed(value, change, axis) for key, value in part.items()}
+        return {key: _changed(value, change, axis, done) for key, value in part.items()}
     if type(part) in (list, tuple):
-        return type(part)(_changed(value, change, axis) for value in part)
+        return type(part)(_changed(value, change, axis, done) for value in part)
     return part
 
 

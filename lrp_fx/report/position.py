@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,6 +16,7 @@ from lrp_fx.structure.windows import Windows
 
 KEY, QUERY, BOTH = "key", "query", "both"
 CREDITS = (KEY, QUERY, BOTH)
+SIGNED = "signed"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +39,7 @@ class PositionSite:
                    stand in front of them.
     ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
     ``score``      (B,): what was explained.
+    ``summed``     is it kept as signed sums by token only (`Relevance.save`), which have no other reading?
     """
 
     name: str
@@ -55,6 +57,7 @@ class PositionSite:
     paired: Tensor | None = None
     windows: Windows | None = None
     starts: tuple[int, ...] = ()
+    summed: bool = False
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(R.shape)) for R in self.parts.values())
@@ -107,6 +110,11 @@ class PositionSite:
         aggregation = find_aggregation(position)
         if credit not in CREDITS:
             raise InputError(f"credit={credit!r}; there are {', '.join(CREDITS)}")
+        if self.summed and (position, credit) != (SIGNED, KEY):
+            raise InputError(
+                f"{self.name} was saved as sums by token: read it signed, with credit to the key\n    next: "
+                "relevance.save(path, positions=True) keeps the rest"
+            )
         if not self.token_axes:
             return None
         if credit == BOTH and self.is_pairwise:
@@ -145,6 +153,23 @@ class PositionSite:
         found = aggregation.per_token(Rows(rows(self.relevance), tuple(rows(R) for R in self.parts.values())))
         place = torch.tensor(windows.tokens, device=found.device).flatten()
         return found.new_zeros(len(found), windows.count).index_add(1, place[place >= 0], found[:, place >= 0])
+
+    def sums(self) -> PositionSite:
+        """The same with signed sums by token in place of raw relevance: little to keep, and no other reading."""
+        rows = self.per_token()
+        one = self.total.unsqueeze(1) if rows is None else rows
+        keys = slice(-1, None) if rows is not None else slice(0)
+        return replace(
+            self,
+            parts={self.name: one},
+            paired=None,
+            windows=None,
+            token_axes=() if rows is None else (1,),
+            owners=self.owners[keys],
+            starts=self.starts[keys],
+            planes=(None,),
+            summed=True,
+        )
 
     def owner(self, credit: str = KEY) -> str | None:
         """The input to whose tokens this site's relevance is credited."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from lrp_fx.render import figure, page, terminal
 from lrp_fx.report import heat
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
+from lrp_fx.report.kept import as_output, read, write
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.parts import changed, compact, moving, rows_of, taking
 from lrp_fx.report.past import past
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
+from lrp_fx.report.readings import Readings
 from lrp_fx.report.view import picture
 from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.structure.forms import Form
@@ -44,7 +47,7 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Relevance:
+class Relevance(Readings):
     """What an explainer returns. ``len``, ``[i]``, slices, lists of numbers and iteration take examples of it.
 
     ``score`` (B,): the explained quantity. ``output``: the model's own output, untouched (None without
@@ -108,6 +111,34 @@ class Relevance:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
+
+    def save(self, path: str | Path, *, positions: bool = True, output: bool = True) -> None:
+        """Write the result to one file (safetensors with a JSON header), for `load`.
+
+        positions: False keeps position relevance as signed sums by token, a small part of its raw form; other
+            aggregations cannot be read then. output: False leaves out what the model returned.
+
+        Raises `InputError` where the file cannot be written; what was there stays then.
+        """
+        sites = self.position if positions else [site.sums() for site in self.position]
+        books = self.ledger.token_books if positions else replace(self.ledger.token_books, position=sites)
+        made = replace(
+            self,
+            position=sites,
+            output=as_output(self.output) if output else None,
+            ledger=replace(self.ledger, token_books=books),
+        )
+        write(path, made, (Relevance, Stream))
+
+    @staticmethod
+    def load(path: str | Path) -> Relevance:
+        """The result in a file, its tensors to the bit. What the model returned is a tensor, or by name
+        (``output.logits``) where it was more. Nothing that a file holds is run.
+
+        Raises `InputError` for a file that is none of `save`, of another version, or damaged.
+        """
+        found: Relevance = read(path, Relevance, (Relevance, Stream))
+        return found
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{s:+.4g}" for s in self.score[:3].tolist()) + (", ..." if len(self) > 3 else "")

@@ -162,14 +162,14 @@ def _texts(
 
 def _tokens(relevance: Result, name: str, row: int, tokenizer: Any, position: Tensor, out: Tensor) -> Tokens:
     ids = relevance.inputs[name][row].tolist()
-    mask = _mask_of(relevance, name)
+    mask = mask_of(relevance, name)
     kept = [i for i in range(len(ids)) if mask is None or bool(mask[row, i] != 0)]
     names = token_names([ids[i] for i in kept], tokenizer)
     content, placed = array(relevance.content[name][row])[kept], array(position)[kept]
     return Tokens(name, tuple(names), tuple(kept), content, placed, tuple(map(bool, out.cpu().numpy()[kept])))
 
 
-def _mask_of(relevance: Result, name: str) -> Tensor | None:
+def mask_of(relevance: Result, name: str) -> Tensor | None:
     """The 0/1 mask of a text: of its shape, and with the same prefix where both are named as usual (``decoder_``)."""
     shape = relevance.inputs[name].shape
     masks = {
