@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from lrp_fx.errors import InputError
@@ -103,10 +104,10 @@ def _row(result: Named, name: str, row: int, tokenizer: Any, position: Tensor) -
 
 
 def _amounts(result: Named, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Signed position by token."""
-    if not texts:
-        return {}
-    found = result.per_token("signed", content=False)
+    """Signed position by token; zero where texts are not examples, which position does not tell apart."""
+    if any(len(result.content[n]) != result.score.numel() for n in texts):
+        return {n: torch.zeros_like(result.content[n]) for n in texts}
+    found = result.per_token("signed", content=False) if texts else {}
     return found if isinstance(found, dict) else {texts[0]: found}
 
 
