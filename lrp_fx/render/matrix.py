@@ -15,21 +15,22 @@ import numpy as np
 
 from lrp_fx.errors import InputError
 from lrp_fx.render.data import Array, colour, image_scale, ink
+from lrp_fx.render.style import PAGE, STYLE
 
 #: Sources that are named for a step where nothing is coloured.
 _NAMED = 5
+#: The part of the full colour below which a number is not written out in its cell.
+_UNSEEN = 0.002
+#: Beside the style of every page; the table scrolls by itself, and the names of its rows stay in sight.
 _STYLE = """
-.lrp-matrix { font: 14px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; padding: .75rem 1rem; }
-.lrp-matrix h1 { font-size: 1.1rem; margin: 0 0 .25rem; }
-.lrp-matrix p { margin: .2rem 0 .6rem; color: #444; }
-.lrp-matrix .wide { overflow: auto; max-height: 85vh; }
-.lrp-matrix table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
-.lrp-matrix th, .lrp-matrix td { padding: .1rem .3rem; font-size: .72rem; text-align: right; white-space: pre;
-    border: 0 solid #ddd; border-width: 0 1px 1px 0; color: #1a1a1a; background: #fff; }
-.lrp-matrix th { font: 600 .8rem ui-monospace, monospace; position: sticky; left: 0; z-index: 1; }
-.lrp-matrix thead th { vertical-align: bottom; writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
-    position: static; padding: .3rem .1rem; }
-.lrp-matrix .written { background: #f2f2ec; }
+.lrp .matrix { overflow: auto; max-height: 85vh; max-width: 100%; }
+.lrp.lrp.lrp .matrix table { border-collapse: separate; border-spacing: 0; max-width: none; font-size: .72rem; }
+.lrp.lrp.lrp .matrix th, .lrp.lrp.lrp .matrix td { padding: .1rem .3rem; text-align: right; white-space: pre;
+    border-right: 1px solid var(--faint); font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+.lrp.lrp.lrp .matrix th { font: 600 .8rem ui-monospace, monospace; position: sticky; left: 0; z-index: 1; }
+.lrp.lrp.lrp .matrix thead th { vertical-align: middle; writing-mode: vertical-rl; transform: rotate(180deg);
+    text-align: left; position: static; padding: .3rem .1rem; }
+.lrp.lrp.lrp .matrix thead th.written { text-decoration: underline; }
 """
 
 
@@ -109,8 +110,8 @@ def to_html(matrix: Matrix, path: str | Path | None = None) -> str:
     """The page as text, written to ``path`` (UTF-8) if one is given."""
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>'
     page = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}{escape(matrix.title)}</title>\n</head>\n<body>\n'
-        f"{fragment(matrix)}\n</body>\n</html>\n"
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}{escape(matrix.title)}</title>\n<style>{PAGE}</style>\n'
+        f"</head>\n<body>\n{fragment(matrix)}\n</body>\n</html>\n"
     )
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
@@ -126,11 +127,11 @@ def fragment(matrix: Matrix) -> str:
     )
     rows = "\n".join(_row(matrix, k, top) for k in range(len(matrix.rows)))
     return (
-        f'<style>{_STYLE}</style>\n<div class="lrp-matrix">\n<h1>Relevance of {escape(matrix.title)}</h1>\n<p>Rows: '
-        "what was written, from the first step on; columns: what it was written from (grey: itself written). Rules "
-        f"<b>{escape(matrix.ruleset)}</b>; red speaks for a step, blue against it, full colour at {top:.3g}.</p>\n"
-        f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead>\n'
-        f"<tbody>{rows}</tbody></table></div>\n</div>"
+        f'<style>{STYLE}{_STYLE}</style>\n<div class="lrp">\n<h1>Relevance of {escape(matrix.title)}</h1>\n<p>Rows: '
+        "what was written, from the first step on; columns: what it was written from (underlined: itself written). "
+        f"Rules <b>{escape(matrix.ruleset)}</b>; red speaks for a step, blue against it, full colour at {top:.3g}.</p>"
+        f'\n<div class="matrix"><table><thead><tr><th></th>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
+        "\n</div>"
     )
 
 
@@ -144,20 +145,27 @@ def _row(matrix: Matrix, k: int, top: float) -> str:
         background = colour(value / top)
         style = f' style="background:rgb{background};color:{ink(background)}"' if value else ""
         title = f"{readable(matrix.columns[n])} for {matrix.row(k)}: {value:+.6g}"
-        cells.append(f'<td{style} title="{escape(title, quote=True)}">{f"{value:+.2g}" if value else ""}</td>')
+        cells.append(f'<td{style} title="{escape(title, quote=True)}">{_short(value, top)}</td>')
     cells += [f"<td>{matrix.rest[k]:+.2g}</td><td>{matrix.scores[k]:+.4g}</td><td>{matrix.chance(k)}</td>"]
     return f"<tr><th>{escape(matrix.row(k))}</th>{''.join(cells)}</tr>"
 
 
+def _short(value: float, top: float) -> str:
+    """A number in few letters; what would not be seen is a dot (its title has it)."""
+    if abs(value) < _UNSEEN * top:
+        return "·" if value else ""
+    return f"{value:+.2g}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.2g}"
+
+
 # ------------------------------------------------------------------------------------------------ figure
 def plot(matrix: Matrix) -> Any:
-    """A `matplotlib.figure.Figure`: steps by sources, a line where what was written begins."""
+    """A `matplotlib.figure.Figure`, which notebooks show: steps by sources, a line where what was written begins."""
     try:
-        from matplotlib.figure import Figure  # drawn without pyplot: no global state, no window
+        from lrp_fx.render.notebook import ShownFigure
     except ImportError as error:
-        raise InputError("plot() needs matplotlib\n    next: pip install lrp-fx[plot]") from error
+        raise InputError("plot() draws with matplotlib\n    next: pip install lrp-fx[plot], or use show()") from error
     size = (max(5.0, 2.5 + 0.3 * len(matrix.columns)), max(2.6, 1.6 + 0.28 * len(matrix.rows)))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = ShownFigure(figsize=size, layout="constrained", facecolor="white")
     axes = figure.subplots()
     top = image_scale(matrix.values)
     drawn = axes.imshow(matrix.values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
