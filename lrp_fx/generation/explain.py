@@ -143,7 +143,7 @@ def _spans(spans: Any, count: int) -> list[tuple[int, int]]:
     if isinstance(spans, str) and spans == WHOLE:
         return [(0, count)]
     found = []
-    for span in spans if isinstance(spans, (list, tuple)) else [None]:
+    for span in spans if isinstance(spans, (list, tuple)) else [spans]:
         pair = (span.start or 0, count if span.stop is None else span.stop) if isinstance(span, slice) else span
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not 0 <= pair[0] < pair[1] <= count:
             raise InputError(

@@ -148,4 +148,4 @@ def _light(ledger: Ledger, content: dict[str, Tensor], position: dict[str, Tenso
     rows = {n: (R + position[n]).unsqueeze(0) for n, R in content.items() if R.dim() == 1}
     inputs = {n: ledger.token_books.inputs[n] for n in rows}
     books = replace(ledger.token_books, content=rows, position=(), inputs=inputs, axes={})
-    return changed(replace(ledger, token_books=books), compact)
+    return changed(replace(ledger, token_books=books), lambda tensor, axis: compact(tensor, axis).cpu())

@@ -78,7 +78,10 @@ def begun(model: nn.Module, reader: Reader | None, prompt: Any, inputs: Mapping[
 
 def _ids_of(prompt: Any) -> Tensor | None:
     """(1, T): a prompt that is numbers."""
-    if isinstance(prompt, Tensor) or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], int)):
+    first = prompt
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if isinstance(prompt, Tensor) or (isinstance(first, int) and not isinstance(prompt, int)):
         ids = torch.as_tensor(prompt)
         return ids.unsqueeze(0) if ids.dim() == 1 else ids
     return None
@@ -138,6 +141,8 @@ def written(begun: Writing, ids: Sequence[int]) -> Writing:
         role = role_of(name, value)
         if role == "position":
             raise InputError(f"{name} of a prompt: leave it out, so that the model counts what follows itself")
+        if role not in ("mask", "segment"):
+            continue  # a text of its own, that happens to be as long
         fill = value.new_ones(1, len(ids)) if role == "mask" else value.new_zeros(1, len(ids))
         inputs[name] = torch.cat([value, fill], 1)
     inputs[begun.name] = torch.cat([text, torch.tensor([list(ids)], dtype=text.dtype, device=text.device)], 1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.report.vocabulary import Vocabulary
+from lrp_fx.report.words import text_of
 from lrp_fx.targets import Class, Contrast, Custom, Predicted, Span, Target, rows_at
 
 #: What a target is, by its class; anything else is a function of the output.
@@ -236,15 +237,15 @@ def _title(one: ExplainedScore) -> str:
     if one.kind == CONTRAST:
         return f"{named[0]} rather than {named[1]}{_at(one)}{_chance(one)}"
     if one.kind == SPAN:
-        text = "".join(
-            label if label is not None else f"[{i}]" for i, label in zip(one.indices, one.labels, strict=True)
-        )
+        pairs = zip(one.indices, one.labels, strict=True)
+        text = text_of([label if label is not None else f"[{i}]" for i, label in pairs])
         return f"{text.strip()} ({len(named)} tokens{_at(one)})"
     return f"{'predicted ' if one.kind == PREDICTED else ''}{named[0]}{_at(one)}{_chance(one)}"
 
 
 def _called(index: int, label: str | None) -> str:
-    return f"class {index}" if label is None else f"{label.strip() or repr(label)} (class {index})"
+    text = None if label is None else text_of([label]).strip() or repr(label)
+    return f"class {index}" if text is None else f"{text} (class {index})"
 
 
 def _at(one: ExplainedScore) -> str:
