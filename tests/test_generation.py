@@ -194,6 +194,27 @@ def test_words_are_what_the_marks_of_a_vocabulary_say() -> None:
     assert words("a", "b") == ["a", "b"]
 
 
+class Prefix(Writer):
+    """Reads a text both ways, and the next word from its last."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        return self.head(x + (x @ x.mT / 3).softmax(-1) @ x)
+
+
+def test_a_model_that_reads_ahead_is_explained_prefix_by_prefix() -> None:
+    explainer = lrp_fx.convert(Prefix(), dynamic=True)
+    found = explainer.continuation(PROMPT, AFTER[:3], against=[1, 1, 1])
+    for k in range(3):
+        ids = torch.tensor([[*PROMPT[0].tolist(), *AFTER[:k]]])
+        one = explainer(input_ids=ids, target=lrp_fx.targets.Contrast(AFTER[k], 1))
+        torch.testing.assert_close(found.matrix[k], F.pad(one.tokens[0], (0, 3 - k)))
+        assert float(found.ledger[k].token_books.total) == pytest.approx(float(one.tokens.sum()))
+    assert_closed(found)
+    with pytest.raises(lrp_fx.InputError, match="reads what comes later"):
+        explainer.continuation(PROMPT, AFTER, spans="all")
+
+
 class Translator(Writer):
     """Reads one text and writes another."""
 

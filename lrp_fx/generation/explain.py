@@ -15,7 +15,7 @@ from torch import nn
 from lrp_fx.errors import InputError, warn_user
 from lrp_fx.generation.generation import Generation, Piece
 from lrp_fx.generation.steps import Explain, Row, rows_of
-from lrp_fx.generation.writing import Writing, begun, following, generated, written
+from lrp_fx.generation.writing import MEDIA, Writing, begun, following, generated, written
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.report.words import text_of
@@ -30,10 +30,10 @@ def generate(
     if _is_several(prompt):
         made = [generate(model, explain, reader, ruleset, one, inputs) for one in prompt]
         return [g for one in made for g in (one if isinstance(one, list) else [one])]
-    given, options = _sorted(model, inputs)
+    given, options = _sorted(inputs)
     start = begun(model, reader, prompt, given)
     several = generated(model, start, options)
-    found = [_generation(explain, reader, ruleset, written(start, ids)) for ids in several]
+    found = [_generation(explain, reader, ruleset, start, ids) for ids in several]
     return found[0] if len(found) == 1 else found
 
 
@@ -59,9 +59,9 @@ def continuation(
             found.append(continuation(model, explain, reader, ruleset, one, then, **options))
         return found  # type: ignore[return-value]
     start = begun(model, reader, prompt, inputs)
-    whole = written(start, following(reader, prompt, start, text))
+    ids = following(reader, prompt, start, text)
     other = following(reader, prompt, start, against) if against is not None else None
-    return _generation(explain, reader, ruleset, whole, other, spans, at_once)
+    return _generation(explain, reader, ruleset, start, ids, other, spans, at_once)
 
 
 def _is_several(prompt: Any) -> bool:
@@ -77,9 +77,9 @@ def _each(value: Any, prompts: Sequence[Any], name: str) -> Sequence[Any]:
     return value
 
 
-def _sorted(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors are inputs of the model, all else is an option of its ``generate``."""
-    tensors = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}
+def _sorted(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors, images and sounds are inputs of the model, all else is an option of its ``generate``."""
+    tensors = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor) or n in MEDIA}
     return tensors, {n: v for n, v in inputs.items() if n not in tensors}
 
 
@@ -87,12 +87,13 @@ def _generation(
     explain: Explain,
     reader: Reader | None,
     ruleset: str,
-    writing: Writing,
+    start: Writing,
+    ids: Sequence[int],
     against: Sequence[int] | None = None,
     spans: Any = None,
     at_once: int | None = None,
 ) -> Generation:
-    count = len(writing.written)
+    count = len(ids)
     if against is not None:
         if spans is not None:
             raise InputError("give against= or spans=: a contrast is made step by step")
@@ -103,12 +104,11 @@ def _generation(
             )
         count = min(count, len(against))
     steps = _spans(spans, count)
-    rows, sources = rows_of(explain, writing, steps, against, at_once)
+    rows, sources = rows_of(explain, start, ids, steps, against, at_once)
+    writing = written(start, ids)
     names = _vocabulary(reader, writing, sources, against or ())
-    written_ids = writing.written
     targets = tuple(
-        Piece(writing.name, writing.start + a, writing.start + b, *_named(written_ids[a:b], names), step=a)
-        for a, b in steps
+        Piece(writing.name, writing.start + a, writing.start + b, *_named(ids[a:b], names), step=a) for a, b in steps
     )
     other = tuple(text_of([names.tokens.get(i, str(i))]) for i in against[:count]) if against is not None else ()
     return _made(rows, targets, _pieces(writing, sources, names), ruleset, other)

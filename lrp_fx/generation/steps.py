@@ -7,14 +7,14 @@ ensures   for each step (or span of steps) the relevance of every source, as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lrp_fx.errors import InputError
-from lrp_fx.generation.writing import Writing
+from lrp_fx.generation.writing import Writing, written
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.parts import changed, compact
 from lrp_fx.report.relevance import Relevance
@@ -48,7 +48,8 @@ class Row:
 
 def rows_of(
     explain: Explain,
-    writing: Writing,
+    begun: Writing,
+    ids: Sequence[int],
     spans: Sequence[tuple[int, int]],
     against: Sequence[int] | None = None,
     at_once: int | None = None,
@@ -56,24 +57,63 @@ def rows_of(
     """One row for each span of steps ``(first, after the last)``; and the sources: input -> the shape of its tokens,
     (T,), or () for an input that counts as one.
 
-    against: what might have been written instead, id by id; steps that have the same are rows of zeros.
+    ids: what follows the prompt. against: what might have followed instead; steps that have the same are rows of zeros.
     at_once: how many steps share a pass of the transpose.
+
+    A model that reads what comes later (a prompt that is read both ways) is explained prefix by prefix.
     """
-    targets = [_target(writing, span, against) for span in spans]
-    asked = [n for n, target in enumerate(targets) if target is not None]
-    count = at_once or max(1, TOKENS_AT_ONCE // len(writing.ids))
-    rows: list[Row | None] = [None] * len(spans)
-    sources: dict[str, tuple[int, ...]] = {}
-    for first in range(0, len(asked), count):
-        numbers = asked[first : first + count]
-        for n, relevance in zip(numbers, explain(targets=[targets[n] for n in numbers], **writing.inputs), strict=True):
-            content, position = _by_source(relevance, writing.name)
-            sources = sources or {name: tuple(R.shape) for name, R in content.items()}
-            rows[n] = _row(relevance, content, position)
-    if not sources:
+    whole = written(begun, ids)
+    targets = {n: t for n, span in enumerate(spans) if (t := _target(whole, span, against)) is not None}
+    if not targets:
         raise InputError("both continuations are the same: there is nothing between them to explain")
-    like = next(row for row in rows if row is not None)
-    return [row if row is not None else _nothing(like) for row in rows], sources
+    rows: dict[int, Row] = {}
+    sources: dict[str, tuple[int, ...]] = {}
+    for n, relevance in _explained(explain, begun, ids, spans, targets, at_once):
+        content, position = _by_source(relevance, whole)
+        sources = sources or {name: tuple(R.shape) for name, R in content.items()}
+        rows[n] = _row(relevance, content, position)
+    nothing = _nothing(next(iter(rows.values())))
+    return [rows.get(n, nothing) for n in range(len(spans))], sources
+
+
+def _explained(
+    explain: Explain,
+    begun: Writing,
+    ids: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    targets: Mapping[int, Target],
+    at_once: int | None,
+) -> Iterator[tuple[int, Relevance]]:
+    """The number of each row that is explained, and its result."""
+    whole, numbers = written(begun, ids), list(targets)
+    count = at_once or max(1, TOKENS_AT_ONCE // len(whole.ids))
+    for first in range(0, len(numbers), count):
+        some = numbers[first : first + count]
+        results = explain(targets=[targets[n] for n in some], **whole.inputs)
+        if first == 0 and _reads_ahead(results[0], whole, spans[some[0]]):
+            for n in numbers:
+                yield n, _alone(explain, begun, ids, spans[n], targets[n])
+            return
+        yield from zip(some, results, strict=True)
+
+
+def _reads_ahead(relevance: Relevance, whole: Writing, span: tuple[int, int]) -> bool:
+    """Have tokens from the last step of a row on a part in it?"""
+    found = _tokens(relevance, content=True).get(whole.name)
+    if found is None:
+        return False
+    later = found[whole.start + span[1] - 1 :]
+    return bool(later.abs().sum() > _ROUNDING * found.abs().sum())
+
+
+def _alone(explain: Explain, begun: Writing, ids: Sequence[int], span: tuple[int, int], target: Target) -> Relevance:
+    """A step by itself, after what stands before it and nothing else."""
+    if span[1] != span[0] + 1:
+        raise InputError(
+            "this model reads what comes later: steps cannot be summed in one pass\n    next: leave spans= out, and "
+            "add the rows up"
+        )
+    return explain(targets=[target], **written(begun, ids[: span[0]]).inputs)[0]
 
 
 def _target(writing: Writing, span: tuple[int, int], against: Sequence[int] | None) -> Target | None:
@@ -108,11 +148,11 @@ def _nothing(like: Row) -> Row:
     return Row(zeros, zeros, {}, 0.0, float("nan"), float("nan"), None)
 
 
-def _by_source(relevance: Relevance, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _by_source(relevance: Relevance, whole: Writing) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Content and position of the tokens of each text, (T,), and of every other input as a whole, (); the text that is
     written comes last.
     """
-    content, position = _tokens(relevance, content=True), _tokens(relevance, content=False)
+    name, content, position = whole.name, _tokens(relevance, content=True), _tokens(relevance, content=False)
     for other, R in relevance.content.items():
         if other not in content:
             books = relevance.ledger.token_books.rows.get(other)
@@ -120,6 +160,8 @@ def _by_source(relevance: Relevance, name: str) -> tuple[dict[str, Tensor], dict
             position[other] = books.sum() - R.sum() if books is not None else torch.zeros_like(R.sum())
     if name not in content:
         raise InputError(f"{name} gets no relevance by token: what is written cannot be told step by step")
+    for part in (content, position):  # of a prefix
+        part[name] = torch.nn.functional.pad(part[name], (0, len(whole.ids) - len(part[name])))
     names = [*(n for n in content if n != name), name]
     return {n: content[n] for n in names}, {n: position[n] for n in names}
 
@@ -145,7 +187,8 @@ def _rest(ledger: Ledger, counted: float) -> dict[str, float]:
 
 def _light(ledger: Ledger, content: dict[str, Tensor], position: dict[str, Tensor]) -> Ledger:
     """The books without the tensors that they were read from: one for each step is kept."""
-    rows = {n: (R + position[n]).unsqueeze(0) for n, R in content.items() if R.dim() == 1}
-    inputs = {n: ledger.token_books.inputs[n] for n in rows}
+    inputs = ledger.token_books.inputs
+    rows = {n: (R + position[n])[: inputs[n].shape[1]].unsqueeze(0) for n, R in content.items() if R.dim() == 1}
+    inputs = {n: inputs[n] for n in rows}
     books = replace(ledger.token_books, content=rows, position=(), inputs=inputs, axes={})
     return changed(replace(ledger, token_books=books), lambda tensor, axis: compact(tensor, axis).cpu())

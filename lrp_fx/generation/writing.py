@@ -20,6 +20,8 @@ from lrp_fx.preprocess.names import going_on
 from lrp_fx.preprocess.reader import Reader
 
 DECODER, TEXT = "decoder_input_ids", "input_ids"
+#: What a reader takes beside the prompt.
+MEDIA = ("images", "audio")
 _NO_READER = (
     "no tokenizer is known that reads texts\n    next: convert(model, tokenizer=...), or give ids, tensors (1, T)"
 )
@@ -56,13 +58,14 @@ def begun(model: nn.Module, reader: Reader | None, prompt: Any, inputs: Mapping[
     Raises `InputError` for several prompts, and for texts without a tokenizer.
     """
     takes = forward_parameters(model)
-    given = dict(inputs)
+    given = {n: v for n, v in inputs.items() if n in takes or n not in MEDIA}
+    media = {n: v for n, v in inputs.items() if n not in given}
     if isinstance(prompt, Mapping) and not {"role", "content"} <= set(prompt):
         given = {**prompt, **given}
     elif _ids_of(prompt) is not None:
         given[TEXT if TEXT in takes else next(iter(takes))] = _ids_of(prompt)
-    elif prompt is not None:
-        given = {**_read(reader, prompt), **given}
+    elif prompt is not None or media:
+        given = {**_read(reader, prompt, media), **given}
     name = DECODER if DECODER in takes else TEXT if TEXT in takes or TEXT in given else next(iter(takes), TEXT)
     if name == DECODER and name not in given:
         given[name] = torch.tensor([[_first_token(model)]])
@@ -87,10 +90,10 @@ def _ids_of(prompt: Any) -> Tensor | None:
     return None
 
 
-def _read(reader: Reader | None, prompt: Any) -> dict[str, Tensor]:
+def _read(reader: Reader | None, prompt: Any, media: Mapping[str, Any]) -> dict[str, Tensor]:
     if reader is None:
         raise InputError(_NO_READER)
-    return reader.inputs(prompt)
+    return reader.inputs(*([prompt] if prompt is not None else []), **media)
 
 
 def _first_token(model: nn.Module) -> int:

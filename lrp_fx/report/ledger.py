@@ -99,7 +99,7 @@ class DepthBalance:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DepthBooks:
     """What the balances at the depths are made of: ``rows`` (B, T) for each depth; totals by number, (n, B)."""
 
@@ -108,6 +108,9 @@ class DepthBooks:
     leaves: Tensor
     sinks: Tensor
     passing: Tensor
+
+    def __repr__(self) -> str:
+        return f"DepthBooks({', '.join(i.name for i in self.infos)})"
 
     def balances(self, score: Tensor) -> list[DepthBalance]:
         """The books at every depth."""

@@ -335,8 +335,9 @@ class Explainer:
 
         prompt: a text or a chat, where the explainer knows a tokenizer; ids (1, T); a dict of arguments of forward; a
             list of texts, for a list of results.
-        options: tensors are further arguments of forward (``pixel_values=``), all else goes to the model's own
-            ``generate`` (``max_new_tokens=10``, ``do_sample=False``). Where it returns several sequences, a list.
+        options: tensors are further arguments of forward (``pixel_values=``), ``images=`` and ``audio=`` go to the
+            processor, all else to the model's own ``generate`` (``max_new_tokens=10``, ``do_sample=False``). Where it
+            returns several sequences, the result is a list.
 
         Raises `InputError` for a model that cannot generate, and for texts without a tokenizer.
         """
