@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lrp_fx.cli.app import main
+from lrp_fx.cli.main import main
 
 if __name__ == "__main__":
     main()

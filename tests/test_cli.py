@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +18,16 @@ from typer.testing import CliRunner, Result
 import lrp_fx
 from lrp_fx.cli import inputs as loading
 from lrp_fx.cli.app import app
+from lrp_fx.cli.checks import Refusal
+from lrp_fx.cli.evaluating import read_data
+from lrp_fx.cli.main import main
 from lrp_fx.preprocess.media import read_image
 from lrp_fx.preprocess.open import load_model, load_tokenizer
 from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rule import covers, registered
 
-MODELS = Path(__file__).parent.parent / "examples" / "models"
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "examples" / "models"
 STORIES, ROPE, DIGITS = (str(MODELS / name) for name in ("stories260k", "synth_rope", "vit_mnist"))
 
 
@@ -190,13 +200,173 @@ def _leak(call: lrp_fx.rule.Call) -> torch.Tensor:
         (["explain", ROPE, "--ids", "1,2", "--target", "cat"], "neither a class"),
         (["explain", ROPE, "--ids", "1,2", "--rules", "nonsense"], "nonsense"),
         (["explain", DIGITS, "--image", "none.png"], "there is no file"),
-        (["inspect", ROPE, "--dtype", "int8"], "not a floating-point type"),
+        (["explain", ROPE, "--ids", "1,2", "--html", "no/such/page.html"], "there is no folder no/such"),
+        (["explain", ROPE, "--ids", "1,2", "--csv", str(MODELS)], "that is a folder"),
+        (["explain", ROPE, "--ids", "1,2", "--png", "x.txt"], "has to end in one of .png"),
+        (["explain", ROPE, "--ids", "1,2", "--text", "x"], "not both"),
+        (["explain", ROPE, "--ids", "1,2", "--json", "--csv", "-"], "both take standard output"),
+        (["explain", STORIES, "--span", " cat", "--ids", "1,2"], "--span goes on one --text"),
+        (["inspect", ROPE, "--image", "none.npy"], "there is no file"),
+        (["evaluate", STORIES, "none.jsonl"], "there is no file none.jsonl"),
+        (["evaluate", STORIES, str(MODELS / "stories260k" / "config.json")], "line 1: not JSON"),
+        (["evaluate", STORIES, __file__, "--metrics", "abcp"], "did you mean 'abpc'"),
     ],
 )
 def test_mistakes_are_answered_in_one_paragraph(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
     assert message in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", ROPE, "--ids", "1,2", "--html", "no/such/page.html"],
+        ["explain", DIGITS, "--image", "none.png"],
+        ["evaluate", STORIES, "none.jsonl"],
+    ],
+)
+def test_what_cannot_be_read_or_written_is_said_in_one_line_before_anything_is_loaded(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrp_fx.preprocess.open.load_model", lambda *_: pytest.fail("loaded"))
+    result = run(*arguments)
+    assert result.exit_code == 1 and len(result.output.splitlines()) == 1
+
+
+def test_a_wrong_option_is_a_usage_error() -> None:
+    result = run("inspect", ROPE, "--dtype", "int8")
+    assert result.exit_code == 2 and "bfloat16" in result.output
+
+
+# ------------------------------------------------------------------------------------------------ data
+def test_json_is_all_that_is_printed() -> None:
+    result = run("explain", ROPE, "--ids", "1,12,3,14,15,6", "--target", "4", "--json", "--depth")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    (example,) = found["examples"]
+    assert found["rules"] == "pa-lrp" and example["target"]["index"] == 4
+    assert [t["id"] for t in example["inputs"]["input_ids"]] == [1, 12, 3, 14, 15, 6]
+    ledger = example["ledger"]
+    booked = sum(ledger["leaves"].values()) + sum(ledger["sinks"].values())
+    assert booked == pytest.approx(example["score"], rel=1e-4)
+    total = sum(t["relevance"] for t in example["inputs"]["input_ids"])
+    assert total == pytest.approx(sum(ledger["leaves"].values()), rel=1e-4)
+    (depth,) = example["depth"].values()
+    assert len(depth) == 4 and all(len(row) == 6 for row in depth)
+
+
+def test_several_texts_from_standard_input_as_a_table_of_numbers() -> None:
+    result = CliRunner().invoke(app, ["explain", STORIES, "--text", "-", "--csv", "-"], input="One day\n\nThe end.\n")
+    assert result.exit_code == 0, result.output
+    heading, *rows = csv.reader(result.stdout.splitlines())
+    assert heading == ["example", "input", "place", "id", "token", "content", "position", "relevance"]
+    assert {row[0] for row in rows} == {"0", "1"} and rows[0][4] == "<s>"
+    for row in rows:
+        assert float(row[5]) + float(row[6]) == pytest.approx(float(row[7]), abs=1e-5)
+
+
+def test_a_figure_and_depths(tmp_path: Path) -> None:
+    figure = tmp_path / "x.png"
+    result = run("explain", ROPE, "--ids", "1,12,3,14,15,6", "--depth", "--png", str(figure))
+    assert result.exit_code == 0, result.output
+    assert figure.read_bytes().startswith(b"\x89PNG") and f"wrote {figure}" in result.output.replace("\n", "")
+    (heading,) = (line for line in result.output.splitlines() if line.startswith("before block"))
+    assert heading.split() == ["before", "block", "0", "1", "2", "end"]
+
+
+def test_what_a_model_goes_on_to_say_is_explained_together() -> None:
+    result = run("explain", STORIES, "--text", "Once upon a time", "--span", ", there was", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    model, tokenizer = load_model(STORIES), load_tokenizer(STORIES)
+    ids = tokenizer("Once upon a time, there was", return_tensors="pt")["input_ids"]
+    begun = tokenizer("Once upon a time")["input_ids"]
+    assert ids[0, : len(begun)].tolist() == begun
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(begun) - 1 : -1]
+    expected = float(logits.gather(1, ids[0, len(begun) :].unsqueeze(1)).sum())
+    assert found["examples"][0]["score"] == pytest.approx(expected, rel=1e-5)
+    assert [t["id"] for t in found["examples"][0]["inputs"]["input_ids"]] == ids[0].tolist()
+
+
+def test_evaluate_measures_examples_of_a_file(tmp_path: Path) -> None:
+    data, values = tmp_path / "examples.jsonl", tmp_path / "values.csv"
+    data.write_text(
+        '{"input_ids": [1, 12, 3, 14, 15, 6], "target": 2}\n\n{"input_ids": [1, 9, 8, 7, 4, 6], "label": 0}\n'
+    )
+    options = ["--metrics", "abpc", "--fill", "0", "--against", "attnlrp", "--csv", str(values)]
+    result = run("evaluate", ROPE, str(data), *options)
+    assert result.exit_code == 0, result.output
+    assert "2 examples; taken away: tokens of input_ids; in their place: id 0" in result.output
+    for label in ("pa-lrp", "attnlrp", "random order", "later tokens first"):
+        assert f"\n{label} " in result.output
+    rows = list(csv.DictReader(values.read_text().splitlines()))
+    assert len(rows) == 2 * 4 and {r["metric"] for r in rows} == {"ABPC"}
+    assert rows[0]["target"] == "LABEL_2 (2)"
+    again = run("evaluate", ROPE, str(data), *options[:4], "--json", "--count", "1", "--target", "LABEL_3")
+    found = json.loads(again.stdout)
+    assert found["examples"] == 1 and found["targets"] == ["LABEL_3 (3)"]
+
+
+def test_lines_of_data_are_texts_or_objects_with_one(tmp_path: Path) -> None:
+    lines, plain = tmp_path / "lines.jsonl", tmp_path / "lines.txt"
+    lines.write_text('"One day"\n{"sentence": "The end", "target": "x"}\n{"prompt": "Once", "label": 1}\n')
+    plain.write_text("One day\n\nThe end\n")
+    assert read_data(lines, None) == (["One day", "The end", "Once"], [None, "x", None])
+    assert read_data(plain, 1) == (["One day"], [None])
+    lines.write_text('{"words": "One day"}\n')
+    with pytest.raises(Refusal, match="line 1: no text, sentence, prompt or input_ids, there are words"):
+        read_data(lines, None)
+
+
+def test_verify_as_json() -> None:
+    result = run("verify", ROPE, "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0 and found["ok"] and found["bitwise"] and found["worst_sites"]
+
+
+# ------------------------------------------------------------------------------------------------ the command itself
+def started(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, **options
+    )
+
+
+def test_help_and_versions_do_not_wait_for_torch() -> None:
+    told = "import sys; from lrp_fx.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    for option in ("--help", "--version"):
+        done = started("-c", told, option)
+        assert done.stdout.splitlines()[-1] == "False", done.stdout + done.stderr
+    assert done.stdout.startswith(f"lrp-fx {lrp_fx.__version__}, torch {torch.__version__}")
+    assert "explain" in started("-m", "lrp_fx", "--help").stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "lrp_fx", "recognisers"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        assert command.stdout is not None and command.stderr is not None
+        command.stdout.close()
+        said = command.stderr.read()
+    assert command.returncode == 0 and not said
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    real = importlib.util.find_spec
+
+    def without(*gone: str) -> Any:
+        return lambda name, *more: None if name in gone else real(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without("typer"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == 'lrp-fx needs typer: pip install "lrp-fx[cli]"\n'
+    for package, extra, option in (("transformers", "hf", []), ("matplotlib", "plot", ["--png", "x.png"])):
+        monkeypatch.setattr(importlib.util, "find_spec", without(package))
+        result = run("explain", ROPE, "--ids", "1,2,3", *option)
+        assert result.exit_code == 1 and f'pip install "lrp-fx[{extra}]"' in result.output
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

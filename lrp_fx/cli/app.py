@@ -1,35 +1,56 @@
-"""The command line: ``lrp-fx explain``, ``inspect``, ``verify``, ``passes``, ``dump``, ``rules``, ``recognisers``."""
+"""The command line: ``lrp-fx explain``, ``evaluate``, ``inspect``, ``verify``, ``rules``, ``passes``, ``dump``.
+
+Only what the help needs is imported here; each command imports the rest when it runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import groupby
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from lrp_fx.cli.inputs import model_inputs, read_places, read_target, trial_inputs
-from lrp_fx.cli.options import Blocks, Conserve, Dtype, Ids, Image, Model, Rules, Shown, Text
-from lrp_fx.errors import LrpError
-from lrp_fx.preprocess.open import load_model, load_tokenizer
-from lrp_fx.recognize.recognisers import RECOGNISERS
-from lrp_fx.rewrite.refuse import approximations
-from lrp_fx.runtime.explainer import Explainer, convert, graph_after
-from lrp_fx.runtime.pipeline import PIPELINE
-from lrp_fx.structure.sites import Site
+from lrp_fx import __version__
+from lrp_fx.cli.checks import (
+    Refusal,
+    check_figure,
+    check_readable,
+    check_transformers,
+    check_writable,
+    one_of,
+    texts_of,
+    whole_text,
+)
+from lrp_fx.cli.options import (
+    TARGETS,
+    Blocks,
+    Conserve,
+    Contrast,
+    Csv,
+    Dtype,
+    Html,
+    Ids,
+    Image,
+    Json,
+    Model,
+    Png,
+    Position,
+    Rules,
+    Shown,
+    Target,
+    Text,
+    Texts,
+    Type,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Relevance propagation for transformers whose books close.",
 )
-INPUT = "input"
 
 
 @contextlib.contextmanager
@@ -37,51 +58,125 @@ def _plain_errors() -> Iterator[None]:
     """Errors that name their cause become one red paragraph and exit code 1."""
     try:
         yield
-    except LrpError as error:
-        Console(stderr=True).print(
-            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        from rich.console import Console
+        from rich.markup import escape
+
+        kind = "error" if isinstance(error, Refusal) else type(error).__name__
+        if not isinstance(error, Refusal):
+            from lrp_fx.errors import LrpError
+
+            if not isinstance(error, LrpError):
+                raise
+        Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    found = [f"lrp-fx {__version__}"]
+    for package in ("torch", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    typer.echo(", ".join(found))
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    shown: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print versions and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def explain(
     model: Model,
-    text: Text = None,
+    text: Texts = None,
     ids: Ids = None,
     image: Image = None,
     decoder_text: Annotated[str | None, typer.Option(help="What an encoder-decoder has written so far.")] = None,
     rules: Rules = "pa-lrp",
-    target: Annotated[
-        str | None, typer.Option(help="Class (number or label) or vocabulary token; default: the prediction.")
+    target: Target = None,
+    contrast: Contrast = None,
+    span: Annotated[
+        str | None,
+        typer.Option(help="What the model writes next: explain all of its tokens together.", rich_help_panel=TARGETS),
     ] = None,
-    contrast: Annotated[
-        tuple[str, str] | None, typer.Option(help="Two classes A B: what speaks for A rather than B.")
-    ] = None,
-    position: Annotated[int | None, typer.Option(help="Output position to explain (default: the last token).")] = None,
+    position: Position = None,
     conserve: Annotated[
         Conserve, typer.Option(help="Check the whole ledger, every site too, or nothing.")
     ] = Conserve.total,
-    dtype: Dtype = "float32",
-    html: Annotated[Path | None, typer.Option(help="Write a self-contained page here as well.")] = None,
+    dtype: Type = Dtype.float32,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Relevance of each token before every block, as well.")
+    ] = False,
     hide: Annotated[
         str | None,
         typer.Option(help="Tokens to leave out of the scale of colours: `largest`, or places such as 0,-1."),
     ] = None,
+    json: Json = False,
+    html: Html = None,
+    png: Png = None,
+    csv: Csv = None,
 ) -> None:
-    """Explain one prediction: heatmap with content and position parts, and the ledger."""
+    """Explain predictions: heatmaps with content and position parts, and the ledger."""
     with _plain_errors():
-        left_out = read_places(hide)
-        loaded, tokenizer = load_model(model, dtype), load_tokenizer(model)
-        goal = read_target(loaded, tokenizer, target, contrast, position)
-        inputs = model_inputs(loaded, tokenizer, text=text, ids=ids, image=image, decoder_text=decoder_text)
-        relevance = convert(loaded, rules=rules, conserve=conserve.value)(**inputs, target=goal)
-        console = Console()
-        console.print(_prediction(loaded, tokenizer, relevance.output, position), highlight=False)
-        relevance.show(tokenizer, hide=left_out)
-        if html is not None:
-            relevance.to_html(html, tokenizer, hide=left_out)
-            console.print(f"wrote {html}", highlight=False)
+        check_writable(html, "--html")
+        check_figure(png)
+        check_writable(csv, "--csv")
+        check_readable(image, "--image")
+        one_of(target=target, contrast=contrast, span=span)
+        one_of(text=text, ids=ids, image=image)
+        if not (text or ids or image):
+            raise Refusal("nothing to explain: give --text, --ids or --image")
+        if json and csv is not None and str(csv) == "-":
+            raise Refusal("--json and --csv - both take standard output")
+        check_transformers()
+        texts = texts_of(text)
+        from lrp_fx.cli.explaining import Asked, run_explain
+
+        asked = Asked(
+            texts, ids, image, decoder_text, target, contrast, span, position, depth, hide, json, html, png, csv
+        )
+        run_explain(model, asked, rules=rules, conserve=conserve.value, dtype=dtype.value)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path, typer.Argument(help="Texts: .jsonl (text, and target where wanted), or one a line; - is standard input.")
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="Names with commas: abpc, auac, comprehensiveness, sufficiency, loo, ... ")
+    ] = "abpc,auac,comprehensiveness,sufficiency",
+    fill: Annotated[
+        str, typer.Option(help="In the place of a token: mask, unk, pad, drop, a token, or an id; auto: the first.")
+    ] = "auto",
+    against: Annotated[list[str] | None, typer.Option(help="Preset to compare with, may be repeated.")] = None,
+    target: Target = None,
+    count: Annotated[int | None, typer.Option(min=1, help="The first texts only.")] = None,
+    rules: Rules = "pa-lrp",
+    dtype: Type = Dtype.float32,
+    seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
+    json: Json = False,
+    csv: Csv = None,
+) -> None:
+    """Measure how well explanations fit the model, beside other rules, a random order and the place alone."""
+    with _plain_errors():
+        check_readable(data, "DATA")
+        check_writable(csv, "--csv")
+        check_transformers()
+        from lrp_fx.cli.evaluating import Measured, run_evaluate
+
+        asked = Measured(metrics, fill, tuple(against or ()), target, count, seed, json, csv)
+        run_evaluate(model, data, asked, rules=rules, dtype=dtype.value)
 
 
 @app.command(name="inspect")
@@ -91,7 +186,7 @@ def inspect_model(
     ids: Ids = None,
     image: Image = None,
     rules: Rules = "pa-lrp",
-    dtype: Dtype = "float32",
+    dtype: Type = Dtype.float32,
     why: Annotated[
         str | None, typer.Option(metavar="NODE", help="Say of one node of the graph what it is, and why not another.")
     ] = None,
@@ -99,23 +194,10 @@ def inspect_model(
 ) -> None:
     """The program with its rules, what was recognised where, and how many operations each rule serves."""
     with _plain_errors():
-        explainer = convert(*_loaded(model, dtype, text, ids, image), rules=rules)
-        console = _wide_console()
-        if why is not None:
-            console.print(str(explainer.why(why)), highlight=False, markup=False, soft_wrap=True)
-            return
-        program = explainer.rewritten.program
-        console.print(
-            f"[bold]{escape(model)}[/]  {type(explainer.model).__name__}, rules {rules}, capture {program.method}",
-            highlight=False,
-        )
-        for refusal in program.refusals:
-            console.print(f"  not {refusal}", highlight=False, markup=False)
-        listed = explainer.rewritten.print_readable(blocks=blocks.value)
-        console.print(f"\n{listed}\n", highlight=False, markup=False, soft_wrap=True)
-        _print_sites(console, explainer.sites)
-        _print_coverage(console, explainer)
-        _print_approximations(console, explainer)
+        text = _looked_at(text, ids, image)
+        from lrp_fx.cli.inspecting import run_inspect
+
+        run_inspect(model, text, ids, image, rules=rules, dtype=dtype.value, why=why, blocks=blocks.value)
 
 
 @app.command()
@@ -125,165 +207,64 @@ def verify(
     ids: Ids = None,
     image: Image = None,
     rules: Rules = "pa-lrp",
-    dtype: Dtype = "float32",
+    dtype: Type = Dtype.float32,
+    json: Json = False,
 ) -> None:
     """Compare the graph with the model and balance every site; exit code 1 when either fails."""
-    from lrp_fx.runtime.verify import verify as verify_books
-
     with _plain_errors():
-        report = verify_books(*_loaded(model, dtype, text, ids, image), rules=rules)
-        Console().print(str(report), highlight=False, markup=False, soft_wrap=True)
-        if not report.ok:
+        text = _looked_at(text, ids, image)
+        from lrp_fx.cli.inspecting import run_verify
+
+        if not run_verify(model, text, ids, image, rules=rules, dtype=dtype.value, json=json):
             raise typer.Exit(1)
 
 
 @app.command()
 def dump(
     model: Model,
-    until: Annotated[str, typer.Option(help="The last pass to apply: see `lrp-fx passes`.")] = PIPELINE[-1].name,
+    until: Annotated[str | None, typer.Option(help="The last pass to apply: see `lrp-fx passes`.")] = None,
     text: Text = None,
     ids: Ids = None,
     image: Image = None,
     rules: Rules = "pa-lrp",
-    dtype: Dtype = "float32",
+    dtype: Type = Dtype.float32,
     blocks: Shown = Blocks.all,
 ) -> None:
-    """Print the graph as it is after a pass."""
+    """Print the graph as it is after a pass (by default the last)."""
     with _plain_errors():
-        loaded, inputs = _loaded(model, dtype, text, ids, image)
-        print(graph_after(loaded, inputs, until, rules=rules, blocks=blocks.value))
+        text = _looked_at(text, ids, image)
+        from lrp_fx.cli.inspecting import run_dump
+
+        run_dump(model, text, ids, image, rules=rules, dtype=dtype.value, until=until, blocks=blocks.value)
 
 
 @app.command()
 def passes() -> None:
     """The passes from a model to a relevance graph, in order."""
-    table = Table("pass", "keeps", "purpose", box=None, pad_edge=False)
-    for step in PIPELINE:
-        table.add_row(step.name + ("*" if step.optional else ""), step.keeps.value, step.purpose)
-    console = _wide_console()
-    console.print(table)
-    console.print("* can be left out: convert(model, without=(NAME, ...))", highlight=False)
+    from lrp_fx.cli.listing import print_passes
+
+    print_passes()
 
 
 @app.command(name="rules")
 def list_rules() -> None:
     """The presets of rules."""
-    from lrp_fx.runtime.explainer import rulesets
+    from lrp_fx.cli.listing import print_rules
 
-    table = Table("preset", "what it is", box=None, pad_edge=False)
-    for name, about in rulesets().items():
-        table.add_row(name, about)
-    Console().print(table)
+    print_rules()
 
 
 @app.command(name="recognisers")
 def list_recognisers() -> None:
     """Who is asked what an operation means, in order; the first answer counts."""
-    table = Table("recogniser", "gives", "what it recognises", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for recogniser in RECOGNISERS:
-        gives = ", ".join(recogniser.kinds) if len(recogniser.kinds) < 4 else "any kind"
-        table.add_row(recogniser.name, gives, escape(recogniser.purpose))
-    _wide_console().print(table)
+    from lrp_fx.cli.listing import print_recognisers
+
+    print_recognisers()
 
 
-def _loaded(name: str, dtype: str, text: str | None, ids: str | None, image: Path | None) -> tuple[Any, dict[str, Any]]:
-    """The model and inputs for it: those given, else made-up ones of a plausible shape."""
-    model = load_model(name, dtype)
-    if text is None and ids is None and image is None:
-        return model, trial_inputs(model)
-    return model, model_inputs(model, load_tokenizer(name), text=text, ids=ids, image=image)
-
-
-def _prediction(model: Any, tokenizer: Any, output: Any, position: int | None) -> str:
-    """The prediction in words: the class label or the next token at the explained position."""
-    logits = getattr(output, "logits", None)
-    if logits is None or logits.dim() not in (2, 3):
-        return ""
-    row = logits[0] if logits.dim() == 2 else logits[0, -1 if position is None else position]
-    best = int(row.argmax())
-    if logits.dim() == 2:
-        name = (getattr(model.config, "id2label", None) or {}).get(best, "")
-    else:
-        name = (
-            ""
-            if tokenizer is None
-            else repr(tokenizer.convert_ids_to_tokens([best])[0].replace("▁", " ").replace("Ġ", " "))
-        )
-    probability = float(row.float().softmax(-1)[best])
-    return escape(
-        f"predicted: {name} (class {best}, probability {probability:.3f})"
-        if logits.dim() == 2
-        else f"next token: {name} (id {best}, probability {probability:.3f})"
-    )
-
-
-def _wide_console() -> Console:
-    """The terminal's width, or enough for the tables where output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
-def _print_sites(console: Console, sites: list[Site]) -> None:
-    """One table per kind; places that differ only in numbers (layers) and share everything else are one row."""
-    for kind, members in groupby(sorted(sites, key=lambda s: (s.kind != INPUT, s.kind)), key=lambda s: s.kind):
-        rows: dict[tuple[str, ...], list[str]] = {}
-        for site in members:
-            place = ".".join("*" if part.isdecimal() else part for part in site.module.split("."))
-            rows.setdefault((place, site.variant, site.rule, site.source.split(": ")[0]), []).append(site.module)
-        table = Table(
-            title=f"{kind}",
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            pad_edge=False,
-            padding=(0, 2, 0, 0),
-            header_style="dim",
-        )
-        for heading in ("where", "how", "rule", "times", "source"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "times" else "left")
-        for (place, variant, rule, source), modules in rows.items():
-            table.add_row(
-                escape(place or ("" if kind == "input" else "model")),
-                escape(variant),
-                rule,
-                str(len(modules)),
-                escape(source),
-            )
-        console.print(table)
-        console.print()
-
-
-def _print_coverage(console: Console, explainer: Explainer) -> None:
-    table = Table(
-        title="coverage",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style="dim",
-    )
-    for heading in ("how", "rule", "operations"):
-        table.add_column(heading, justify="right" if heading == "operations" else "left")
-    for how, rules in explainer.coverage.items():
-        for rule, count in sorted(rules.items(), key=lambda kv: -kv[1]):
-            table.add_row(how, rule, str(count))
-    console.print(table)
-
-
-def _print_approximations(console: Console, explainer: Explainer, most: int = 5) -> None:
-    """The first operations that no rule serves exactly: why, what they came nearest to, and what to do."""
-    problems = approximations(explainer.rewritten)
-    for problem in problems[:most]:
-        console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
-    if len(problems) > most:
-        console.print(f"  and {len(problems) - most} more", highlight=False)
-
-
-def main() -> None:
-    """Entry point."""
-    app()
-
-
-if __name__ == "__main__":
-    main()
+def _looked_at(text: str | None, ids: str | None, image: Path | None) -> str | None:
+    """The text given, after what can be refused at once was refused."""
+    check_readable(image, "--image")
+    one_of(text=text, ids=ids, image=image)
+    check_transformers()
+    return whole_text(text)

@@ -22,29 +22,31 @@ _TRIAL_TOKENS = 12
 
 def model_inputs(
     model: nn.Module,
-    tokenizer: Any,
+    reader: Reader,
     *,
-    text: str | None = None,
+    texts: list[str] | None = None,
     ids: str | None = None,
     image: Path | None = None,
     decoder_text: str | None = None,
 ) -> dict[str, Tensor]:
     """The forward's arguments for what was given on the command line.
 
-    Raises `InputError` when the text cannot be tokenised, the ids are no numbers, or the image does not fit the model.
+    Raises `InputError` when the texts cannot be tokenised, the ids are no numbers, or the image does not fit the model.
     """
+    if image is not None and image.suffix != ".npy" and reader.processor is not None:
+        return reader.inputs(images=[image], decoder_text=decoder_text)
     if image is not None:
         inputs: dict[str, Tensor] = {forward_of(model).main: read_image(model.config, image)}
     elif ids is not None:
         inputs = {forward_of(model).main: _numbers(ids)}
-    elif text is not None:
-        if tokenizer is None:
+    elif texts:
+        if reader.tokenizer is None:
             raise InputError("this model comes without a tokenizer: give the token ids instead, --ids 1,2,3")
-        return Reader(model, tokenizer).inputs(text, decoder_text=decoder_text)
+        return reader.inputs(texts if len(texts) > 1 else texts[0], decoder_text=decoder_text)
     else:
         raise InputError("nothing to explain: give --text, --ids or --image")
     if getattr(model.config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = decoder_ids(model.config, tokenizer, decoder_text)
+        inputs["decoder_input_ids"] = decoder_ids(model.config, reader.tokenizer, decoder_text)
     return forward_of(model).cast(inputs)
 
 
