@@ -77,7 +77,7 @@ def test_explain_contrast_of_ids_without_a_tokenizer() -> None:
     )
     assert result.exit_code == 0, result.output
     assert (
-        "Contrast(a=4, b=2" in result.output
+        "LABEL_4 (class 4) rather than LABEL_2 (class 2)" in result.output
         and "rules attnlrp" in result.output
         and "leaf position" not in result.output
     )
@@ -324,6 +324,28 @@ def test_verify_as_json() -> None:
     result = run("verify", ROPE, "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 0 and found["ok"] and found["bitwise"] and found["worst_sites"]
+
+
+def test_generate_explains_what_a_model_writes(tmp_path: Path) -> None:
+    page, table = tmp_path / "x.html", tmp_path / "x.csv"
+    asked = ["generate", STORIES, "--text", "Once upon", "--then", " a time"]
+    result = run(*asked, "--html", str(page), "--csv", str(table), "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert page.stat().st_size > 1000 and len(rows) == len(found["steps"]) * len(found["sources"])
+    assert [step["text"] for step in found["steps"]] == [" a", " time"]
+    for k, step in enumerate(found["steps"]):
+        total = sum(float(r["relevance"]) for r in rows if r["step"] == str(k))
+        assert total == pytest.approx(sum(step["content"]) + sum(step["position"]), abs=1e-4)
+        assert total + sum(step["rest"].values()) == pytest.approx(step["score"], rel=1e-4)
+    for wrong, said in (
+        (["--then", " a", "--max-new-tokens", "3"], "not both"),
+        (["--html", "no/such/x.html"], "there is no folder"),
+        (["--then", "-", "--text", "-"], "standard input is one text"),
+    ):
+        result = run("generate", STORIES, "--text", "Once", *wrong)
+        assert result.exit_code == 1 and said in result.output
 
 
 # ------------------------------------------------------------------------------------------------ the command itself

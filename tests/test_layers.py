@@ -34,6 +34,8 @@ def imports(file: Path) -> Iterator[str]:
             yield "relative.import"
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lrp_fx"):
             for alias in node.names:
+                if node.module == "lrp_fx" and alias.name == "__version__":
+                    continue  # the package itself, which imports nothing before it is asked for a name
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in known else str(node.module)
         elif isinstance(node, ast.Import):

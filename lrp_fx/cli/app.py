@@ -1,4 +1,4 @@
-"""The command line: ``lrp-fx explain``, ``evaluate``, ``inspect``, ``verify``, ``rules``, ``passes``, ``dump``.
+"""The command line: explain, generate, evaluate, inspect, verify, dump, rules, passes, recognisers.
 
 Only what the help needs is imported here; each command imports the rest when it runs.
 """
@@ -17,6 +17,7 @@ from lrp_fx import __version__
 from lrp_fx.cli.checks import (
     Refusal,
     check_figure,
+    check_one_data,
     check_readable,
     check_transformers,
     check_writable,
@@ -135,8 +136,7 @@ def explain(
         one_of(text=text, ids=ids, image=image)
         if not (text or ids or image):
             raise Refusal("nothing to explain: give --text, --ids or --image")
-        if json and csv is not None and str(csv) == "-":
-            raise Refusal("--json and --csv - both take standard output")
+        check_one_data(json, csv)
         check_transformers()
         texts = texts_of(text)
         from lrp_fx.cli.explaining import Asked, run_explain
@@ -145,6 +145,47 @@ def explain(
             texts, ids, image, decoder_text, target, contrast, span, position, depth, hide, json, html, png, csv
         )
         run_explain(model, asked, rules=rules, conserve=conserve.value, dtype=dtype.value)
+
+
+@app.command()
+def generate(
+    model: Model,
+    text: Annotated[str, typer.Option(help="The beginning; - reads it from standard input.")],
+    then: Annotated[
+        str | None, typer.Option(help="Explain this continuation, instead of what the model writes.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="What speaks for --then rather than for this, step by step.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="How much the model writes [default: 10].")] = None,
+    words: Annotated[bool, typer.Option("--words", help="By words instead of tokens.")] = False,
+    hops: Annotated[
+        int | None, typer.Option(min=1, help="Hand relevance of written tokens on to what these were written from.")
+    ] = None,
+    rules: Rules = "pa-lrp",
+    dtype: Type = Dtype.float32,
+    json: Json = False,
+    html: Html = None,
+    png: Png = None,
+    csv: Csv = None,
+) -> None:
+    """Explain what a model writes, token by token."""
+    with _plain_errors():
+        check_writable(html, "--html")
+        check_figure(png)
+        check_writable(csv, "--csv")
+        one_of(then=then, max_new_tokens=max_new_tokens)
+        if against is not None and then is None:
+            raise Refusal("--against goes with --then")
+        if [text, then, against].count("-") > 1:
+            raise Refusal("standard input is one text")
+        check_one_data(json, csv)
+        check_transformers()
+        from lrp_fx.cli.generating import Wanted, run_generate
+
+        first, second, other = whole_text(text), whole_text(then), whole_text(against)
+        wanted = Wanted(first or "", second, other, max_new_tokens or 10, words, hops, json, html, png, csv)
+        run_generate(model, wanted, rules=rules, dtype=dtype.value)
 
 
 @app.command()
@@ -172,6 +213,7 @@ def evaluate(
     with _plain_errors():
         check_readable(data, "DATA")
         check_writable(csv, "--csv")
+        check_one_data(json, csv)
         check_transformers()
         from lrp_fx.cli.evaluating import Measured, run_evaluate
 

@@ -44,6 +44,12 @@ def check_figure(path: Path | None, option: str = "--png") -> None:
         raise Refusal(f'{option} draws with matplotlib: pip install "lrp-fx[plot]"')
 
 
+def check_one_data(json: bool, csv: Path | None) -> None:
+    """Raise `Refusal` where two kinds of data would be printed into each other."""
+    if json and csv is not None and str(csv) == STDOUT:
+        raise Refusal("--json and --csv - both take standard output")
+
+
 def check_readable(path: Path | None, option: str) -> None:
     """Raise `Refusal` for a file that is not there or cannot be read."""
     if path is None or str(path) == STDIN:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv as tables
 import json as jsons
 import sys
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrp_fx.cli.checks import STDIN, STDOUT, Refusal
+from lrp_fx.cli.records import write_table
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.evaluation.metric import chosen
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
@@ -106,10 +106,6 @@ def _write_values(found: Evaluation, path: Path) -> None:
         for name, values in row.items()
         for number, value in enumerate(values)
     ]
-    heading = ("example", "target", "ranking", "metric", "value")
-    if str(path) == STDOUT:
-        tables.writer(sys.stdout).writerows([heading, *rows])
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        tables.writer(file).writerows([heading, *rows])
-    print(f"wrote {path}", file=sys.stderr)
+    write_table(path, ("example", "target", "ranking", "metric", "value"), rows)
+    if str(path) != STDOUT:
+        print(f"wrote {path}", file=sys.stderr)

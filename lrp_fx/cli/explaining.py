@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv as tables
 import json as jsons
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from torch import Tensor
 from lrp_fx.capture.outputs import explained_name, named_leaves
 from lrp_fx.cli.checks import STDOUT, Refusal
 from lrp_fx.cli.inputs import model_inputs, read_places, read_target
-from lrp_fx.cli.records import COLUMNS, as_dict, depths, rows_of
+from lrp_fx.cli.records import COLUMNS, as_dict, depths, rows_of, write_table
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.relevance import Relevance
@@ -135,21 +133,9 @@ def _written(relevance: Relevance, asked: Asked, left_out: Any) -> Iterator[Path
         relevance.plot(hide=left_out).savefig(asked.png, dpi=150)
         yield asked.png
     if asked.csv is not None:
-        with _opened(asked.csv) as file:
-            writer = tables.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(rows_of(relevance))
+        write_table(asked.csv, COLUMNS, rows_of(relevance))
         if str(asked.csv) != STDOUT:
             yield asked.csv
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if str(path) == STDOUT:
-        yield sys.stdout
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        yield file
 
 
 def _print_depths(console: Console, relevance: Relevance) -> None:

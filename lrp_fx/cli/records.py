@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lrp_fx.cli.checks import STDOUT
 from lrp_fx.render.data import Raster, Tokens
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.report.view import examples
 
 COLUMNS = ("example", "input", "place", "id", "token", "content", "position", "relevance")
+
+
+def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Comma-separated values into a file, or to standard output (``-``)."""
+    with contextlib.ExitStack() as stack:
+        to_file = str(path) != STDOUT
+        file = stack.enter_context(path.open("w", newline="", encoding="utf-8")) if to_file else sys.stdout
+        csv.writer(file).writerows([heading, *rows])
 
 
 def rows_of(relevance: Relevance) -> Iterator[tuple[Any, ...]]:
