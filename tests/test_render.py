@@ -153,7 +153,7 @@ def test_pages_are_well_formed_and_self_contained(kind: str, request: pytest.Fix
 
 def test_tokens_are_escaped_and_legible(text: lrp_fx.Relevance) -> None:
     source = text.to_html(None, VOCABULARY)
-    assert "<b>" not in re.sub(r"<b>(token|total|content|position|pa-lrp|Predicted|[+-])", "", source)
+    assert "<b>" not in re.sub(r"<b>(token|total|content|position|pa-lrp|Predicted|predicted class|[+-])", "", source)
     assert all(escaped in source for escaped in ("&lt;b&gt;", "a&amp;b", "&quot;q&quot;", "ü"))
 
 
