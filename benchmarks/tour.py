@@ -1,4 +1,4 @@
-"""The tour of docs/tour.md: its code is run in order, and what each block prints is put behind it."""
+"""The tour of docs/tour.md and the tutorial: code is run in order, and what each block prints is put behind it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.page import ROOT, Command
 
-PAGE = ROOT / "docs" / "tour.md"
+PAGE, TUTORIAL = ROOT / "docs" / "tour.md", ROOT / "docs" / "tutorial.md"
 _BLOCKS = re.compile(r"```python\n(.*?)```\n(\n```text\n)?(.*?)(?=```|\Z)", re.S)
 
 
@@ -37,16 +37,16 @@ def followed(page: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the page; with ``--write`` write it."""
+    """Print the pages; with ``--write`` write them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tour", description=BENCHMARK.purpose)
-    parser.add_argument("--write", action="store_true", help="write docs/tour.md")
-    page = followed(PAGE.read_text(encoding="utf-8"))
-    if parser.parse_args(arguments).write:
-        PAGE.write_text(page, encoding="utf-8")
-        print(f"wrote {PAGE}")
-    else:
-        print(page)
+    parser.add_argument("--write", action="store_true", help="write docs/tour.md and docs/tutorial.md")
+    write = parser.parse_args(arguments).write
+    for path in (PAGE, TUTORIAL):
+        page = followed(path.read_text(encoding="utf-8"))
+        if write:
+            path.write_text(page, encoding="utf-8")
+        print(f"wrote {path}" if write else page)
     return 0
 
 
-BENCHMARK = Command("tour", "The tour of docs/tour.md: what its code prints is put in again.", main)
+BENCHMARK = Command("tour", "The tour and the tutorial: what their code prints is put in again.", main)

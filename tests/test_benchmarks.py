@@ -162,10 +162,14 @@ def test_rows_are_told_apart_by_as_many_columns_as_it_takes() -> None:
     assert differences(old, old.replace("2.0", "3.0"), {OTHERS: Noise(relative=0.5)}) == []
 
 
-def test_the_tour_prints_what_it_says() -> None:
+@pytest.mark.parametrize(("path", "prints"), [(tour.PAGE, 8), (tour.TUTORIAL, 4)], ids=["tour", "tutorial"])
+def test_the_tour_and_the_tutorial_print_what_they_say(
+    path: Path, prints: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written again by ``python -m benchmarks tour --write``."""
-    page = tour.PAGE.read_text(encoding="utf-8")
-    assert page.count("```text\n") >= 8
+    monkeypatch.chdir(tour.ROOT)
+    page = path.read_text(encoding="utf-8")
+    assert page.count("```text\n") >= prints
     assert tour.followed(page) == page
 
 

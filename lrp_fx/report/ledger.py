@@ -203,6 +203,7 @@ class Ledger:
         return {name: t / self.score for name, t in {**self.leaves, **self.sinks}.items()}
 
     def worst_sites(self, count: int = 5) -> list[SiteBalance]:
+        """The operations that lose or make most, relative to what passes them; none without ``conserve="site"``."""
         return sorted(self.sites, key=lambda s: s.error if s.error == s.error else float("inf"), reverse=True)[:count]
 
     def check(self, read: Callable[[], Tensor | None] = lambda: None) -> bool:

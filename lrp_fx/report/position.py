@@ -65,6 +65,7 @@ class PositionSite:
 
     @property
     def is_pairwise(self) -> bool:
+        """Does position enter between pairs of tokens (a bias on their scores)?"""
         return len(self.token_axes) == 2
 
     @cached_property

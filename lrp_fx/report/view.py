@@ -20,6 +20,7 @@ from lrp_fx.report.hiding import hidden
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT, is_text
+from lrp_fx.report.vocabulary import readable
 from lrp_fx.structure.forms import Form
 
 
@@ -90,14 +91,7 @@ def token_names(ids: Sequence[int], tokenizer: Any) -> list[str]:
         names = [tokenizer[i] if i < len(tokenizer) else i for i in ids]
     else:
         names = [tokenizer(i) for i in ids]
-    return [_readable(str(n), i) for n, i in zip(names, ids, strict=True)]
-
-
-def _readable(name: str, index: int) -> str:
-    """Spaces and line breaks as sentence-piece, byte-level and byte-fallback vocabularies write them."""
-    for mark, text in (("▁", " "), ("Ġ", " "), ("Ċ", "⏎"), ("<0x0A>", "⏎"), ("\n", "⏎"), ("\t", "⇥")):
-        name = name.replace(mark, text)
-    return name if name else f"[{index}]"
+    return [readable(str(n)) or f"[{i}]" for n, i in zip(names, ids, strict=True)]
 
 
 def _is_text(relevance: Result, name: str) -> bool:

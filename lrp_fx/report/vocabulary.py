@@ -16,3 +16,11 @@ class Vocabulary:
 
     tokens: Mapping[int, str] = field(default_factory=dict)
     outputs: Mapping[int, str] = field(default_factory=dict)
+
+
+def readable(token: str) -> str:
+    """A token with its spaces and line breaks, as sentence-piece, byte-level and byte-fallback vocabularies write
+    them."""
+    for mark, text in (("▁", " "), ("Ġ", " "), ("Ċ", "⏎"), ("<0x0A>", "⏎"), ("\n", "⏎"), ("\t", "⇥")):
+        token = token.replace(mark, text)
+    return token

@@ -77,6 +77,7 @@ class Rule:
             raise RuleError(f"rule {self.name} needs a law and a citation")
 
     def serves(self, op: str) -> bool:
+        """May it be given an operation of this name (``aten.mul``)?"""
         return op in self.ops or self.ops == ("*",)
 
     @property

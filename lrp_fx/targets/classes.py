@@ -57,9 +57,11 @@ class _AtPosition:
 
     @property
     def signature(self) -> tuple[Any, ...]:
+        """Its class and what it asks for; which classes and positions are arguments."""
         return (type(self).__name__, tuple(self.classes))
 
     def example_arguments(self) -> dict[str, Tensor]:
+        """Whole numbers, (B,) each, as the graph is traced with."""
         return {name: torch.zeros(2, dtype=torch.int64) for name in (*self.classes, "position")}
 
     def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
@@ -118,6 +120,7 @@ class Class(_AtPosition):
         super().__init__(position, index=index)
 
     def score(self, output: Tensor, mask: Tensor | None, *, index: Tensor, position: Tensor) -> Tensor:
+        """(B,): the logit of ``index`` (B,) in the row at ``position`` (B,)."""
         return self._row(output, mask, position).gather(1, index.unsqueeze(1)).squeeze(1)
 
 
@@ -140,5 +143,6 @@ class Contrast(_AtPosition):
         return found
 
     def score(self, output: Tensor, mask: Tensor | None, *, a: Tensor, b: Tensor, position: Tensor) -> Tensor:
+        """(B,): the logit of ``a`` (B,) less that of ``b`` (B,), in the row at ``position`` (B,)."""
         row = self._row(output, mask, position)
         return (row.gather(1, a.unsqueeze(1)) - row.gather(1, b.unsqueeze(1))).squeeze(1)

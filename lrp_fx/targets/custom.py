@@ -76,9 +76,11 @@ class Custom:
         return list(self._asked.sizes) if self._asked is not None else []
 
     def example_arguments(self) -> dict[str, Tensor]:
+        """The tensors that the function reads beside the output."""
         return self.held
 
     def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+        """As `example_arguments`, for any output."""
         return self.held
 
     def score(self, output: Tensor, mask: Tensor | None, **held: Tensor) -> Tensor:

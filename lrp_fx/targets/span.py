@@ -60,9 +60,11 @@ class Span:
 
     @property
     def signature(self) -> tuple[Any, ...]:
+        """Its class; tokens and start are arguments."""
         return ("Span", self.tokens.shape[-1])
 
     def example_arguments(self) -> dict[str, Tensor]:
+        """Whole numbers by name, as the graph is traced with."""
         return {
             "tokens": torch.zeros(2, self.tokens.shape[-1], dtype=torch.int64),
             "start": torch.zeros(2, dtype=torch.int64),

@@ -15,11 +15,17 @@ class Target(Protocol):
     linear: bool
 
     @property
-    def signature(self) -> tuple[Any, ...]: ...
+    def signature(self) -> tuple[Any, ...]:
+        """What tells its kind apart: targets of one signature share a relevance graph."""
+        ...
 
-    def example_arguments(self) -> dict[str, Tensor]: ...
+    def example_arguments(self) -> dict[str, Tensor]:
+        """Its numbers by name, as the graph is traced with: tensors of the right types, first axis the examples."""
+        ...
 
-    def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]: ...
+    def arguments(self, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+        """Its numbers by name, (B,) each, for an output of ``shape``; raises `TargetError` for what that has not."""
+        ...
 
     @property
     def score(self) -> Callable[..., Tensor]:
