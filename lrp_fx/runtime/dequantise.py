@@ -45,11 +45,11 @@ def _plain(layer: nn.Module, name: str) -> nn.Module:
     with torch.no_grad():
         if isinstance(layer, nn.Embedding):
             rows = layer(torch.arange(layer.num_embeddings, device=_device(layer)))
-            return nn.Embedding.from_pretrained(rows.clone(), freeze=False, padding_idx=layer.padding_idx)
+            return nn.Embedding(*rows.shape, padding_idx=layer.padding_idx, _weight=rows.clone())
         width, kind = int(layer.in_features), _kind(layer)  # type: ignore[arg-type]
         one = torch.eye(width, dtype=kind, device=_device(layer))
         bias = layer(one.new_zeros(1, width))[0]
-        weight = torch.cat([layer(part) - bias for part in one.split(_ROWS)]).mT.contiguous()
+        weight = torch.cat([layer(part) - bias for part in torch.split(one, _ROWS)]).mT.contiguous()
         linear = nn.Linear(width, len(bias), bias=bool(bias.any()), dtype=weight.dtype, device=weight.device)
         linear.weight.copy_(weight)
         if linear.bias is not None:
