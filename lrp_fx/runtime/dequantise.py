@@ -45,7 +45,7 @@ def _plain(layer: nn.Module, name: str) -> nn.Module:
     with torch.no_grad():
         if isinstance(layer, nn.Embedding):
             rows = layer(torch.arange(layer.num_embeddings, device=_device(layer)))
-            return nn.Embedding(*rows.shape, padding_idx=layer.padding_idx, _weight=rows.clone())
+            return nn.Embedding(rows.shape[0], rows.shape[1], padding_idx=layer.padding_idx, _weight=rows.clone())
         width, kind = int(layer.in_features), _kind(layer)  # type: ignore[arg-type]
         one = torch.eye(width, dtype=kind, device=_device(layer))
         bias = layer(one.new_zeros(1, width))[0]
