@@ -321,3 +321,41 @@ def test_the_probability_of_a_text_of_any_length() -> None:
 
         assert torch.allclose(explain(texts, target=chance).score, chance(explain.model(texts)))
     assert explain.statistics.transposes == explain.statistics.captures == 1
+
+
+def filled(output: Tensor) -> Tensor:
+    found = torch.zeros(len(LABELS), dtype=output.dtype)
+    for row, label in enumerate(LABELS):
+        found[row] = output[row, label]
+    return found
+
+
+SCALE = {"by": torch.tensor(3.0, dtype=torch.float64)}
+REFERENCE = torch.tensor([[1.0, 0.5, -2.0]], dtype=torch.float64)
+SPELLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "likeness": lambda output: functional.cosine_similarity(output, REFERENCE),
+    "filled": filled,
+    "one number": lambda output: output[:, 0] * SCALE["by"],
+    "one by one": lambda output: sum(output[:, i] * w for i, w in enumerate(REFERENCE[0])),  # type: ignore[return-value]
+    "by example": lambda output: torch.vmap(lambda row: row @ REFERENCE[0])(output),
+    "a derivative": lambda output: torch.func.grad(lambda x: (x**3).sum())(output).sum(-1),
+    "a margin": lambda output: output[:, 1] - output.masked_fill(functional.one_hot(LABELS, 3) > 0, -9).amax(-1),
+    "scattered": lambda output: (
+        torch.zeros(2, 3, dtype=output.dtype).scatter(1, LABELS[:, None], output[:, :1]).sum(-1)
+    ),
+    "of numpy": lambda output: (output * torch.from_numpy(REFERENCE.numpy())).sum(-1),
+    "a module": lambda output: PROBE(PROBE.weight * output)[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_functions_written_in_any_way(name: str) -> None:
+    explain, function = lrp_fx.convert(ready(Small())), SPELLED[name]
+    for _ in range(2):
+        scored(function, explain, ids())
+    assert explain.statistics.transposes == 1
+
+
+def test_a_function_may_ask_the_model_itself() -> None:
+    explain, other = lrp_fx.convert(ready(Small())), ids(seed=5)
+    scored(lambda output: (output - explain.model(other)).square().sum(-1), explain, ids())

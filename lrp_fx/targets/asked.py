@@ -7,6 +7,7 @@ ensures   the tensors that the function closes over (by variables, globals, attr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from lrp_fx.ir.code import run_once
 from lrp_fx.ir.devices import callers_device
 from lrp_fx.ir.tracing import trace
 from lrp_fx.targets.derivative import derived
-from lrp_fx.targets.stand_ins import Met, Size, actual, follows, meeting, told
+from lrp_fx.targets.stand_ins import Met, Size, actual, follows, is_abstract, meeting, told
 
 
 class Asked:
@@ -51,15 +52,14 @@ def ask(function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch
 
     Raises what the function raises, and `TargetError` for one that is no score.
     """
-    met = Met()
-    try:
-        plain = _Kind(shape, dtype, device, symbolic=True).traced(function, met)
-    except TargetError:
-        raise
-    except Exception:  # it may be the symbols that it cannot take
-        return Asked(_Kind(shape, dtype, device, symbolic=False).traced(function, Met()), (), ())
-    sizes = [told(tensor, shape) for tensor in met.tensors]
-    return _following(function, _Kind(shape, dtype, device, symbolic=True), met, sizes) or Asked(plain, (), ())
+    for symbolic, met in ((True, Met()), (True, Met(made=False)), (True, Met(made=False, real=False))):
+        try:
+            plain = _Kind(shape, dtype, device, symbolic).traced(function, met)
+        except Exception:  # it may be what it writes into, or the symbols that it cannot take
+            continue
+        sizes = [told(tensor, shape) for tensor in met.tensors]
+        return _following(function, _Kind(shape, dtype, device, symbolic), met, sizes) or Asked(plain, (), ())
+    return Asked(_Kind(shape, dtype, device, False).traced(function, Met(made=False)), (), ())
 
 
 def _following(
@@ -70,7 +70,7 @@ def _following(
     """
     if not any(map(follows, sizes)):
         return None
-    again = Met()
+    again = Met(met.made, met.real)
     try:
         module = kind.traced(function, again, met.tensors, sizes)
     except Exception:  # it was traced without them
@@ -104,7 +104,7 @@ class _Kind:
         """``(output, what stands for tensors like these) -> (score, coefficient)``; notes what the function reads."""
 
         def score(leaf: Tensor) -> Tensor:
-            with callers_device(), _ForReal():  # type: ignore[no-untyped-call]
+            with callers_device(), _ForReal(met.made) if met.real else contextlib.nullcontext():
                 return meeting(function, met)(leaf)
 
         def run(output: Tensor, *held: Tensor) -> list[Tensor]:
@@ -113,7 +113,7 @@ class _Kind:
 
         with self.mode:
             held = [
-                torch.empty(*actual(size, self.output.shape), dtype=tensor.dtype, device=tensor.device)
+                torch.empty(actual(size, self.output.shape), dtype=tensor.dtype, device=tensor.device)
                 for tensor, size in zip(like, sizes, strict=True)
             ]
         return trace(run, [self.output, *held], self.mode)
@@ -128,12 +128,16 @@ class _Kind:
 class _ForReal(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What does not depend on the output is computed for real: its values may decide in Python what comes next."""
 
+    def __init__(self, made: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made = made
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = pytree.tree_leaves((args, kwargs))
         tensors = [value for value in given if isinstance(value, Tensor)]
-        abstract = any(isinstance(value, (FakeTensor, torch.SymInt, torch.SymFloat)) for value in given)
-        if tensors and not abstract:
+        abstract = any(map(is_abstract, given))
+        if not abstract and (tensors or self.made):
             with _disable_current_modes():
                 return func(*args, **kwargs)
         if abstract and func._schema.is_mutable and not isinstance(tensors[0], FakeTensor):

@@ -104,8 +104,8 @@ def _users_line(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not is_ours(frame.filename) and TORCH_FOLDER not in frame.filename.replace("\\", "/")
     ]
-    frames = [frame for frame in frames if "contextlib.py" not in frame.filename]
+    frames = [f for f in frames if "contextlib.py" not in f.filename and not f.filename.startswith("<string")]
     if not frames:
         return ""
     last = frames[-1]
-    return f"\n    where: {last.filename.rsplit('/', 1)[-1]}:{last.lineno}: {last.line}"
+    return f"\n    where: {last.filename.rsplit(chr(47), 1)[-1]}:{last.lineno}: {(last.line or '')[:100]}"

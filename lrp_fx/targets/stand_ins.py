@@ -22,8 +22,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 #: A size as it is told: a number, or one that follows the output's: its examples, its rows, one row less.
 EXAMPLES, ROWS, ONE_LESS = "examples", "rows", "rows - 1"
 Size = int | str
-#: Made of numbers only: their values are of the call, as those of other tensors that a function reads.
-_MADE = (torch.arange, torch.tensor, torch.as_tensor)
 
 
 def told(tensor: Tensor, shape: Sequence[int]) -> tuple[Size, ...]:
@@ -50,16 +48,29 @@ class OtherwiseError(Exception):
     """The function reads other tensors than the first time."""
 
 
+def is_abstract(value: Any) -> bool:
+    """Does a value depend on the output, or may it (inside a transformation of `torch.func`)?"""
+    if isinstance(value, Tensor):
+        return isinstance(value, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
 @dataclass
 class Met:
-    """The tensors that met the output, in the order in which they did; ``by``: what stands for them, if anything."""
+    """The tensors that met the output, in the order in which they did; ``by``: what stands for them, if anything.
 
+    ``real``: is what does not depend on the output computed for real? ``made``: and what is made of numbers only? (What
+    depends on the output cannot be written into these.)
+    """
+
+    made: bool = True
+    real: bool = True
     tensors: list[Tensor] = field(default_factory=list)
     by: Sequence[Tensor] = ()
 
     def instead(self, value: Any) -> Any:
         """What stands for a value; notes tensors that were not met before."""
-        if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
+        if not isinstance(value, Tensor) or is_abstract(value):
             return value
         number = next((i for i, known in enumerate(self.tensors) if known is value), len(self.tensors))
         if number == len(self.tensors):
@@ -81,18 +92,18 @@ class Meeting(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = pytree.tree_leaves((args, kwargs))
-        if any(isinstance(value, FakeTensor) for value in given):
+        if any(isinstance(value, Tensor) and is_abstract(value) for value in given):
             args, kwargs = pytree.tree_map(self.met.instead, (args, kwargs))
-        elif self._is_real(func, given):
+        elif self._is_real(given):
             with _real():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _is_real(self, func: Any, given: Sequence[Any]) -> bool:
+    def _is_real(self, given: Sequence[Any]) -> bool:
         """Does a call say nothing of the output? (What makes tensors inside it makes real ones, too.)"""
-        if any(isinstance(value, torch.SymInt) for value in given):
+        if not self.met.real or any(map(is_abstract, given)):
             return False
-        return func in _MADE or any(isinstance(value, Tensor) for value in given)
+        return self.met.made or any(isinstance(value, Tensor) for value in given)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Nod
     for (name, example), sizes in zip(examples.items(), shapes, strict=True):
         placeholder = builder.graph.placeholder(f"target_{name}")
         with builder.mode:
-            value = torch.empty(*sizes, dtype=example.dtype, device=example.device)
+            value = torch.empty(sizes, dtype=example.dtype, device=example.device)
         placeholder.meta["val"] = value
         arguments[name] = placeholder
     return arguments
