@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from lrp_fx.errors import warn_user
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.relevance import Relevance
+from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.targets import Target, named
 
 
@@ -21,15 +24,28 @@ def named_goals(goals: Sequence[Target], reader: Reader) -> list[Target]:
     return [named(goal, index, reader.pieces) for goal in goals]
 
 
-def with_words(result: Relevance, reader: Reader, size: int) -> Relevance:
-    """A result with what its ids and the outputs it explains (of ``size``) are called, where the reader knows."""
-    texts = [x for n, x in result.inputs.items() if n in result.content and not x.is_floating_point()]
-    ids = {int(i) for text in texts for i in text.flatten().tolist()} if reader.tokenizer is not None else set()
-    indices = result.target.indices
-    outputs = set() if indices is None else {int(i) for i in indices.flatten().tolist()}
-    _warn_of_mask(result, reader)
-    found = reader.vocabulary(ids, outputs, size)
-    return replace(result, vocabulary=found) if found.tokens or found.outputs else result
+def with_words(results: Sequence[Relevance], reader: Reader, size: int) -> list[Relevance]:
+    """The results of one call with what their ids, and the outputs they explain (of ``size``), are called, where the
+    reader knows.
+    """
+    if not results:
+        return []
+    first, outputs = results[0], [_numbers(result.target.indices) for result in results]
+    texts = [x for n, x in first.inputs.items() if n in first.content and not x.is_floating_point()]
+    ids = set[int]().union(*map(_numbers, texts)) if reader.tokenizer is not None else set()
+    known = reader.vocabulary(ids, set[int]().union(*outputs), size)
+    if not known.tokens and not known.outputs:
+        return list(results)
+    for result in results:
+        _warn_of_mask(result, reader)
+    own = [{i: known.outputs[i] for i in sorted(numbers) if i in known.outputs} for numbers in outputs]
+    return [
+        replace(result, vocabulary=Vocabulary(known.tokens, names)) for result, names in zip(results, own, strict=True)
+    ]
+
+
+def _numbers(values: Tensor | None) -> set[int]:
+    return set() if values is None else {int(i) for i in values.flatten().tolist()}
 
 
 def _warn_of_mask(result: Relevance, reader: Reader) -> None:

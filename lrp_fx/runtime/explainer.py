@@ -317,7 +317,7 @@ class Explainer:
         executables = [made[id(built)] for _, built in compiled]
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
         results = explain(executables, call, goals, arguments, terms, blame)
-        return [with_words(r, self._reader, output_shape(compiled[0][0].guards, call)[-1]) for r in results]
+        return with_words(results, self._reader, output_shape(compiled[0][0].guards, call)[-1])
 
     def _asked(self, goals: list[Target], call: ModelCall) -> list[Target]:
         """Functions as they are now, for the output of this call."""

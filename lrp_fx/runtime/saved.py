@@ -146,7 +146,7 @@ class SavedExplainer:
             return []
         terms = Terms(self.conserve, self.ruleset, self._said, self.made_with.get("probabilities") or None)
         results = explain(executables, call, goals, arguments, terms, _blaming(call))
-        return [with_words(r, self._reader, output_shape(executables[0].guards, call)[-1]) for r in results]
+        return with_words(results, self._reader, output_shape(executables[0].guards, call)[-1])
 
     def _check_known(self, goal: Target) -> None:
         if goal.signature not in self.targets:

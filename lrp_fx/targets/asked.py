@@ -58,18 +58,19 @@ def ask(function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch
         except Exception:  # it may be what it writes into, or the symbols that it cannot take
             continue
         sizes = [told(tensor, shape) for tensor in met.tensors]
-        return _following(function, _Kind(shape, dtype, device, symbolic), met, sizes) or Asked(plain, (), ())
+        if not any(map(follows, sizes)):
+            return Asked(plain, (), ())
+        found = _following(function, _Kind(shape, dtype, device, symbolic), met, sizes)
+        return found or Asked(plain, (), ())
     return Asked(_Kind(shape, dtype, device, False).traced(function, Met(made=False)), (), ())
 
 
 def _following(
     function: Callable[[Tensor], Tensor], kind: _Kind, met: Met, sizes: Sequence[tuple[Size, ...]]
 ) -> Asked | None:
-    """The function with inputs for what it reads by example or by token; None where there is nothing of the kind, or
-    the output's own sizes had to be taken for granted.
+    """The function with inputs for what it reads by example or by token; None where the output's own sizes had to be
+    taken for granted then.
     """
-    if not any(map(follows, sizes)):
-        return None
     again = Met(met.made, met.real)
     try:
         module = kind.traced(function, again, met.tensors, sizes)
