@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -264,6 +265,7 @@ def test_it_is_shown_drawn_and_tabled(whole: lrp_fx.Generation, tmp_path: Any) -
     assert whole._repr_html_() in page
     told = whole.to_dict()
     assert [step["score"] for step in told["steps"]] == whole.scores.tolist()
+    assert json.loads(whole.to_json()) == told
 
 
 def test_what_cannot_be_explained_is_said_before_the_work(explainer: lrp_fx.Explainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-from lrp_fx.report.kept import FORMAT, Output
+from lrp_fx.report.kept import FORMAT, PARTS, Output
+from lrp_fx.report.relevance import Stream
 from testing.converted import converted
 from tests.test_results import IDS, MASK, Reader, read
 
@@ -178,6 +180,21 @@ def test_a_file_gives_back_every_bit(name: str, tmp_path: Path) -> None:
         again.save(tmp_path / "again")
         assert (tmp_path / "again").read_bytes() == (tmp_path / "r").read_bytes()
     assert again.ledger.token_books.position[0] is again.position[0]
+
+
+def parts_of(kind: Any, found: set[type]) -> set[type]:
+    """The classes of this package that the fields of a class may hold, all the way down."""
+    for inner in typing.get_args(kind):
+        parts_of(inner, found)
+    if is_dataclass(kind) and kind not in found:
+        found.add(kind)
+        for hint in typing.get_type_hints(kind).values():
+            parts_of(hint, found)
+    return found
+
+
+def test_every_part_of_a_result_can_be_kept() -> None:
+    assert parts_of(lrp_fx.Relevance, set()) == {*PARTS, lrp_fx.Relevance, Stream}
 
 
 def tensors_of(value: Any, found: dict[Any, int]) -> dict[Any, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lrp_fx.generation.hops import handed_on
 from lrp_fx.render import matrix as drawing
 from lrp_fx.render.matrix import Matrix
 from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.tables import as_json, pandas
 from lrp_fx.report.words import text_of, word_spans
 
 
@@ -198,10 +200,12 @@ class Generation:
             ],
         }
 
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The same as text, written to ``path`` if one is given."""
+        return as_json(self.to_dict(), path)
+
     def to_frame(self) -> Any:
         """The matrix as a `pandas.DataFrame`: rows by (step, text), columns by (input, place, text)."""
-        from lrp_fx.report.tables import pandas
-
         pd = pandas()
         columns = [(s.input, s.start, s.text) for s in self.sources]
         return pd.DataFrame(

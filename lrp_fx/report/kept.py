@@ -33,11 +33,12 @@ from lrp_fx.report.ledger import DepthBooks, Ledger, SiteBalance
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.tokens import TokenBooks
 from lrp_fx.report.vocabulary import Vocabulary
+from lrp_fx.structure.forms import Form
 from lrp_fx.structure.windows import Windows
 from lrp_fx.transpose.signature import DepthInfo
 
 FORMAT, VERSION = "lrp_fx.relevance", 1
-PARTS = (Explained, DepthBooks, Ledger, SiteBalance, PositionSite, TokenBooks, Vocabulary, Windows, DepthInfo)
+PARTS = (Explained, DepthBooks, Ledger, SiteBalance, PositionSite, TokenBooks, Vocabulary, Form, Windows, DepthInfo)
 
 
 class Output(dict[str, Any]):
@@ -164,7 +165,7 @@ class Decoder:
     def value(self, told: Any) -> Any:
         if not isinstance(told, dict):
             return told
-        kind, content = next(iter(told.items()))
+        kind, content = next(iter(told.items()), (None, None))
         made: dict[str, Callable[[Any], Any]] = {
             "tensor": lambda name: self.tensors[name],
             "float": float,
@@ -177,7 +178,7 @@ class Decoder:
             "again": lambda number: self._objects[number],
             "object": lambda name: self._object(name, told["fields"]),
         }
-        return made[kind](content)
+        return made[str(kind)](content)
 
     def _object(self, name: str, fields: Mapping[str, Any]) -> Any:
         kind = self.classes[name]
@@ -193,6 +194,13 @@ def _dtype(name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise TypeError(f"{name} is no type of tensors")
     return found
+
+
+#: What reading a file that is none of ours may run into.
+_BROKEN = (
+    *(safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError),
+    *(RecursionError, OverflowError, MemoryError),
+)
 
 
 def read(path: str | Path, kind: type, classes: tuple[type, ...]) -> Any:
@@ -214,7 +222,7 @@ def read(path: str | Path, kind: type, classes: tuple[type, ...]) -> Any:
         found = Decoder((*PARTS, *classes), tensors).value(head["tree"])
         if not isinstance(found, kind):
             raise TypeError(f"it holds no {kind.__name__}")
-    except (safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, RecursionError) as error:
+    except _BROKEN as error:
         why = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is no result written by Relevance.save, or it is damaged ({why})") from error
     return found
