@@ -249,6 +249,16 @@ def test_an_encoder_decoder_writes_from_both_texts() -> None:
     assert_closed(found.hops())
 
 
+def test_a_loaded_graph_explains_continuations_too(
+    explainer: lrp_fx.Explainer, whole: lrp_fx.Generation, tmp_path: Any
+) -> None:
+    explainer.save(tmp_path / "graph", targets=[lrp_fx.targets.Class(0)])
+    loaded = lrp_fx.load(tmp_path / "graph", tokenizer=Tokenizer())
+    found = loaded.continuation(PROMPT, AFTER)
+    torch.testing.assert_close(found.matrix, whole.matrix)
+    assert found.written == [" e", " i", "c", "f", " e"]
+
+
 # ------------------------------------------------------------------------------------------------ out of it
 def test_it_is_shown_drawn_and_tabled(whole: lrp_fx.Generation, tmp_path: Any) -> None:
     from rich.console import Console

@@ -16,6 +16,7 @@ from lrp_fx.errors import InputError, warn_user
 from lrp_fx.generation.generation import Generation, Piece
 from lrp_fx.generation.steps import Explain, Row, rows_of
 from lrp_fx.generation.writing import MEDIA, Writing, begun, following, generated, written
+from lrp_fx.preprocess.forward import Forward, forward_of
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.report.words import text_of
@@ -31,14 +32,14 @@ def generate(
         made = [generate(model, explain, reader, ruleset, one, inputs) for one in prompt]
         return [g for one in made for g in (one if isinstance(one, list) else [one])]
     given, options = _sorted(inputs)
-    start = begun(model, reader, prompt, given)
+    start = begun(forward_of(model), reader, prompt, given, getattr(model, "generation_config", None))
     several = generated(model, start, options)
     found = [_generation(explain, reader, ruleset, start, ids) for ids in several]
     return found[0] if len(found) == 1 else found
 
 
 def continuation(
-    model: nn.Module,
+    forward: Forward,
     explain: Explain,
     reader: Reader | None,
     ruleset: str,
@@ -48,17 +49,18 @@ def continuation(
     against: Any = None,
     spans: Any = None,
     at_once: int | None = None,
+    settings: Any = None,
     inputs: Mapping[str, Any],
 ) -> Generation | list[Generation]:
-    """What `Explainer.continuation` does."""
+    """What `Explainer.continuation` does; ``settings``: the model's ``generation_config``, if it has one."""
     if _is_several(prompt):
         texts, others = _each(text, prompt, "text"), _each(against, prompt, "against")
         found = []
         for one, then, other in zip(prompt, texts, others, strict=True):
-            options = {"against": other, "spans": spans, "at_once": at_once, "inputs": inputs}
-            found.append(continuation(model, explain, reader, ruleset, one, then, **options))
+            options = {"against": other, "spans": spans, "at_once": at_once, "settings": settings, "inputs": inputs}
+            found.append(continuation(forward, explain, reader, ruleset, one, then, **options))
         return found  # type: ignore[return-value]
-    start = begun(model, reader, prompt, inputs)
+    start = begun(forward, reader, prompt, inputs, settings)
     ids = following(reader, prompt, start, text)
     other = following(reader, prompt, start, against) if against is not None else None
     return _generation(explain, reader, ruleset, start, ids, other, spans, at_once)

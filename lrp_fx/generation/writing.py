@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.arguments import role_of
-from lrp_fx.capture.call import forward_parameters
 from lrp_fx.errors import InputError
+from lrp_fx.preprocess.forward import Forward
 from lrp_fx.preprocess.names import going_on
 from lrp_fx.preprocess.reader import Reader
 
@@ -49,33 +49,35 @@ class Writing:
         return self.ids[self.start :]
 
 
-def begun(model: nn.Module, reader: Reader | None, prompt: Any, inputs: Mapping[str, Any]) -> Writing:
+def begun(
+    forward: Forward, reader: Reader | None, prompt: Any, inputs: Mapping[str, Any], settings: Any = None
+) -> Writing:
     """The prompt, with nothing written yet.
 
     prompt: a text (or what else the reader reads, as a chat), ids (1, T) or (T,), the arguments of forward as a dict,
-        or None where ``inputs`` has them.
+        or None where ``inputs`` has them. settings: a ``generation_config``, which may say what a decoder begins with.
 
     Raises `InputError` for several prompts, and for texts without a tokenizer.
     """
-    takes = forward_parameters(model)
-    given = {n: v for n, v in inputs.items() if n in takes or n not in MEDIA}
+    names = forward.names or frozenset()
+    given = {n: v for n, v in inputs.items() if n in names or n not in MEDIA}
     media = {n: v for n, v in inputs.items() if n not in given}
     if isinstance(prompt, Mapping) and not {"role", "content"} <= set(prompt):
         given = {**prompt, **given}
     elif _ids_of(prompt) is not None:
-        given[TEXT if TEXT in takes else next(iter(takes))] = _ids_of(prompt)
+        given[TEXT if forward.takes(TEXT) else forward.main] = _ids_of(prompt)
     elif prompt is not None or media:
         given = {**_read(reader, prompt, media), **given}
-    name = DECODER if DECODER in takes else TEXT if TEXT in takes or TEXT in given else next(iter(takes), TEXT)
+    decodes = DECODER in names or DECODER in given
+    name = DECODER if decodes else TEXT if forward.takes(TEXT) or TEXT in given else forward.main
     if name == DECODER and name not in given:
-        given[name] = torch.tensor([[_first_token(model)]])
+        given[name] = torch.tensor([[_first_token(settings, forward.config)]])
     ids = given.get(name)
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
         raise InputError(f"nothing to write on: {name}=, the ids (1, T) of the prompt, is missing")
     if len(ids) != 1:
         raise InputError(f"one prompt at a time: {name} has {len(ids)} rows\n    next: give a list of prompts")
-    weight = next(model.parameters(), None)
-    placed = {n: v.to(weight.device) if isinstance(v, Tensor) and weight is not None else v for n, v in given.items()}
+    placed = {n: v.to(forward.device) if isinstance(v, Tensor) else v for n, v in given.items()}
     return Writing(placed, name, ids.shape[1])
 
 
@@ -96,9 +98,9 @@ def _read(reader: Reader | None, prompt: Any, media: Mapping[str, Any]) -> dict[
     return reader.inputs(*([prompt] if prompt is not None else []), **media)
 
 
-def _first_token(model: nn.Module) -> int:
-    """The token that a decoder begins with, as the model says."""
-    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+def _first_token(*holders: Any) -> int:
+    """The token that a decoder begins with, as the first of these that does says."""
+    for holder in holders:
         for name in ("decoder_start_token_id", "bos_token_id"):
             found = getattr(holder, name, None)
             if isinstance(found, int):

@@ -368,7 +368,8 @@ class Explainer:
         Raises `InputError` for texts without a tokenizer, empty texts and spans that are not there.
         """
         options = {"against": against, "spans": spans, "at_once": at_once, "inputs": inputs}
-        return continuation(self.model, self, self.reader, self.ruleset.name, prompt, text, **options)
+        options["settings"] = getattr(self.model, "generation_config", None)
+        return continuation(self._reader.forward, self, self.reader, self.ruleset.name, prompt, text, **options)
 
     def verify(self, *args: Any, **inputs: Any) -> Agreement:
         """Compare what the explainer would answer with the model as it is now, on inputs like a call's, or on the last.

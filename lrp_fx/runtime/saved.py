@@ -14,6 +14,8 @@ from lrp_fx.capture.checks import check_inputs
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents
 from lrp_fx.file.read import read
+from lrp_fx.generation.explain import continuation
+from lrp_fx.generation.generation import Generation
 from lrp_fx.guards.guard import Arguments, guard_of, refusal
 from lrp_fx.guards.inputs import PlainGuard, TensorGuard
 from lrp_fx.ir.devices import own_device
@@ -134,6 +136,23 @@ class SavedExplainer:
         if args:
             raise InputError(f"give the inputs by name: {', '.join(i.name for i in self.inputs)}")
         return inputs
+
+    def continuation(
+        self,
+        prompt: Any,
+        text: Any,
+        *,
+        against: Any = None,
+        spans: Any = None,
+        at_once: int | None = None,
+        **inputs: Any,
+    ) -> Generation | list[Generation]:
+        """Explain each token of a text that goes on after a prompt, as `Explainer.continuation` does.
+
+        The file has to hold the target `Class` (`Contrast` for ``against``, `Span` of each length for ``spans``).
+        """
+        options = {"against": against, "spans": spans, "at_once": at_once, "inputs": inputs}
+        return continuation(self._reader.forward, self, self.reader, self.ruleset, prompt, text, **options)
 
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         for goal in goals:
