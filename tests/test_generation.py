@@ -88,6 +88,15 @@ def test_it_is_the_loop_over_prefixes(explainer: lrp_fx.Explainer, whole: lrp_fx
     assert (len(whole), [s.step for s in whole.sources]) == (5, [None] * 4 + [0, 1, 2, 3, 4])
 
 
+def test_rows_are_taken_as_examples_are(whole: lrp_fx.Generation) -> None:
+    assert torch.equal(whole[1:3].matrix, whole.matrix[1:3])
+    assert [one.scores.tolist() for one in whole] == [[s] for s in whole.scores.tolist()]
+    assert whole[[4, 0]].ledger == (whole.ledger[4], whole.ledger[0])
+    assert_closed(whole[2])
+    with pytest.raises(lrp_fx.InputError, match="one row for each token"):
+        whole[1:].hops()
+
+
 def test_one_capture_and_one_transpose_serve_all_steps() -> None:
     explainer = lrp_fx.convert(Writer(), dynamic=True)
     explainer.continuation(PROMPT, AFTER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lrp_fx.generation.hops import handed_on
 from lrp_fx.render import matrix as drawing
 from lrp_fx.render.matrix import Matrix
 from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.parts import rows_of
 from lrp_fx.report.tables import as_json, pandas
 from lrp_fx.report.words import text_of, word_spans
 
@@ -87,6 +88,21 @@ class Generation:
         """How many rows there are."""
         return len(self.targets)
 
+    def __getitem__(self, index: Any) -> Generation:
+        """Some of the rows: a number, a slice, a list of numbers or truth values."""
+        rows = rows_of(index, len(self))
+
+        def some(values: Any) -> Any:
+            return values[rows] if isinstance(values, Tensor) else tuple(values[k] for k in rows)
+
+        kept = {n: some(t) for n, t in self.rest.items()}
+        names = ("targets", "content", "position", "scores", "probabilities", "entropy", "ledger")
+        values = {n: some(getattr(self, n)) for n in names}
+        return replace(self, **values, rest=kept, against=some(self.against) if self.against else ())
+
+    def __iter__(self) -> Iterator[Generation]:
+        return (self[k] for k in range(len(self)))
+
     def __repr__(self) -> str:
         hops = f", {self.hopped} hops" if self.hopped else ""
         text = text_of([t for piece in self.targets for t in piece.tokens]) or " ".join(self.written)
@@ -127,10 +143,10 @@ class Generation:
         A step whose parts cancel (absolute amounts above ten times its score), or of which nothing was explained, has
         no proportions: what it was to hand on is in ``rest["not handed on"]``.
 
-        Raises `InputError` where rows are spans or words, or relevance was handed on before.
+        Raises `InputError` where rows are spans, words or some of the steps, or relevance was handed on before.
         """
         steps = [t.step for t in self.targets if t.step is not None and t.stop == t.start + 1]
-        if self.hopped or len(steps) < len(self):
+        if self.hopped or steps != list(range(len(self))):
             raise InputError("hops() takes a generation with one row for each token written, as it was explained")
         if count is not None and count < 0:
             raise InputError(f"hops({count}): give how often relevance is handed on, or nothing")
