@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,8 @@ def test_it_goes_to_other_places_and_types(result: lrp_fx.Relevance) -> None:
     assert torch.equal(result.to("cpu").tokens, result.tokens)
     with pytest.raises(lrp_fx.InputError, match="floating"):
         result.to(torch.int64)
+    with pytest.raises(lrp_fx.InputError, match="takes a device"):
+        result.to("nowhere")
 
 
 def test_it_is_copied_and_pickled_whole(explainer: lrp_fx.Explainer, result: lrp_fx.Relevance) -> None:
@@ -148,6 +151,18 @@ def test_it_is_copied_and_pickled_whole(explainer: lrp_fx.Explainer, result: lrp
     again = pickle.loads(pickle.dumps(explainer))(input_ids=IDS, attention_mask=MASK, target=[1, 0, 1])
     assert torch.equal(again.tokens, result.tokens)
     assert len(pickle.dumps(explainer)) < 60_000
+
+
+def test_a_loaded_explainer_is_copied_and_says_how_it_travels(
+    explainer: lrp_fx.Explainer, result: lrp_fx.Relevance, tmp_path: Path
+) -> None:
+    explainer.save(tmp_path / "graph", targets=[0])
+    loaded = lrp_fx.load(tmp_path / "graph")
+    again = copy.deepcopy(loaded)(input_ids=IDS, attention_mask=MASK, target=[1, 0, 1])
+    assert torch.equal(again.tokens, result.tokens)
+    assert again.target[0] == result.target[0]
+    with pytest.raises(lrp_fx.InputError, match="its file's path"):
+        pickle.dumps(loaded)
 
 
 # ------------------------------------------------------------------------------------------------ what is explained

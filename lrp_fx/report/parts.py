@@ -123,7 +123,11 @@ def taking(rows: list[int], count: int) -> Change:
 # ------------------------------------------------------------------------------------------------ places and types
 def moving(*args: Any, **kwargs: Any) -> Change:
     """The change that `torch.Tensor.to` makes with these arguments; a type is for real numbers only."""
-    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    try:
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"relevance.to() takes a device, a floating type, or both: {reason}") from error
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"relevance.to({dtype}): relevance is real numbers; give a floating type")
 

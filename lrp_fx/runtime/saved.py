@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -78,6 +79,15 @@ class SavedExplainer:
         self.made_with = contents.made_with
         self._reader = Reader(self._forward(contents, device or contents.device), tokenizer, processor)
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles hold no graphs: their code would run when they are read."""
+        raise InputError("a loaded explainer is not pickled\n    next: hand its file's path on, and load() it there")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SavedExplainer:
+        made = object.__new__(type(self))
+        vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
 
     def __repr__(self) -> str:
         return f"SavedExplainer({self.made_with.get('model', 'model')}, rules {self.ruleset})"
