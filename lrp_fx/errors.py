@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +104,27 @@ def raise_if_out_of_memory(error: BaseException) -> None:
         known = known.__cause__
 
 
+#: Where warnings are kept that are not to be given one by one.
+_HELD: ContextVar[list[tuple[str, type[Warning]]] | None] = ContextVar("held", default=None)
+
+
+@contextlib.contextmanager
+def holding_warnings() -> Iterator[list[tuple[str, type[Warning]]]]:
+    """Keeps what `warn_user` would say, for a caller that makes one warning of many."""
+    held: list[tuple[str, type[Warning]]] = []
+    token = _HELD.set(held)
+    try:
+        yield held
+    finally:
+        _HELD.reset(token)
+
+
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning that points at the user's line: the nearest caller that is no part of this package."""
+    held = _HELD.get()
+    if held is not None:
+        held.append((message, category))
+        return
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and is_ours(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back

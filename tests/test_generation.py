@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -144,6 +145,20 @@ def test_against_another_text_it_is_the_difference_of_logits(
         assert len(explainer.continuation(PROMPT, AFTER, against=[1, 1])) == 2
     with pytest.raises(lrp_fx.InputError, match="the same"):
         explainer.continuation(PROMPT, AFTER, against=AFTER)
+
+
+def test_a_warning_of_many_steps_comes_once() -> None:
+    model = Writer()
+    with torch.no_grad():  # logits are small differences of what words give and a bias takes
+        model.embed.weight[:, 0], model.head.weight[:, 0], model.head.bias[:] = 90.0, 1.0, -180.0
+    explainer = lrp_fx.convert(model, dynamic=True)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        explainer.continuation(PROMPT, AFTER)
+    texts = [str(w.message) for w in heard]
+    assert len([text for text in texts if "parts of the score" in text]) == 1
+    assert any("(the first of 5 steps of which this is true)" in text for text in texts)
+    assert all(w.filename == __file__ for w in heard)
 
 
 # ------------------------------------------------------------------------------------------------ hops

@@ -6,13 +6,14 @@ ensures   one capture serves every step, and as many steps as fit share one forw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from lrp_fx.errors import InputError, warn_user
+from lrp_fx.errors import InputError, holding_warnings, warn_user
 from lrp_fx.generation.generation import Generation, Piece
 from lrp_fx.generation.steps import Explain, Row, rows_of
 from lrp_fx.generation.writing import MEDIA, Writing, begun, following, generated, written
@@ -22,6 +23,7 @@ from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.report.words import text_of
 
 WHOLE = "all"
+_NUMBERS = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 
 
 def generate(
@@ -106,7 +108,9 @@ def _generation(
             )
         count = min(count, len(against))
     steps = _spans(spans, count)
-    rows, sources = rows_of(explain, start, ids, steps, against, at_once)
+    with holding_warnings() as held:
+        rows, sources = rows_of(explain, start, ids, steps, against, at_once)
+    _warn_once(held)
     writing = written(start, ids)
     names = _vocabulary(reader, writing, sources, against or ())
     targets = tuple(
@@ -114,6 +118,16 @@ def _generation(
     )
     other = tuple(text_of([names.tokens.get(i, str(i))]) for i in against[:count]) if against is not None else ()
     return _made(rows, targets, _pieces(writing, sources, names), ruleset, other)
+
+
+def _warn_once(held: Sequence[tuple[str, type[Warning]]]) -> None:
+    """One warning of each kind, however many steps gave one."""
+    alike: dict[str, list[tuple[str, type[Warning]]]] = {}
+    for message, category in held:
+        alike.setdefault(_NUMBERS.sub("#", message), []).append((message, category))
+    for (message, category), *others in alike.values():
+        several = f"\n    (the first of {len(others) + 1} steps of which this is true)" if others else ""
+        warn_user(message + several, category)
 
 
 def _made(
