@@ -25,8 +25,12 @@ from benchmarks.compare import ANY, TEXT, Noise
 from benchmarks.page import ROOT, Page, table
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: The extras that are installed beside the core.
+EXTRAS = ("cli", "hf", "plot")
+_CLAIMED = [*PROJECT["dependencies"], *(d for extra in EXTRAS for d in PROJECT["optional-dependencies"][extra])]
+_ORDER = ("torch", "transformers", "networkx", "numpy", "safetensors", "rich", "typer", "matplotlib")
 #: The direct dependencies, each with the oldest release that is claimed.
-FLOORS: dict[str, str] = dict(d.split(">=") for d in PROJECT["dependencies"])
+FLOORS: dict[str, str] = dict(sorted((d.split(">=") for d in _CLAIMED), key=lambda d: _ORDER.index(d[0])))
 #: What the selection needs beside the package.
 TOOLS = ("pytest", "hypothesis")
 #: A decoder, an encoder, images, two kinds of T5, a mixture of experts; trained models; books that close at every
@@ -100,7 +104,7 @@ def install(combination: Combination, folder: Path) -> tuple[Path, float]:
     run("venv", [interpreter(combination.python), "-m", "venv", str(folder / "venv")], folder)
     python = folder / "venv" / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "-q", *(f"{n}=={v}" for n, v in combination.pins.items())]
-    run("install", [*pip, str(ROOT)], folder)
+    run("install", [*pip, f"{ROOT}[{','.join(EXTRAS)}]"], folder)
     size = sum(f.lstat().st_size for f in (folder / "venv").rglob("*") if f.is_file()) / 1e9
     run("install", [*pip, *TOOLS], folder)
     return python, size
@@ -160,12 +164,12 @@ def measure(combination: Combination) -> list[str]:
 def about(options: argparse.Namespace) -> str:
     del options
     return """
-Each row is a fresh environment: `pip install` of the checkout, with the versions that `pyproject.toml` claims as the
-oldest or with none named (the newest that pip took that day), then the demo of the README and a short selection of
-tests (`TESTS` in `benchmarks/releases.py`), on a CPU. On Python 3.13, for which not all of the oldest releases were
-built, torch and transformers alone are the oldest. All tests are run with the versions in `constraints.txt`. GB: what
-the environment takes with the package and all that it needs; on Linux, torch from PyPI brings CUDA. A Python is looked
-for on the path, as `python3.12`.
+Each row is a fresh environment: `pip install` of the checkout with the extras `cli`, `hf` and `plot`, with the
+versions that `pyproject.toml` claims as the oldest or with none named (the newest that pip took that day), then the
+demo of the README and a short selection of tests (`TESTS` in `benchmarks/releases.py`), on a CPU. On Python 3.13, for
+which not all of the oldest releases were built, torch and transformers alone are the oldest. All tests are run with
+the versions in `constraints.txt`. GB: what the environment takes with the package and all that it needs; on Linux,
+torch from PyPI brings CUDA. A Python is looked for on the path, as `python3.12`.
 """
 
 

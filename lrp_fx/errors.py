@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -60,6 +61,10 @@ class InputError(LrpError):
     """The inputs (or the model's state) cannot be explained as they are."""
 
 
+class MissingPackageError(LrpError, ImportError):
+    """A package is not installed that comes with an extra."""
+
+
 class RuleError(LrpError, ValueError):
     """A rule or a ruleset is not what it has to be: unknown kind, no order among two rules, a missing ``freeze``."""
 
@@ -80,6 +85,16 @@ class Problem:
     def __str__(self) -> str:
         near = "".join(f"\n    near:  {line}" for line in self.nearest)
         return f"  {self.what}\n    where: {self.where}\n    why:   {self.why}{near}\n    next:  {self.next_step}"
+
+
+def needed(module: str, extra: str) -> Any:
+    """A module that is not always installed, or one of ours that imports such a one; raises `MissingPackageError`,
+    which names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f'{error.name} is not installed\n    next: pip install "lrp-fx[{extra}]"') from error
 
 
 def is_ours(file: str) -> bool:

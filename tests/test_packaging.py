@@ -7,9 +7,11 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -97,7 +99,13 @@ def test_constraints_fix_every_direct_dependency() -> None:
         for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if "==" in line
     }
-    declared = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    own = f"{PROJECT['project']['name']}["
+    declared = [
+        *PROJECT["project"]["dependencies"],
+        *(d for name in ("cli", "hf", "plot", "dev") for d in extras[name]),
+    ]
+    declared = [d for d in declared if not d.startswith(own)]
     assert {re.split(r"[<>=~! ]", d)[0] for d in declared} <= fixed
 
 
@@ -107,7 +115,9 @@ def test_the_versions_that_are_claimed_were_run() -> None:
     headings, _, *rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
     run = {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
     assert {name for name, row in run.items() if "passed" in row["result"]} == set(run)
-    floors = dict(d.split(">=") for d in PROJECT["project"]["dependencies"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    claims = [*PROJECT["project"]["dependencies"], *(d for name in ("cli", "hf", "plot") for d in extras[name])]
+    floors = dict(sorted((d.split(">=") for d in claims), key=lambda d: headings.index(d[0])))
     oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
     assert {name: run[f"oldest-{oldest}"][name] for name in floors} == {
         name: version + ".0" * (run[f"oldest-{oldest}"][name].count(".") - version.count("."))
@@ -146,16 +156,70 @@ def test_the_readme_names_every_preset() -> None:
     assert not [name for name in lrp_fx.rulesets() if f"| `{name}`" not in readme]
 
 
+# ------------------------------------------------------------------------------------------------ what is not installed
+def test_the_core_needs_no_extra() -> None:
+    """Import, explain, draw a page: without what extras bring; what needs one names it."""
+    hidden = ("transformers", "rich", "typer", "matplotlib", "pandas", "scipy", "captum", "inseq")
+    code = f"""
+import sys
+for name in {hidden}:
+    sys.modules[name] = None
+import torch, lrp_fx
+model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+explainer = lrp_fx.convert(model.eval())
+relevance = explainer(torch.tensor([[1, 2, 3]]))
+assert "Ledger" in relevance.to_html()
+for attempt in (relevance.show, relevance.plot, lambda: lrp_fx.convert("examples/models/synth_rope")):
+    try:
+        attempt()
+    except Exception as error:
+        assert isinstance(error, (lrp_fx.LrpError, ImportError)), error
+        print(str(error).split("pip install ")[1].split(",")[0].strip('"'))
+found = lrp_fx.evaluate(explainer, {{"input": torch.tensor([[1, 2, 3], [4, 5, 6]])}}, fill=0)
+assert len(found.comparisons) == 8
+"""
+    done = python(code, ROOT)
+    assert done.stdout.split() == ["lrp-fx[cli]", "lrp-fx[plot]", "lrp-fx[hf]"], done.stdout + done.stderr
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    code = """
+import sys, lrp_fx
+assert "torch" not in sys.modules
+from lrp_fx.rule import registry
+assert "pa-lrp" in registry.rulesets, "the registry fills itself"
+names = lrp_fx.api.__all__
+assert set(names) <= set(dir(lrp_fx)) and all(getattr(lrp_fx, n) is getattr(lrp_fx.api, n) for n in names)
+from lrp_fx import *
+print(convert is lrp_fx.convert, lrp_fx.rule.Rule is lrp_fx.Rule)
+print(hasattr(lrp_fx, "nonsense"), hasattr(lrp_fx, "_private"))
+"""
+    done = python(code, ROOT)
+    assert done.stdout.split() == ["True", "True", "False", "False"], done.stdout + done.stderr
+
+
+def test_links_of_the_readme_lead_somewhere_on_a_package_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute, where there is a public address; else they are no links."""
+    import setuptools
+
+    given: dict[str, str] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    described = runpy.run_path(str(ROOT / "setup.py"))["for_the_index"]
+    relative = re.compile(r"\]\((?!https?:|#)")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert relative.search(readme) and not relative.search(given["long_description"])
+    assert described("see [a tour](docs/tour.md)", None) == "see a tour (docs/tour.md)"
+    assert described("see [`x.py`](x.py), [x](https://x.org)", None) == "see `x.py`, [x](https://x.org)"
+    assert (
+        described("see [a tour](docs/tour.md)", "https://x.org/y")
+        == "see [a tour](https://x.org/y/blob/main/docs/tour.md)"
+    )
+
+
 @pytest.mark.slow
 def test_wheel_and_source_archive_install_outside_the_checkout(tmp_path: Path) -> None:
+    archive = packed(tmp_path)
     checkout = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
-    )
-    shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignored)
-    build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path / "dist")], cwd=checkout, check=True, capture_output=True)
-    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     for number, source in enumerate((checkout, archive)):
         target = tmp_path / f"site{number}"
         pip = [
@@ -182,3 +246,39 @@ def test_wheel_and_source_archive_install_outside_the_checkout(tmp_path: Path) -
             PYTHONPATH=str(target),
         )
         assert done.stdout.split() == [str(target / "lrp_fx" / "__init__.py"), str(len(registry.rules))], done.stderr
+
+
+@pytest.mark.slow
+def test_the_tests_run_from_the_source_archive(tmp_path: Path) -> None:
+    """Installed as the README says, in place: an archive holds no symbolic link to the rules."""
+    archive = packed(tmp_path)
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    site = tmp_path / "site"
+    options = ["-q", "--no-deps", "--no-build-isolation", "--target", str(site), "-e", str(unpacked)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True, capture_output=True)
+    chosen = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_metrics.py",
+        "tests/test_rule_order.py",
+        "tests/test_layers.py",
+    ]
+    code = f"import site, sys; site.addsitedir({str(site)!r}); import pytest; sys.exit(pytest.main({chosen!r}))"
+    done = python(code, unpacked)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr
+
+
+def packed(folder: Path) -> Path:
+    """The source archive of a copy of the checkout."""
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    )
+    shutil.copytree(ROOT, folder / "checkout", symlinks=True, ignore=ignored)
+    build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(folder / "dist")]
+    subprocess.run(command, cwd=folder / "checkout", check=True, capture_output=True)
+    (archive,) = (folder / "dist").glob("*.tar.gz")
+    return archive

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, needed
 
 
 def as_list(value: Any) -> list[Any]:
@@ -87,9 +87,9 @@ def read_image(config: Any, path: Path) -> Tensor:
     if path.suffix == ".npy":
         array = torch.from_numpy(np.load(path)).to(torch.float32)
         return array.reshape((1,) * (4 - array.dim()) + tuple(array.shape))
-    import matplotlib.image
+    image = needed("matplotlib.image", "plot")
 
-    pixels = torch.from_numpy(np.array(matplotlib.image.imread(path))).to(torch.float32)
+    pixels = torch.from_numpy(np.array(image.imread(path))).to(torch.float32)
     pixels = pixels / 255 if float(pixels.max()) > 1 else pixels
     planes = pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels[..., :3]
     channels = int(getattr(config, "num_channels", 3))

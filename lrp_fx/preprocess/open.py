@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, needed
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -63,9 +63,8 @@ def load_model(name: str, dtype: str = "float32") -> nn.Module:
 
     Raises `InputError` when there is no such model, or its class is unknown to the installed transformers.
     """
-    import transformers
-
     _check_folder(name)
+    transformers = needed("transformers", "hf")
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise InputError(f"--dtype {dtype}: not a floating-point type; there are float32, float64, bfloat16, float16")
@@ -102,8 +101,7 @@ def _quiet() -> Iterator[None]:
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer that belongs to a model, or None (some classes invent a vocabulary where a folder has none)."""
-    import transformers
-
+    transformers = needed("transformers", "hf")
     if Path(name).is_dir() and not any(f for pattern in _TOKENIZER_FILES for f in Path(name).glob(pattern)):
         return None
     try:
@@ -114,8 +112,7 @@ def load_tokenizer(name: str) -> Any:
 
 def load_processor(name: str) -> Any:
     """What turns images or sounds into a model's arguments, or None."""
-    import transformers
-
+    transformers = needed("transformers", "hf")
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _PROCESSOR_FILES):
         return None
     for kind in ("AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor"):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.errors import InputError
-from lrp_fx.render import figure, page, terminal
+from lrp_fx.errors import InputError, needed
+from lrp_fx.render import figure, page
 from lrp_fx.report import heat
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
@@ -289,6 +289,7 @@ class Relevance(Readings):
         hide: tokens that are drawn hatched, with their numbers, while the colours are scaled by the others: as in
             `per_token`. Sums and ledger are of all tokens.
         """
+        terminal = needed("lrp_fx.render.terminal", "cli")
         terminal.show(picture(self, self._names(tokenizer), terminal.EXAMPLES, hide), console)
 
     def to_html(self, path: Any = None, tokenizer: Any = None, *, hide: Any = None) -> str:
