@@ -280,6 +280,43 @@ def test_what_the_tokenizer_lacks_is_said_with_what_it_has(
     assert evaluate(reading, TEXTS[:1], ["abpc"]).fill == "unk token w2 (2)"
 
 
+class Translator(nn.Module):
+    """Two texts, the second with a row of logits for each token; both may be padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        source, x = self.embed(input_ids), self.embed(decoder_input_ids)
+        scores = (x @ source.mT / 8).masked_fill(attention_mask[:, None] == 0, -1e9)
+        logits: Tensor = self.out(x + scores.softmax(-1) @ source)
+        return logits
+
+
+def test_of_several_texts_one_is_named() -> None:
+    """Its mask is its own, also where the other text has as many tokens."""
+    explainer = lrp_fx.convert(Translator().eval().requires_grad_(False), rules="attnlrp")
+    first, second = torch.tensor([[4, 5, 6, 0, 0]]), torch.tensor([[7, 8, 9, 10, 11]])
+    padded = {"input_ids": first, "attention_mask": (first != 0).long(), "decoder_input_ids": second}
+    short = {**padded, "input_ids": first[:, :3], "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+    with pytest.raises(InputError, match="next: say which, for example of='input_ids'"):
+        evaluate(explainer, padded, "abpc", fill=1)
+    for of, count in (("input_ids", 3), ("decoder_input_ids", 5)):
+        one, other = (evaluate(explainer, x, ["abpc", "loo"], fill=1, of=of, keep=()) for x in (padded, short))
+        assert one.units == f"tokens of {of}"
+        for name, values in one.values["attnlrp"].items():
+            torch.testing.assert_close(values, other.values["attnlrp"][name], atol=1e-5, rtol=0)
+        with pytest.raises(InputError, match=f"for an example of {count} units"):
+            evaluate(explainer, short, "abpc", fill=1, of=of, keep=(), against={"x": [[1.0]]})
+
+
+def test_only_an_explainer_can_be_evaluated() -> None:
+    with pytest.raises(InputError, match=r"takes an explainer, lrp_fx\.convert\(model\)"):
+        evaluate(Words(), IDS)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("target", [7, "middling", lambda x: x.sum(-1)], ids=["class", "label", "function"])
 def test_targets_that_there_are_not(explainer: lrp_fx.Explainer, target: Any) -> None:
     with pytest.raises(TargetError, match="example 0: "):

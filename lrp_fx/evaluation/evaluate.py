@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 def evaluate(
     explainer: Explainer,
     data: Any,
-    metrics: Sequence[str | Metric] = METRICS,
+    metrics: str | Metric | Sequence[str | Metric] = METRICS,
     *,
     fill: Any = AUTO,
     against: Any = (),
@@ -71,7 +71,11 @@ def evaluate(
 
     Raises `InputError` and `TargetError`, before anything is measured, for what cannot be asked.
     """
-    measures = chosen(metrics)
+    if not isinstance(explainer, Explainer):
+        raise InputError(
+            f"evaluate() takes an explainer, lrp_fx.convert(model), and asks its model; got {type(explainer).__name__}"
+        )
+    measures = chosen([metrics] if isinstance(metrics, (str, Metric)) else metrics)
     _check_causes(measures, causal)
     given = examples_of(explainer, data, of)
     scorers = scorers_of(explainer, against, {"position": position}, len(given))

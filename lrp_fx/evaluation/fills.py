@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, TargetError
 from lrp_fx.evaluation.units import Patches, Units
+from lrp_fx.preprocess.names import token_index
 
 AUTO, DROP = "auto", "drop"
 #: Names of a tokenizer's tokens, in the order in which ``auto`` asks for them.
@@ -67,8 +68,10 @@ def _token(text: str, tokenizer: Any) -> int | None:
     """The id of a text that is one token, None for anything else."""
     if tokenizer is None or text in (AUTO, *TOKENS):
         return None
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return int(ids[0]) if len(ids) == 1 else None
+    try:
+        return token_index(text, tokenizer)
+    except TargetError:
+        return None
 
 
 def _named(number: int, tokenizer: Any) -> str:

@@ -114,12 +114,14 @@ def _unpadded(explainer: Explainer, inputs: dict[str, Any], roles: Mapping[str, 
 
 
 def _mask_of(inputs: Mapping[str, Any], roles: Mapping[str, str], name: str) -> str | None:
-    """The mask of an input (1, T): of its shape; the one that begins as the input's name does, where there are two."""
+    """The mask of an input (1, T): of its shape. Where several inputs have content, the one that is named as it is
+    (``decoder_attention_mask`` of ``decoder_input_ids``), and no other's.
+    """
     shape = inputs[name].shape
     masks = [n for n, v in inputs.items() if isinstance(v, Tensor) and roles.get(n) == MASK_ROLE and v.shape == shape]
-    first = name.split("_", maxsplit=1)[0]
-    alike = [n for n in masks if n.split("_", maxsplit=1)[0] == first]
-    return next(iter(alike or sorted(masks, key=len)), None)
+    several = sum(role == CONTENT_ROLE for role in roles.values()) > 1
+    usual = name.removesuffix("input_ids") + "attention_mask"
+    return next((m for m in masks if m == usual or not (several and m.endswith("attention_mask"))), None)
 
 
 def _goes_with(n: str, value: Tensor, inputs: Mapping[str, Any], roles: Mapping[str, str], name: str) -> bool:

@@ -16,6 +16,7 @@ from lrp_fx.evaluation.inputs import Given, reader_of
 from lrp_fx.evaluation.metric import Example
 from lrp_fx.evaluation.units import Places, Units, as_scores, patches_of
 from lrp_fx.preprocess.words import named_goals
+from lrp_fx.report.view import token_names
 from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.targets import Class, Contrast, Predicted, as_target
 from lrp_fx.targets.classes import rows_at
@@ -100,7 +101,7 @@ def _aimed(answers: Answers, explainer: Explainer, target: Any) -> tuple[Answers
 
     def words(number: int) -> str:
         known = reader.vocabulary([], [number], size).outputs
-        return f"{known[number]} ({number})" if number in known else str(number)
+        return f"{token_names([number], known)[0]} ({number})" if number in known else str(number)
 
     if isinstance(goal, Contrast):
         a, b = numbers["a"], numbers["b"]
