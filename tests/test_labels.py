@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import UserList
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,8 @@ def writer() -> lrp_fx.Explainer:
 def test_labels_in_any_case_and_one_for_each_example(classifier: lrp_fx.Explainer) -> None:
     texts = ["a good film", "not bad"]
     by_number = classifier(texts, target=[1, 2])
-    for target in (["positive", "neutral"], ["Positive", 2], targets.Class(["POSITIVE", "neutral"])):
+    columns = [np.array(["positive", "neutral"]), np.array(["positive", 2], dtype=object), UserList(["positive", 2])]
+    for target in (["positive", "neutral"], ["Positive", 2], targets.Class(["POSITIVE", "neutral"]), *columns):
         found = classifier(texts, target=target)
         assert torch.equal(found.score, by_number.score)
         assert found.target.labels == ["positive", "neutral"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import wave
+from collections import UserList
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +70,8 @@ def test_a_text_is_what_its_tokenizer_makes_of_it(explainer: lrp_fx.Explainer) -
     assert same(found, explainer(**encoded))
     assert same(found, explainer(encoded)), "given as it is"
     assert same(found, explainer(dict(encoded)))
-    assert same(found, explainer(text=TEXTS[0]))
+    assert same(found, explainer(text=TEXTS[0])) and same(found, explainer(np.array(TEXTS[:1])))
+    assert same(found, explainer(UserList(TEXTS[:1]))), "a column of a data set"
     assert same(found, explainer({n: v.tolist() for n, v in encoded.items()})), "lists are tables of numbers"
     assert same(found, explainer(**{n: v.numpy() for n, v in encoded.items()}))
     assert same(found, explainer(**{n: v[0] for n, v in encoded.items()})), "a row is a batch of one"
@@ -248,7 +250,9 @@ def test_a_folder_and_a_pipeline(tmp_path: Path) -> None:
     pipeline = T.pipeline("text-classification", model=model, tokenizer=tokenizer)
     for source in (tmp_path, str(tmp_path), pipeline):
         assert same(lrp_fx.convert(source)("a good film", target="positive"), by_hand)
-    assert lrp_fx.convert(tmp_path, tokenizer="mine").reader.tokenizer == "mine"  # type: ignore[union-attr]
+    assert same(lrp_fx.convert(model, tokenizer=tmp_path)("a good film", target="positive"), by_hand)
+    with pytest.raises(lrp_fx.InputError, match="cannot load a tokenizer"):
+        lrp_fx.convert(model, tokenizer=str(tmp_path.parent))
     for wrong, says in ((str(tmp_path / "none"), "there is no folder"), (3, "takes a torch.nn.Module, a pipeline")):
         with pytest.raises(lrp_fx.InputError, match=says):
             lrp_fx.convert(wrong)

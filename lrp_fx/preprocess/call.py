@@ -17,7 +17,7 @@ from torch import Tensor
 from lrp_fx.capture.arguments import role_of
 from lrp_fx.errors import InputError
 from lrp_fx.preprocess.forward import Forward
-from lrp_fx.preprocess.kinds import CHAT, IMAGE, SOUND, TEXT, kind_of
+from lrp_fx.preprocess.kinds import CHAT, IMAGE, SOUND, TEXT, kind_of, listed
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.text import padded
 
@@ -33,7 +33,8 @@ def read_call(reader: Reader, args: tuple[Any, ...], inputs: Mapping[str, Any]) 
     Raises `InputError` for texts, images and sounds that cannot be read, and for lists that are no table of numbers.
     """
     forward = reader.forward
-    args, inputs = _spread(forward, args, dict(inputs))
+    args, inputs = tuple(map(listed, args)), {n: listed(v) if n in _BY_NAME else v for n, v in inputs.items()}
+    args, inputs = _spread(forward, args, inputs)
     args, inputs = _read(reader, forward, args, inputs)
     args, inputs = _ragged(reader, forward, args, inputs)
     return _batched(forward, *_numbers(args, inputs))

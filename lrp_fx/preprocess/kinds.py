@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,15 @@ from torch import Tensor
 
 TEXT, CHAT, IMAGE, SOUND = "text", "chat", "image", "sound"
 _SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+
+
+def listed(value: Any) -> Any:
+    """A column of texts (of a table, of a data set, of an array) as a list; anything else as it is."""
+    if isinstance(value, (str, bytes, list, tuple, Tensor, Mapping)) or is_picture(value):
+        return value
+    column = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1 else value
+    column = list(value) if isinstance(value, Sequence) else column
+    return column if isinstance(column, list) and all(isinstance(v, str) for v in column) else value
 
 
 def kind_of(value: Any) -> str | None:

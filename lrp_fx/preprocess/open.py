@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,19 @@ def opened(model: Any, tokenizer: Any = None, processor: Any = None) -> Opened:
         )
     return Opened(
         found.model,
-        found.tokenizer if tokenizer is None else tokenizer,
-        found.processor if processor is None else processor,
+        found.tokenizer if tokenizer is None else _loaded(tokenizer, load_tokenizer, "tokenizer"),
+        found.processor if processor is None else _loaded(processor, load_processor, "processor"),
     )
+
+
+def _loaded(part: Any, load: Callable[[str], Any], what: str) -> Any:
+    """The part itself, or what a folder or hub name holds."""
+    if not isinstance(part, (str, Path)):
+        return part
+    found = load(str(part))
+    if found is None:
+        raise InputError(f"cannot load a {what} from {str(part)!r}")
+    return found
 
 
 def _of_pipeline(pipeline: Any) -> Opened:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.errors import TargetError
-from lrp_fx.targets.indices import Index, Names, check_range, column, has_names, whole_numbers, without_names
+from lrp_fx.targets.indices import Index, Names, check_range, column, has_names, listed, whole_numbers, without_names
 
 LAST = -1
 
@@ -39,8 +39,8 @@ class _AtPosition:
     linear = True
 
     def __init__(self, position: Index | None, **classes: Index) -> None:
-        self.position: Index = LAST if position is None else position
-        self.classes = classes
+        self.position: Index = LAST if position is None else listed(position)
+        self.classes = classes = {name: listed(index) for name, index in classes.items()}
         self.names: Names | None = None
         whole_numbers(self.position, "position")
         for name, index in classes.items():

@@ -25,7 +25,7 @@ def as_target(target: Any) -> Target:
         raise TargetError(f"not a target: {target!r}")
     if isinstance(target, (int, str, list, tuple, Tensor)) and not callable(target):
         return Class(target)
-    if hasattr(target, "__array__"):  # numpy's numbers and arrays
+    if hasattr(target, "__array__") or (isinstance(target, Sequence) and not callable(target)):  # arrays, columns
         return Class(target)
     if hasattr(target, "score") and hasattr(target, "signature"):
         return target  # type: ignore[no-any-return]

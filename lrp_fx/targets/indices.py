@@ -18,6 +18,16 @@ Index = int | str | Sequence[int | str] | Tensor
 Names = Callable[[str, int], int]
 
 
+def listed(index: Any) -> Any:
+    """A column of a table, an array of names, any other sequence: as a list, or an array of numbers."""
+    if isinstance(index, (str, list, tuple, range, Tensor)):
+        return index
+    if hasattr(index, "__array__"):
+        array = np.asarray(index)
+        return array.tolist() if array.dtype.kind in "OUST" else array
+    return list(index) if isinstance(index, Sequence) else index
+
+
 def whole_numbers(index: Any, what: str) -> Tensor:
     """Integers of any kind (Python's, numpy's, torch's; nested in lists) as a tensor of int64, of the same shape.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrp_fx.errors import TargetError
 from lrp_fx.targets.classes import rows_at
-from lrp_fx.targets.indices import Index, check_range, column, has_names, whole_numbers
+from lrp_fx.targets.indices import Index, check_range, column, has_names, listed, whole_numbers
 
 
 class Span:
@@ -39,6 +39,7 @@ class Span:
                 "a span needs start= (the row of the output that is read first) or tokens_at= (where the tokens stand "
                 "in the text: one more, where a model predicts the next token), and not both"
             )
+        tokens = listed(tokens)
         given = start if tokens_at is None else tokens_at
         self.words = tokens if has_names(tokens) else None
         self.tokens = torch.zeros(0, dtype=torch.int64) if has_names(tokens) else _tokens(tokens)
