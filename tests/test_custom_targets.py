@@ -152,7 +152,8 @@ def test_numbers_of_numpy() -> None:
 
 def scored(function: Callable[[Tensor], Tensor], explain: lrp_fx.Explainer, given: Tensor) -> Tensor:
     found = explain(given, target=function)
-    assert torch.allclose(found.score, function(explain.model(given)).detach())
+    with torch.no_grad():
+        assert torch.allclose(found.score, function(explain.model(given)))
     return found.score
 
 
@@ -364,6 +365,13 @@ SPELLED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", SPELLED)
 def test_functions_written_in_any_way(name: str, shared: lrp_fx.Explainer) -> None:
     assert once(shared, SPELLED[name], SPELLED[name])
+
+
+def test_tensors_of_inference_mode_are_read_too(shared: lrp_fx.Explainer) -> None:
+    with torch.inference_mode():
+        direction = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+        scored(lambda output: (output * direction).square().sum(-1), shared, ids())
+    scored(lambda output: (output * direction).square().sum(-1), shared, ids())
 
 
 def test_a_function_may_ask_the_model_itself() -> None:

@@ -6,6 +6,7 @@ ensures   nothing is decided by the model's class
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ class Forward:
 
 def forward_of(model: nn.Module) -> Forward:
     """What is known of a model now: it may be moved, or turned into another type, between two calls."""
-    parameters = forward_parameters(model)
+    parameters, model = forward_parameters(model), _told(model)
     known = getattr(model, "main_input_name", None)
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
@@ -103,6 +104,13 @@ def restored(known: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype,
         writes=bool(known.get("writes")),
         tokens=known.get("tokens"),
     )
+
+
+def _told(model: nn.Module) -> nn.Module:
+    """The module that says what it is: the one inside, where a wrapper passes on all it is given."""
+    inside = list(model.children())
+    wraps = len(inside) == 1 and takes_anything(inspect.signature(model.forward).parameters)
+    return _told(inside[0]) if wraps and getattr(model, "config", None) is None else model
 
 
 def _asked(model: nn.Module, method: str) -> Any:

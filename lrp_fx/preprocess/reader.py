@@ -210,8 +210,10 @@ class Reader:
 
     def _predicts_tokens(self, size: int | None) -> bool:
         """Are the outputs the tokens of the vocabulary? Where the model does not say, by how many there are."""
-        known = self.forward.tokens
-        return known if known is not None else size is None or size >= len(self.tokenizer) // 2
+        known, words = self.forward.tokens, getattr(self.forward.config, "vocab_size", None)
+        if known or size is None:
+            return known is not False
+        return size == words or (known is None and size >= len(self.tokenizer) // 2)
 
     def _labels(self, size: int | None) -> dict[int, str]:
         """The labels of a model whose outputs are classes; empty where they are tokens or something else."""

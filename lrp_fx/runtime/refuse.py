@@ -43,7 +43,7 @@ def explained_output(result: Any, name: str | None) -> Tensor | None:
 
 def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
     try:
-        with torch.no_grad(), callers_device():
+        with torch.no_grad(), callers_device():  # on values: whether it can be differentiated is asked below
             score = goal.function(output.detach().clone())
     except Exception as error:
         raise goal.failure(output.shape, error) from error

@@ -66,20 +66,30 @@ class Met:
     made: bool = True
     real: bool = True
     tensors: list[Tensor] = field(default_factory=list)
+    known: list[Tensor] = field(default_factory=list)  # the same as the function has them
     by: Sequence[Tensor] = ()
 
     def instead(self, value: Any) -> Any:
         """What stands for a value; notes tensors that were not met before."""
         if not isinstance(value, Tensor) or is_abstract(value):
             return value
-        number = next((i for i, known in enumerate(self.tensors) if known is value), len(self.tensors))
-        if number == len(self.tensors):
-            self.tensors.append(value)
+        number = next((i for i, known in enumerate(self.known) if known is value), len(self.known))
+        if number == len(self.known):
+            self.known.append(value)
+            self.tensors.append(_tracked(value))
         if not self.by:
-            return value
+            return self.tensors[number]
         if number >= len(self.by) or self.by[number].dtype != value.dtype or self.by[number].dim() != value.dim():
             raise OtherwiseError
         return self.by[number]
+
+
+def _tracked(value: Tensor) -> Tensor:
+    """A tensor that was made in inference mode cannot be differentiated beside: a copy of it can."""
+    if not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
 
 
 class Meeting(TorchFunctionMode):
