@@ -150,6 +150,15 @@ def test_numbers_of_numpy() -> None:
     assert torch.equal(explain(given, target=np.array([1, 0])).score, model(given)[torch.arange(2), [1, 0]])
 
 
+@pytest.fixture(scope="module")
+def shared() -> lrp_fx.Explainer:
+    explain = lrp_fx.convert(ready(Small()), dynamic=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        explain(ids())
+    return explain
+
+
 def scored(function: Callable[[Tensor], Tensor], explain: lrp_fx.Explainer, given: Tensor) -> Tensor:
     found = explain(given, target=function)
     with torch.no_grad():
@@ -191,6 +200,14 @@ def test_several_directions_share_one_pass() -> None:
     for direction, found in zip(directions, together, strict=True):
         alone = explain(given, target=lambda output, d=direction: output @ d)
         assert torch.allclose(found.content["input_ids"], alone.content["input_ids"], rtol=1e-9, atol=1e-14)
+
+
+def test_what_cannot_be_batched_runs_one_by_one(shared: lrp_fx.Explainer) -> None:
+    """Elements that are chosen by a mask are as many as it says."""
+    masks = [torch.tensor([True, False, True]), torch.tensor([False, False, True])]
+    together = shared(ids(), targets=[lambda output, m=m: output[:, m].sum(-1) for m in masks])
+    for mask, found in zip(masks, together, strict=True):
+        assert torch.allclose(found.score, shared.model(ids())[:, mask].sum(-1))
 
 
 def test_what_is_read_may_decide_in_python() -> None:
@@ -280,15 +297,6 @@ def test_what_is_read_is_an_input_whatever_the_options(options: dict[str, object
         found = explain(given, target=lambda output, y=labels: output.gather(1, y[:, None])[:, 0])
         assert torch.allclose(found.score, model(given)[torch.arange(2), labels])
     assert explain.statistics.transposes == explain.statistics.captures == 1
-
-
-@pytest.fixture(scope="module")
-def shared() -> lrp_fx.Explainer:
-    explain = lrp_fx.convert(ready(Small()), dynamic=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        explain(ids())
-    return explain
 
 
 def once(explain: lrp_fx.Explainer, *functions: Callable[[Tensor], Tensor]) -> bool:

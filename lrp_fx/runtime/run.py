@@ -235,6 +235,9 @@ def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Te
     warn(False)  # kernels without a batched form run one by one
     try:
         batched = torch.vmap(run)(*(torch.stack(values) for values in zip(*arguments, strict=True)))
+    except RuntimeError as error:
+        raise_if_out_of_memory(error)  # else it may be a function whose operations have no batched form
+        return [module(*tensors, *given) for given in arguments]
     finally:
         warn(True)
     rows = []
