@@ -11,8 +11,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lrp_fx.errors import InputError
+from lrp_fx.report.heat import heatmap
 from lrp_fx.report.pieces import Named, Part, tokens_of
+from lrp_fx.report.position import KEY
 from lrp_fx.report.tokens import is_text
 
 
@@ -86,12 +90,25 @@ def _tokens_or_none(result: Named, tokenizer: Any) -> list[list[Part]]:
         return [[] for _ in result.target]
 
 
-def _maps(result: Named) -> dict[str, Any]:
-    """Content of the inputs that are no texts, summed over channels: (B, H, W) of images, (B, T) of sequences."""
-    rest = {
-        n: R for n, R in result.content.items() if not is_text(n, R, result.inputs) and len(R) == len(result.target)
-    }
-    return {n: R.sum(1) if R.dim() == 4 else R.sum(-1) if R.dim() == 3 else R for n, R in rest.items()}
+def _maps(result: Named) -> dict[str, Tensor]:
+    """Content of the inputs that are no texts, examples first: pixels of images, time of sound, rows of what is in one
+    list of an only example.
+    """
+    batch = len(result.target)
+    found: dict[str, Tensor] = {}
+    for name, R in result.content.items():
+        if not is_text(name, R, result.inputs):
+            rows = _map(result, name, R)
+            if len(rows) == batch or batch == 1:
+                found[name] = rows if len(rows) == batch else rows.unsqueeze(0)
+    return found
+
+
+def _map(result: Named, name: str, R: Tensor) -> Tensor:
+    try:
+        return heatmap(result, name, None, KEY)
+    except InputError:  # pictures of several sizes in one list
+        return R.flatten(1).sum(1) if R.dim() > 1 else R
 
 
 def _number(value: Any) -> float | None:
