@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import lrp_fx
-from lrp_fx.report.kept import FORMAT, PARTS, Output
+from lrp_fx.report.kept import FORMAT, PARTS, Output, write
 from lrp_fx.report.relevance import Stream
 from testing.converted import converted
 from tests.test_results import IDS, MASK, Reader, read
@@ -266,6 +266,15 @@ def test_what_is_no_result_or_damaged_is_refused(result: lrp_fx.Relevance, tmp_p
         lrp_fx.Relevance.load(tmp_path / "nothing")
     with pytest.raises(lrp_fx.InputError, match="could not be written"):
         result.save(tmp_path / "no folder" / "r")
+
+
+def test_a_file_that_someone_wrote_is_no_result(result: lrp_fx.Relevance, tmp_path: Path) -> None:
+    write(tmp_path / "r", replace(result, score="high"), (lrp_fx.Relevance, Stream))  # type: ignore[arg-type]
+    with pytest.raises(lrp_fx.InputError, match="score of a Relevance is something else"):
+        lrp_fx.Relevance.load(tmp_path / "r")
+    write(tmp_path / "r", result.ledger, ())
+    with pytest.raises(lrp_fx.InputError, match="holds no Relevance"):
+        lrp_fx.Relevance.load(tmp_path / "r")
 
 
 def test_outputs_of_a_class_are_read_by_name() -> None:

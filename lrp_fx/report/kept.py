@@ -17,6 +17,8 @@ import json
 import math
 import os
 import secrets
+import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,9 +186,24 @@ class Decoder:
         kind = self.classes[name]
         if {f.name for f in dataclasses.fields(kind)} != set(fields):
             raise ValueError(f"a {name} has other parts than those of the file")
-        made = kind(**{n: self.value(v) for n, v in fields.items()})
+        values = {n: self.value(v) for n, v in fields.items()}
+        hints = typing.get_type_hints(kind)
+        wrong = [n for n, v in values.items() if not _fits(v, hints[n])]
+        if wrong:
+            raise TypeError(f"{', '.join(wrong)} of a {name} is something else")
+        made = kind(**values)
         self._objects.append(made)
         return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is a value of the class that an annotation names? (What is in containers is not looked at.)"""
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _dtype(name: str) -> torch.dtype:
