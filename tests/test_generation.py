@@ -208,6 +208,18 @@ def test_texts_are_read_and_words_put_together() -> None:
     assert [len(g) for g in several] == [1, 2]
 
 
+def test_what_ends_a_text_does_not_end_a_prompt() -> None:
+    class Ending(Tokenizer):
+        """Puts a token behind every text, too."""
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            ids = super().__call__(text, add_special_tokens)["input_ids"]
+            return {"input_ids": [*ids, 4] if add_special_tokens else ids, "attention_mask": [1] * (len(ids) + 1)}
+
+    found = lrp_fx.convert(Writer(), tokenizer=Ending(), dynamic=True).continuation("a b", " d e")
+    assert [s.text for s in found.sources] == ["<s>", " a", " b", " d", " e"]
+
+
 def test_words_are_what_the_marks_of_a_vocabulary_say() -> None:
     def words(*tokens: str) -> list[str]:
         return [text_of(tokens[a:b]).strip() for a, b in word_spans(tokens)]

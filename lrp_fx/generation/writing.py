@@ -77,6 +77,10 @@ def begun(
         raise InputError(f"nothing to write on: {name}=, the ids (1, T) of the prompt, is missing")
     if len(ids) != 1:
         raise InputError(f"one prompt at a time: {name} has {len(ids)} rows\n    next: give a list of prompts")
+    end = _ending(reader, prompt, ids[0].tolist()) if isinstance(prompt, str) and name == TEXT else 0
+    if end:
+        given = {n: v[:, :-end] if _goes_along(n, v, ids, name) else v for n, v in given.items()}
+        ids = given[name]
     placed = {n: v.to(forward.device) if isinstance(v, Tensor) else v for n, v in given.items()}
     return Writing(placed, name, ids.shape[1])
 
@@ -90,6 +94,21 @@ def _ids_of(prompt: Any) -> Tensor | None:
         ids = torch.as_tensor(prompt)
         return ids.unsqueeze(0) if ids.dim() == 1 else ids
     return None
+
+
+def _ending(reader: Reader | None, text: str, ids: Sequence[int]) -> int:
+    """How many tokens a tokenizer puts behind a text that ends there, as a written one does not."""
+    if reader is None or reader.tokenizer is None:
+        return 0
+    plain = reader.pieces(text)
+    places = [k for k in range(len(ids) - len(plain) + 1) if list(ids[k : k + len(plain)]) == plain]
+    return len(ids) - len(plain) - places[0] if plain and places else 0
+
+
+def _goes_along(name: str, value: Any, text: Tensor, written: str) -> bool:
+    """Is it told token by token of the text that is written, or that text itself?"""
+    own = name.startswith("decoder_") == written.startswith("decoder_")
+    return own and isinstance(value, Tensor) and value.shape == text.shape
 
 
 def _read(reader: Reader | None, prompt: Any, media: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -124,6 +143,7 @@ def following(reader: Reader | None, prompt: Any, begun: Writing, text: Any) -> 
         raise InputError(_NO_READER)
     if isinstance(prompt, str) and begun.name != DECODER:
         whole = reader.inputs(prompt + text)[begun.name][0].tolist()
+        whole = whole[: len(whole) - _ending(reader, prompt + text, whole)]
         if whole[: begun.start] == begun.ids and len(whole) > begun.start:
             return [int(i) for i in whole[begun.start :]]
     found = reader.pieces(text) if begun.name == DECODER else going_on(text, reader.tokenizer)
@@ -140,8 +160,7 @@ def written(begun: Writing, ids: Sequence[int]) -> Writing:
     text = begun.inputs[begun.name]
     inputs = dict(begun.inputs)
     for name, value in begun.inputs.items():
-        own = name.startswith("decoder_") == begun.name.startswith("decoder_")
-        if name == begun.name or not own or not isinstance(value, Tensor) or value.shape != text.shape:
+        if name == begun.name or not _goes_along(name, value, text, begun.name):
             continue
         role = role_of(name, value)
         if role == "position":
