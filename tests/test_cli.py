@@ -85,9 +85,12 @@ def test_explain_contrast_of_ids_without_a_tokenizer() -> None:
 
 def test_explain_an_image_from_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.load(MODELS / "vit_mnist" / "eval.npz")["images"][0].astype(np.float32) / 127.5 - 1)
-    result = run("explain", DIGITS, "--image", str(tmp_path / "x.npy"), "--target", "7")
+    table = tmp_path / "x.csv"
+    result = run("explain", DIGITS, "--image", str(tmp_path / "x.npy"), "--target", "7", "--csv", str(table))
     assert result.exit_code == 0, result.output
     assert "pixel_values" in result.output and "leaf learned" in result.output
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert len(rows) == 49 and {row["input"] for row in rows} == {"pixel_values"}, "a row for each patch"
 
 
 def test_inspect_groups_layers_and_names_sources() -> None:
@@ -245,12 +248,12 @@ def test_json_is_all_that_is_printed() -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     (example,) = found["examples"]
-    assert found["rules"] == "pa-lrp" and example["target"]["index"] == 4
-    assert [t["id"] for t in example["inputs"]["input_ids"]] == [1, 12, 3, 14, 15, 6]
+    assert found["ruleset"] == "pa-lrp" and example["indices"] == [4]
+    assert [t["text"] for t in example["tokens"]] == ["1", "12", "3", "14", "15", "6"]
     ledger = example["ledger"]
     booked = sum(ledger["leaves"].values()) + sum(ledger["sinks"].values())
     assert booked == pytest.approx(example["score"], rel=1e-4)
-    total = sum(t["relevance"] for t in example["inputs"]["input_ids"])
+    total = sum(t["relevance"] for t in example["tokens"])
     assert total == pytest.approx(sum(ledger["leaves"].values()), rel=1e-4)
     (depth,) = example["depth"].values()
     assert len(depth) == 4 and all(len(row) == 6 for row in depth)
@@ -260,10 +263,10 @@ def test_several_texts_from_standard_input_as_a_table_of_numbers() -> None:
     result = CliRunner().invoke(app, ["explain", STORIES, "--text", "-", "--csv", "-"], input="One day\n\nThe end.\n")
     assert result.exit_code == 0, result.output
     heading, *rows = csv.reader(result.stdout.splitlines())
-    assert heading == ["example", "input", "place", "id", "token", "content", "position", "relevance"]
-    assert {row[0] for row in rows} == {"0", "1"} and rows[0][4] == "<s>"
+    assert heading == ["example", "input", "place", "text", "content", "position", "relevance"]
+    assert {row[0] for row in rows} == {"0", "1"} and rows[0][3] == "<s>"
     for row in rows:
-        assert float(row[5]) + float(row[6]) == pytest.approx(float(row[7]), abs=1e-5)
+        assert float(row[4]) + float(row[5]) == pytest.approx(float(row[6]), abs=1e-5)
 
 
 def test_a_figure_and_depths(tmp_path: Path) -> None:
@@ -287,7 +290,8 @@ def test_what_a_model_goes_on_to_say_is_explained_together() -> None:
         logits = model(ids).logits[0, len(begun) - 1 : -1]
     expected = float(logits.gather(1, ids[0, len(begun) :].unsqueeze(1)).sum())
     assert found["examples"][0]["score"] == pytest.approx(expected, rel=1e-5)
-    assert [t["id"] for t in found["examples"][0]["inputs"]["input_ids"]] == ids[0].tolist()
+    assert len(found["examples"][0]["tokens"]) == ids.shape[1]
+    assert found["examples"][0]["indices"] == ids[0, len(begun) :].tolist()
 
 
 def test_evaluate_measures_examples_of_a_file(tmp_path: Path) -> None:

@@ -140,8 +140,10 @@ def _written(relevance: Relevance, asked: Asked, left_out: Any) -> Iterator[Path
 
 def _print_depths(console: Console, relevance: Relevance) -> None:
     """For each text a table: its tokens, and what each has before every block and after the last."""
-    for title, tokens, values in depths(relevance):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    for example, name, tokens, values in depths(relevance):
+        table = Table(
+            title=f"example {example}, {name}", title_justify="left", box=None, pad_edge=False, header_style="dim"
+        )
         table.add_column("before block")
         for number in range(len(values)):
             table.add_column("end" if number == len(values) - 1 else str(number), justify="right")

@@ -1,4 +1,4 @@
-"""Records: a result as rows of a table and as plain data for JSON."""
+"""Records: a result as rows of a table, and relevance by depth."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from lrp_fx.cli.checks import STDOUT
-from lrp_fx.render.data import Raster, Tokens
+from lrp_fx.render.data import Tokens
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.report.view import examples
 
-COLUMNS = ("example", "input", "place", "id", "token", "content", "position", "relevance")
+COLUMNS = ("example", "input", "place", "text", "content", "position", "relevance")
 
 
 def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -28,87 +28,49 @@ def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def rows_of(relevance: Relevance) -> Iterator[tuple[Any, ...]]:
-    """A row for each token, or for each patch or pixel of an image, in the order of `COLUMNS`."""
-    for number, view in enumerate(examples(relevance, _names(relevance))):
-        for part in view.parts:
-            if isinstance(part, Tokens):
-                yield from ((number, part.name, *row) for row in _tokens(relevance, number, part))
-            elif isinstance(part, Raster):
-                values = part.heat
-                for (i, j), value in ((place, float(values[place])) for place in _places(values.shape)):
-                    yield number, part.name, f"{i},{j}", "", "", value, "", value
-            else:
-                for i, value in enumerate(part.heat.tolist()):
-                    yield number, part.name, i, "", "", value, "", value
+    """A row for each token and patch, as `Relevance.to_frame` has them, and for each place of inputs that have neither
+    (``3,4`` in a map), in the order of `COLUMNS`.
+    """
+    for number, example in enumerate(relevance.to_dict()["examples"]):
+        yield from ((number, *(row[name] for name in COLUMNS[1:])) for row in example["tokens"])
+        told = {row["input"] for row in example["tokens"]}
+        for name, values in example["maps"].items():
+            for place, value in _flat(values) if name not in told else ():
+                yield number, name, ",".join(map(str, place)), "", value, "", value
 
 
-def _places(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    return ((i, j) for i in range(shape[0]) for j in range(shape[1]))
-
-
-def _tokens(relevance: Relevance, number: int, part: Tokens) -> Iterator[tuple[Any, ...]]:
-    ids = relevance.inputs[part.name][number].tolist()
-    for i, token, content, position, total in zip(
-        part.index, part.text, part.content.tolist(), part.position.tolist(), part.total.tolist(), strict=True
-    ):
-        yield i, ids[i], token, content, position, total
-
-
-def _names(relevance: Relevance) -> Any:
-    return relevance.vocabulary.tokens if relevance.vocabulary is not None else None
+def _flat(values: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Every number in nested lists, with its place."""
+    if not isinstance(values, list):
+        yield place, values
+        return
+    for i, value in enumerate(values):
+        yield from _flat(value, (*place, i))
 
 
 def as_dict(relevance: Relevance, with_depth: bool) -> dict[str, Any]:
-    """The whole result as JSON takes it: for each example the target, its inputs token by token, and its ledger."""
-    found = [_example(relevance, number, view) for number, view in enumerate(examples(relevance, _names(relevance)))]
-    if with_depth:
-        for title, _, values in depths(relevance):
-            number, name = title.split(", ", 1)
-            found[int(number.removeprefix("example "))].setdefault("depth", {})[name] = [v.tolist() for v in values]
-    return {"rules": relevance.ruleset, "target": str(relevance.target), "examples": found}
+    """What `Relevance.to_dict` gives, and for each example ``depth``: input -> a row for each depth, on request."""
+    found = relevance.to_dict()
+    for number, name, _, values in depths(relevance) if with_depth else ():
+        found["examples"][number].setdefault("depth", {})[name] = [v.tolist() for v in values]
+    return found
 
 
-def _example(relevance: Relevance, number: int, view: Any) -> dict[str, Any]:
-    target, ledger = relevance.target[number], relevance.ledger
-    inputs: dict[str, Any] = {}
-    for part in view.parts:
-        if isinstance(part, Tokens):
-            inputs[part.name] = [dict(zip(COLUMNS[2:], row, strict=True)) for row in _tokens(relevance, number, part)]
-        else:
-            inputs[part.name] = part.heat.tolist()
-    return {
-        "target": {
-            "title": target.title,
-            "index": target.index,
-            "label": target.label,
-            "position": target.position,
-            "probability": target.probability,
-        },
-        "score": float(relevance.score[number]),
-        "inputs": inputs,
-        "ledger": {
-            "leaves": {name: float(v[number]) for name, v in ledger.leaves.items()},
-            "sinks": {name: float(v[number]) for name, v in ledger.sinks.items()},
-            "error": float(ledger.error[number]),
-            "cancellation": float(ledger.cancellation[number]),
-        },
-    }
-
-
-def depths(relevance: Relevance) -> Iterator[tuple[str, list[str], list[Tensor]]]:
-    """For each example and residual stream: a title, the tokens, and (T,) for each depth.
+def depths(relevance: Relevance) -> Iterator[tuple[int, str, list[str], list[Tensor]]]:
+    """For each example and residual stream: their number and name, the tokens, and (T,) for each depth.
 
     Raises `lrp_fx.InputError` where no residual stream was recognised.
     """
     found = relevance.depth
-    views = examples(relevance, _names(relevance))
+    names = relevance.vocabulary.tokens if relevance.vocabulary is not None else None
+    views = examples(relevance, names)
     for name, values in {"": found}.items() if isinstance(found, Tensor) else found.items():
         owner = name or relevance.streams[0].owner
         for number, view in enumerate(views):
             row = values[:, number].cpu()
             part = next((p for p in view.parts if isinstance(p, Tokens) and p.name == owner), None)
             if part is None:
-                names = [str(i) for i in range(row.shape[-1])]
+                words = [str(i) for i in range(row.shape[-1])]
             else:
-                row, names = row[:, list(part.index)], list(part.text)
-            yield f"example {number}, {owner or 'residual stream'}", names, list(row)
+                row, words = row[:, list(part.index)], list(part.text)
+            yield number, owner or "residual stream", words, list(row)
