@@ -319,8 +319,13 @@ def test_lines_of_data_are_texts_or_objects_with_one(tmp_path: Path) -> None:
     plain.write_text("One day\n\nThe end\n")
     assert read_data(lines, None) == (["One day", "The end", "Once"], [None, "x", None])
     assert read_data(plain, 1) == (["One day"], [None])
+    lines.write_text('{"image": "lines.txt", "target": 3}\n')
+    assert read_data(lines, None) == ([plain], [3])
+    lines.write_text('{"image": "none.png"}\n')
+    with pytest.raises(Refusal, match="line 1: there is no file"):
+        read_data(lines, None)
     lines.write_text('{"words": "One day"}\n')
-    with pytest.raises(Refusal, match="line 1: no text, sentence, prompt or input_ids, there are words"):
+    with pytest.raises(Refusal, match="line 1: no text, sentence, prompt, input_ids or image, there are words"):
         read_data(lines, None)
 
 

@@ -192,7 +192,10 @@ def generate(
 def evaluate(
     model: Model,
     data: Annotated[
-        Path, typer.Argument(help="Texts: .jsonl (text, and target where wanted), or one a line; - is standard input.")
+        Path,
+        typer.Argument(
+            help="Texts or images: .jsonl (text or image, and target), or a text a line; - is standard input."
+        ),
     ],
     metrics: Annotated[
         str, typer.Option(help="Names with commas: abpc, auac, comprehensiveness, sufficiency, loo, ... ")

@@ -68,8 +68,9 @@ def _targets(given: str | None, read: list[Any]) -> Any:
 def read_data(path: Path, count: int | None) -> tuple[list[Any], list[Any]]:
     """Texts and their targets (None where none is given), of JSON by the line or of plain lines.
 
-    A line of JSON is a text, or an object with ``text`` (or ``sentence``, ``prompt``), or ``input_ids``; ``target``
-    says what is explained. (``label`` does not: it is what is true, and what the model says is explained.)
+    A line of JSON is a text, or an object with ``text`` (or ``sentence``, ``prompt``), ``input_ids``, or ``image`` (a
+    file, looked for beside the data where its name is relative); ``target`` says what is explained. (``label`` does
+    not: it is what is true, and what the model says is explained.)
     """
     lines = sys.stdin.read().splitlines() if str(path) == STDIN else path.read_text(encoding="utf-8").splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][:count]
@@ -95,7 +96,13 @@ def _row(path: Path, number: int, line: str) -> tuple[Any, Any]:
             return found[key], target
     if isinstance(found.get("input_ids"), list):
         return {"input_ids": [found["input_ids"]]}, target
-    raise Refusal(f"{path}, line {number}: no {', '.join(_TEXT)} or input_ids, there are {', '.join(found) or 'none'}")
+    if isinstance(found.get("image"), str):
+        image = path.parent / found["image"]
+        if not image.is_file():
+            raise Refusal(f"{path}, line {number}: there is no file {image}")
+        return image, target
+    known = f"{', '.join(_TEXT)}, input_ids or image"
+    raise Refusal(f"{path}, line {number}: no {known}, there are {', '.join(found) or 'none'}")
 
 
 def _write_values(found: Evaluation, path: Path) -> None:
