@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import lrp_fx
+from lrp_fx.report.lists import Frame, pixels
 from lrp_fx.report.view import examples
 
 GRID, SIDE, IMAGE = (4, 6), 2, 7  # patches of an image, pixels of a patch, the token that an image stands in place of
@@ -128,6 +129,18 @@ def test_patches_in_one_list_are_laid_back_among_the_words(merge: int, count: in
         assert words.content[column] == pytest.approx(raster.heat.sum(), rel=1e-5)
     page = relevance.to_html()
     assert all(f"{raster.heat.sum():+.4g}" in page for raster in view.rasters)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_of_a_patch_are_put_in_their_order(frames: int, channels_last: bool) -> None:
+    """A still image is given twice where a model reads two frames at once; channels stand first or last in a patch."""
+    (image,) = pictures(1, 16).double()
+    cells = image.view(3, 4, 4, 6, 4).permute(1, 3, 0, 2, 4)  # (4, 6, channels, 4, 4)
+    cells = torch.stack([cells] * frames, 3 if not channels_last else 2)
+    cells = cells.movedim(-3, -1) if channels_last else cells
+    laid = pixels(cells.reshape(24, -1).numpy(), Frame(torch.arange(24).view(4, 6)))
+    assert np.allclose(laid, image.permute(1, 2, 0).numpy())
 
 
 def test_tokens_that_are_repeated_but_read_are_not_folded() -> None:

@@ -118,7 +118,6 @@ def _as_pixels(patches: Array) -> Iterator[Array]:
         if side < 2 or side * side * channels * times != features:
             continue
         yield patches.reshape(count, channels, times, side, side)[:, :, 0].transpose(0, 2, 3, 1)
-        yield patches.reshape(count, times, channels, side, side)[:, 0].transpose(0, 2, 3, 1)
         yield patches.reshape(count, times, side, side, channels)[:, 0]
 
 
