@@ -47,7 +47,8 @@ class Custom:
         raise_if_out_of_memory(error)
         if isinstance(error, LrpError):
             return error
-        where, what = _users_line(error), f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        where, said = _users_line(error), next(iter(str(error).strip().splitlines()), "")
+        what = f"{type(error).__name__}: {said}".replace("FakeTensor", "Tensor")
         if type(error).__name__ in _BY_VALUES:
             return UntracedTargetError(
                 f"the target {self!r} could not be transposed: it decides by the values of the output{where}\n"
