@@ -182,6 +182,8 @@ def test_scores_of_any_kind_stand_beside_ours(explainer: lrp_fx.Explainer) -> No
             "function": lambda inputs: inputs["input_ids"],
             "of both": of_both,
             "preset": "cp-lrp",
+            "result": (kept := explainer(input_ids=ids, target=[1, 0])),
+            "function of a result": lambda inputs, target: explainer(**inputs, target=target),
             "content": Ranking("x", "pa-lrp", {"position": None}),
         },
         targets=[1, 0],
@@ -189,7 +191,9 @@ def test_scores_of_any_kind_stand_beside_ours(explainer: lrp_fx.Explainer) -> No
     same = [found.values[label]["ABPC"] for label in ("array", "list", "later tokens first")]
     assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
     assert torch.equal(found.values["function"]["ABPC"], found.values["of both"]["ABPC"])
-    assert targets == [1, 0] and found.targets == ("1", "0")
+    assert targets == [1, 0] and found.targets == ("1", "0") and len(kept) == 2
+    for label in ("result", "function of a result"):
+        torch.testing.assert_close(found.values[label]["ABPC"], found.values["attnlrp"]["ABPC"])
     again = evaluate(explainer, {"input_ids": ids}, ["abpc"], fill=MASK, seed=0, targets=[1, 0])
     assert torch.equal(again.values["random order"]["ABPC"], found.values["random order"]["ABPC"])
 

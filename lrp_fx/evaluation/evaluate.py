@@ -57,8 +57,8 @@ def evaluate(
         shorter), a token, an id; ``"auto"``: the first of mask, unk, pad that the tokenizer has. In images ``"mean"``
         (auto), ``"zero"``, ``"blur"``, or a number. The result says it.
     against: what to compare with, a list, or a dictionary by label: presets (the same model under other rules),
-        `Ruleset`s, `Ranking`s, explainers, functions ``inputs -> scores`` or ``(inputs, target) -> scores``, and scores
-        given, one entry for each example.
+        `Ruleset`s, `Ranking`s, explainers, functions ``inputs -> scores`` or ``(inputs, target) -> scores``, results,
+        and scores given, one entry for each example.
     targets: one for each example, or one for all: a class, a label or token, a `Class` or a `Contrast`. By default what
         the model predicts. Metrics of probabilities read, of a contrast, that of the one of the two.
     position: how position is aggregated (`Relevance.per_token`); None: content alone.

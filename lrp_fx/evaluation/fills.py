@@ -99,7 +99,7 @@ def fill_of_numbers(fill: Any, value: Tensor, units: Units) -> Fill:
         that broadcasts to the units. Raises `InputError` for anything else.
     """
     if isinstance(fill, Tensor):
-        return Fill(fill.to(value.dtype), f"a tensor {tuple(fill.shape)}")
+        return Fill(fill.cpu().to(value.dtype), f"a tensor {tuple(fill.shape)}")
     if isinstance(fill, Real) and not isinstance(fill, bool):
         return Fill(float(fill), f"{float(fill):g}")
     if fill == "zero":
@@ -107,9 +107,9 @@ def fill_of_numbers(fill: Any, value: Tensor, units: Units) -> Fill:
     if fill in (AUTO, "mean"):
         axes = tuple(range(2, value.dim())) if isinstance(units, Patches) else (1,)
         mean = value.mean(axes, keepdim=True).expand_as(value)
-        return Fill(units.read(mean)[0], "mean by channel")
+        return Fill(units.read(mean)[0].cpu(), "mean by channel")
     if fill == "blur" and isinstance(units, Patches):
-        return Fill(units.read(_blurred(value))[0], "blurred")
+        return Fill(units.read(_blurred(value))[0].cpu(), "blurred")
     known = IMAGES if isinstance(units, Patches) else IMAGES[:2]
     raise InputError(f"fill={fill!r}: here there are {', '.join(known)}, a number, or a tensor of the units' shape")
 

@@ -50,14 +50,15 @@ def relevance_of(relevance: Relevance, question: Question, options: Mapping[str,
 
 @dataclass(frozen=True)
 class Called:
-    """A function ``inputs -> scores``, or ``(inputs, target) -> scores`` with the class as a number."""
+    """A function ``inputs -> scores`` (or a result), or ``(inputs, target) -> scores`` with the class as a number."""
 
     function: Callable[..., Any]
 
     def __call__(self, number: int, question: Question) -> Tensor:
         inputs = dict(question.given.inputs)
         more = (question.example.target,) if _takes_two(self.function) else ()
-        return question.scores(self.function(inputs, *more))
+        found = self.function(inputs, *more)
+        return question.scores(relevance_of(found, question, {}) if isinstance(found, Relevance) else found)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -71,12 +72,14 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Scores that are given, one entry for each example."""
+    """Scores that are given, one entry for each example; or a result, whose examples are these."""
 
-    values: Sequence[Any]
+    values: Sequence[Any] | Relevance
+    options: Mapping[str, Any]
 
     def __call__(self, number: int, question: Question) -> Tensor:
-        return question.scores(self.values[number])
+        found = self.values[number]
+        return question.scores(relevance_of(found, question, self.options) if isinstance(found, Relevance) else found)
 
 
 def scorers_of(explainer: Explainer, against: Any, options: Mapping[str, Any], count: int) -> dict[str, Scorer]:
@@ -110,14 +113,14 @@ def _scorer(explainer: Explainer, one: Any, options: Mapping[str, Any], count: i
         return one.ruleset.name, Explained(one, options)
     if callable(one):
         return getattr(one, "__name__", type(one).__name__), Called(one)
-    if not isinstance(one, (Sequence, Tensor)) and not hasattr(one, "__array__"):
+    if not isinstance(one, (Sequence, Tensor, Relevance)) and not hasattr(one, "__array__"):
         raise InputError(
             f"against= holds a {type(one).__name__}, which gives no scores: there are names of presets, rulesets, "
-            "explainers, functions of the inputs, and lists of scores, one for each example"
+            "explainers, results, functions of the inputs, and lists of scores, one for each example"
         )
     if len(one) != count:
         raise InputError(f"scores for {len(one)} examples are given, and there are {count}")
-    return f"scores {number + 1}", Numbers(one)
+    return f"scores {number + 1}", Numbers(one, options)
 
 
 def _with_rules(explainer: Explainer, rules: str | Ruleset) -> Explainer:
