@@ -12,9 +12,11 @@ from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
 from lrp_fx.runtime.agreement import Agreement
+from lrp_fx.runtime.convert import convert
 from lrp_fx.runtime.dequantise import dequantised
-from lrp_fx.runtime.explainer import Explainer, aggregations, convert, rulesets
+from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.runtime.saved import SavedExplainer, load
+from lrp_fx.runtime.settings import aggregations, rulesets
 from lrp_fx.runtime.verify import Report, verify
 
 __all__ = [

@@ -19,7 +19,7 @@ from lrp_fx.ir.graph import is_scalar, iter_nodes, op_name
 from lrp_fx.ir.listing import listing, source
 from lrp_fx.ir.repeats import Run, find_repeats, left_out
 from lrp_fx.rewrite.application import Rewritten
-from lrp_fx.runtime.explainer import graph_after
+from lrp_fx.runtime.dump import graph_after
 from testing.architectures import BY_NAME, without
 
 F = 6

@@ -21,7 +21,8 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.report.view import token_names
 from lrp_fx.rule import Ruleset
-from lrp_fx.runtime.explainer import Explainer, convert
+from lrp_fx.runtime.convert import convert
+from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.targets import Class, Custom, Target, as_target
 
 try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lrp_fx.errors import InputError
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Ruleset
-from lrp_fx.runtime.explainer import convert
+from lrp_fx.runtime.convert import convert
 from lrp_fx.targets import Class
 
 try:

@@ -14,7 +14,7 @@ from lrp_fx.cli.records import write_table
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.evaluation.metric import chosen
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
-from lrp_fx.runtime.explainer import convert
+from lrp_fx.runtime.convert import convert
 
 _TEXT = ("text", "sentence", "prompt")
 

@@ -22,7 +22,7 @@ from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.report.view import token_names
-from lrp_fx.runtime.explainer import convert
+from lrp_fx.runtime.convert import convert
 from lrp_fx.targets import Span
 
 

@@ -13,7 +13,7 @@ from lrp_fx.cli.checks import STDOUT
 from lrp_fx.cli.records import write_table
 from lrp_fx.generation.generation import Generation
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
-from lrp_fx.runtime.explainer import convert
+from lrp_fx.runtime.convert import convert
 
 COLUMNS = ("step", "written", "source", "input", "place", "token", "content", "position", "relevance")
 

@@ -13,7 +13,8 @@ from lrp_fx.cli.inputs import model_inputs, trial_inputs
 from lrp_fx.cli.listing import print_approximations, print_coverage, print_sites, wide_console
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
 from lrp_fx.preprocess.reader import Reader
-from lrp_fx.runtime.explainer import convert, graph_after
+from lrp_fx.runtime.convert import convert
+from lrp_fx.runtime.dump import graph_after
 from lrp_fx.runtime.pipeline import PIPELINE
 from lrp_fx.runtime.verify import Report
 from lrp_fx.runtime.verify import verify as verify_books

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from lrp_fx.recognize.recognisers import RECOGNISERS
 from lrp_fx.rewrite.refuse import approximations
-from lrp_fx.runtime.explainer import Explainer, rulesets
+from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.runtime.pipeline import PIPELINE
+from lrp_fx.runtime.settings import rulesets
 from lrp_fx.structure.sites import Site
 
 INPUT = "input"

@@ -15,7 +15,8 @@ from lrp_fx.evaluation.rankings import Ranking
 from lrp_fx.evaluation.units import Patches
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Ruleset
-from lrp_fx.runtime.explainer import Explainer, convert
+from lrp_fx.runtime.convert import convert
+from lrp_fx.runtime.explainer import Explainer
 
 #: Number of the example, the question about it -> its scores (T,)
 Scorer = Callable[[int, Question], Tensor]

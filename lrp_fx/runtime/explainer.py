@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,16 +12,12 @@ from torch import nn
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
 from lrp_fx.capture.outputs import closed
-from lrp_fx.errors import InputError, TargetError
-from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
-from lrp_fx.file.write import write
+from lrp_fx.errors import InputError
 from lrp_fx.generation.explain import continuation, generate
 from lrp_fx.generation.generation import Generation
 from lrp_fx.ir.devices import own_device
 from lrp_fx.ir.graph import value_of
-from lrp_fx.ir.listing import check_blocks
-from lrp_fx.ir.passes import Step, check_names
-from lrp_fx.ir.program import ROLES
+from lrp_fx.ir.passes import Step
 from lrp_fx.preprocess.call import read_call
 from lrp_fx.preprocess.forward import told
 from lrp_fx.preprocess.kinds import kind_of
@@ -34,86 +28,18 @@ from lrp_fx.report.explained import link_of
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
-from lrp_fx.rule import Ruleset, registry
+from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
-from lrp_fx.runtime.pipeline import PIPELINE, Options, State, compile_until
+from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments
+from lrp_fx.runtime.saving import save
+from lrp_fx.runtime.settings import check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.sites import Site, find_sites
-from lrp_fx.targets import Custom, Target, as_target, asked
-
-CONSERVE = ("total", "site", "off")
-CHECKS = ("changes", "every")
-
-
-def convert(
-    model: nn.Module | str | Path | Any,
-    example_inputs: Any = None,
-    *,
-    tokenizer: Any = None,
-    processor: Any = None,
-    rules: str | Ruleset = "pa-lrp",
-    conserve: str = "total",
-    strict: bool = False,
-    dynamic: Dynamic = "auto",
-    compile: bool = False,
-    roles: dict[str, str] | None = None,
-    output: str | None = None,
-    keep_output: bool = True,
-    checkpoint: bool = False,
-    without: Sequence[str] = (),
-    progress: bool | None = None,
-    check: str = "changes",
-) -> Explainer:
-    """Compile a model into an explainer.
-
-    model: any `torch.nn.Module` in eval mode. It is not modified. Or a pipeline of transformers, with what it reads by;
-        or a folder or name on the hub: model (in float32), tokenizer and processor are loaded from there.
-    example_inputs: keyword arguments of its forward (a dictionary), or what a call takes first, such as a text; given,
-        capture happens now, otherwise on first use.
-    tokenizer, processor: of transformers, or called like theirs: calls take texts, chats, images and sounds then,
-        targets take names of labels and tokens, and results are drawn with words.
-    rules: name of a preset (`lrp_fx.rulesets()`) or a `lrp_fx.Ruleset`.
-    conserve: ``"total"`` checks that each example's ledger closes, ``"site"`` balances every site of the graph too and
-        names the worst, ``"off"`` checks nothing.
-    strict: refuse operations that are only approximated (`lrp_fx.UnsupportedOperatorError`).
-    dynamic: True: batch and sequence sizes are symbolic, so that other sizes do not capture again. False: every size is
-        captured by itself. ``"auto"``: one short example is captured for its own sizes, which is quicker, and symbolic
-        sizes follow when a second size comes (or a file is saved).
-    compile: run the relevance graph through `torch.compile`.
-    roles: forward argument (or container of them) -> ``"content"``, ``"position"``, ``"segment"``, ``"mask"`` or
-        ``"cached"`` (computed for earlier tokens, as keys and values are), where its name misleads.
-    output: name of the output to explain, where the model returns several (default: ``logits``, else the first float).
-    keep_output: return the model's own output with the relevance. Without it (`Relevance.output` is None), what a
-        target does not read is not computed: logits at one position instead of all, the last block for one row.
-    checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
-        transpose needs them: less memory for more time. Not together with ``compile``.
-    without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
-    progress: show, in one line on standard error, which pass runs and the seconds so far; by default on a terminal and
-        in a notebook. The logger ``lrp_fx`` says at INFO what each pass did.
-    check: ``"changes"`` compares what was captured with the model where the model is seen to have been changed;
-        ``"every"`` in every call, by running the model on it: a change that cannot be seen (of a function in a Python
-        module, of what a closure holds) is captured anew, too.
-    """
-    return Explainer(
-        opened(model, tokenizer, processor),
-        example_inputs,
-        rules=rules,
-        conserve=conserve,
-        strict=strict,
-        dynamic=dynamic,
-        compile=compile,
-        roles=roles,
-        output=output,
-        keep_output=keep_output,
-        checkpoint=checkpoint,
-        without=without,
-        progress=progress,
-        check=check,
-    )
+from lrp_fx.targets import Target, as_target, asked
 
 
 class Explainer:
@@ -139,39 +65,19 @@ class Explainer:
     ) -> None:
         found = model if isinstance(model, Opened) else opened(model)
         model = found.model
-        if conserve not in CONSERVE:
-            raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
-        if dynamic not in (True, False, "auto"):
-            raise InputError(f"dynamic={dynamic!r}; there are True, False and 'auto'")
-        if check not in CHECKS:
-            raise InputError(f"check={check!r}; there are {', '.join(CHECKS)}")
-        if checkpoint and compile:
-            raise InputError(
-                "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
-            )
-        if isinstance(without, str):
-            raise InputError(f"without= takes a list of names, such as ({without!r},)")
-        check_names(PIPELINE, without)
+        check_settings(
+            conserve=conserve, dynamic=dynamic, check=check, checkpoint=checkpoint, compile=compile, without=without
+        )
         self.model, self.progress, self.output = model, progress, output
         self._reader = Reader(model, found.tokenizer, found.processor)
-        self.ruleset = _ruleset(rules)
+        self.ruleset = ruleset_of(rules)
         self.conserve = (
             conserve  # what is demanded; it may be relaxed later, to read faults that graphs made for more show
         )
         self.roles = dict(roles or {})
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
         self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
-        takes = inspect.signature(model.forward).parameters
-        strange = [
-            n
-            for n in self.roles
-            if n.split(".")[0] not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        ]
-        if strange:
-            raise InputError(f"roles for {', '.join(strange)}, but forward takes {', '.join(takes)}")
-        unknown = [f"{n}: {r!r}" for n, r in self.roles.items() if r not in ROLES]
-        if unknown:
-            raise InputError(f"unknown role for {', '.join(unknown)}; a role is one of {', '.join(ROLES)}")
+        check_roles(model, self.roles)
         self._compiler = Compiler(
             model,
             Options(
@@ -417,44 +323,10 @@ class Explainer:
         """
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
-            if self._compiler.has_changed() or last.base in self._compiler.doubted:
-                raise InputError(
-                    "the model has been changed since it was explained last\n    next: explain an input once more (the "
-                    "graphs are compared with it), and save then"
-                )
-            built = [d.target for entry in self._compiler.related(last) for d in entry.graphs.values()]
-            used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
-            goals = named_goals(list(map(as_target, targets)), self._reader) if targets is not None else used
-            if not goals or any(isinstance(g, Custom) for g in goals):
-                raise TargetError(
-                    "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
-                )
-            entries = self._compiler.variants(self._compiler.for_any_size(last, goals))
-            graphs = [(goal, self._compiler.build(entry, goal)) for entry in entries for goal in goals]
-            saved = tuple(SavedGraph(goal.signature, built.graph, built.guards) for goal, built in graphs)
-            write(path, self._contents(entries[-1], saved), model=self.model, weights=weights)
-
-    def _contents(self, general: CompiledProgram, graphs: tuple[SavedGraph, ...]) -> Contents:
-        """What is said of graphs that were made of one captured program; ``general``: what is good for any mask."""
-        outputs, batched = general.program.outputs, general.program.batch_input
-        alone = isinstance(outputs.rebuild(tuple(range(len(outputs.names)))), int)  # and not something that holds it
-        return Contents(
-            graphs,
-            ModelOutputs(tuple(outputs.names), alone, batched[0].name if batched is not None else None),
-            device=value_of(next(iter(general.program.input_nodes().values()))).device.type,
-            ruleset=self.ruleset.name,
-            conserve=self.conserve,
-            method=general.program.method,
-            sites=find_sites(general.rewritten, general.structure),
-            coverage=general.rewritten.coverage(),
-            made_with={
-                "lrp_fx": version("lrp_fx"),
-                "torch": torch.__version__,
-                "model": type(self.model).__name__,
-                "probabilities": self._link(general) or "",
-            },
-            reading=told(self._reader.forward),
-        )
+            goals = None if targets is None else named_goals(list(map(as_target, targets)), self._reader)
+            link, reading = self._link(last) or "", told(self._reader.forward)
+            said = {"conserve": self.conserve, "probabilities": link, "reading": reading}
+            save(self._compiler, last, path, goals, said, weights=weights)
 
 
 def _executable(entry: CompiledProgram, built: Built) -> Executable:
@@ -463,45 +335,3 @@ def _executable(entry: CompiledProgram, built: Built) -> Executable:
     return Executable(
         built.graph, built.runner, built.guards, lambda flat: closed(program.outputs.rebuild(flat)), batch
     )
-
-
-def graph_after(
-    model: nn.Module, inputs: dict[str, Any], until: str, *, rules: str | Ruleset = "pa-lrp", blocks: str = "all"
-) -> str:
-    """What there is after the pass ``until``, as text: the program, the program with its rules, or the relevance graph.
-
-    blocks: ``"once"`` for the first of each run of equal blocks, with how often it comes.
-
-    Raises `InputError` for a name that is no pass and for other ``blocks``, and what converting raises.
-    """
-    check_blocks(blocks)
-    if until not in [p.name for p in PIPELINE]:
-        raise InputError(f"there is no pass {until!r}; there are {', '.join(p.name for p in PIPELINE)}")
-    call = as_call(model, bind(model, (), inputs), {})
-    check_inputs(call.bound, call.roles)
-    state = State(Options(_ruleset(rules)), call, constants=call.constants, target=as_target(None))
-    return compile_until(state, until)[0].print_readable(blocks)
-
-
-def aggregations() -> dict[str, str]:
-    """Names of the ways to sum position relevance per token, and what each does."""
-    return {name: a.law for name, a in registry.aggregations.items()}
-
-
-def rulesets() -> dict[str, str]:
-    """Names of the presets and what each is."""
-    return {name: r.about for name, r in registry.rulesets.items()}
-
-
-def _ruleset(rules: str | Ruleset) -> Ruleset:
-    if isinstance(rules, Ruleset):
-        unknown = [name for name in rules.named() if name not in registry.rules]
-        if unknown:
-            raise InputError(
-                f"ruleset {rules.name!r} names unknown rules: {', '.join(unknown)}; known are "
-                f"{', '.join(sorted(registry.rules))}"
-            )
-        return rules
-    if rules not in registry.rulesets:
-        raise InputError(f"no ruleset {rules!r}; there are {', '.join(registry.rulesets)}")
-    return registry.rulesets[rules]

@@ -20,7 +20,7 @@ from lrp_fx.errors import ConservationError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.report.tokens import TOKEN_CANCELLATION_LIMIT
 from lrp_fx.rule import Ruleset
-from lrp_fx.runtime.explainer import convert
+from lrp_fx.runtime.convert import convert
 
 
 @dataclass(frozen=True)
