@@ -19,11 +19,11 @@ def raster(part: Raster) -> str:
     """A picture beside its relevance: the input, content over it, content alone, position by patch."""
     top = image_scale(part.heat)
     heat = _coloured(part.heat, top)
-    by_patch = " by patch" if part.by_patch else ""
+    by_patch, told = (" by patch", "by patch: ") if part.by_patch else ("", "")
     figures = [
         ("input", part.image),
         (f"content{by_patch} over the input", part.overlay(heat, top)),
-        (f"content{by_patch}: sum {part.heat.sum():+.4g}, full colour at {top:.3g}", heat),
+        (f"{told}content relevance, sum {part.heat.sum():+.4g}, full colour at {top:.3g}", heat),
     ]
     if part.position is not None:
         limit = scale(part.position)
