@@ -199,7 +199,7 @@ def test_scores_of_any_kind_stand_beside_ours(explainer: lrp_fx.Explainer) -> No
 
 
 def test_targets_are_labels_classes_and_contrasts(reading: lrp_fx.Explainer) -> None:
-    by_label, by_class = (evaluate(reading, TEXTS[0], ["auac"], targets=t) for t in ("good", Class(1)))
+    by_label, by_class = (evaluate(reading, TEXTS[0], ["auac"], targets=t) for t in (np.array(["good"]), Class(1)))
     assert by_label.targets == ("good (1)",) == by_class.targets
     assert torch.equal(by_label.values["attnlrp"]["AUAC generation"], by_class.values["attnlrp"]["AUAC generation"])
     contrast = evaluate(reading, TEXTS[0], ["auac", "abpc"], targets=Contrast(1, 0))

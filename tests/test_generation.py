@@ -8,6 +8,7 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,7 @@ def test_spans_are_sums_of_steps_in_one_pass(explainer: lrp_fx.Explainer, whole:
     torch.testing.assert_close(found.matrix, torch.stack([whole.matrix[:2].sum(0), whole.matrix[2:].sum(0)]))
     assert float(found.probabilities[0]) == pytest.approx(float(whole.probabilities[:2].prod()))
     assert_closed(found)
+    torch.testing.assert_close(explainer.continuation(PROMPT, AFTER, spans=(0, 2)).matrix, found[0].matrix)
     everything = explainer.continuation(PROMPT, AFTER, spans="all")
     torch.testing.assert_close(everything.matrix[0], whole.matrix.sum(0))
 
@@ -206,6 +208,8 @@ def test_texts_are_read_and_words_put_together() -> None:
     assert_closed(words)
     several = explainer.continuation(["a b", "c"], [" d", " e f"])
     assert [len(g) for g in several] == [1, 2]
+    column = explainer.continuation(np.array(["a b", "c"]), np.array([" d", " e f"]))
+    assert torch.equal(column[1].matrix, several[1].matrix)
 
 
 def test_what_ends_a_text_does_not_end_a_prompt() -> None:
@@ -229,6 +233,7 @@ def test_words_are_what_the_marks_of_a_vocabulary_say() -> None:
     assert words("Once", "Ġcaf", "Ã©", "Ġon", "Ċ", "Li") == ["Once", "café", "on", "", "Li"]
     assert words("un", "believable</w>", "film</w>") == ["unbelievable", "film"]
     assert words("a", "b") == ["a", "b"]
+    assert words("Be", "Ġbrief", ".", "Ċ", "###", "ĠAns", "wer") == ["Be", "brief.", "", "###", "Answer"]
 
 
 class Prefix(Writer):

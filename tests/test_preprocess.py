@@ -132,6 +132,7 @@ def test_what_cannot_be_padded_is_refused_with_what_to_do() -> None:
     [
         ("", "one of the texts is empty"),
         (["a film", ""], "one of the texts is empty"),
+        ([], "an empty list was given"),
         ([{"role": "user", "content": "a film"}], "no chat template\n    next"),
         (object(), "no tensor among the inputs"),
     ],

@@ -189,6 +189,14 @@ def test_names_come_from_the_vocabulary(result: lrp_fx.Relevance) -> None:
     assert result.target.labels == [None] * 3
 
 
+def test_a_small_probability_is_not_called_none(result: lrp_fx.Relevance) -> None:
+    import dataclasses
+
+    chances = torch.tensor([[0.0004], [0.43], [1.0]])
+    target = dataclasses.replace(result.target, indices=torch.zeros(3, 1).long(), probabilities=chances)
+    assert [one.title.split("p = ")[1] for one in target] == [".0004", ".43", "1"]
+
+
 def test_each_kind_of_target_says_what_it_reads(explainer: lrp_fx.Explainer) -> None:
     both = explainer(input_ids=IDS, attention_mask=MASK, target=Contrast(1, 0)).target[0]
     assert (both.index, both.against, len(both.probabilities)) == (1, 0, 2)

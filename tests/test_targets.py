@@ -165,6 +165,32 @@ def test_positions_that_do_not_exist(language_model: tuple) -> None:
         explain(**inputs, target=targets.Span([1, 2], start=9))
 
 
+def test_a_list_of_targets_is_one_for_each_example(language_model: tuple) -> None:
+    model, explain, inputs = language_model
+    logits = model(**inputs).logits
+    found = explain(**inputs, target=[targets.Class(11, position=2), 30])
+    assert torch.allclose(found.score, torch.stack([logits[0, 2, 11], logits[1, -1, 30]]), rtol=1e-6)
+    found = explain(**inputs, target=[targets.Predicted(position=3), None])
+    assert torch.allclose(found.score, torch.stack([logits[0, 3].max(), logits[1, -1].max()]), rtol=1e-6)
+    pair = targets.as_target((targets.Contrast("a", 1), targets.Contrast([2], torch.tensor(3), position=4)))
+    assert str(pair) == "Contrast(a=['a', 2], b=[1, 3], position=[-1, 4])"
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ([targets.Class(1), targets.Contrast(1, 0)], "all of one kind; got Class, Contrast\n    next: targets="),
+        ([lambda output: output[:, 0], 1], "got Custom, Class"),
+        ([targets.Class([1, 0]), 1], r"index=\[1, 0\] in the target of one example: give one"),
+        (10**20, "no such index: 1000"),
+        (b"good", "not a target"),
+    ],
+)
+def test_what_is_no_target_is_refused_as_it_is_given(target: Any, says: str) -> None:
+    with pytest.raises(lrp_fx.TargetError, match=says):
+        targets.as_target(target)
+
+
 @pytest.mark.parametrize("fixture", ["language_model", "classifier"])
 def test_several_targets_are_explained_as_one_by_one(fixture: str, request: pytest.FixtureRequest) -> None:
     _, explain, inputs = request.getfixturevalue(fixture)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from lrp_fx.report.view import token_names
 from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.targets import Class, Contrast, Predicted, as_target
 from lrp_fx.targets.classes import rows_at
+from lrp_fx.targets.indices import listed
 
 SPECIAL = "special"
 _ENDS = ("bos", "eos", "sep", "cls", "pad", "mask")
@@ -167,7 +169,8 @@ def _marked(causal: Any, given: Given, units: Units) -> Tensor:
 
 def one_each(values: Any, count: int, name: str) -> Sequence[Any]:
     """A value for each example: of a list, or one for all."""
-    several = isinstance(values, (list, tuple)) or (isinstance(values, Tensor) and values.dim() > 0)
+    values = listed(values)
+    several = isinstance(values, (list, tuple)) or (isinstance(values, (Tensor, np.ndarray)) and values.ndim > 0)
     if several and len(values) != count:
         raise InputError(f"{name}= has {len(values)} entries for {count} examples")
     return values if several else [values] * count

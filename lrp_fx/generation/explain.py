@@ -18,6 +18,7 @@ from lrp_fx.generation.generation import Generation, Piece
 from lrp_fx.generation.steps import Explain, Row, rows_of
 from lrp_fx.generation.writing import MEDIA, Writing, begun, following, generated, written
 from lrp_fx.preprocess.forward import Forward, forward_of
+from lrp_fx.preprocess.kinds import CHAT, is_message, kind_of, listed
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.report.words import text_of
@@ -30,6 +31,7 @@ def generate(
     model: nn.Module, explain: Explain, reader: Reader | None, ruleset: str, prompt: Any, inputs: Mapping[str, Any]
 ) -> Generation | list[Generation]:
     """What `Explainer.generate` does; ``inputs``: of forward, and options of the model's ``generate``."""
+    prompt = listed(prompt)
     if _is_several(prompt):
         made = [generate(model, explain, reader, ruleset, one, inputs) for one in prompt]
         return [g for one in made for g in (one if isinstance(one, list) else [one])]
@@ -55,6 +57,7 @@ def continuation(
     inputs: Mapping[str, Any],
 ) -> Generation | list[Generation]:
     """What `Explainer.continuation` does; ``settings``: the model's ``generation_config``, if it has one."""
+    prompt, text, against = listed(prompt), listed(text), listed(against)
     if _is_several(prompt):
         texts, others = _each(text, prompt, "text"), _each(against, prompt, "against")
         found = []
@@ -69,8 +72,10 @@ def continuation(
 
 
 def _is_several(prompt: Any) -> bool:
-    """Is it a list of prompts (texts), and not the ids or the messages of one?"""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str)
+    """Is it a list of prompts (texts, chats), and not the ids or the messages of one?"""
+    if not isinstance(prompt, list) or not prompt:
+        return False
+    return isinstance(prompt[0], str) or (kind_of(prompt[0]) == CHAT and not is_message(prompt[0]))
 
 
 def _each(value: Any, prompts: Sequence[Any], name: str) -> Sequence[Any]:
@@ -158,6 +163,8 @@ def _spans(spans: Any, count: int) -> list[tuple[int, int]]:
         return [(k, k + 1) for k in range(count)]
     if isinstance(spans, str) and spans == WHOLE:
         return [(0, count)]
+    if isinstance(spans, tuple) and spans and all(isinstance(place, int) for place in spans):
+        spans = [spans]
     found = []
     for span in spans if isinstance(spans, (list, tuple)) else [spans]:
         pair = (span.start or 0, count if span.stop is None else span.stop) if isinstance(span, slice) else span

@@ -107,7 +107,8 @@ class Generation:
         hops = f", {self.hopped} hops" if self.hopped else ""
         text = text_of([t for piece in self.targets for t in piece.tokens]) or " ".join(self.written)
         text = f"{text[:57]}..." if len(text) > 60 else text
-        return f"Generation({text!r}: {len(self.targets)} steps from {len(self.sources)} sources{hops})"
+        steps = f"{len(self)} step{'s' * (len(self) != 1)}"
+        return f"Generation({text!r}: {steps} from {len(self.sources)} sources{hops})"
 
     # ------------------------------------------------------------------------------------------------ other readings
     def words(self) -> Generation:

@@ -34,6 +34,8 @@ def read_call(reader: Reader, args: tuple[Any, ...], inputs: Mapping[str, Any]) 
     """
     forward = reader.forward
     args, inputs = tuple(map(listed, args)), {n: listed(v) if n in _BY_NAME else v for n, v in inputs.items()}
+    if len(args) == 1 and isinstance(args[0], (list, tuple)) and not args[0]:
+        raise InputError("an empty list was given: there is nothing to explain")
     args, inputs = _spread(forward, args, inputs)
     args, inputs = _read(reader, forward, args, inputs)
     args, inputs = _ragged(reader, forward, args, inputs)
@@ -87,7 +89,8 @@ def _is_raw(reader: Reader, value: Any) -> bool:
     kind = kind_of(value)
     if kind in (TEXT, CHAT):
         return True
-    has_array = isinstance(value, np.ndarray) or (isinstance(value, (list, tuple)) and isinstance(value[0], np.ndarray))
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    has_array = isinstance(first, np.ndarray)
     return kind in (IMAGE, SOUND) and not (has_array and reader.processor is None)
 
 

@@ -239,7 +239,7 @@ def _title(one: ExplainedScore) -> str:
     if one.kind == SPAN:
         pairs = zip(one.indices, one.labels, strict=True)
         text = text_of([label if label is not None else f"[{i}]" for i, label in pairs])
-        return f"{text.strip()} ({len(named)} tokens{_at(one)})"
+        return f"{text.strip()} ({len(named)} token{'s' * (len(named) > 1)}{_at(one)})"
     return f"{'predicted ' if one.kind == PREDICTED else ''}{named[0]}{_at(one)}{_chance(one)}"
 
 
@@ -256,5 +256,13 @@ def _at(one: ExplainedScore) -> str:
 
 
 def _chance(one: ExplainedScore) -> str:
-    chances = [f"{p:.2f}".removeprefix("0") if p < 0.995 else f"{p:.2g}" for p in one.probabilities]
+    chances = [_digits(p) for p in one.probabilities]
     return f", p = {' and '.join(chances)}" if chances else ""
+
+
+def _digits(probability: float) -> str:
+    """Two digits behind the point; of what these would call 0, the first that is not."""
+    if 0.005 <= probability < 0.995:
+        return f"{probability:.2f}".removeprefix("0")
+    small = f"{probability:.1g}" if probability < 0.005 else f"{probability:.2g}"
+    return small.removeprefix("0") if small.startswith("0.") else small

@@ -7,6 +7,7 @@ ensures   spans that cover all tokens in order; special tokens are words of thei
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
@@ -41,16 +42,26 @@ def _rule(tokens: Sequence[str]) -> Callable[[str, str], bool]:
     """(token before, token) -> does a word begin? By the marks that these tokens carry."""
     if any(t.endswith(ENDS) for t in tokens):
         return lambda before, token: before.endswith(ENDS)
-    if any(t.startswith(GOES_ON) and len(t) > len(GOES_ON) for t in tokens):
-        return lambda before, token: not token.startswith(GOES_ON)
+    if any(map(_goes_on, tokens)):
+        return lambda before, token: not _goes_on(token)
     if any(t.startswith(BEGINS) for t in tokens):
         return lambda before, token: before.endswith(_LINES) or (token.startswith(BEGINS) and before.strip("▁Ġ ") != "")
     return lambda before, token: True
 
 
+def _goes_on(token: str) -> bool:
+    """Is it a word's piece after the first? (``###`` is the mark of a heading. What has pieces with ``##`` parts words
+    at punctuation.)
+    """
+    letter = token.removeprefix(GOES_ON)[:1]
+    is_punctuation = unicodedata.category(letter or "#")[0] == "P" or (letter.isascii() and not letter.isalnum())
+    return token.startswith(GOES_ON) and not is_punctuation and letter not in BEGINS
+
+
 def text_of(tokens: Sequence[str]) -> str:
     """The text of tokens, without the marks of their vocabulary; a space that stands in front stays."""
-    joined = "".join(t.removeprefix(GOES_ON) if n else t for n, t in enumerate(tokens)).replace(ENDS, "")
+    rest = (t.removeprefix(GOES_ON) if _goes_on(t) else t for t in tokens[1:])
+    joined = "".join([*tokens[:1], *rest]).replace(ENDS, "")
     if "▁" in joined or _BYTE.search(joined):
         return _with_bytes(joined.replace("▁", " "))
     known = _bytes_by_letter()

@@ -266,8 +266,8 @@ class Explainer:
         against: another text (or ids): each step is then the logit of its token less that of the other text's token
             in the same place, both after the first text so far. Where both are the same a row is zero; steps that only
             one of them has are left out, with a warning.
-        spans: ``"all"``, or a list of (first step, after the last): one row for each, the sum of its logits, in one
-            pass.
+        spans: ``"all"``, (first step, after the last), or a list of these: one row for each, the sum of its logits, in
+            one pass.
         at_once: how many steps share a pass of the transpose (more take more memory).
         inputs: further arguments of forward.
 

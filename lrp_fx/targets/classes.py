@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -46,6 +47,12 @@ class _AtPosition:
         for name, index in classes.items():
             if not has_names(index):
                 whole_numbers(index, name)
+
+    @classmethod
+    def for_each(cls, targets: Sequence[Any]) -> Self:
+        """One target of this kind for each example, as one."""
+        asked = [{**target.classes, "position": target.position} for target in targets]
+        return cls(**{name: [_one(one[name], name) for one in asked] for name in asked[0]})
 
     def named(self, names: Names) -> Self:
         """The same, which knows what names stand for."""
@@ -95,6 +102,17 @@ class _AtPosition:
 
     def _row(self, output: Tensor, mask: Tensor | None, position: Tensor) -> Tensor:
         return rows_at(output, mask, position)
+
+
+def _one(index: Any, name: str) -> int | str:
+    """The number or name that stands for one example."""
+    alone = index[0] if isinstance(index, (list, tuple)) and len(index) == 1 else index
+    if isinstance(alone, str):
+        return alone
+    numbers = whole_numbers(alone, name)
+    if numbers.numel() != 1:
+        raise TargetError(f"{name}={index} in the target of one example: give one there")
+    return int(numbers)
 
 
 class Predicted(_AtPosition):

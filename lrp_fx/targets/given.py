@@ -18,11 +18,15 @@ from lrp_fx.targets.target import Target
 
 
 def as_target(target: Any) -> Target:
-    """None -> the prediction, an integer or a name (or one per example) -> that class, a callable -> itself."""
+    """None -> the prediction, an integer or a name (or one per example) -> that class, a callable -> itself; a list of
+    targets, one for each example, -> one target.
+    """
     if target is None:
         return Predicted()
-    if isinstance(target, bool):
+    if isinstance(target, (bool, bytes)):
         raise TargetError(f"not a target: {target!r}")
+    if isinstance(target, (list, tuple)) and any(map(_is_more_than_an_index, target)):
+        return _for_each(target)
     if isinstance(target, (int, str, list, tuple, Tensor)) and not callable(target):
         return Class(target)
     if hasattr(target, "__array__") or (isinstance(target, Sequence) and not callable(target)):  # arrays, columns
@@ -33,6 +37,23 @@ def as_target(target: Any) -> Target:
         return Custom(target)
     raise TargetError(
         f"not a target: {target!r}; give a class index, a target from lrp_fx.targets, or a function of the output"
+    )
+
+
+def _is_more_than_an_index(value: Any) -> bool:
+    return value is None or hasattr(value, "signature") or (callable(value) and not isinstance(value, Tensor))
+
+
+def _for_each(targets: Sequence[Any]) -> Target:
+    """One target for each example, as one that has the numbers of all."""
+    goals = [as_target(target) for target in targets]
+    kind = type(goals[0])
+    if issubclass(kind, (Class, Contrast, Predicted)) and all(type(goal) is kind for goal in goals):
+        return kind.for_each(goals)
+    given = ", ".join(dict.fromkeys(type(goal).__name__ for goal in goals))
+    raise TargetError(
+        f"a list with a target for each example has classes, contrasts or predictions, all of one kind; got {given}\n"
+        "    next: targets=[...] explains several targets of every example; or call once for each example"
     )
 
 

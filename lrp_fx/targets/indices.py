@@ -50,10 +50,16 @@ def _plain(index: Any, what: str) -> Any:
     is_truth = isinstance(index, (bool, np.bool_)) or (isinstance(index, Tensor) and index.dtype == torch.bool)
     try:
         if not is_truth:
-            return operator.index(index if not isinstance(index, np.ndarray) else index[()])
+            return _of_64_bits(operator.index(index if not isinstance(index, np.ndarray) else index[()]), what)
     except TypeError:
         pass
     raise TargetError(f"{what}: a whole number is needed, got {index!r}")
+
+
+def _of_64_bits(number: int, what: str) -> int:
+    if not -(2**63) <= number < 2**63:
+        raise TargetError(f"no such {what}: {number}")
+    return number
 
 
 def has_names(index: Any) -> bool:

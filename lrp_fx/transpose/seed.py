@@ -106,7 +106,10 @@ def _check_score(score: Tensor, batch: Any) -> None:
     if hint(score.shape[0]) != hint(batch):
         found = f"{hint(score.shape[0])} scores for a batch of {hint(batch)}"
         # it may be the sizes that were traced: those of the call were looked at when a function was asked
-        raise UntracedTargetError(f"the target gives {found}: the first axis of every content input must be the batch")
+        raise UntracedTargetError(
+            f"the target gives {found}: it must give one number for each example, such as output[:, 0], and the first "
+            "axis of every content input must be the batch"
+        )
 
 
 def mask_of_target(program: Program) -> tuple[str, bool] | None:
