@@ -134,7 +134,7 @@ class Odd(nn.Module):
 def test_strict_refuses_what_is_approximated_and_says_what_to_do() -> None:
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     loose = lrp_fx.convert(Odd().eval())
-    with pytest.warns(UserWarning, match=r"% of the score is unexplained: .*strict=True"):
+    with pytest.warns(UserWarning, match=r"% of the score is unexplained in examples 0, 1: .*strict=True"):
         relevance = loose(input_ids=ids)
     assert "unexplained" in relevance.ledger.sinks
     assert loose.coverage["unexplained"]

@@ -221,11 +221,11 @@ def test_a_graph_of_autocast_is_the_same_outside_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("found", "step"),
-    [(4, "save it again from the model"), (5, "save it again from the model"), (7, "load it with the version")],
+    [(4, "save it again from the model"), (6, "save it again from the model"), (8, "load it with the version")],
 )
 def test_other_formats_are_refused_with_the_next_step(found: int, step: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "graph.lrp", "w") as file:
         file.writestr("manifest.json", json.dumps({"format": found}))
         file.writestr("weights.safetensors", b"")
-    with pytest.raises(lrp_fx.InputError, match=f"has format {found}, this version of lrp_fx reads format 6: {step}"):
+    with pytest.raises(lrp_fx.InputError, match=f"has format {found}, this version of lrp_fx reads format 7: {step}"):
         lrp_fx.load(tmp_path / "graph.lrp")

@@ -64,14 +64,12 @@ def test_other_outputs_for_the_same_inputs(model: nn.Module, says: str) -> None:
 @pytest.mark.parametrize(
     ("model", "given", "says"),
     [
-        (Base(), {"input_ids": IDS}, r"by name, explainer\(\*\*inputs\)"),
-        (Base(), "a text", "input_ids is a text, give what a tokenizer makes"),
-        (Base(), [[1, 2]], "is a list, give torch.as_tensor"),
+        (Base(), "a text", "no tokenizer is known\n    next: convert.model, tokenizer="),
         (Base(batched), IDS[0], r"the batch; for one example give input_ids\[None\]"),
         (torch.export.export(Base(), (IDS,)).module(), IDS, "explain the model that it was exported from"),
         (Base().to("meta"), IDS, "meta device.*\n    next: load all of it"),
     ],
-    ids=["dictionary", "text", "list", "one-dimensional", "exported", "meta"],
+    ids=["text", "one-dimensional", "exported", "meta"],
 )
 def test_inputs_and_models_that_are_something_else(model: nn.Module, given: Any, says: str) -> None:
     with pytest.raises(lrp_fx.InputError, match=says):

@@ -3,7 +3,7 @@
     import inseq
     import lrp_fx.adapters.inseq  # makes the method known
 
-    model = inseq.load_model("gpt2", "lrp", rules="pa-lrp")
+    model = inseq.load_model("folder or name", "lrp", rules="pa-lrp")
     model.attribute("Once upon a time").show()
 
 Each step explains the logit of the token that was written. Needs inseq: ``pip install lrp-fx[inseq]``.

@@ -117,7 +117,11 @@ class _Kind:
                 torch.empty(actual(size, self.output.shape), dtype=tensor.dtype, device=tensor.device)
                 for tensor, size in zip(like, sizes, strict=True)
             ]
-        return trace(run, [self.output, *held], self.mode)
+        module = trace(run, [self.output, *held], self.mode)
+        for view in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            for node in module.graph.find_nodes(op="call_function", target=view):
+                node.target = torch.ops.aten.reshape.default  # the output of a call may lie in memory otherwise
+        return module
 
     def is_open(self) -> bool:
         """Is nothing taken for granted of the sizes that are symbols?"""
