@@ -2,101 +2,34 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
 from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import first_line
 from lrp_fx.errors import InputError, PassError, TransposeError, UntracedTargetError, warn_user
-from lrp_fx.guards.guard import Constants, Guard, refusal
+from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.inputs import device_guard
-from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.graph import value_of
-from lrp_fx.ir.passes import Step, report_fault, run
-from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC, Program
-from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.ir.passes import report_fault, run
+from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC
 from lrp_fx.runtime.agreement import Agreement, compare
+from lrp_fx.runtime.calls import own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
+from lrp_fx.runtime.compiled import Built, CompiledProgram, Kept, Statistics
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights
-from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
-from lrp_fx.transpose.signature import RelevanceGraph
 
 CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
-
-
-@dataclass
-class Statistics:
-    """How often each expensive stage was needed (a text of another length must not capture again). ``captures``: with
-    those that another explainer of the model had made.
-    """
-
-    captures: int = 0
-    transposes: int = 0
-    runs: int = 0
-
-
-@dataclass(frozen=True)
-class Built:
-    """A relevance graph for one kind of target, what runs it, and which calls it serves."""
-
-    graph: RelevanceGraph
-    target: Target
-    runner: Any
-    guards: tuple[Guard, ...]
-    history: tuple[Step, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledProgram:
-    """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: for which masks
-    they were.
-
-    ``graphs`` by the target's signature; ``history``: what the passes did that made it.
-    """
-
-    base: Captured
-    assumed: MaskGuard | None
-    program: Program
-    rewritten: Rewritten
-    structure: Structure
-    history: tuple[Step, ...] = ()
-    graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
-
-    @property
-    def guards(self) -> tuple[Guard, ...]:
-        """Which calls the program serves."""
-        return self.base.guards if self.assumed is None else (*self.base.guards, self.assumed)
-
-    def serves(self, call: ModelCall) -> bool:
-        """Is the program right for a call, with what was taken for granted of its masks?"""
-        return refusal(self.guards, call) is None
-
-    def fits(self, call: ModelCall) -> bool:
-        """Does what was captured serve a call, whatever its masks are?"""
-        return refusal(self.base.guards, call) is None
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """An entry, the key of the calls that it was captured for, and the masks that were constant in them (None: good for
-    any).
-    """
-
-    key: Any
-    constants: Constants | None
-    entry: CompiledProgram
 
 
 class Compiler:
@@ -164,7 +97,7 @@ class Compiler:
             entry = self.entry(call, self._exactly)
             self.built = self.build(entry, target)
         if not seen:
-            _try_one_row(entry, call)
+            try_one_row(entry, call)
         self.current = entry
         if not seen:
             self.watch.look()  # running the model may have set something of it
@@ -191,7 +124,7 @@ class Compiler:
             # it may be the symbols that the target cannot take: no reason to drop them
             return self._built(self._entry_of_these_sizes(call), call, target)
         except (TransposeError, PassError) as error:
-            if shared := _shared_inputs(entry, call):
+            if shared := shared_inputs(entry, call):
                 raise InputError(shared) from error
             if entry.base.first is None and entry.program.method != DYNAMIC:
                 raise
@@ -265,7 +198,7 @@ class Compiler:
         program = replace(captured.program, refusals=(*refusals, *captured.program.refusals))
         self.strategies.remember(call, program)
         put_off = first and program.method == STATIC
-        return replace(captured, program=program, first=_own(call) if put_off else None)
+        return replace(captured, program=program, first=own_copy(call) if put_off else None)
 
     def _exactly(self, call: ModelCall) -> Captured:
         """For sizes that a program of symbolic ones is not right for; other calls of the kind may well have one."""
@@ -297,7 +230,7 @@ class Compiler:
             self.strategies.learn(call.key, DYNAMIC)
             found = Kept(call.key, call.constants, self._variant(self._capture(call), call.constants, call))
             self.entries.append(found)
-            _try_one_row(found.entry, call)
+            try_one_row(found.entry, call)
         try:
             for goal in goals:
                 self.build(found.entry, goal)
@@ -397,48 +330,3 @@ class Compiler:
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
         return entry.graphs[target.signature]
-
-
-def _own(call: ModelCall) -> ModelCall:
-    """A call with tensors that nobody else changes."""
-    return replace(call, bound={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in call.bound.items()})
-
-
-def _try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
-    """Is the program right for one example, too? Asked now, in case that it is saved: a file has no model to compare
-    with.
-    """
-    batched = entry.program.batch_input
-    if entry.program.method == DYNAMIC and batched is not None:
-        batch = call.bound[batched[0].name].shape[0]
-        entry.fits(
-            replace(
-                call,
-                bound={
-                    n: v[:1] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v
-                    for n, v in call.bound.items()
-                },
-            )
-        )
-
-
-def _shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
-    """Why a graph cannot be built: an input has one row for all examples of the batch. What they share has no relevance
-    in each of them.
-    """
-    batched = entry.program.batch_input
-    batch = call.bound[batched[0].name].shape[0] if batched is not None else 1
-    shared = [
-        i.name
-        for i in entry.program.inputs
-        if i.role == "content" and i.shape and call.bound[i.name].shape[0] == 1 < batch
-    ]
-    if not shared or batched is None:
-        return ""
-    name = shared[0]
-    rows = ", ".join([str(batch), *["-1"] * (call.bound[name].dim() - 1)])
-    return (
-        f"{name} has one row for the {batch} examples of {batched[0].name}: what examples share has no relevance of "
-        "its own in each of them; "
-        f"give each its own, {name}.expand({rows})"
-    )

@@ -31,7 +31,8 @@ from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
-from lrp_fx.runtime.compiler import Built, CompiledProgram, Compiler, Statistics
+from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
+from lrp_fx.runtime.compiler import Compiler
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments

@@ -13,7 +13,8 @@ from lrp_fx.errors import InputError, TargetError
 from lrp_fx.file.contents import Contents, ModelOutputs, SavedGraph
 from lrp_fx.file.write import write
 from lrp_fx.ir.graph import value_of
-from lrp_fx.runtime.compiler import CompiledProgram, Compiler
+from lrp_fx.runtime.compiled import CompiledProgram
+from lrp_fx.runtime.compiler import Compiler
 from lrp_fx.structure.sites import find_sites
 from lrp_fx.targets import Custom, Target
 

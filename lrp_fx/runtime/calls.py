@@ -1,0 +1,56 @@
+"""Calls: what a compiler asks of a call beside the programs that it has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from lrp_fx.capture.call import ModelCall
+from lrp_fx.ir.program import DYNAMIC
+from lrp_fx.runtime.compiled import CompiledProgram
+
+
+def own_copy(call: ModelCall) -> ModelCall:
+    """A call with tensors that nobody else changes."""
+    return replace(call, bound={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in call.bound.items()})
+
+
+def try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
+    """Is the program right for one example, too? Asked now, in case that it is saved: a file has no model to compare
+    with.
+    """
+    batched = entry.program.batch_input
+    if entry.program.method == DYNAMIC and batched is not None:
+        batch = call.bound[batched[0].name].shape[0]
+        entry.fits(
+            replace(
+                call,
+                bound={
+                    n: v[:1] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v
+                    for n, v in call.bound.items()
+                },
+            )
+        )
+
+
+def shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:
+    """Why a graph cannot be built: an input has one row for all examples of the batch. What they share has no relevance
+    in each of them.
+    """
+    batched = entry.program.batch_input
+    batch = call.bound[batched[0].name].shape[0] if batched is not None else 1
+    shared = [
+        i.name
+        for i in entry.program.inputs
+        if i.role == "content" and i.shape and call.bound[i.name].shape[0] == 1 < batch
+    ]
+    if not shared or batched is None:
+        return ""
+    name = shared[0]
+    rows = ", ".join([str(batch), *["-1"] * (call.bound[name].dim() - 1)])
+    return (
+        f"{name} has one row for the {batch} examples of {batched[0].name}: what examples share has no relevance of "
+        "its own in each of them; "
+        f"give each its own, {name}.expand({rows})"
+    )
