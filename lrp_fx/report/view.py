@@ -13,7 +13,7 @@ from torch import Tensor
 from lrp_fx.capture.arguments import role_of
 from lrp_fx.errors import InputError
 from lrp_fx.render.data import Bookings, Example, Most, Picture, Raster, Series, SiteRow, Tokens
-from lrp_fx.report.drawn import MOST, array, groups, parts_of
+from lrp_fx.report.drawn import MOST, Given, array, groups, parts_of
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.fold import fold
 from lrp_fx.report.hiding import hidden
@@ -21,24 +21,13 @@ from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.tokens import AGAINST_LIMIT, TOKEN_CANCELLATION_LIMIT, is_text
 from lrp_fx.report.vocabulary import readable
-from lrp_fx.structure.forms import Form
 
 
-class Result(Protocol):
+class Result(Given, Protocol):
     """What of a `Relevance` is drawn."""
 
     @property
-    def score(self) -> Tensor: ...
-    @property
-    def content(self) -> dict[str, Tensor]: ...
-    @property
-    def position(self) -> list[PositionSite]: ...
-    @property
-    def inputs(self) -> dict[str, Tensor]: ...
-    @property
     def ledger(self) -> Ledger: ...
-    @property
-    def forms(self) -> dict[str, Form]: ...
     @property
     def target(self) -> Explained: ...
     @property
