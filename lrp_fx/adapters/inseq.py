@@ -7,6 +7,9 @@
     model.attribute("Once upon a time").show()
 
 Each step explains the logit of the token that was written. Needs inseq: ``pip install lrp-fx[inseq]``.
+
+Where a tokenizer writes a token for the beginning of texts, inseq 0.7.1 refuses free generation after a single text, by
+every method: give a list of several, or what was written (``generated_texts=``).
 """
 
 from __future__ import annotations
