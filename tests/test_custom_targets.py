@@ -53,6 +53,22 @@ def test_what_a_target_reads_may_change(monkeypatch: pytest.MonkeyPatch) -> None
     assert explain.statistics.captures == 1
 
 
+def test_one_example_at_first_is_not_taken_for_granted() -> None:
+    """Sizes of 1 are no symbols; the function is traced for two where that does the same."""
+    model, given = ready(Small()), ids()
+    explain = lrp_fx.convert(model, dynamic=True)
+    for rows in (given[:1], given, given[:1]):
+        for function in (lambda out: (out * QUERY).sum(-1), lambda out: out.softmax(-1)[:, 1]):
+            assert torch.allclose(explain(rows, target=function).score, function(model(rows)))
+    assert (explain.statistics.captures, explain.statistics.transposes) == (1, 2)
+
+    def of_one(output: Tensor) -> Tensor:
+        return output[:, 0] if len(output) == 1 else output[:, 2]
+
+    assert torch.equal(explain(given[:1], target=of_one).score, model(given[:1])[:, 0])
+    assert torch.equal(explain(given, target=of_one).score, model(given)[:, 2])
+
+
 def test_what_has_not_changed_is_compiled_once() -> None:
     explain, target = lrp_fx.convert(ready(Small())), Chooser(1)
     for _ in range(3):

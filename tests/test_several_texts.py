@@ -83,3 +83,14 @@ def test_windows_of_tokens_are_put_back_in_their_order() -> None:
     first, second = (explained(Windows(before), ids, dynamic=False, target=0) for before in (True, False))
     assert first.content["input_ids"].shape == ids.shape
     torch.testing.assert_close(first.tokens, second.tokens, rtol=0, atol=1e-12)
+
+
+def test_tokens_of_several_texts_are_told_text_by_text() -> None:
+    relevance = explained(Choice("view"), IDS, dynamic=False, target=1)
+    for b, parts in enumerate(relevance.top(10**3)):
+        assert len(parts) == ANSWERS * T
+        mine = [p for p in parts if p.input == "input_ids, text 2 of 3"]
+        amounts = {p.start: p.relevance for p in mine}
+        torch.testing.assert_close(
+            torch.tensor([amounts[t] for t in range(T)]).double(), relevance.tokens[b, 1].double()
+        )

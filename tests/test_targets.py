@@ -165,6 +165,20 @@ def test_positions_that_do_not_exist(language_model: tuple) -> None:
         explain(**inputs, target=targets.Span([1, 2], start=9))
 
 
+def test_rows_that_are_padding_are_named(language_model: tuple) -> None:
+    _, explain, inputs = language_model
+    mask = inputs["attention_mask"].clone()
+    mask[1, 7:] = 0
+    given = {"input_ids": inputs["input_ids"], "attention_mask": mask}
+    for target, row in ((targets.Class(3, position=8), 8), (targets.Span([1, 2], start=6), 7)):
+        with pytest.warns(UserWarning, match=f"row {row} of the output is padding in example 1"):
+            explain(**given, target=target)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        explain(**given, target=targets.Class(3, position=[8, -1]))
+    assert not any("padding" in str(w.message) for w in said)
+
+
 def test_a_list_of_targets_is_one_for_each_example(language_model: tuple) -> None:
     model, explain, inputs = language_model
     logits = model(**inputs).logits

@@ -84,20 +84,29 @@ def _texts(result: Named, tokenizer: Any) -> Iterator[list[list[Part]]]:
     """By example; several texts of the only example one after the other. (Texts of which several examples have a share
     are no example's.)
     """
-    texts = [n for n, R in result.content.items() if R.dim() == 2 and is_text(n, R, result.inputs)]
+    texts = [n for n, R in result.content.items() if R.dim() in (2, 3) and is_text(n, R, result.inputs)]
     position, batch = _amounts(result, texts), result.score.numel()
     for name in texts:
-        rows = [_row(result, name, row, tokenizer, position[name]) for row in range(len(result.inputs[name]))]
-        if len(rows) == batch:
+        shape = result.inputs[name].shape
+        rows = [_row(result, name, row, tokenizer, position[name]) for row in range(shape[:-1].numel())]
+        if len(shape) == 3:
+            yield [_numbered(name, rows[b * shape[1] : (b + 1) * shape[1]]) for b in range(shape[0])]
+        elif len(rows) == batch:
             yield rows
         elif batch == 1:
             yield [[part for row in rows for part in row]]
 
 
+def _numbered(name: str, rows: Sequence[Sequence[Part]]) -> list[Part]:
+    """The texts of one example (answers to choose from), one after the other."""
+    return [replace(p, input=f"{name}, text {n + 1} of {len(rows)}") for n, row in enumerate(rows) for p in row]
+
+
 def _row(result: Named, name: str, row: int, tokenizer: Any, position: Tensor) -> list[Part]:
-    content, placed, ids = (x[row].tolist() for x in (result.content[name], position, result.inputs[name]))
+    rows = (result.content[name], position, result.inputs[name])
+    content, placed, ids = (x.flatten(0, -2)[row].tolist() for x in rows)
     mask = mask_of(result, name)
-    kept = [True] * len(ids) if mask is None else (mask[row] != 0).tolist()
+    kept = [True] * len(ids) if mask is None else (mask.flatten(0, -2)[row] != 0).tolist()
     places = [t for t in range(len(ids)) if kept[t] or content[t] or placed[t]]
     names = _names(result, tokenizer, [ids[t] for t in places])
     return [Part(s, name, t, t + 1, content[t], placed[t]) for s, t in zip(names, places, strict=True)]

@@ -174,6 +174,9 @@ def _result(
     output = flat[signature.explained] if signature.explained is not None else None
     shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
     named = dict(zip(signature.arguments, arguments, strict=True))
+    said = explained(target, named, score, shape, output, _kept(signature, call), terms.link)
+    if not isinstance(position := getattr(target, "position", None), int) or position >= 0:
+        _warn_of_padding(said.positions, _kept(signature, call))
     return settle(
         read_statement(signature, flat, call.bound),
         conserve=terms.conserve,
@@ -181,10 +184,23 @@ def _result(
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
         read=functools.cache(lambda: _read(signature, call, flat, target, arguments)),
         inputs=call.tensors,
-        target=explained(target, named, score, shape, output, _kept(signature, call), terms.link),
+        target=said,
         ruleset=terms.ruleset,
         said=terms.said,
     )
+
+
+def _warn_of_padding(positions: Tensor | None, kept: Tensor | None) -> None:
+    """Say so where a row of the output (B, rows) is one that the mask (B, T) hides: nobody is told by its values."""
+    if positions is None or kept is None or kept.dim() != 2 or len(kept) != len(positions):
+        return
+    hidden = ~kept.gather(1, positions.clamp(max=kept.shape[1] - 1))
+    if bool(hidden.any()):
+        example, place = hidden.nonzero()[0].tolist()
+        warn_user(
+            f"row {int(positions[example, place])} of the output is padding in example {example}, and explained there\n"
+            "    next: give a position for each example, or count from the end of each: position=-1"
+        )
 
 
 def _read(

@@ -25,6 +25,9 @@ from lrp_fx.ir.tracing import trace
 from lrp_fx.targets.derivative import derived
 from lrp_fx.targets.stand_ins import Met, Size, actual, follows, is_abstract, meeting, told
 
+#: The end of a slice that has none.
+_END = 2**63 - 1
+
 
 class Asked:
     """``key``: equal for functions that do the same, whatever the values of the tensors that they read; ``held``: these
@@ -53,16 +56,31 @@ def ask(function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch
     Raises what the function raises, and `TargetError` for one that is no score.
     """
     for symbolic, met in ((True, Met()), (True, Met(made=False)), (True, Met(made=False, real=False))):
+        kind = _Kind(shape, dtype, device, symbolic)
         try:
-            plain = _Kind(shape, dtype, device, symbolic).traced(function, met)
+            plain = kind.traced(function, met)
         except Exception:  # it may be what it writes into, or the symbols that it cannot take
             continue
         sizes = [told(tensor, shape) for tensor in met.tensors]
         if not any(map(follows, sizes)):
-            return Asked(plain, (), ())
+            return Asked(_of_more(function, kind, met, plain), (), ())
         found = _following(function, _Kind(shape, dtype, device, symbolic), met, sizes)
         return found or Asked(plain, (), ())
     return Asked(_Kind(shape, dtype, device, False).traced(function, Met(made=False)), (), ())
+
+
+def _of_more(function: Callable[[Tensor], Tensor], kind: _Kind, met: Met, plain: fx.GraphModule) -> fx.GraphModule:
+    """The function for any number of examples (and rows), where this output has one of them, which tracing takes for
+    granted: traced for two, if that does the same for one; else as it is.
+    """
+    if 1 not in kind.shape[:-1]:
+        return plain
+    more = _Kind(kind.shape, kind.output.dtype, kind.output.device, True, least=2)
+    try:
+        found = more.traced(function, Met(met.made, met.real))
+    except Exception:  # it is a function of one example
+        return plain
+    return found if more.done(found) == kind.done(plain) else plain
 
 
 def _following(
@@ -81,9 +99,11 @@ def _following(
 
 
 class _Kind:
-    """Outputs of one kind; ``symbolic``: of any number of examples and rows."""
+    """Outputs of one kind; ``symbolic``: of any number of examples and rows, ``least`` so many while it is traced."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, symbolic: bool) -> None:
+    def __init__(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, symbolic: bool, least: int = 0
+    ) -> None:
         self.shape = tuple(shape)
         self.environment = ShapeEnv(duck_shape=False) if symbolic else None
         self.mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
@@ -91,7 +111,8 @@ class _Kind:
         if symbolic:  # the classes are what they are
             dynamic = [*[DimDynamic.DYNAMIC] * (len(shape) - 1), DimDynamic.STATIC]
             context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
-            sizes = self.mode.from_tensor(torch.empty(()).expand(self.shape), symbolic_context=context).shape
+            traced = [*(max(size, least) for size in self.shape[:-1]), *self.shape[-1:]]
+            sizes = self.mode.from_tensor(torch.empty(()).expand(traced), symbolic_context=context).shape
         with self.mode:
             self.output = torch.empty(*sizes, dtype=dtype, device=device)
 
@@ -122,6 +143,31 @@ class _Kind:
             for node in module.graph.find_nodes(op="call_function", target=view):
                 node.target = torch.ops.aten.reshape.default  # the output of a call may lie in memory otherwise
         return module
+
+    def done(self, module: fx.GraphModule) -> tuple[Any, ...]:
+        """What a graph traced with this kind does to an output of this very shape: its key, sizes as numbers; and the
+        tensors that it holds.
+        """
+        known = {
+            size.node.expr: number
+            for size, number in zip(self.output.shape, self.shape, strict=True)
+            if isinstance(size, torch.SymInt)
+        }
+        numbers: dict[fx.Node, Any] = {}
+        steps = []
+        for node in module.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt):
+                numbers[node] = int(value.node.expr.xreplace(known))
+                continue
+            if _is_whole(node):
+                numbers[node] = numbers[node.args[0]]
+                continue
+            numbers[node] = f"%{len(steps)}"
+            name = "" if node.op in ("placeholder", "output") else str(node.target)
+            steps.append((node.op, name, repr(_named(node, numbers))))
+        held = [getattr(module, str(node.target)) for node in module.graph.find_nodes(op="get_attr")]
+        return tuple(steps), [id(value) for value in held if not isinstance(value, Tensor)], len(held)
 
     def is_open(self) -> bool:
         """Is nothing taken for granted of the sizes that are symbols?"""
@@ -184,8 +230,16 @@ def _key(graph: fx.Graph) -> tuple[Any, ...]:
     )
 
 
-def _named(node: fx.Node, numbers: dict[fx.Node, str]) -> Any:
+def _named(node: fx.Node, numbers: dict[fx.Node, Any]) -> Any:
     return fx.map_arg((node.args, dict(node.kwargs)), lambda read: numbers[read])
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Is it a slice from the first to the last, or what is handed back through one? For sizes that are numbers there is
+    none.
+    """
+    bounds = {"aten.slice.Tensor": node.args[2:], "aten.slice_backward.default": node.args[3:]}.get(str(node.target))
+    return bounds is not None and tuple(bounds) in ((0, _END), (0, _END, 1))
 
 
 def _target(node: fx.Node) -> str:
