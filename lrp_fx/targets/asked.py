@@ -161,7 +161,7 @@ class _Kind:
                 numbers[node] = int(value.node.expr.xreplace(known))
                 continue
             if _is_whole(node):
-                numbers[node] = numbers[node.args[0]]
+                numbers[node] = numbers[node.all_input_nodes[0]]
                 continue
             numbers[node] = f"%{len(steps)}"
             name = "" if node.op in ("placeholder", "output") else str(node.target)
