@@ -148,13 +148,10 @@ class _Kind:
         """What a graph traced with this kind does to an output of this very shape: its key, sizes as numbers; and the
         tensors that it holds.
         """
-        known = {
-            size.node.expr: number
-            for size, number in zip(self.output.shape, self.shape, strict=True)
-            if isinstance(size, torch.SymInt)
-        }
+        sizes: list[tuple[Any, int]] = list(zip(self.output.shape, self.shape, strict=True))
+        known = {size.node.expr: number for size, number in sizes if isinstance(size, torch.SymInt)}
         numbers: dict[fx.Node, Any] = {}
-        steps = []
+        steps: list[Any] = []
         for node in module.graph.nodes:
             value = node.meta.get("val")
             if isinstance(value, torch.SymInt):
