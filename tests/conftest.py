@@ -1,7 +1,8 @@
-"""Shared by all tests: one thread, reproducible examples, the checkout importable under every import mode."""
+"""Shared by all tests: one thread, no network, reproducible examples, the checkout importable in every import mode."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ _root = str(Path(__file__).parents[1])
 if _root not in sys.path:
     sys.path.insert(0, _root)
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched, and nothing waits for a network
 torch.set_num_threads(1)
 settings.register_profile(
     "lrp", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
