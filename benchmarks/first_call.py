@@ -92,8 +92,9 @@ def explain_by_lrp_fx(name: str) -> Iterator[str]:
 
     model, inputs, _ = build(name)
     options = {"output": "logits"} if name == "t5-small" else {}
+    convert = lrp_fx.convert  # public names are imported when the first is asked for
     yield "start"
-    explain = lrp_fx.convert(model, **options)
+    explain = convert(model, **options)
     explain(**inputs)
     yield "first"
     explain(**longer(inputs))
@@ -114,8 +115,9 @@ def convert_by_lrp_fx(name: str) -> Iterator[str]:
     model, inputs = build_decoder(TEXTS[name])
     with torch.no_grad():
         model(**inputs)  # the memory of its own run is no part of the conversion
+    convert = lrp_fx.convert
     yield "start"
-    explain = lrp_fx.convert(model, inputs)
+    explain = convert(model, inputs)
     yield "conversion"
     if TEXTS[name] == TOKENS:
         explain(**inputs)
