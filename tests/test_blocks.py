@@ -107,10 +107,11 @@ def captured(model: nn.Module) -> Program:
 
 
 # ------------------------------------------------------------------------------------------------ the same graph
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("llama", "gpt2", "mixtral", "vit", "deberta_v2", "bart")]
+SWEEP = ("llama", "gpt2", "mixtral", "vit", "deberta_v2", "bart", "gemma3", "whisper")
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in SWEEP]
 
 
-@pytest.mark.parametrize("name", ["bert", "gemma3", "t5", "whisper", *SLOW])
+@pytest.mark.parametrize("name", ["bert", "t5", *SLOW])
 def test_stamped_is_block_by_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations, their order, their places in the model, and every bit of relevance."""
     plan = next(a for a in ARCHITECTURES if a.name == name)

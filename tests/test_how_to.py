@@ -27,8 +27,13 @@ HOW_TO = {
 }
 
 
+#: Of those that are run every time; the others are run with the slow tests, and whenever their pages are written.
+ALWAYS = ("classify", "contrast", "datasets", "evaluate", "generation", "image", "save")
+NAMES = [pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.slow]) for n in how_to.NAMES]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", how_to.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_how_to_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
