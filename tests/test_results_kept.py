@@ -16,6 +16,7 @@ import lrp_fx
 from lrp_fx.report.kept import FORMAT, PARTS, Output, write
 from lrp_fx.report.relevance import Stream
 from testing.converted import converted
+from testing.handmade import Small, ids
 from tests.test_results import IDS, MASK, Reader, read
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -282,3 +283,10 @@ def test_outputs_of_a_class_are_read_by_name() -> None:
     assert output.logits is output["logits"]
     with pytest.raises(AttributeError, match="logits"):
         _ = output.scores
+
+
+def test_a_page_or_table_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    relevance = lrp_fx.convert(Small().eval())(input_ids=ids())
+    for put in (relevance.to_json, relevance.to_html):
+        with pytest.raises(lrp_fx.InputError, match=r"could not be written: .*\n    next: give a path"):
+            put(tmp_path / "not there" / "file")

@@ -16,6 +16,7 @@ import numpy as np
 from lrp_fx.errors import InputError
 from lrp_fx.render.data import Array, colour, image_scale, ink
 from lrp_fx.render.style import PAGE, STYLE
+from lrp_fx.render.write import write_text
 
 #: Sources that are named for a step where nothing is coloured.
 _NAMED = 5
@@ -114,7 +115,7 @@ def to_html(matrix: Matrix, path: str | Path | None = None) -> str:
         f"</head>\n<body>\n{fragment(matrix)}\n</body>\n</html>\n"
     )
     if path is not None:
-        Path(path).write_text(page, encoding="utf-8")
+        write_text(path, page)
     return page
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lrp_fx.render.data import Array, Bookings, Example, Most, Picture, Raster, SiteRow, Tokens, colour, ink
 from lrp_fx.render.drawings import raster, series
 from lrp_fx.render.style import PAGE, STYLE
+from lrp_fx.render.write import write_text
 
 EXAMPLES = 64
 
@@ -23,7 +24,7 @@ def to_html(picture: Picture, path: str | Path | None = None) -> str:
     )
     page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
     if path is not None:
-        Path(path).write_text(page, encoding="utf-8")
+        write_text(path, page)
     return page
 
 

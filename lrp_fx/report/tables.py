@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lrp_fx.errors import InputError
+from lrp_fx.render.write import write_text
 from lrp_fx.report.heat import heatmap
 from lrp_fx.report.pieces import Named, Part, tokens_of
 from lrp_fx.report.position import KEY
@@ -79,7 +80,7 @@ def as_json(data: Any, path: str | Path | None) -> str:
     """JSON text, written to ``path`` (UTF-8) if one is given."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(path, text)
     return text
 
 
