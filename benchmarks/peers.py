@@ -166,8 +166,8 @@ def seconds(run: Sum) -> list[str]:
         start = time.process_time()
         try:
             run(model, inputs)
-        except Exception:
-            return ["-", "-"]
+        except Exception as error:  # whatever a peer raises is a cell of the table
+            return [f"refused ({type(error).__name__})", "-"]
         times.append(time.process_time() - start)
     return [f"{times[0]:.2f}", f"{times[-1]:.3f}"]
 
