@@ -178,9 +178,9 @@ class TracedSizes:
         return self._made[1]
 
 
-def sizes_of(program: Program) -> Sizes:
+def sizes_of(program: Program, read: Sequence[Any] | None = None) -> Sizes:
     """The sizes of a program's inputs and output, with everything that tracing it, and drawing graphs of it, has
-    decided by them so far.
+    decided by them so far. read: the shape of another value in the place of the output's.
     """
     values = {name: value_of(node) for name, node in program.input_nodes().items()}
     symbolic = [s for value in values.values() for s in value.shape if not isinstance(s, int)]
@@ -188,7 +188,7 @@ def sizes_of(program: Program) -> Sizes:
         name: tuple(str(s) if isinstance(s, int) else _text(s.node.expr) for s in value.shape)
         for name, value in values.items()
     }
-    output = value_of(program.explained_node).shape
+    output = value_of(program.explained_node).shape if read is None else read
     if not symbolic:
         return Sizes(axes, (), tuple(str(hint(s)) for s in output))
     traced = {str(s): hint(s) for s in symbolic if str(s).isidentifier()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lrp_fx.analysis.provenance import CACHED, CONTENT, LEARNED, POSITION
 from lrp_fx.errors import warn_user
+from lrp_fx.report.activation import Activation, Activations
 from lrp_fx.report.cautions import cautions, instead
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.ledger import UNEXPLAINED_LIMIT, DepthBooks, Ledger, SiteBalance, rounding_floor
@@ -33,6 +34,7 @@ class Statement:
     streams: list[Stream]
     ledger: Ledger
     forms: dict[str, Form]
+    at: Activations
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Values:
     depths: list[Tensor]
     passing: list[Tensor]
     pairs: dict[str, Tensor]
+    inside: list[Tensor]
     table: Tensor | None
 
 
@@ -106,7 +109,20 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
     books = TokenBooks(content, position, bound, axes, _score(values))
     ledger = _ledger(signature, values, books)
     streams = _streams(signature, values, position)
-    return Statement(content, position, learned, segment, cached, streams, ledger, forms)
+    at = _activations(signature, values)
+    return Statement(content, position, learned, segment, cached, streams, ledger, forms, at)
+
+
+def _activations(signature: GraphSignature, values: _Values) -> Activations:
+    """The places that were asked for; coefficients that are one number for a value are as large as it."""
+    found = {}
+    for number, info in enumerate(signature.inside):
+        value, c = values.inside[2 * number : 2 * number + 2]
+        rest = (info.axes, info.kind, info.node, info.module, info.source, info.layer)
+        shape = torch.broadcast_shapes(value.shape, c.shape)
+        value, c = value.expand(shape), c.expand(shape)
+        found[info.name] = Activation(info.name, value, c, *rest)
+    return Activations(found)
 
 
 def _is_vectors(leaf: Leaf) -> bool:
@@ -134,7 +150,9 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
     leaves = [(leaf, *take(3)) for leaf in signature.leaves]
     sinks, depths, passing = take(len(signature.sinks)), take(len(signature.depths)), take(signature.passing)
     pairs = dict(zip(signature.pairs, take(len(signature.pairs)), strict=True))
-    return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, rest[0] if rest else None)  # type: ignore[arg-type]
+    inside = take(2 * len(signature.inside))
+    table = rest[0] if rest else None
+    return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, inside, table)  # type: ignore[arg-type]
 
 
 def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:

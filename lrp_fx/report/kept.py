@@ -30,6 +30,7 @@ from torch import Tensor
 
 from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import InputError
+from lrp_fx.report.activation import Activation, Activations
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.ledger import DepthBooks, Ledger, SiteBalance
 from lrp_fx.report.position import PositionSite
@@ -39,8 +40,21 @@ from lrp_fx.structure.forms import Form
 from lrp_fx.structure.windows import Windows
 from lrp_fx.transpose.signature import DepthInfo
 
-FORMAT, VERSION = "lrp_fx.relevance", 1
-PARTS = (Explained, DepthBooks, Ledger, SiteBalance, PositionSite, TokenBooks, Vocabulary, Form, Windows, DepthInfo)
+FORMAT, VERSION = "lrp_fx.relevance", 2
+PARTS = (
+    Explained,
+    DepthBooks,
+    Ledger,
+    SiteBalance,
+    PositionSite,
+    TokenBooks,
+    Vocabulary,
+    Form,
+    Windows,
+    DepthInfo,
+    Activation,
+    Activations,
+)
 
 
 class Output(dict[str, Any]):

@@ -13,6 +13,7 @@ from torch import Tensor
 from lrp_fx.errors import InputError, needed
 from lrp_fx.render import figure, page
 from lrp_fx.report import heat
+from lrp_fx.report.activation import Activations
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.kept import as_output, read, write
@@ -58,7 +59,8 @@ class Relevance(Readings):
     and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token. ``vocabulary``: what
     ids and classes are called, where the explainer knows it. ``target``: what is explained, for each example, by
     index, name, place and probability; as text, the target as it was given. ``forms``: input
-    name -> what its axes stand for (time, patches in one list), as the model reads it.
+    name -> what its axes stand for (time, patches in one list), as the model reads it. ``at``: the places inside the
+    model that were asked for (``explainer(..., at=...)``), by name.
     """
 
     score: Tensor
@@ -75,6 +77,7 @@ class Relevance(Readings):
     cached: dict[str, Tensor] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     forms: dict[str, Form] = field(default_factory=dict)
+    at: Activations = field(default_factory=Activations)
 
     def __post_init__(self) -> None:
         if self.vocabulary is not None and self.target.vocabulary is not self.vocabulary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lrp_fx.capture.call import ModelCall
@@ -13,8 +14,10 @@ from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import Program
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.runtime.captures import Captured
+from lrp_fx.structure.places import Places
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
+from lrp_fx.transpose.inside import NOTHING, Inside
 from lrp_fx.transpose.signature import RelevanceGraph
 
 
@@ -31,13 +34,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Built:
-    """A relevance graph for one kind of target, what runs it, and which calls it serves."""
+    """A relevance graph for one kind of target, what runs it, and which calls it serves. ``inside``: what it reads of
+    places inside the model.
+    """
 
     graph: RelevanceGraph
     target: Target
     runner: Any
     guards: tuple[Guard, ...]
     history: tuple[Step, ...] = ()
+    inside: Inside = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,11 @@ class CompiledProgram:
     structure: Structure
     history: tuple[Step, ...] = ()
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
+
+    @cached_property
+    def places(self) -> Places:
+        """What can be asked for inside the model."""
+        return Places(self.rewritten, self.structure)
 
     @property
     def guards(self) -> tuple[Guard, ...]:

@@ -22,14 +22,17 @@ from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.calls import own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Kept, Statistics
+from lrp_fx.runtime.inside import Request
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights
-from lrp_fx.targets import Target
+from lrp_fx.targets import At, Target
+from lrp_fx.transpose.inside import NOTHING, Inside
 
 CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
+NO_REQUEST = Request()
 
 
 class Compiler:
@@ -88,14 +91,14 @@ class Compiler:
         self.weights.loose.clear()
         self.current = self.built = None
 
-    def compiled(self, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
+    def compiled(self, call: ModelCall, target: Target, request: Request = NO_REQUEST) -> tuple[CompiledProgram, Built]:
         """Program and relevance graph for a call; where its kind of capture defeats the transposer, by another."""
-        entry = self._having(call, target) or self.entry(call)
+        entry = (self._having(call, target) if request.is_empty else None) or self.entry(call)
         seen = target.signature in entry.graphs
-        entry, self.built = self._built(entry, call, target)
+        entry, self.built = self._built(entry, call, target, request)
         if not entry.fits(call):  # drawing decided something by the sizes it was traced with
             entry = self.entry(call, self._exactly)
-            self.built = self.build(entry, target)
+            self.built = self.build(entry, target, request.inside(entry, call, target))
         if not seen:
             try_one_row(entry, call)
         self.current = entry
@@ -115,14 +118,17 @@ class Compiler:
         self.entries.append(found)
         return found.entry
 
-    def _built(self, entry: CompiledProgram, call: ModelCall, target: Target) -> tuple[CompiledProgram, Built]:
+    def _built(
+        self, entry: CompiledProgram, call: ModelCall, target: Target, request: Request = NO_REQUEST
+    ) -> tuple[CompiledProgram, Built]:
+        inside = request.inside(entry, call, target)
         try:
-            return entry, self.build(entry, target)
+            return entry, self.build(entry, target, inside)
         except UntracedTargetError:
             if entry.program.method != DYNAMIC:
                 raise
             # it may be the symbols that the target cannot take: no reason to drop them
-            return self._built(self._entry_of_these_sizes(call), call, target)
+            return self._built(self._entry_of_these_sizes(call), call, target, request)
         except (TransposeError, PassError) as error:
             if shared := shared_inputs(entry, call):
                 raise InputError(shared) from error
@@ -130,7 +136,7 @@ class Compiler:
                 raise
             report_fault(error, "reverse")
             self._forget(entry, call, error)
-        return self._built(self.entry(call), call, target)
+        return self._built(self.entry(call), call, target, request)
 
     def _entry_of_these_sizes(self, call: ModelCall) -> CompiledProgram:
         """A program without symbolic sizes, beside those with."""
@@ -307,13 +313,15 @@ class Compiler:
         keys = [kept.key for kept in self.entries if kept.entry.base is entry.base]
         return [kept.entry for kept in self.entries if kept.key in keys]
 
-    def build(self, entry: CompiledProgram, target: Target) -> Built:
-        """The relevance graph of a program for a kind of target."""
-        if target.signature not in entry.graphs:
+    def build(self, entry: CompiledProgram, target: Target, inside: Inside = NOTHING) -> Built:
+        """The relevance graph of a program for a kind of target, and for what is asked of places inside the model."""
+        key = target.signature if inside is NOTHING else (target.signature, inside.key)
+        if key not in entry.graphs:
             self.statistics.transposes += 1
             state = State(
                 self.options,
-                target=target,
+                target=target.target if isinstance(target, At) else target,
+                inside=inside,
                 traces=entry.base.traces,
                 program=entry.program,
                 facts=entry.rewritten.facts,
@@ -326,7 +334,7 @@ class Compiler:
             device = value_of(next(iter(entry.program.input_nodes().values()))).device
             guards = (*entry.guards, device_guard(graph.module, device))
             # the target with it: functions are told apart by identity
-            entry.graphs[target.signature] = Built(graph, target, runner, guards, steps)
+            entry.graphs[key] = Built(graph, target, runner, guards, steps, inside)
             while len(entry.graphs) > _CACHED_GRAPHS:
                 entry.graphs.popitem(last=False)
-        return entry.graphs[target.signature]
+        return entry.graphs[key]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
@@ -32,15 +32,17 @@ from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
-from lrp_fx.runtime.compiler import Compiler
+from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
+from lrp_fx.runtime.inside import Request, request_of, shape_at
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments
 from lrp_fx.runtime.saving import save
 from lrp_fx.runtime.settings import check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
+from lrp_fx.structure.places import Place
 from lrp_fx.structure.sites import Site, find_sites
-from lrp_fx.targets import Target, as_target, asked
+from lrp_fx.targets import At, Target, as_target, asked
 
 
 class Explainer:
@@ -143,6 +145,13 @@ class Explainer:
         """
         return self._entry().rewritten
 
+    @property
+    def places(self) -> list[Place]:
+        """What can be asked for inside the model by the name of its kind: heads, neurons, the residual stream, ...
+        (Paths of modules and names of nodes can be, too.)
+        """
+        return list(self._entry().places)
+
     def why(self, node: str) -> Explanation:
         """What a node of the graph means, under which rule, and why the recognisers asked before refused.
 
@@ -175,15 +184,26 @@ class Explainer:
         (target,) = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
         with ALONE, compiling(self.progress):
             call = self._bind(args, inputs)
-            self._compiler.compiled(call, *self._asked([target], call))
+            (goal,) = self._asked([target], call)
+            self._compiler.compiled(call, goal)
         return self
 
     @overload
-    def __call__(self, *args: Any, targets: Sequence[Any], **inputs: Any) -> list[Relevance]: ...
-    @overload
-    def __call__(self, *args: Any, target: Any = None, **inputs: Any) -> Relevance: ...
     def __call__(
-        self, *args: Any, target: Any = None, targets: Sequence[Any] | None = None, **inputs: Any
+        self, *args: Any, targets: Sequence[Any], at: Any = (), through: Any = None, **inputs: Any
+    ) -> list[Relevance]: ...
+    @overload
+    def __call__(
+        self, *args: Any, target: Any = None, at: Any = (), through: Any = None, **inputs: Any
+    ) -> Relevance: ...
+    def __call__(
+        self,
+        *args: Any,
+        target: Any = None,
+        targets: Sequence[Any] | None = None,
+        at: str | Sequence[str] = (),
+        through: Mapping[str, Any] | None = None,
+        **inputs: Any,
     ) -> Relevance | list[Relevance]:
         """Explain ``model(*args, **inputs)``; with a tokenizer or processor, also a text, a list of texts, a tuple of
         two (a pair), a chat (a list of messages), an image, a sound, or ``text=``, ``images=``, ``audio=`` together.
@@ -193,23 +213,33 @@ class Explainer:
             example.
         targets: several of them, for a list of results. Targets of one kind share one forward pass and one batched
             transpose.
+        at: places inside the model to be read (``"heads"``, ``"residual.6"``, ``"model.layers.*.mlp"``, a node: see
+            `places`); `Relevance.at` has their values, coefficients and relevance.
+        through: place -> what of it relevance has to pass: True (all), numbers of features (of heads, where it has
+            some), ``{axis: numbers}``, or a mask that broadcasts against the value. What takes another way is in the
+            sink ``elsewhere``. Several places lie one below the other: relevance passes all of them.
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
         with own_device():
+            request = request_of(at, through)
             goals = named_goals(goals_of(target, targets), self._reader)
-            results = self._explained(args, inputs, goals)
+            results = self._explained(args, inputs, goals, request)
         return results if targets is not None else results[0]
 
-    def _explained(self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
+    def _explained(
+        self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target], request: Request = NO_REQUEST
+    ) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
         with ALONE, compiling(self.progress):
             call = self._bind(args, inputs)
             if not self._compiler.serves(call):
-                refuse_targets(call, goals, self._compiler.options.output)
+                outer = [goal for goal in goals if not isinstance(goal, At)]
+                refuse_targets(call, outer, self._compiler.options.output)
             goals = self._asked(goals, call)
-            arguments = target_arguments(goals, self._compiler.entry(call).guards, call)
-            compiled = [self._compiler.compiled(call, goal) for goal in goals]
+            arguments = self._arguments_of(goals, call)
+            compiled = [self._compiler.compiled(call, goal, request) for goal in goals]
+            masks = [request.arguments(entry, built.inside, call) for entry, built in compiled]
             call.forget()
             self.statistics.runs += 1
         made = {id(built): _executable(entry, built) for entry, built in compiled}
@@ -223,14 +253,32 @@ class Explainer:
             return []
         executables = [made[id(built)] for _, built in compiled]
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
-        results = explain(executables, call, goals, arguments, terms, blame)
+        results = explain(executables, call, goals, arguments, terms, blame, masks)
         return with_words(results, self._reader, output_shape(compiled[0][0].guards, call)[-1])
+
+    def _arguments_of(self, goals: list[Target], call: ModelCall) -> list[list[Tensor]]:
+        """What graphs are given beside the inputs, for each target."""
+        entry = self._compiler.entry(call)
+        found = []
+        for goal in goals:
+            if isinstance(goal, At):
+                shape = shape_at(entry, entry.places.one(goal.place), call)
+                device = next(iter(call.tensors.values())).device
+                found.append(list(goal.arguments(shape, device).values()) if goal.example_arguments() else [])
+            else:
+                found += target_arguments([goal], entry.guards, call)
+        return found
 
     def _asked(self, goals: list[Target], call: ModelCall) -> list[Target]:
         """Functions as they are now, for the output of this call."""
         entry = self._compiler.entry(call)
-        like = value_of(entry.program.explained_node)
-        return [asked(goal, output_shape(entry.guards, call), like.dtype, like.device) for goal in goals]
+        found = []
+        for goal in goals:
+            place = entry.places.one(goal.place) if isinstance(goal, At) else None
+            like = value_of(entry.program.explained_node if place is None else place.node)
+            shape = output_shape(entry.guards, call) if place is None else shape_at(entry, place, call)
+            found.append(asked(goal, shape, like.dtype, like.device))
+        return found
 
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)

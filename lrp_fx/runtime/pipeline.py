@@ -39,6 +39,7 @@ from lrp_fx.runtime.run import Running
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.structure import Structure, find_structure
 from lrp_fx.targets import Target
+from lrp_fx.transpose.inside import NOTHING, Inside
 from lrp_fx.transpose.reverse import reverse
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
@@ -69,7 +70,8 @@ class State:
     """A compilation under way; every pass fills in, or replaces, a part.
 
     ``methods``: ways to capture that may be tried. ``constants``: mask inputs that hold one number everywhere, None
-    where nothing is to be assumed of masks; ``assumed``: what was. ``traces``: transposed rules of earlier graphs,
+    where nothing is to be assumed of masks; ``assumed``: what was. ``inside``: what is asked of places inside the
+    model. ``traces``: transposed rules of earlier graphs,
     added to.
     """
 
@@ -78,6 +80,7 @@ class State:
     methods: Sequence[str] = METHODS
     constants: Constants | None = None
     target: Target | None = None
+    inside: Inside = NOTHING
     traces: Traces = field(default_factory=Traces)
     program: Program | None = None
     assumed: MaskGuard | None = None
@@ -167,6 +170,7 @@ def _reverse(state: State) -> State:
         whole=options.whole,
         recompute=options.checkpoint,
         traces=state.traces,
+        inside=state.inside,
     )
     return replace(state, relevance=relevance, signature=signature)
 

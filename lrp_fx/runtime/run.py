@@ -120,16 +120,19 @@ def explain(
     arguments: Sequence[list[Tensor]],
     terms: Terms,
     blame: Callable[[Exception], None],
+    masks: Sequence[list[Tensor]] = (),
 ) -> list[Relevance]:
     """One result for each target, by the executable in its place; targets of one graph run together.
 
+    ``masks``: for each target, those of the gates that relevance has to pass (none: there are no gates).
     ``blame`` is told of what failed while a graph ran, and may raise what the person who called should read.
     """
     results: dict[int, Relevance] = {}
     for executable in dict.fromkeys(executables):
         numbers = [n for n, other in enumerate(executables) if other is executable]
         try:
-            flats = _outputs(executable, call, [arguments[n] for n in numbers])
+            given = [[*arguments[n], *(masks[n] if masks else ())] for n in numbers]
+            flats = _outputs(executable, call, given)
         except (RuntimeError, IndexError) as error:
             raise_if_out_of_memory(error)
             blame(error)

@@ -16,7 +16,8 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.compiler import Compiler
 from lrp_fx.structure.sites import find_sites
-from lrp_fx.targets import Custom, Target
+from lrp_fx.targets import At, Custom, Target
+from lrp_fx.transpose.inside import NOTHING
 
 
 def save(
@@ -39,10 +40,10 @@ def save(
             "the model has been changed since it was explained last\n    next: explain an input once more (the "
             "graphs are compared with it), and save then"
         )
-    built = [d.target for entry in compiler.related(last) for d in entry.graphs.values()]
+    built = [d.target for entry in compiler.related(last) for d in entry.graphs.values() if d.inside is NOTHING]
     used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
     goals = list(targets) if targets is not None else used
-    if not goals or any(isinstance(g, Custom) for g in goals):
+    if not goals or any(isinstance(g, (At, Custom)) for g in goals):
         raise TargetError(
             "a file holds no code: give save(path, targets=[...]) targets from lrp_fx.targets, not functions"
         )

@@ -63,8 +63,15 @@ def find_sites(rewritten: Rewritten, structure: Structure) -> list[Site]:
     return inputs + sorted(sites, key=lambda s: min((order[n] for n in s.nodes if n in order), default=0))
 
 
+def attention_nodes(rewritten: Rewritten) -> list[tuple[fx.Node, ...]]:
+    """The nodes of every attention: (kernel,), or (product that makes the scores, softmax, product that weighs the
+    values).
+    """
+    return _Finder(rewritten, None).attention_nodes()
+
+
 class _Finder:
-    def __init__(self, rewritten: Rewritten, structure: Structure) -> None:
+    def __init__(self, rewritten: Rewritten, structure: Structure | None) -> None:
         self.rewritten, self.structure = rewritten, structure
         self.applications = rewritten.applications
         self.flow = rewritten.flow
@@ -72,13 +79,21 @@ class _Finder:
     def attention(self) -> list[Site]:
         """Fused kernels, and softmaxes with the matrix products before and after them."""
         found = []
+        for nodes in self.attention_nodes():
+            how, node = ("fused", nodes[0]) if len(nodes) == 1 else ("softmax of a product", nodes[1])
+            found.append(_site(ATTENTION, how, self.applications[node], nodes))
+        return found
+
+    def attention_nodes(self) -> list[tuple[fx.Node, ...]]:
+        """(kernel,), or (product that makes the scores, softmax, product that weighs the values)."""
+        found: list[tuple[fx.Node, ...]] = []
         for node, application in self.applications.items():
             if application.kind == "attention":
-                found.append(_site(ATTENTION, "fused", application, (node,)))
+                found.append((node,))
             elif application.kind == "softmax" and (scores := self._scores(node)) is not None:
                 outputs = self._weighted_sums(node)
                 if outputs:
-                    found.append(_site(ATTENTION, "softmax of a product", application, (scores, node, *outputs)))
+                    found.append((scores, node, *outputs))
         return found
 
     def _scores(self, softmax: fx.Node) -> fx.Node | None:
@@ -160,7 +175,7 @@ class _Finder:
     def leaves(self) -> list[Site]:
         """Injections of position, learned tokens, segment embeddings."""
         found = []
-        for injection in self.structure.injections:
+        for injection in self.structure.injections if self.structure is not None else ():
             user = injection.uses[0][1]
             nodes = tuple(n.name for use in injection.uses for n in (use[0], use[1].node))
             rule = self.rewritten.leaf_rules.get(injection.kind, user.rule)

@@ -7,8 +7,10 @@ class or position does not trace again. Positions count tokens; ``-1`` is the la
 
 from __future__ import annotations
 
+from lrp_fx.targets.at import At
 from lrp_fx.targets.classes import LAST, Class, Contrast, Predicted, rows_at
 from lrp_fx.targets.custom import Custom
+from lrp_fx.targets.direction import Direction
 from lrp_fx.targets.given import as_target, asked, named, score_of
 from lrp_fx.targets.indices import Index, Names
 from lrp_fx.targets.span import Span
@@ -16,9 +18,11 @@ from lrp_fx.targets.target import Target
 
 __all__ = [
     "LAST",
+    "At",
     "Class",
     "Contrast",
     "Custom",
+    "Direction",
     "Index",
     "Names",
     "Predicted",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_fx.errors import TargetError
+from lrp_fx.targets.at import At
 from lrp_fx.targets.classes import Class, Contrast, Predicted
 from lrp_fx.targets.custom import Custom
 from lrp_fx.targets.derivative import derived
@@ -23,6 +24,8 @@ def as_target(target: Any) -> Target:
     """
     if target is None:
         return Predicted()
+    if isinstance(target, At):
+        return target.read_by(as_target)
     if isinstance(target, (bool, bytes)):
         raise TargetError(f"not a target: {target!r}")
     if isinstance(target, (list, tuple)) and any(map(_is_more_than_an_index, target)):
@@ -59,6 +62,8 @@ def _for_each(targets: Sequence[Any]) -> Target:
 
 def asked(target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Target:
     """A function as it is now, for an output of this kind; any other target as it is."""
+    if isinstance(target, At):
+        return At(target.place, asked(target.target, shape, dtype, device))
     return target.asked(shape, dtype, device) if isinstance(target, Custom) else target
 
 

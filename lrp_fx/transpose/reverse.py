@@ -33,10 +33,11 @@ from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
 from lrp_fx.transpose.bases import Bases
 from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.inside import ELSEWHERE, NOTHING, Inside, InsideBooks
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
 from lrp_fx.transpose.plan import Planner, holds_nan
 from lrp_fx.transpose.seed import Seed, add_arguments, add_seed, mask_of_target
-from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, SiteInfo
+from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, PlaceInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
 from lrp_fx.transpose.streams import StreamBooks
 from lrp_fx.transpose.vjp import Plan, Result, books_nothing, may_be_shared, transpose_rule, vjp_keys
@@ -51,13 +52,16 @@ def reverse(
     whole: bool = True,
     recompute: bool = False,
     traces: Traces | None = None,
+    inside: Inside = NOTHING,
 ) -> tuple[RelevanceProgram, GraphSignature]:
     """The relevance graph of a rewritten program for one kind of target, and what its outputs are.
 
     audit: balance every site. whole: return the model's output too. recompute: keep little of the forward pass.
-    traces: transposed rules of earlier graphs, by what they were traced for; new ones are added.
+    traces: transposed rules of earlier graphs, by what they were traced for; new ones are added. inside: what is asked
+    of places inside the model.
     """
-    walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else Traces())
+    whole = whole and not inside.bare
+    walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else Traces(), inside)
     outputs = walk.run(whole)
     root, own = walk.builder.root, walk.signature.outputs
     walk.builder.graph.output(outputs)
@@ -70,10 +74,21 @@ class _Walk:
     ``contributions``: (node, result) -> the coefficients that have arrived. ``marked``: coefficients that have a name.
     """
 
-    def __init__(self, rewritten: Rewritten, structure: Structure, target: Target, audit: bool, traces: Traces) -> None:
+    def __init__(
+        self,
+        rewritten: Rewritten,
+        structure: Structure,
+        target: Target,
+        audit: bool,
+        traces: Traces,
+        inside: Inside,
+    ) -> None:
         self.rewritten, self.structure, self.target, self.audit = rewritten, structure, target, audit
         self.facts = rewritten.facts
         self.builder = RelevanceBuilder(rewritten, traces)
+        self.inside = InsideBooks(self.builder, inside)
+        source = inside.source
+        self.source = source.node if source is not None else rewritten.program.explained_node
         self.bases = Bases(self.builder)
         self.leaves = LeafBooks(self.builder, structure, audit)
         self.streams = StreamBooks(self.builder, structure)
@@ -88,7 +103,13 @@ class _Walk:
     def run(self, whole: bool) -> tuple[Any, ...]:
         """Everything that the graph returns, in the order of the signature."""
         arguments: dict[str, fx.Node] = {}
-        self.builder.copy_forward(self.structure, lambda: arguments.update(add_arguments(self.builder, self.target)))
+        source = self.inside.asked.source
+
+        def add() -> None:
+            arguments.update(add_arguments(self.builder, self.target, source))
+            self.signature.gates = tuple(self.inside.add_masks())
+
+        self.builder.copy_forward(self.structure, add)
         segment_ids = SegmentIds(self.facts, self.builder.env, self.builder.add)
         self.planner = Planner(
             self.facts,
@@ -98,18 +119,19 @@ class _Walk:
             together=self.rewritten.ruleset.as_autograd,
             gaps=holds_nan(self.rewritten.program),
         )
-        seed = add_seed(self.builder, self.target, arguments)
+        seed = add_seed(self.builder, self.target, arguments, source)
+        self.score = seed.score
         self._start(seed)
         for node in reversed(list(self.rewritten.program.graph.nodes)):
             self._visit(node)
+        self.inside.check()
         leaves = self._leaf_relevances()
         self.signature.arguments = tuple(arguments)
         return self._outputs(seed.score, leaves, whole)
 
     def _start(self, seed: Seed) -> None:
-        explained = self.rewritten.program.explained_node
-        self.contributions[explained, None].append(seed.coefficient)
-        self.sites.credit(explained, seed.total)
+        self.contributions[self.source, None].append(seed.coefficient)
+        self.sites.credit(self.source, seed.total)
         if not self.target.linear:
             self._book("target", SiteInfo("target", "target", "", repr(self.target)), seed.remainder, None)
 
@@ -119,19 +141,26 @@ class _Walk:
         own = [self.builder.env[n] if isinstance(n, fx.Node) else n for n in flat] if whole else []
         depths = streams.infos(self.leaf_nodes, self.sink_nodes)
         signature.outputs = len(own)
-        signature.explained = list(flat).index(program.explained_node) if own else None
-        signature.target_mask, signature.dtype = mask_of_target(program), self.rewritten.precision
+        signature.explained = list(flat).index(self.source) if own and self.source in flat else None
+        signature.target_mask = mask_of_target(program, self.source)
+        signature.dtype = self.rewritten.precision
         signature.depths = [info for info, _ in depths]
         signature.passing = len(streams.passing)
         signature.pairs = [n.name for n in streams.pairs]
         signature.sites = self.sites.infos
         signature.forms = self.structure.forms
         signature.injections = [_injection_info(i, streams.pairs_info(i)) for i in self.structure.injections]
+        signature.inside = [
+            PlaceInfo(p.name, p.kind, p.node.name, p.axes, p.module, p.source, p.layer) for p in self.inside.asked.at
+        ]
         rows, passing = [r for _, r in depths], [total for total, _ in streams.passing]
-        return (*own, score, *leaves, *self.sinks, *rows, *passing, *streams.pairs.values(), *self.sites.table())
+        read, pairs = self.inside.outputs(), streams.pairs.values()
+        return (*own, score, *leaves, *self.sinks, *rows, *passing, *pairs, *read, *self.sites.table())
 
     # ------------------------------------------------------------------------------------------------ operations
     def _visit(self, node: fx.Node) -> None:
+        if node in self.inside.nodes and not self._at_place(node):
+            return
         application = self.rewritten.applications.get(node)
         if application is None or application.rule.frozen:
             return
@@ -146,6 +175,42 @@ class _Walk:
         coefficients = [self.builder.sum(self.contributions.pop((node, i))) for i in present]
         self.streams.note(node, coefficients[0])
         self._transpose(application, present, coefficients)
+
+    def _at_place(self, node: fx.Node) -> bool:
+        """A value that somebody asked for: is there something left to hand on?"""
+        arrived = self.contributions.pop((node, None), [])
+        if not arrived:
+            return False
+        c = self.builder.sum(arrived)
+        self.inside.note(node, c)
+        info = SiteInfo(node.name, "through", module_path(node), source_line(node))
+        if node in self.inside.ends:
+            total, books = self.inside.ended(node, c)
+            name = self.inside.ends[node].name
+            self._book(name, replace(info, rule="end"), total, node)
+            self.sites.note(replace(info, rule="end"), node, books)
+            self.leaves.arrivals.pop(node, None)
+            return False
+        if node in self.inside.gates:
+            c, rest, books = self.inside.gated(node, c, self.score)
+            arrivals = self.leaves.arrivals.get(node, [])[:1]
+            self.sites.note(info, node, books)
+            self._begin_again()
+            self._book(ELSEWHERE, info, rest, None)
+            self.sites.credit(node, books[0])
+            self.leaves.arrivals.update({node: [replace(a, c=c) for a in arrivals]} if arrivals else {})
+        self.contributions[node, None].append(c)
+        return True
+
+    def _begin_again(self) -> None:
+        """What was handed to others than a gate has not passed it."""
+        self.contributions.clear()
+        self.leaves.arrivals.clear()
+        self.streams.begin_again()
+        self.sites.credits.clear()
+        self.signature.sinks.clear()
+        self.sinks.clear()
+        self.sink_nodes.clear()
 
     def _hand_to_whole(self, part: fx.Node) -> None:
         """What arrives at one of several results arrives at the operation."""

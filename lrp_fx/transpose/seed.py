@@ -18,9 +18,12 @@ from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.ir.traces import Traced
 from lrp_fx.ir.tracing import abstract_key, inline
-from lrp_fx.targets import Custom, Target, score_of
+from lrp_fx.structure.places import Place
+from lrp_fx.targets import Custom, Direction, Target, score_of
 from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.inside import as_it_lay
+from lrp_fx.transpose.leaves import batch_first
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 
@@ -36,15 +39,21 @@ class Seed:
     total: fx.Node
 
 
-def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Node]:
-    """Placeholders for the target's numbers, by name."""
+def add_arguments(builder: RelevanceBuilder, target: Target, source: Place | None = None) -> dict[str, fx.Node]:
+    """Placeholders for the target's numbers, by name. source: the place it reads, None for the explained output."""
     batched = builder.program.batch_input
     batch = value_of(batched[1]).shape[0] if batched is not None else 1
     arguments: dict[str, fx.Node] = {}
     examples = target.example_arguments()
     shapes: list[Any] = [(batch, *example.shape[1:]) for example in examples.values()]
+    read = value_of(builder.program.explained_node if source is None else source.node)
+    if source is not None:
+        with builder.mode:
+            read = batch_first(read, batch_axis(source.layout), batch)
     if isinstance(target, Custom):
-        shapes = [actual(sizes, value_of(builder.program.explained_node).shape) for sizes in target.sizes]
+        shapes = [actual(sizes, read.shape) for sizes in target.sizes]
+    elif isinstance(target, Direction):
+        shapes = target.sizes(read.shape)
     for (name, example), sizes in zip(examples.items(), shapes, strict=True):
         placeholder = builder.graph.placeholder(f"target_{name}")
         with builder.mode:
@@ -54,31 +63,40 @@ def add_arguments(builder: RelevanceBuilder, target: Target) -> dict[str, fx.Nod
     return arguments
 
 
-def add_seed(builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.Node]) -> Seed:
+def add_seed(
+    builder: RelevanceBuilder, target: Target, arguments: dict[str, fx.Node], source: Place | None = None
+) -> Seed:
     """The target's score and its derivative, added to the graph."""
-    explained, rewritten = builder.program.explained_node, builder.rewritten
+    rewritten, explained = builder.rewritten, builder.program.explained_node if source is None else source.node
     if explained not in rewritten.applications and explained not in rewritten.leaves:
         raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
-    mask, keeps = target_mask(builder.program) or (None, None)
+    mask, keeps = target_mask(builder.program, explained) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
     values = [value_of(n) for n in (*inputs, *arguments.values())]
-    axis = batch_axis(builder.facts.layout.get(explained)) or BatchAxis(0, 1, 1)
-    module = _seed_of(builder, target, list(arguments), keeps, axis, values)
+    layout = builder.facts.layout.get(explained) if source is None else source.layout
+    axis = batch_axis(layout) or BatchAxis(0, 1, 1)
+    module = _seed_of(builder, target, list(arguments), keeps, axis, values, source is not None)
     return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0), builder.constant))
 
 
 def _seed_of(
-    builder: RelevanceBuilder, target: Target, names: list[str], keeps: bool | None, axis: BatchAxis, values: list[Any]
+    builder: RelevanceBuilder,
+    target: Target,
+    names: list[str],
+    keeps: bool | None,
+    axis: BatchAxis,
+    values: list[Any],
+    inside: bool,
 ) -> fx.GraphModule:
     """The traced seed. A kind of target is traced once; a function every time: traces outlive explainers, and what it
     holds (the model, perhaps) would live as long.
     """
     batch = builder.facts.batch
-    key = ("seed", target.signature, tuple(names), keeps, axis, abstract_key(batch), abstract_key(values))
+    key = ("seed", target.signature, tuple(names), keeps, axis, inside, abstract_key(batch), abstract_key(values))
     if not isinstance(target, Custom) and (found := builder.traces.get(key, builder.mode)) is not None:
         return found.module
-    function = _seeding(target, names, keeps, axis, batch)
+    function = _seeding(target, names, keeps, axis, batch, inside)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
     if not isinstance(target, Custom):
         builder.traces.keep(key, Traced(module), builder.mode)
@@ -86,15 +104,20 @@ def _seed_of(
 
 
 def _seeding(
-    target: Target, names: list[str], mask_keeps: bool | None, axis: BatchAxis, batch: Any
+    target: Target, names: list[str], mask_keeps: bool | None, axis: BatchAxis, batch: Any, inside: bool
 ) -> Callable[..., list[Any]]:
-    """The function to trace: ``(output[, mask], arguments...) -> [score, coefficient, remainder, total]``."""
+    """The function to trace: ``(output[, mask], arguments...) -> [score, coefficient, remainder, total]``. inside: is
+    it a value inside the model, which a target sees with its examples first?
+    """
 
     def run(output: Tensor, *rest: Any) -> list[Any]:
         mask = None
         if mask_keeps is not None:  # targets see 1 where a token counts, whatever the model's convention
             mask, rest = (rest[0] != 0 if mask_keeps else rest[0] == 0), rest[1:]
-        score, seed = score_of(target, output, mask, dict(zip(names, rest, strict=True)))
+        read = batch_first(output, axis, batch) if inside else output
+        score, seed = score_of(target, read, mask, dict(zip(names, rest, strict=True)))
+        if inside:
+            seed = as_it_lay(lambda x: batch_first(x, axis, batch), output)(seed)
         _check_score(score, batch)
         booked = per_example(relevance_of(output, seed, safe=True), axis, output.shape[axis.axis])
         return [score, seed, score - booked, sum_by_rows(relevance_of(output, seed, safe=True))]
@@ -112,20 +135,20 @@ def _check_score(score: Tensor, batch: Any) -> None:
         )
 
 
-def mask_of_target(program: Program) -> tuple[str, bool] | None:
+def mask_of_target(program: Program, read: fx.Node) -> tuple[str, bool] | None:
     """The name of the `target_mask`, and whether it keeps tokens where it is true."""
-    found = target_mask(program)
+    found = target_mask(program, read)
     if found is None:
         return None
     return next(name for name, node in program.input_nodes().items() if node is found[0]), found[1]
 
 
-def target_mask(program: Program) -> tuple[fx.Node, bool] | None:
-    """The mask input that speaks of the output's positions (same batch, same length), and whether it keeps tokens where
-    it is true. Where the model does not say by what it does, whole numbers keep: that is their convention; truth has
-    none. None if there is no such mask.
+def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, bool] | None:
+    """The mask input that speaks of the positions of what a target reads (same batch, same length), and whether it
+    keeps tokens where it is true. Where the model does not say by what it does, whole numbers keep: that is their
+    convention; truth has none. None if there is no such mask.
     """
-    shape = value_of(program.explained_node).shape
+    shape = value_of(read).shape
     if len(shape) < 3:
         return None
     for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):

@@ -86,11 +86,27 @@ class DepthInfo:
     passing: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class PlaceInfo:
+    """A place inside the model whose value and coefficient are read: its name and kind, its node, what its axes stand
+    for.
+    """
+
+    name: str
+    kind: str
+    node: str
+    axes: tuple[str, ...]
+    module: str
+    source: str
+    layer: int | None
+
+
 @dataclass
 class GraphSignature:
     """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
     (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if no one is.
     ``target_mask``: the input that tells a target which rows count, and whether it keeps them where it is true.
+    ``gates``: arguments behind the target's, masks of what relevance has to pass. ``inside``: places that are read.
     """
 
     outputs: int = 0
@@ -105,21 +121,24 @@ class GraphSignature:
     sites: list[SiteInfo] = field(default_factory=list)
     arguments: tuple[str, ...] = ()
     injections: list[InjectionInfo] = field(default_factory=list)
+    gates: tuple[str, ...] = ()
+    inside: list[PlaceInfo] = field(default_factory=list)
     forms: tuple[Form, ...] = ()
 
     @property
     def count(self) -> int:
         """How many outputs there are."""
         totals = len(self.sinks) + len(self.depths) + self.passing + len(self.pairs)
-        return self.outputs + 1 + 3 * len(self.leaves) + totals + bool(self.sites)
+        return self.outputs + 1 + 3 * len(self.leaves) + totals + 2 * len(self.inside) + bool(self.sites)
 
 
 @dataclass(frozen=True)
 class RelevanceGraph:
     """A flat graph.
 
-    ``(inputs..., target arguments...) -> (outputs..., score, leaf relevances (three each), sink totals, stream
-    relevances, passing sums, pairwise relevances, site table)``.
+    ``(inputs..., target arguments..., masks of gates...) -> (outputs..., score, leaf relevances (three each), sink
+    totals, stream relevances, passing sums, pairwise relevances, places inside (value and coefficient each), site
+    table)``.
     """
 
     module: fx.GraphModule

@@ -33,6 +33,12 @@ class StreamBooks:
         self.passing: list[tuple[fx.Node, list[tuple[int, ...]]]] = []
         self.pairs: dict[fx.Node, fx.Node] = {}
 
+    def begin_again(self) -> None:
+        """Forget what was noted so far."""
+        self.streams.clear()
+        self.passing.clear()
+        self.pairs.clear()
+
     def note(self, node: fx.Node, c: fx.Node) -> None:
         """All relevance has arrived at a node, as the coefficient ``c``."""
         if node in self.depths:

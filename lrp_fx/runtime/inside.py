@@ -1,0 +1,145 @@
+"""Inside: what a call asks of places inside the model, as what its program and its relevance graph can answer.
+
+requires  names of places, and masks of what relevance has to pass
+ensures   places of the program at hand, and masks with an axis for each of theirs; `InputError` for what is not there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_fx.errors import InputError
+from lrp_fx.guards.guard import Arguments
+from lrp_fx.guards.sizes import sizes_of
+from lrp_fx.ir.axis_names import BATCHES, FEATURES, HEADS
+from lrp_fx.ir.graph import value_of
+from lrp_fx.runtime.compiled import CompiledProgram
+from lrp_fx.structure.places import Place
+from lrp_fx.targets import At, Target
+from lrp_fx.transpose.inside import NOTHING, Gate, Inside, laid_out
+
+
+@dataclass(frozen=True)
+class Request:
+    """``at``: places to be read. ``through``: place -> mask. ``ends``: places where relevance ends, in sinks of their
+    names. ``bare``: without the model's output.
+    """
+
+    at: tuple[str, ...] = ()
+    through: Mapping[str, Any] = field(default_factory=dict)
+    ends: tuple[str, ...] = ()
+    bare: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.at or self.through or self.ends or self.bare)
+
+    def inside(self, entry: CompiledProgram, call: Arguments, target: Target) -> Inside:
+        """The same in terms of a program; raises `InputError`."""
+        source = entry.places.one(target.place) if isinstance(target, At) else None
+        if self.is_empty and source is None:
+            return NOTHING
+        masks = self.masks(entry, call)
+        order = {n: i for i, n in enumerate(entry.program.graph.nodes)}
+        gates = [Gate(place, tuple(s != 1 for s in mask.shape)) for place, mask in masks]
+        gates.sort(key=lambda gate: order[gate.place.node], reverse=True)
+        at, ends = entry.places.find(self.at), entry.places.find(self.ends)
+        for place in (*ends, *([source] if source is not None else [])):
+            _require_examples(place)
+        return Inside(tuple(at), tuple(gates), tuple(ends), source, self.bare)
+
+    def masks(self, entry: CompiledProgram, call: Arguments) -> list[tuple[Place, Tensor]]:
+        """A mask for each place that relevance has to pass."""
+        found = []
+        for name, given in self.through.items():
+            place = entry.places.one(name)
+            _require_examples(place)
+            found.append((place, mask_of(place, given, shape_at(entry, place, call), value_of(place.node))))
+        return found
+
+    def arguments(self, entry: CompiledProgram, inside: Inside, call: Arguments) -> list[Tensor]:
+        """The masks in the order in which the graph takes them."""
+        masks = {place.node: mask for place, mask in self.masks(entry, call)} if inside.gates else {}
+        device = next(iter(call.tensors.values())).device
+        return [masks[gate.place.node].to(device) for gate in inside.gates]
+
+
+def request_of(at: Any, through: Any) -> Request:
+    """What a call asks for, looked at as far as it can be without a program."""
+    names = (at,) if isinstance(at, str) else tuple(at or ())
+    if not all(isinstance(n, str) for n in names):
+        raise InputError(f"at= takes names of places, got {at!r}")
+    if through is not None and not (isinstance(through, Mapping) and all(isinstance(n, str) for n in through)):
+        raise InputError(f"through= takes a dictionary: place -> mask or numbers, got {through!r}")
+    return Request(names, dict(through or {}))
+
+
+def shape_at(entry: CompiledProgram, place: Place, call: Arguments) -> tuple[int, ...]:
+    """The shape of a place's value in a call, examples first."""
+    batched = entry.program.batch_input
+    value = value_of(place.node)
+    batch = value_of(batched[1]).shape[0] if batched is not None else 1
+    with next(v.fake_mode for n in entry.program.graph.nodes if hasattr(v := value_of(n), "fake_mode")):
+        like = laid_out(value, place, batch)
+    return sizes_of(entry.program, like.shape).output_shape(call.shapes)
+
+
+def mask_of(place: Place, given: Any, shape: Sequence[int], like: Tensor) -> Tensor:
+    """What is given of a place as numbers between 0 and 1 with an axis for each of the value's.
+
+    given: True (all of it), a number or several (of features; of heads where it has some), an axis's name -> numbers,
+    or a mask that broadcasts against the value, examples first.
+    """
+    if isinstance(given, Mapping):
+        mask = torch.ones((1,) * len(shape), dtype=like.dtype)
+        for axis, numbers in given.items():
+            mask = mask * _chosen(place, str(axis), numbers, shape, like)
+        return mask
+    if given is True:
+        return torch.ones((1,) * len(shape), dtype=like.dtype)
+    mask = torch.as_tensor(given)
+    if mask.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        axis = HEADS if HEADS in place.axes else FEATURES if FEATURES in place.axes else place.axes[-1]
+        return _chosen(place, axis, mask, shape, like)
+    fits = mask.dim() <= len(shape) and all(
+        s in (1, size) for s, size in zip(reversed(mask.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        sizes = ", ".join(f"{axis} {size}" for axis, size in zip(place.axes, shape, strict=True))
+        raise InputError(
+            f"through={place.name!r}: a mask of shape {tuple(mask.shape)} for a value of shape {tuple(shape)} ({sizes})"
+            "\n    next: give one that broadcasts against it, numbers of "
+            f"{HEADS if HEADS in place.axes else FEATURES}, or {{axis: numbers}}"
+        )
+    return mask.reshape((1,) * (len(shape) - mask.dim()) + tuple(mask.shape)).to(like.dtype)
+
+
+def _chosen(place: Place, axis: str, numbers: Any, shape: Sequence[int], like: Tensor) -> Tensor:
+    """1 at these numbers of an axis, 0 elsewhere."""
+    if axis not in place.axes or axis == BATCHES:
+        raise InputError(f"through={place.name!r}: no axis {axis!r}; there are {', '.join(place.axes[1:])}")
+    along = place.axes.index(axis)
+    chosen = torch.as_tensor(numbers).reshape(-1)
+    size = shape[along]
+    if chosen.dtype == torch.bool and len(chosen) == size:
+        chosen = chosen.nonzero().flatten()
+    outside = [int(n) for n in chosen.tolist() if not -size <= n < size] if not chosen.is_floating_point() else []
+    if chosen.is_floating_point() or chosen.dtype == torch.bool or outside:
+        what = f"{outside[0]} is none of" if outside else f"{numbers!r} are no numbers of"
+        raise InputError(f"through={place.name!r}: {what} its {size} {axis}")
+    mask = torch.zeros(size, dtype=like.dtype)
+    mask[chosen.long()] = 1
+    return mask.reshape([size if i == along else 1 for i in range(len(shape))])
+
+
+def _require_examples(place: Place) -> None:
+    if place.axes[0] != BATCHES:
+        raise InputError(
+            f"{place.name} (%{place.node.name}) holds rows of all examples in an order of its own: it can be read with "
+            "at=, and not gated, ended at or explained\n    next: name the module around it"
+        )

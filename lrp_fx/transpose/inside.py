@@ -1,0 +1,188 @@
+"""Inside: what is read, gated, or begun at places inside the model, while a relevance graph grows.
+
+requires  places of the program that carry relevance
+ensures   the value and coefficient of each place that is read; at a gate only what passes a mask goes on, and all else
+          of the score, on whatever way, is the sink `ELSEWHERE`; at an end what arrives is a sink of that name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrp_fx.errors import InputError
+from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.layout import BatchAxis, batch_axis
+from lrp_fx.structure.places import Place
+from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.leaves import batch_first
+from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
+
+ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A place that relevance has to pass; ``given``: the axes of its mask (examples first) that are as long as the
+    value's, the others are 1.
+    """
+
+    place: Place
+    given: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is asked for. ``at``: places that are read; ``gates``: those that relevance has to pass; ``ends``: where it
+    ends; ``source``: the value that the target reads, None for the explained output. ``bare``: without the model's
+    output.
+    """
+
+    at: tuple[Place, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    ends: tuple[Place, ...] = ()
+    source: Place | None = None
+    bare: bool = False
+
+    @property
+    def key(self) -> Any:
+        """Equal for requests that one graph serves."""
+        source = self.source.node.name if self.source is not None else None
+        gates = tuple((g.place.node.name, g.given) for g in self.gates)
+        at = tuple((p.name, p.node.name) for p in self.at)
+        return at, gates, tuple((p.name, p.node.name) for p in self.ends), source, self.bare
+
+
+NOTHING = Inside()
+
+
+@dataclass
+class InsideBooks:
+    """``coefficients``: those that arrived at the places that are read; ``passed``: gates that were met."""
+
+    builder: RelevanceBuilder
+    asked: Inside
+    coefficients: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    passed: set[fx.Node] = field(default_factory=set)
+    masks: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gates = {g.place.node: g for g in self.asked.gates}
+        self.ends = {p.node: p for p in self.asked.ends}
+        self.read = {p.node for p in self.asked.at}
+        self.nodes = {*self.gates, *self.ends, *self.read}
+
+    def add_masks(self) -> list[str]:
+        """Placeholders for the masks of gates, behind those of the target; their names."""
+        names = []
+        for number, gate in enumerate(self.asked.gates):
+            with self.builder.mode:
+                like = laid_out(value_of(gate.place.node), gate.place, _batch(self.builder))
+                sizes = [s if given else 1 for s, given in zip(like.shape, gate.given, strict=True)]
+                value = torch.empty(sizes, dtype=like.dtype, device=like.device)
+            node = self.builder.graph.placeholder(f"through_{number}")
+            node.meta["val"] = value
+            self.masks[gate.place.node] = node
+            names.append(node.name)
+        return names
+
+    def note(self, node: fx.Node, c: fx.Node) -> None:
+        """All relevance has arrived at a value, as the coefficient ``c``."""
+        if node in self.read:
+            self.coefficients[node] = c
+
+    def gated(self, node: fx.Node, c: fx.Node, score: fx.Node) -> tuple[fx.Node, fx.Node, list[fx.Node]]:
+        """What passes a gate: its coefficient, what of the score (B,) does not, and the books of the site."""
+        place = self.gates[node].place
+        axis = batch_axis(place.layout)
+
+        def run(x: Tensor, c_x: Tensor, mask: Tensor, s: Tensor, batch: Any) -> list[Any]:
+            kept = _masked(c_x, place, mask, batch)
+            R, whole = relevance_of(x, kept, safe=True), relevance_of(x, c_x, safe=True)
+            passed, total = per_example(R, axis, batch), sum_by_rows(whole)
+            through = sum_by_rows(R)
+            return [kept, s - passed, through, total - through, sum_by_rows(whole.abs())]
+
+        b, own = self.builder, self.builder.env[node]
+        same = (axis, self.gates[node].given, place.layout is None)
+        outputs = b.add(run, [own, c, self.masks[node], score, b.batch], (node.name, "through", 0), same)
+        self.passed.add(node)
+        return outputs[0], outputs[1], outputs[2:]
+
+    def ended(self, node: fx.Node, c: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+        """What arrives where relevance ends: (B,), and the books of the site."""
+        axis = batch_axis(self.ends[node].layout)
+
+        def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
+            R = relevance_of(x, c_x, safe=True)
+            return [per_example(R, axis, batch), sum_by_rows(R), sum_by_rows(R.abs())]
+
+        b = self.builder
+        total, booked, scale = b.add(run, [b.env[node], c, b.batch], (node.name, "end", 0), (axis,))
+        return total, [booked, scale]
+
+    def outputs(self) -> list[fx.Node]:
+        """[value, coefficient] of each place that is read, examples first."""
+        found: list[fx.Node] = []
+        for place in self.asked.at:
+            own, c = self.builder.env[place.node], self.coefficients.get(place.node)
+            found += [self._laid_out(own, place), self._zeros(own, place) if c is None else self._laid_out(c, place)]
+        return found
+
+    def check(self) -> None:
+        """Raise `InputError` where a gate was never met."""
+        missed = [g.place.name for g in self.asked.gates if g.place.node not in self.passed]
+        if missed:
+            others = [g.place.name for g in self.asked.gates if g.place.node in self.passed]
+            after = f" after {', '.join(others)}" if others else ""
+            raise InputError(
+                f"through={missed[0]!r}: no relevance gets there{after}\n    next: places of one through= lie one "
+                "below the other; parts of one place are chosen by its mask"
+            )
+
+    def _laid_out(self, node: fx.Node, place: Place) -> fx.Node:
+        axis = batch_axis(place.layout)
+        if axis is not None and axis.axis == 0 and not axis.is_merged:
+            return node
+        tag = (place.node.name, "at", 0)
+        same = (axis, place.layout is None)
+        (result,) = self.builder.add(lambda x, b: [laid_out(x, place, b)], [node, self.builder.batch], tag, same)
+        return result  # type: ignore[no-any-return]
+
+    def _zeros(self, node: fx.Node, place: Place) -> fx.Node:
+        (zeros,) = self.builder.add(lambda x: [torch.zeros_like(x)], [node], (place.node.name, "at", 1), ())
+        return self._laid_out(zeros, place)
+
+
+def laid_out(x: Tensor, place: Place, batch: Any) -> Tensor:
+    """A value with its examples first, as its `axes` say."""
+    return batch_first(x, batch_axis(place.layout), batch)
+
+
+def as_it_lay(change: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The way back of a change that only moves elements: its transpose."""
+
+    def back(laid: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            moved = change(leaf)
+        (found,) = torch.autograd.grad(moved, leaf, laid)
+        return found
+
+    return back
+
+
+def _masked(c: Tensor, place: Place, mask: Tensor, batch: Any) -> Tensor:
+    axis: BatchAxis | None = batch_axis(place.layout)
+    if axis is not None and axis.axis == 0 and not axis.is_merged:
+        return c * mask
+    back = as_it_lay(lambda t: batch_first(t, axis, batch), c)
+    return back(batch_first(c, axis, batch) * mask)
+
+
+def _batch(builder: RelevanceBuilder) -> Any:
+    return value_of(builder.batch) if isinstance(builder.batch, fx.Node) else builder.batch
