@@ -119,7 +119,7 @@ def _activations(signature: GraphSignature, values: _Values) -> Activations:
     for number, info in enumerate(signature.inside):
         value, c = values.inside[2 * number : 2 * number + 2]
         rest = (info.axes, info.kind, info.node, info.module, info.source, info.layer)
-        shape = torch.broadcast_shapes(value.shape, c.shape)
+        shape = torch.broadcast_shapes(value.shape, c.shape)  # type: ignore[no-untyped-call]
         value, c = value.expand(shape), c.expand(shape)
         found[info.name] = Activation(info.name, value, c, *rest)
     return Activations(found)
