@@ -21,7 +21,7 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.structure.places import Place
 from lrp_fx.targets import At, Target
-from lrp_fx.transpose.inside import NOTHING, Gate, Inside, laid_out
+from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def request_of(at: Any, through: Any) -> Request:
 
 def shape_at(entry: CompiledProgram, place: Place, call: Arguments) -> tuple[int, ...]:
     """The shape of a place's value in a call, examples first."""
-    batched = entry.program.batch_input
-    value = value_of(place.node)
-    batch = value_of(batched[1]).shape[0] if batched is not None else 1
+    value, batch = value_of(place.node), batch_of(entry.program)
     with next(v.fake_mode for n in entry.program.graph.nodes if hasattr(v := value_of(n), "fake_mode")):
         like = laid_out(value, place, batch)
     return sizes_of(entry.program, like.shape).output_shape(call.shapes)

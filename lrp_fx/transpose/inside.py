@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from lrp_fx.errors import InputError
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
+from lrp_fx.ir.program import Program
 from lrp_fx.structure.places import Place
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.leaves import batch_first
@@ -81,7 +82,7 @@ class InsideBooks:
         names = []
         for number, gate in enumerate(self.asked.gates):
             with self.builder.mode:
-                like = laid_out(value_of(gate.place.node), gate.place, _batch(self.builder))
+                like = laid_out(value_of(gate.place.node), gate.place, batch_of(self.builder.program))
                 sizes = [s if given else 1 for s, given in zip(like.shape, gate.given, strict=True)]
                 value = torch.empty(sizes, dtype=like.dtype, device=like.device)
             node = self.builder.graph.placeholder(f"through_{number}")
@@ -184,5 +185,7 @@ def _masked(c: Tensor, place: Place, mask: Tensor, batch: Any) -> Tensor:
     return back(batch_first(c, axis, batch) * mask)
 
 
-def _batch(builder: RelevanceBuilder) -> Any:
-    return value_of(builder.batch) if isinstance(builder.batch, fx.Node) else builder.batch
+def batch_of(program: Program) -> Any:
+    """How many examples there are, perhaps as a symbol."""
+    batched = program.batch_input
+    return value_of(batched[1]).shape[0] if batched is not None else 1

@@ -22,7 +22,7 @@ from lrp_fx.structure.places import Place
 from lrp_fx.targets import Custom, Direction, Target, score_of
 from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.inside import as_it_lay
+from lrp_fx.transpose.inside import as_it_lay, batch_of
 from lrp_fx.transpose.leaves import batch_first
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
@@ -41,8 +41,7 @@ class Seed:
 
 def add_arguments(builder: RelevanceBuilder, target: Target, source: Place | None = None) -> dict[str, fx.Node]:
     """Placeholders for the target's numbers, by name. source: the place it reads, None for the explained output."""
-    batched = builder.program.batch_input
-    batch = value_of(batched[1]).shape[0] if batched is not None else 1
+    batch = batch_of(builder.program)
     arguments: dict[str, fx.Node] = {}
     examples = target.example_arguments()
     shapes: list[Any] = [(batch, *example.shape[1:]) for example in examples.values()]
