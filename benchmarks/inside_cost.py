@@ -87,11 +87,13 @@ BENCHMARK = Page(
     "What reading inside a model costs beside a plain call: time and memory",
     "inside_cost.md",
     "What reading inside a model costs",
-    lambda options: f"""\
+    lambda options: (
+        f"""\
 A decoder of {SIZE[0]} x {SIZE[1]} (random weights) explains a text of {SIZE[2]} tokens. Ratios are to a call that asks
 for nothing inside; "answers" is the memory of values and coefficients that were asked for. (A value is an answer that
 the call computes anyway: what it adds is that it is kept.)
-""",
+"""
+    ),
     body,
     noise={
         HEADINGS[1]: Noise(relative=1.0),

@@ -102,7 +102,9 @@ def hooked(net: nn.Module, path: str, call: Callable[[], Any]) -> tuple[Any, Ten
 def test_coefficients_of_the_gradient_preset_are_derivatives(how: str) -> None:
     net = model(how)
     paths = ["blocks.0.attn", "blocks.1.down", "blocks.1.act", "blocks.0"]
-    relevance = lrp_fx.convert(net, rules="gradient", dynamic=False)(input_ids=IDS, target=Class(2, position=-1), at=paths)
+    relevance = lrp_fx.convert(net, rules="gradient", dynamic=False)(
+        input_ids=IDS, target=Class(2, position=-1), at=paths
+    )
     for path in paths:
         logits, value = hooked(net, path, lambda: net(IDS))
         value.retain_grad()
@@ -127,7 +129,9 @@ def test_kinds_are_found_by_dataflow(how: str) -> None:
     depth = relevance.at.by("residual", "tokens")
     torch.testing.assert_close(depth, relevance.depth, rtol=0, atol=1e-12)
     # a branch is a linear map of its heads and a bias
-    bias = sum(t for name, _, module, t in relevance.ledger.sink_sites if (name, module) == ("bias", "blocks.1.attn.out"))
+    bias = sum(
+        t for name, _, module, t in relevance.ledger.sink_sites if (name, module) == ("bias", "blocks.1.attn.out")
+    )
     torch.testing.assert_close(heads.total, relevance.at["attention.1"].total - bias, rtol=0, atol=1e-12)
 
 
@@ -284,7 +288,12 @@ def test_gates_side_by_side_let_nothing_through() -> None:
     class Beside(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.a, self.b, self.head = nn.Embedding(20, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+            self.table, self.a, self.b, self.head = (
+                nn.Embedding(20, 4),
+                nn.Linear(4, 4),
+                nn.Linear(4, 4),
+                nn.Linear(4, 3),
+            )
 
         def forward(self, input_ids: Tensor) -> Tensor:
             x = self.table(input_ids)

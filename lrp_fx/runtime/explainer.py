@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
@@ -16,7 +16,6 @@ from lrp_fx.errors import InputError
 from lrp_fx.generation.explain import continuation, generate
 from lrp_fx.generation.generation import Generation
 from lrp_fx.ir.devices import own_device
-from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import Step
 from lrp_fx.preprocess.call import read_call
 from lrp_fx.preprocess.forward import told
@@ -33,16 +32,16 @@ from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
-from lrp_fx.runtime.inside import Request, request_of, shape_at
+from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.refuse import refuse_targets
-from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape, target_arguments
+from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape
 from lrp_fx.runtime.saving import save
 from lrp_fx.runtime.settings import check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.places import Place
 from lrp_fx.structure.sites import Site, find_sites
-from lrp_fx.targets import At, Target, as_target, asked
+from lrp_fx.targets import At, Target, as_target
 
 
 class Explainer:
@@ -180,12 +179,13 @@ class Explainer:
 
     # ------------------------------------------------------------------------------------------------ running
     def trace(self, *args: Any, **inputs: Any) -> Explainer:
-        """Capture and transpose for these inputs without explaining them."""
-        (target,) = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
+        """Capture and transpose for these inputs (with ``target=``, ``at=``, ``through=``) without explaining them."""
+        targets = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
+        request = request_of(inputs.pop("at", ()), inputs.pop("through", None))
         with ALONE, compiling(self.progress):
             call = self._bind(args, inputs)
-            (goal,) = self._asked([target], call)
-            self._compiler.compiled(call, goal)
+            (goal,) = asked_now(targets, self._compiler.entry(call), call)
+            self._compiler.compiled(call, goal, request)
         return self
 
     @overload
@@ -236,8 +236,8 @@ class Explainer:
             if not self._compiler.serves(call):
                 outer = [goal for goal in goals if not isinstance(goal, At)]
                 refuse_targets(call, outer, self._compiler.options.output)
-            goals = self._asked(goals, call)
-            arguments = self._arguments_of(goals, call)
+            goals = asked_now(goals, self._compiler.entry(call), call)
+            arguments = arguments_of(goals, self._compiler.entry(call), call)
             compiled = [self._compiler.compiled(call, goal, request) for goal in goals]
             masks = [request.arguments(entry, built.inside, call) for entry, built in compiled]
             call.forget()
@@ -255,30 +255,6 @@ class Explainer:
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
         results = explain(executables, call, goals, arguments, terms, blame, masks)
         return with_words(results, self._reader, output_shape(compiled[0][0].guards, call)[-1])
-
-    def _arguments_of(self, goals: list[Target], call: ModelCall) -> list[list[Tensor]]:
-        """What graphs are given beside the inputs, for each target."""
-        entry = self._compiler.entry(call)
-        found = []
-        for goal in goals:
-            if isinstance(goal, At):
-                shape = shape_at(entry, entry.places.one(goal.place), call)
-                device = next(iter(call.tensors.values())).device
-                found.append(list(goal.arguments(shape, device).values()) if goal.example_arguments() else [])
-            else:
-                found += target_arguments([goal], entry.guards, call)
-        return found
-
-    def _asked(self, goals: list[Target], call: ModelCall) -> list[Target]:
-        """Functions as they are now, for the output of this call."""
-        entry = self._compiler.entry(call)
-        found = []
-        for goal in goals:
-            place = entry.places.one(goal.place) if isinstance(goal, At) else None
-            like = value_of(entry.program.explained_node if place is None else place.node)
-            shape = output_shape(entry.guards, call) if place is None else shape_at(entry, place, call)
-            found.append(asked(goal, shape, like.dtype, like.device))
-        return found
 
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)

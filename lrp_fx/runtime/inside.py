@@ -19,8 +19,9 @@ from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.axis_names import BATCHES, FEATURES, HEADS
 from lrp_fx.ir.graph import value_of
 from lrp_fx.runtime.compiled import CompiledProgram
+from lrp_fx.runtime.run import output_shape, target_arguments
 from lrp_fx.structure.places import Place
-from lrp_fx.targets import At, Target
+from lrp_fx.targets import At, Target, asked
 from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 
 
@@ -77,6 +78,30 @@ def request_of(at: Any, through: Any) -> Request:
     if through is not None and not (isinstance(through, Mapping) and all(isinstance(n, str) for n in through)):
         raise InputError(f"through= takes a dictionary: place -> mask or numbers, got {through!r}")
     return Request(names, dict(through or {}))
+
+
+def asked_now(goals: Sequence[Target], entry: CompiledProgram, call: Arguments) -> list[Target]:
+    """The targets of a call; functions as they are now, for what they read in it."""
+    found = []
+    for goal in goals:
+        place = entry.places.one(goal.place) if isinstance(goal, At) else None
+        like = value_of(entry.program.explained_node if place is None else place.node)
+        shape = output_shape(entry.guards, call) if place is None else shape_at(entry, place, call)
+        found.append(asked(goal, shape, like.dtype, like.device))
+    return found
+
+
+def arguments_of(goals: Sequence[Target], entry: CompiledProgram, call: Arguments) -> list[list[Tensor]]:
+    """What graphs are given beside the inputs, for each target; raises `TargetError` for what its value has not."""
+    device = next(iter(call.tensors.values())).device
+    found: list[list[Tensor]] = []
+    for goal in goals:
+        if not isinstance(goal, At):
+            found += target_arguments([goal], entry.guards, call)
+            continue
+        shape = shape_at(entry, entry.places.one(goal.place), call)
+        found.append(list(goal.arguments(shape, device).values()) if goal.example_arguments() else [])
+    return found
 
 
 def shape_at(entry: CompiledProgram, place: Place, call: Arguments) -> tuple[int, ...]:

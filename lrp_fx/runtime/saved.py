@@ -136,6 +136,11 @@ class SavedExplainer:
         tensor, or a dict by name where the model returned several values.
         """
         with own_device():
+            if asked := {"at", "through"} & inputs.keys() - {i.name for i in self.inputs}:
+                raise InputError(
+                    f"{min(asked)}= asks for places inside the model, and a file holds graphs for its targets only\n"
+                    "    next: ask the explainer that lrp_fx.convert(model) makes"
+                )
             goals = named_goals(goals_of(target, targets), self._reader)
             results = self._explained(self._arguments(args, inputs), goals)
         return results if targets is not None else results[0]
