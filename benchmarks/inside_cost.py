@@ -1,7 +1,8 @@
 """What reading inside a model costs: ``python -m benchmarks inside_cost [--write]``.
 
-In one process a call, and the same call with places asked for, take turns; the ratio is the median of those of their CPU
-seconds. Memory is what a fresh process grows by at most while it explains, less the answers' own. One thread, float32.
+In one process a call, and the same call with places asked for, take turns; the ratio is the median of those of their
+CPU seconds. Memory is what a fresh process grows by at most while it explains, less the answers' own. One thread,
+float32.
 """
 
 from __future__ import annotations
