@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import lrp_fx
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.targets import At, Class, Direction
+from testing import converted as shared
+from testing.architectures import BY_NAME
 
 torch.manual_seed(0)
 IDS = torch.randint(0, 20, (3, 6))
@@ -140,6 +142,44 @@ def test_scores_of_attention_written_out() -> None:
     scores = relevance.at["scores.0"]
     assert scores.axes == ("batch", "heads", "queries", "keys") and scores.value.shape == (3, HEADS, 6, 6)
     assert scores.by("queries", "keys").shape == (3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"), [("llama", "eager"), ("bloom", ""), ("deberta_v2", ""), ("t5", "eager")]
+)
+@pytest.mark.usefixtures("quiet")
+def test_pairs_give_position_what_its_sites_got(name: str, attention: str) -> None:
+    """By rotation, ALiBi, rows of a table, and a learned bias."""
+    model = shared.converted(name, attention, torch.float64)
+    relevance = model.explainer(**model.inputs, at="scores")
+    for scores in relevance.at.values():
+        assert scores.position is not None and scores.content is not None
+        sites = [site for site in relevance.position if site.module == scores.module]
+        expected = sum((site.share * relevance.score for site in sites), torch.zeros_like(relevance.score))
+        found = scores.position.flatten(1).sum(1)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(scores.content + scores.position, scores.relevance, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.usefixtures("quiet")
+def test_kinds_of_every_architecture(name: str) -> None:
+    model = shared.converted(name, "", torch.float64)
+    plain = model.explainer(**model.inputs, **given(name))
+    kinds = list(dict.fromkeys(place.kind for place in model.explainer.places))
+    read = model.explainer(**model.inputs, at=kinds, **given(name))
+    assert all(torch.equal(read.content[n], R) for n, R in plain.content.items())
+    for kind in {"heads", "mlp", "residual"} & set(kinds):
+        place = next(p for p in reversed(model.explainer.places) if p.kind == kind and p.axes[0] == "batch")
+        part = model.explainer(**model.inputs, through={place.name: True}, **given(name))
+        passed = part.score - part.ledger.sinks["elsewhere"]
+        torch.testing.assert_close(passed, read.at[place.name].total, rtol=1e-9, atol=1e-12)
+
+
+def given(name: str) -> dict[str, Any]:
+    """The target, where the default does not fit."""
+    return {"target": shared.TARGETS[name]} if name in shared.TARGETS else {}
 
 
 @pytest.mark.parametrize("how", ["kernel", "bmm", "turned"])

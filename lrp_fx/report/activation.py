@@ -21,7 +21,8 @@ class Activation:
     order, what the score would lose if the element were less by one, as the rules see it (the `gradient` preset: its
     derivative). ``axes``: what its axes stand for: ``("batch", "heads", "tokens", "features")``; ``all`` where it
     belongs to no example. ``kind``: ``heads``, ``residual``, ..., ``module`` or ``node``. ``layer``: the block that it
-    belongs to, None outside all blocks.
+    belongs to, None outside all blocks. ``position``: of scores, what each pair of a query and a key gave to position,
+    by rotation and by biases between tokens; None elsewhere, and where that is not known.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Activation:
     module: str
     source: str
     layer: int | None
+    position: Tensor | None = None
+
+    @property
+    def content(self) -> Tensor | None:
+        """Of scores: what each pair of a query and a key gave to content, ``relevance - position``."""
+        return None if self.position is None else self.relevance - self.position
 
     @property
     def relevance(self) -> Tensor:

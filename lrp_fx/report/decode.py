@@ -19,7 +19,7 @@ from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance, Stream
 from lrp_fx.report.tokens import DOUBTS, TokenBooks, doubts
 from lrp_fx.structure.forms import Form
-from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf
+from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, Leaf, PlaceInfo
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,33 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
     books = TokenBooks(content, position, bound, axes, _score(values))
     ledger = _ledger(signature, values, books)
     streams = _streams(signature, values, position)
-    at = _activations(signature, values)
+    at = _activations(signature, values, position)
     return Statement(content, position, learned, segment, cached, streams, ledger, forms, at)
 
 
-def _activations(signature: GraphSignature, values: _Values) -> Activations:
+def _activations(signature: GraphSignature, values: _Values, position: list[PositionSite]) -> Activations:
     """The places that were asked for; coefficients that are one number for a value are as large as it."""
-    found = {}
-    for number, info in enumerate(signature.inside):
-        value, c = values.inside[2 * number : 2 * number + 2]
+    found, given = {}, iter(values.inside)
+    for info in signature.inside:
+        value, c = next(given), next(given)
         rest = (info.axes, info.kind, info.node, info.module, info.source, info.layer)
         shape = torch.broadcast_shapes(value.shape, c.shape)  # type: ignore[no-untyped-call]
         value, c = value.expand(shape), c.expand(shape)
-        found[info.name] = Activation(info.name, value, c, *rest)
+        rotated = next(given) if info.rotated else None
+        pairs = _of_position(info, rotated, position, value) if info.sites is not None else None
+        found[info.name] = Activation(info.name, value, c, *rest, position=pairs)
     return Activations(found)
+
+
+def _of_position(info: PlaceInfo, rotated: Tensor | None, position: list[PositionSite], like: Tensor) -> Tensor:
+    """What each pair of a query and a key gave to position: by rotation, and by what is added to pairs."""
+    found = torch.zeros_like(like) if rotated is None else rotated.expand_as(like)
+    for site in position:
+        if site.name in (info.sites or ()):
+            parts = [site.paired] if site.paired is not None else list(site.parts.values())
+            for part in parts:
+                found = found + part.expand_as(like)
+    return found
 
 
 def _is_vectors(leaf: Leaf) -> bool:
@@ -150,7 +163,7 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
     leaves = [(leaf, *take(3)) for leaf in signature.leaves]
     sinks, depths, passing = take(len(signature.sinks)), take(len(signature.depths)), take(signature.passing)
     pairs = dict(zip(signature.pairs, take(len(signature.pairs)), strict=True))
-    inside = take(2 * len(signature.inside))
+    inside = take(signature.read_inside)
     table = rest[0] if rest else None
     return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, inside, table)  # type: ignore[arg-type]
 

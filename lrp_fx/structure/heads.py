@@ -17,12 +17,13 @@ from lrp_fx.structure.sites import attention_nodes
 @dataclass(frozen=True)
 class Attention:
     """``weighted``: the sum of values by weights; ``softmax``: of the scores, None inside a fused kernel; ``scores``:
-    what goes into it.
+    what goes into it; ``product``: of queries and keys, before scales, masks and biases.
     """
 
     weighted: fx.Node
     softmax: fx.Node | None
     scores: fx.Node | None
+    product: fx.Node | None = None
 
 
 def find_attention(rewritten: Rewritten) -> list[Attention]:
@@ -32,8 +33,8 @@ def find_attention(rewritten: Rewritten) -> list[Attention]:
         if len(nodes) == 1:
             found.append(Attention(nodes[0], None, None))
             continue
-        _, softmax, *weighted = nodes
+        product, softmax, *weighted = nodes
         scores = rewritten.applications[softmax].operands[0]
-        found.append(Attention(weighted[-1], softmax, scores))
+        found.append(Attention(weighted[-1], softmax, scores, product))
     order = {n: i for i, n in enumerate(rewritten.program.graph.nodes)}
     return sorted(found, key=lambda a: order[a.weighted])

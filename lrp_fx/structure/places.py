@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,8 @@ from lrp_fx.ir.operators import is_pointwise
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.branches import find_branches
-from lrp_fx.structure.heads import find_attention
+from lrp_fx.structure.heads import Attention, find_attention
+from lrp_fx.structure.pairs import Pairs, find_pairs
 from lrp_fx.structure.structure import Structure
 
 RESIDUAL, ATTENTION, MIXER, MLP, NEURONS, HEADS, SCORES = KINDS = (
@@ -52,7 +53,8 @@ RESIDUAL, ATTENTION, MIXER, MLP, NEURONS, HEADS, SCORES = KINDS = (
 @dataclass(frozen=True)
 class Place:
     """A value in the graph. ``kind``: one of `KINDS`, ``module`` or ``node``; ``axes``: what its axes stand for as it
-    is reported, examples first; ``layer``: the block it belongs to; ``layout``: where examples and tokens are in it.
+    is reported, examples first; ``layer``: the block it belongs to; ``layout``: where examples and tokens are in it;
+    ``pairs``: of scores, what position has to do with them.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Place:
     module: str
     source: str
     layer: int | None
+    pairs: Pairs | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name:<14}%{self.node.name:<24}({', '.join(self.axes)})  {self.module}  {self.source}"
@@ -148,8 +151,12 @@ class Places:
             found[kind] = self._numbered(kind, (b.node for b in branches if b.kind == kind))
         found[NEURONS] = self._numbered(NEURONS, (n for b in branches for n in b.neurons))
         found[HEADS] = self._numbered(HEADS, (a.weighted for a in attention))
-        found[SCORES] = self._numbered(SCORES, (a.scores for a in attention if a.scores is not None))
+        known = {a.scores: a for a in attention if a.scores is not None}
+        found[SCORES] = [self._with_pairs(p, known[p.node]) for p in self._numbered(SCORES, known)]
         return found
+
+    def _with_pairs(self, place: Place, attention: Attention) -> Place:
+        return replace(place, pairs=find_pairs(self.rewritten, self.structure, attention))
 
     def _numbered(self, kind: str, nodes: Iterable[fx.Node]) -> list[Place]:
         carrying = dict.fromkeys(n for n in nodes if self._carries(n))

@@ -21,6 +21,7 @@ from lrp_fx.ir.program import Program
 from lrp_fx.structure.places import Place
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.leaves import batch_first
+from lrp_fx.transpose.pairs import add_position, read_by
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 ELSEWHERE = "elsewhere"
@@ -74,7 +75,7 @@ class InsideBooks:
     def __post_init__(self) -> None:
         self.gates = {g.place.node: g for g in self.asked.gates}
         self.ends = {p.node: p for p in self.asked.ends}
-        self.read = {p.node for p in self.asked.at}
+        self.read = {p.node for p in self.asked.at}.union(*(read_by(p.pairs) for p in self.asked.at))
         self.nodes = {*self.gates, *self.ends, *self.read}
 
     def add_masks(self) -> list[str]:
@@ -127,11 +128,15 @@ class InsideBooks:
         return total, [booked, scale]
 
     def outputs(self) -> list[fx.Node]:
-        """[value, coefficient] of each place that is read, examples first."""
+        """[value, coefficient] of each place that is read, examples first; of scores also what each pair gave to
+        position.
+        """
         found: list[fx.Node] = []
         for place in self.asked.at:
             own, c = self.builder.env[place.node], self.coefficients.get(place.node)
             found += [self._laid_out(own, place), self._zeros(own, place) if c is None else self._laid_out(c, place)]
+            if place.pairs is not None and read_by(place.pairs):
+                found.append(add_position(self.builder, place.pairs, self.coefficients))
         return found
 
     def check(self) -> None:

@@ -35,6 +35,7 @@ from lrp_fx.transpose.bases import Bases
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import ELSEWHERE, NOTHING, Inside, InsideBooks
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
+from lrp_fx.transpose.pairs import told_of
 from lrp_fx.transpose.plan import Planner, holds_nan
 from lrp_fx.transpose.seed import Seed, add_arguments, add_seed, mask_of_target
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, PlaceInfo, SiteInfo
@@ -151,7 +152,8 @@ class _Walk:
         signature.forms = self.structure.forms
         signature.injections = [_injection_info(i, streams.pairs_info(i)) for i in self.structure.injections]
         signature.inside = [
-            PlaceInfo(p.name, p.kind, p.node.name, p.axes, p.module, p.source, p.layer) for p in self.inside.asked.at
+            PlaceInfo(p.name, p.kind, p.node.name, p.axes, p.module, p.source, p.layer, *told_of(p.pairs))
+            for p in self.inside.asked.at
         ]
         rows, passing = [r for _, r in depths], [total for total, _ in streams.passing]
         read, pairs = self.inside.outputs(), streams.pairs.values()

@@ -89,7 +89,8 @@ class DepthInfo:
 @dataclass(frozen=True)
 class PlaceInfo:
     """A place inside the model whose value and coefficient are read: its name and kind, its node, what its axes stand
-    for.
+    for. ``rotated``: is what rotated features of pairs gave to position read as well? ``sites``: injections that add to
+    pairs; None where nothing is known of pairs.
     """
 
     name: str
@@ -99,6 +100,8 @@ class PlaceInfo:
     module: str
     source: str
     layer: int | None
+    rotated: bool = False
+    sites: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -129,7 +132,12 @@ class GraphSignature:
     def count(self) -> int:
         """How many outputs there are."""
         totals = len(self.sinks) + len(self.depths) + self.passing + len(self.pairs)
-        return self.outputs + 1 + 3 * len(self.leaves) + totals + 2 * len(self.inside) + bool(self.sites)
+        return self.outputs + 1 + 3 * len(self.leaves) + totals + self.read_inside + bool(self.sites)
+
+    @property
+    def read_inside(self) -> int:
+        """How many of them are of places inside the model."""
+        return sum(2 + place.rotated for place in self.inside)
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,8 @@ class RelevanceGraph:
     """A flat graph.
 
     ``(inputs..., target arguments..., masks of gates...) -> (outputs..., score, leaf relevances (three each), sink
-    totals, stream relevances, passing sums, pairwise relevances, places inside (value and coefficient each), site
-    table)``.
+    totals, stream relevances, passing sums, pairwise relevances, places inside (value and coefficient each, and what
+    pairs gave to position), site table)``.
     """
 
     module: fx.GraphModule
