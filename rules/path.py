@@ -60,7 +60,13 @@ def _beside(call: Call) -> Tensor:
     """One more score, which stands in the sum of exponentials beside the others: weights add up to less than 1."""
     scores, dim = precise(call.args[0].detach()), int(call.arg(1, "dim", -1))
     p = precise(weights_of(call, scores))
-    return torch.logsumexp(scores, dim, keepdim=True) + (_rest(call, p) / p.sum(dim, keepdim=True)).log()
+    return torch.logsumexp(scores, dim, keepdim=True) + _logarithm(_rest(call, p) / p.sum(dim, keepdim=True))
+
+
+def _logarithm(x: Tensor) -> Tensor:
+    """Minus infinity where ``x`` is 0, without a slope there: what is chosen instead would be handed ``0 / 0``."""
+    seen = x > 0
+    return torch.where(seen, torch.where(seen, x, 1.0).log(), float("-inf"))
 
 
 def _rest(call: Call, p: Tensor) -> Tensor:
@@ -84,7 +90,7 @@ def _softmax(call: Call) -> Any:
     beside = torch.zeros_like(total)
     if call.facts.get("written_out"):
         q, q0 = (_rest(call, t) for t in (p, p0))
-        beside = logarithmic_mean(q, q0, q.log() - q0.log())
+        beside = logarithmic_mean(q, q0, _logarithm(q) - _logarithm(q0))
         total = total + beside
     total = torch.where(total == 0, 1.0, total)
 

@@ -24,6 +24,7 @@ HOW_TO = {
     "inside": "depth: (6, 1, 14)",
     "save": "graph: True",
     "sound": "by time (1, 200)",
+    "train": "of relevance on it; captures: 1",
 }
 
 

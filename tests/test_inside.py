@@ -137,11 +137,17 @@ def test_kinds_are_found_by_dataflow(how: str) -> None:
     torch.testing.assert_close(heads.total, relevance.at["attention.1"].total - bias, rtol=0, atol=1e-12)
 
 
-def test_scores_of_attention_written_out() -> None:
-    relevance = converted("bmm")(input_ids=IDS, at="scores")
+@pytest.mark.parametrize("how", ["kernel", "bmm"])
+def test_scores(how: str) -> None:
+    """Of a kernel, too, which is written out for them, while other calls go on with it."""
+    explain = converted(how)
+    relevance = explain(input_ids=IDS, at="scores")
     scores = relevance.at["scores.0"]
     assert scores.axes == ("batch", "heads", "queries", "keys") and scores.value.shape == (3, HEADS, 6, 6)
     assert scores.by("queries", "keys").shape == (3, 6, 6)
+    assert scores.position is not None and not bool(scores.position.any()), "position is in the tokens here"
+    torch.testing.assert_close(relevance.tokens, explain(input_ids=IDS).tokens, rtol=0, atol=1e-12)
+    assert any("scaled_dot" in n.name for n in explain.graph.graph.nodes) == (how == "kernel")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +307,6 @@ def test_examples_and_files(explainer: lrp_fx.Explainer, tmp_path: Path) -> None
     [
         ({"at": "block.0.attn"}, "close names are blocks.0.attn"),
         ({"at": "blocks.0.drop"}, "leaves nothing in the graph"),
-        ({"at": "scores"}, "fused kernels, which make no scores"),
         ({"at": "mixer"}, "no mixer in this model"),
         ({"at": [3]}, "at= takes names"),
         ({"through": ["heads.0"]}, "takes a dictionary"),

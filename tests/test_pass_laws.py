@@ -113,6 +113,8 @@ def cases() -> list[Any]:
     more: list[tuple[str, str, dict[str, Any]]] = [
         ("llama", "sdpa", {"whole": False}),
         ("llama", "sdpa", {"checkpoint": True}),
+        ("llama", "sdpa", {"written_out": True, "differentiable": True}),
+        ("t5", "sdpa", {"written_out": True, "differentiable": True, "rules": "gradient"}),
         ("gpt2", "eager", {"audits": True, "rules": "attnlrp"}),
         ("t5", "eager", {"whole": False, "audits": True}),
         ("bert", "sdpa", {"whole": False, "rules": "pa-lrp-gamma"}),
@@ -130,6 +132,8 @@ def test_every_pass_keeps_what_it_declares(name: str, attention: str, options: d
     watch = watched(name, attention, **options)
     assert not watch.broken
     expected = {"capture", "assign_rules", "reverse", "push_rows", "schedule_late", "reuse_buffers"}
+    if options.get("differentiable"):
+        expected = (expected - {"reuse_buffers"}) | {"write_out_attention", "write_out_derivatives"}
     expected |= {"pull_rows"} if not options.get("whole", True) else set()
     expected |= {"rematerialize_blocks"} if options.get("checkpoint") else set()
     assert expected <= set(watch.seen)

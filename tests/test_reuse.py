@@ -86,6 +86,42 @@ class Loose(nn.Module):
         return self.head((x * (self.narrow * self.loose).to(x.dtype)).mean(1))
 
 
+class Routed(nn.Module):
+    """Tokens go to one of two maps, by what the weights make of them: recorded call by call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.router, self.head = nn.Embedding(20, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+        self.maps = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids).flatten(0, 1)
+        weights = torch.softmax(self.router(x), -1)
+        chosen, y = weights.argmax(-1), torch.zeros_like(x)
+        for k, own in enumerate(self.maps):
+            rows = (chosen == k).nonzero().flatten()
+            if len(rows):
+                y[rows] = own(x[rows]) * weights[rows, k, None]
+        return self.head((x + y).unflatten(0, input_ids.shape).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_record_of_one_call_holds_for_its_weights() -> None:
+    """What the weights decided is fixed in it: after they were written to, another record is made."""
+    model, given = Routed().eval(), {"input_ids": torch.arange(6)[None]}
+    explain = lrp_fx.convert(model)
+    explain(**given)
+    assert explain.rewritten.program.method == "concrete"
+    explain(**given)
+    assert explain.statistics.captures == 1
+    with torch.no_grad():
+        model.router.weight.neg_()
+        model.router.bias.neg_()
+    torch.testing.assert_close(explain(**given).output, model(**given))
+    assert explain.statistics.captures == 2
+
+
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("change", ["replaced", "loose in place", "buffer in place", "buffer replaced"])
 def test_tensors_that_change_are_seen(change: str, double: bool) -> None:

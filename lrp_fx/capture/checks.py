@@ -19,7 +19,11 @@ def check_mode(model: nn.Module) -> None:
     if training:
         more = f" and {len(training) - 1} more modules" if len(training) > 1 else ""
         fixed = "eval" in vars(model)  # torch.export puts a method there that refuses
-        next_step = "explain the model that it was exported from" if fixed else "call model.eval() first"
+        next_step = (
+            "explain the model that it was exported from"
+            if fixed
+            else "call model.eval() first (it switches dropout off, and gradients flow all the same)"
+        )
         raise InputError(f"the model is in training mode ({training[0]}{more}); {next_step}")
 
 

@@ -54,6 +54,7 @@ class _Values:
 def settle(
     statement: Statement,
     *,
+    checked: Statement,
     conserve: str,
     score: Tensor,
     output: Any,
@@ -65,19 +66,30 @@ def settle(
 ) -> Relevance:
     """The result of one run; raises `ConservationError` where its books do not close and ``conserve`` demands it.
 
+    What to know before a picture is believed is said of results to look at, not of those that carry gradients: they
+    stand in a loss, step after step.
+
+    checked: the same numbers, of which autograd follows none: whoever looks at the books leaves no trace in it.
     read: (B,), the absolute amounts that the score reads of the outputs, None where that is not known.
     said: what an explainer has warned of that it says once.
     """
-    if conserve != "off" and statement.ledger.check(read):
-        _warn_of_rounding(statement.ledger)
-    for caution in cautions(statement.ledger, target):
+    near = conserve != "off" and checked.ledger.check(read)
+    if not score.requires_grad:
+        _warn(checked.ledger, target, said, near=near)
+    parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
+    return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
+
+
+def _warn(books: Ledger, target: Explained, said: set[str], *, near: bool) -> None:
+    """Say what is doubtful; ``near``: do the books close within what the outputs are rounded only?"""
+    if near:
+        _warn_of_rounding(books)
+    for caution in cautions(books, target):
         warn_user(caution)
-    for kind, text in doubts(statement.ledger.token_books, instead(target)) if DOUBTS - said else ():
+    for kind, text in doubts(books.token_books, instead(target)) if DOUBTS - said else ():
         if kind not in said:
             said.add(kind)
             warn_user(text)
-    parts = {f.name: getattr(statement, f.name) for f in fields(statement)}
-    return Relevance(score=score, output=output, inputs=inputs, target=target, ruleset=ruleset, **parts)
 
 
 def _warn_of_rounding(ledger: Ledger) -> None:
@@ -233,7 +245,7 @@ def _ledger(signature: GraphSignature, values: _Values, tokens: TokenBooks) -> L
     ]
     magnitude = _stack([m for *_, m in values.leaves], score).sum(0) + sunk.abs().sum(0)
     rows = values.table.tolist() if values.table is not None else []
-    floor = rounding_floor(dtype) * float(magnitude.sum()) if rows else 0.0
+    floor = rounding_floor(dtype) * float(magnitude.detach().sum()) if rows else 0.0
     books = zip(signature.sites, rows, strict=True) if rows else ()
     balances = [
         SiteBalance(i.name, i.rule, i.module, i.source, row[0], row[1], row[2], max(row[3], floor)) for i, row in books

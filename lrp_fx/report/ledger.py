@@ -241,7 +241,8 @@ class Ledger:
                 "    next: the rule named loses or creates relevance there; check its surrogate with the laws in "
                 "tests/test_laws.py"
             )
-        batch_gap = abs(float(self.score.sum() - self.total.sum())) / max(float(self.magnitude.sum()), 1e-300)
+        missing, whole = (self.score.sum() - self.total.sum()).detach(), self.magnitude.detach().sum()
+        batch_gap = abs(float(missing)) / max(float(whole), 1e-300)
         if not closed and self.score.numel() > 1 and batch_gap <= TOTAL_TOLERANCE[self.dtype]:
             raise ConservationError(
                 f"the ledger closes for the batch but not for each example (off by {float(worst):.2e})\n{self}\n"
@@ -284,7 +285,7 @@ class Ledger:
                 )
 
     def __repr__(self) -> str:
-        worst = float(self.error.max()) if self.score.numel() else 0.0
+        worst = float(self.error.detach().max()) if self.score.numel() else 0.0
         booked = ", ".join([*(f"leaf {n}" for n in self.leaves), *(f"sink {n}" for n in self.sinks)])
         return f"Ledger({self.score.numel()} scores: {booked}; off by {worst:.1e} at most)"
 

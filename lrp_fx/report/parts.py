@@ -141,3 +141,8 @@ def compact(tensor: Tensor, axis: int) -> Tensor:
     """A tensor without the memory of what it was cut from."""
     held, own = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
     return tensor.clone(memory_format=torch.contiguous_format) if held > own else tensor
+
+
+def detached(tensor: Tensor, axis: int) -> Tensor:
+    """A tensor that autograd does not follow."""
+    return tensor.detach()

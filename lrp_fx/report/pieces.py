@@ -49,6 +49,8 @@ class Named(Result, Protocol):
     @property
     def vocabulary(self) -> Vocabulary | None: ...
 
+    def detach(self) -> Named: ...
+
 
 def tokens_of(result: Named, tokenizer: Any = None) -> list[list[Part]]:
     """For each example its tokens, of all inputs that have some; raises `InputError` where none has."""

@@ -24,13 +24,13 @@ class Readings:
 
         Raises `InputError` where tokens have no names.
         """
-        return words_of(self, tokenizer)
+        return words_of(self.detach(), tokenizer)
 
     def top(self: Named, count: int = 5, *, words: bool = False, tokenizer: Any = None) -> list[list[Part]]:
         """For each example the ``count`` tokens (or words, or patches of an image) that got most, whatever their sign,
         the largest first.
         """
-        return largest_of(words_of(self, tokenizer) if words else tokens_of(self, tokenizer), count)
+        return largest_of(words_of(self.detach(), tokenizer) if words else tokens_of(self.detach(), tokenizer), count)
 
     def segments(self: Named, segments: Any, *, input: str | None = None, position: str | None = "signed") -> Any:
         """Sums over parts of a text: name -> (B,), and ``rest``: what is in none. Together they are what tokens got.
@@ -53,18 +53,18 @@ class Readings:
 
     def to_dict(self: Named, tokenizer: Any = None) -> dict[str, Any]:
         """Plain lists and numbers, as JSON has them: what is explained, tokens, maps of other inputs, the ledger."""
-        return as_dict(self, tokenizer)
+        return as_dict(self.detach(), tokenizer)
 
     def to_json(self: Named, path: str | Path | None = None, *, tokenizer: Any = None) -> str:
         """The same as text, written to ``path`` if one is given."""
-        return as_json(as_dict(self, tokenizer), path)
+        return as_json(as_dict(self.detach(), tokenizer), path)
 
     def to_frame(self: Named, tokenizer: Any = None) -> Any:
         """A `pandas.DataFrame`, one row for each token: example, input, place, text, content, position, relevance.
 
         Raises `InputError` without pandas, or without tokens.
         """
-        return as_frame(self, tokenizer)
+        return as_frame(self.detach(), tokenizer)
 
 
 def _only(result: Named, rows: Tensor) -> str:

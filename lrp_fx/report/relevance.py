@@ -18,7 +18,7 @@ from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.kept import as_output, read, write
 from lrp_fx.report.ledger import Ledger
-from lrp_fx.report.parts import changed, compact, moving, rows_of, taking
+from lrp_fx.report.parts import changed, compact, detached, moving, rows_of, taking
 from lrp_fx.report.past import past
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.readings import Readings
@@ -106,9 +106,13 @@ class Relevance(Readings):
         """On another device, or in another floating type: the arguments of `torch.Tensor.to`."""
         return changed(self, moving(*args, **kwargs))
 
+    def detach(self) -> Relevance:
+        """The same numbers without gradients (``convert(differentiable=True)``); itself where there are none."""
+        return changed(self, detached) if self.score.requires_grad else self
+
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold what belongs to the result, and nothing that it was cut from."""
-        whole = changed(self, compact)
+        """Copies and pickles hold what belongs to the result, and nothing that it was cut or computed from."""
+        whole = changed(self.detach(), compact)
         return {f.name: getattr(whole, f.name) for f in fields(whole)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -293,21 +297,21 @@ class Relevance(Readings):
             `per_token`. Sums and ledger are of all tokens.
         """
         terminal = needed("lrp_fx.render.terminal", "cli")
-        terminal.show(picture(self, self._names(tokenizer), terminal.EXAMPLES, hide), console)
+        terminal.show(picture(self.detach(), self._names(tokenizer), terminal.EXAMPLES, hide), console)
 
     def to_html(self, path: Any = None, tokenizer: Any = None, *, hide: Any = None) -> str:
         """The same as a self-contained HTML page of at most 64 examples; written to ``path`` if one is given."""
-        return page.to_html(picture(self, self._names(tokenizer), page.EXAMPLES, hide), path)
+        return page.to_html(picture(self.detach(), self._names(tokenizer), page.EXAMPLES, hide), path)
 
     def _repr_html_(self) -> str:
-        return page.fragment(picture(self, self._names(None), page.EXAMPLES))
+        return page.fragment(picture(self.detach(), self._names(None), page.EXAMPLES))
 
     def plot(self, tokenizer: Any = None, *, hide: Any = None) -> Any:
         """A `matplotlib.figure.Figure` of at most 8 examples: bars per token, or the heatmap of an image.
 
         hide: tokens that are drawn hatched and cut off, with their numbers, as in `show`.
         """
-        return figure.plot(picture(self, self._names(tokenizer), figure.EXAMPLES, hide))
+        return figure.plot(picture(self.detach(), self._names(tokenizer), figure.EXAMPLES, hide))
 
     def _names(self, tokenizer: Any) -> Any:
         """What tokens are called: as the caller says, else as the vocabulary does."""

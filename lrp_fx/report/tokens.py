@@ -166,7 +166,7 @@ def _signed(site: PositionSite, texts: int) -> list[Tensor]:
 
 def largest(rows: Mapping[str, Tensor]) -> list[TokenShare]:
     """For each example the token of these inputs that got most, whatever its sign; empty where there is none."""
-    flat = torch.cat([R.flatten(1) for R in rows.values()], 1) if rows else torch.zeros(0, 0)
+    flat = torch.cat([R.detach().flatten(1) for R in rows.values()], 1) if rows else torch.zeros(0, 0)
     if not flat.shape[1]:
         return []
     absolute, total, found = flat.abs().sum(1).tolist(), flat.sum(1).tolist(), flat.abs().argmax(1).tolist()

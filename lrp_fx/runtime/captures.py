@@ -49,7 +49,7 @@ class Captured:
 
     ``first``: the call whose sizes alone it holds for, where one for any sizes was put off. ``traces``: rules that were
     transposed for values of this program, by what they were traced for; graphs of it share them. ``variants``: by the
-    masks that say nothing in them, None for the one that is good for any.
+    masks that say nothing in them, None for the one that is good for any, and whether attention is written out.
     """
 
     program: Program
@@ -57,11 +57,11 @@ class Captured:
     history: tuple[Step, ...]
     first: ModelCall | None = None
     traces: Traces = field(default_factory=Traces)
-    variants: OrderedDict[Constants | None, Variant] = field(default_factory=OrderedDict)
+    variants: OrderedDict[tuple[Constants | None, bool], Variant] = field(default_factory=OrderedDict)
 
-    def keep(self, constants: Constants | None, variant: Variant) -> None:
+    def keep(self, key: tuple[Constants | None, bool], variant: Variant) -> None:
         """Keep a variant; the one kept longest goes first."""
-        self.variants[constants] = variant
+        self.variants[key] = variant
         while len(self.variants) > KEPT:
             self.variants.popitem(last=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.inputs import device_guard
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import report_fault, run
-from lrp_fx.ir.program import DYNAMIC, MASK_ROLE, STATIC
+from lrp_fx.ir.program import CONCRETE, DYNAMIC, MASK_ROLE, STATIC
 from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.calls import own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
@@ -26,10 +27,12 @@ from lrp_fx.runtime.inside import Request
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
-from lrp_fx.runtime.weights import Weights
+from lrp_fx.runtime.weights import Weights, check_followed
 from lrp_fx.targets import At, Target
 from lrp_fx.transpose.inside import NOTHING, Inside
 
+#: Between masks that are dropped and rules that are chosen.
+_BEFORE_RULES = (PASSES["write_out_attention"], PASSES["find_provenance"])
 CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
 NO_REQUEST = Request()
@@ -48,11 +51,26 @@ class Compiler:
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
 
+    @cached_property
+    def with_scores(self) -> Compiler:
+        """The same for calls that ask for scores of attention: kernels, which make none, are written out."""
+        if self.options.written_out:
+            return self
+        made = Compiler(self.model, replace(self.options, written_out=True))
+        made.statistics = self.statistics
+        return made
+
     def check_model(self) -> None:
-        """Check mode and weights; forget graphs of other weights. (First: what is remembered of them is trusted.)"""
+        """Check mode and weights; forget graphs of other weights. (First: what is remembered of them is trusted.)
+
+        Graphs read the model's own tensors, so steps of an optimiser leave them right; but not the record of a call, in
+        which decisions by values that the weights made are fixed.
+        """
         now = self.weights.now()
         if self.weights.differ(now):
             self._forget_all()
+        elif self.weights.written_to(now):
+            self.entries = [kept for kept in self.entries if kept.entry.base.program.method != CONCRETE]
         self.weights.remember(now)
 
     def check_changes(self, call: ModelCall) -> None:
@@ -255,17 +273,18 @@ class Compiler:
         """That program before rules are chosen, made once for all explainers that share the capture; the one for any
         mask where these say something.
         """
-        found = base.variants.get(constants)
+        key = (constants, self.options.written_out)
+        found = base.variants.get(key)
         if found is None:
             without = self.options.without
             state = State(self.options, constants=constants, program=base.program)
             state, history = run(state, ANALYSED, until="drop_masks", without=without)
             if state.assumed is None and constants is not None:
                 return self._without_masks(base, None)
-            state, steps = run(state, (PASSES["find_provenance"],), without=without)
+            state, steps = run(state, _BEFORE_RULES, without=without)
             assert state.program is not None and state.facts is not None
             found = Variant(state.program, state.assumed, state.facts, (*history, *steps))
-            base.keep(constants, found)
+            base.keep(key, found)
         return found
 
     def _general(self, base: Captured) -> CompiledProgram:
@@ -318,6 +337,8 @@ class Compiler:
         key = target.signature if inside is NOTHING else (target.signature, inside.key)
         if key not in entry.graphs:
             self.statistics.transposes += 1
+            if self.options.differentiable:
+                check_followed(self.model, entry.program)
             state = State(
                 self.options,
                 target=target.target if isinstance(target, At) else target,

@@ -29,6 +29,7 @@ def convert(
     output: str | None = None,
     keep_output: bool = True,
     checkpoint: bool = False,
+    differentiable: bool = False,
     without: Sequence[str] = (),
     progress: bool | None = None,
     check: str = "changes",
@@ -56,6 +57,11 @@ def convert(
         target does not read is not computed: logits at one position instead of all, the last block for one row.
     checkpoint: keep the residual stream of the forward pass only, and compute the insides of the blocks again when the
         transpose needs them: less memory for more time. Not together with ``compile``.
+    differentiable: relevance carries gradients, to the model's parameters and to floating inputs (``inputs_embeds``):
+        content, position, tokens, sinks, score and output are part of autograd's graph, so that relevance can stand in
+        a loss. The model stays in eval mode (dropout would make every run another); optimiser steps need no new
+        capture. Attention is written out, query by key. Under `torch.no_grad` it explains as ever, and
+        only there it warns of what makes a picture doubtful. Not together with ``compile`` or ``checkpoint``.
     without: names of optimisations to leave out (``lrp-fx passes`` lists them): which one changes a number is found so.
     progress: show, in one line on standard error, which pass runs and the seconds so far; by default on a terminal and
         in a notebook. The logger ``lrp_fx`` says at INFO what each pass did.
@@ -75,6 +81,7 @@ def convert(
         output=output,
         keep_output=keep_output,
         checkpoint=checkpoint,
+        differentiable=differentiable,
         without=without,
         progress=progress,
         check=check,

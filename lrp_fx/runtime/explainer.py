@@ -37,7 +37,7 @@ from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape
 from lrp_fx.runtime.saving import save
-from lrp_fx.runtime.settings import check_roles, check_settings, ruleset_of
+from lrp_fx.runtime.settings import check_gradients, check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
 from lrp_fx.structure.places import Place
 from lrp_fx.structure.sites import Site, find_sites
@@ -61,6 +61,7 @@ class Explainer:
         output: str | None,
         keep_output: bool,
         checkpoint: bool,
+        differentiable: bool = False,
         without: Sequence[str] = (),
         progress: bool | None = None,
         check: str = "changes",
@@ -68,7 +69,13 @@ class Explainer:
         found = model if isinstance(model, Opened) else opened(model)
         model = found.model
         check_settings(
-            conserve=conserve, dynamic=dynamic, check=check, checkpoint=checkpoint, compile=compile, without=without
+            conserve=conserve,
+            dynamic=dynamic,
+            check=check,
+            checkpoint=checkpoint,
+            compile=compile,
+            differentiable=differentiable,
+            without=without,
         )
         self.model, self.progress, self.output = model, progress, output
         self._reader = Reader(model, found.tokenizer, found.processor)
@@ -93,6 +100,8 @@ class Explainer:
                 checkpoint,
                 tuple(without),
                 check == "every",
+                written_out=differentiable,
+                differentiable=differentiable,
             ),
         )
         if isinstance(example_inputs, dict):
@@ -183,9 +192,10 @@ class Explainer:
         targets = named_goals(goals_of(inputs.pop("target", None), None), self._reader)
         request = request_of(inputs.pop("at", ()), inputs.pop("through", None))
         with ALONE, compiling(self.progress):
-            call = self._bind(args, inputs)
-            (goal,) = asked_now(targets, self._compiler.entry(call), call)
-            self._compiler.compiled(call, goal, request)
+            compiler = self._compiler.with_scores if request.reads_scores(targets) else self._compiler
+            call = self._bind(args, inputs, compiler)
+            (goal,) = asked_now(targets, compiler.entry(call), call)
+            compiler.compiled(call, goal, request)
         return self
 
     @overload
@@ -231,18 +241,22 @@ class Explainer:
         self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target], request: Request = NO_REQUEST
     ) -> list[Relevance]:
         """One result for each target; those with the same graph run together."""
+        if self._compiler.options.differentiable:
+            check_gradients()
         with ALONE, compiling(self.progress):
-            call = self._bind(args, inputs)
-            if not self._compiler.serves(call):
+            compiler = self._compiler.with_scores if request.reads_scores(goals) else self._compiler
+            call = self._bind(args, inputs, compiler)
+            if not compiler.serves(call):
                 outer = [goal for goal in goals if not isinstance(goal, At)]
-                refuse_targets(call, outer, self._compiler.options.output)
-            goals = asked_now(goals, self._compiler.entry(call), call)
-            arguments = arguments_of(goals, self._compiler.entry(call), call)
-            compiled = [self._compiler.compiled(call, goal, request) for goal in goals]
+                refuse_targets(call, outer, compiler.options.output)
+            goals = asked_now(goals, compiler.entry(call), call)
+            arguments = arguments_of(goals, compiler.entry(call), call)
+            compiled = [compiler.compiled(call, goal, request) for goal in goals]
             masks = [request.arguments(entry, built.inside, call) for entry, built in compiled]
             call.forget()
             self.statistics.runs += 1
-        made = {id(built): _executable(entry, built) for entry, built in compiled}
+        differentiable = self._compiler.options.differentiable
+        made = {id(built): _executable(entry, built, differentiable=differentiable) for entry, built in compiled}
 
         def blame(error: Exception) -> None:
             """Is it the input that the model itself refuses?"""
@@ -323,12 +337,12 @@ class Explainer:
         """How often each expensive stage ran."""
         return self._compiler.statistics
 
-    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> ModelCall:
+    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any], compiler: Compiler) -> ModelCall:
         bound = self._last = self._arguments(args, inputs)
-        self._compiler.check_model()
+        compiler.check_model()
         call = as_call(self.model, bound, self.roles)
         check_inputs(call.bound, call.roles)
-        self._compiler.check_changes(call)
+        compiler.check_changes(call)
         return call
 
     def _arguments(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -354,9 +368,14 @@ class Explainer:
             save(self._compiler, last, path, goals, said, weights=weights)
 
 
-def _executable(entry: CompiledProgram, built: Built) -> Executable:
+def _executable(entry: CompiledProgram, built: Built, *, differentiable: bool) -> Executable:
     program = entry.program
     batch = program.batch_input[0].name if program.batch_input is not None else None
     return Executable(
-        built.graph, built.runner, built.guards, lambda flat: closed(program.outputs.rebuild(flat)), batch
+        built.graph,
+        built.runner,
+        built.guards,
+        lambda flat: closed(program.outputs.rebuild(flat)),
+        batch,
+        differentiable,
     )

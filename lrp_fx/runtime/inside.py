@@ -20,7 +20,7 @@ from lrp_fx.ir.axis_names import BATCHES, FEATURES, HEADS
 from lrp_fx.ir.graph import value_of
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.run import output_shape, target_arguments
-from lrp_fx.structure.places import Place
+from lrp_fx.structure.places import SCORES, Place
 from lrp_fx.targets import At, Target, asked
 from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 
@@ -39,6 +39,11 @@ class Request:
     @property
     def is_empty(self) -> bool:
         return not (self.at or self.through or self.ends or self.bare)
+
+    def reads_scores(self, goals: Sequence[Target]) -> bool:
+        """Does it ask for scores of attention, which kernels do not make?"""
+        names = (*self.at, *self.through, *self.ends, *(goal.place for goal in goals if isinstance(goal, At)))
+        return any(name == SCORES or name.startswith(f"{SCORES}.") for name in names)
 
     def inside(self, entry: CompiledProgram, call: Arguments, target: Target) -> Inside:
         """The same in terms of a program; raises `InputError`."""

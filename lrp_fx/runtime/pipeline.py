@@ -17,6 +17,7 @@ from lrp_fx.analysis.provenance import Facts, find_provenance
 from lrp_fx.canonicalize.detached import has_detached, keep_detached
 from lrp_fx.canonicalize.drop_masks import drop_full_masks
 from lrp_fx.canonicalize.passes import PASSES as CANONICALIZE
+from lrp_fx.canonicalize.written_out import has_fused_attention, write_out_attention
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran
 from lrp_fx.capture.ladder import capture
@@ -29,6 +30,7 @@ from lrp_fx.ir.listing import source
 from lrp_fx.ir.passes import Keeps, Pass, Step, run
 from lrp_fx.ir.program import CONCRETE, METHODS, FlatModule, Program
 from lrp_fx.ir.traces import Traces
+from lrp_fx.optimize.derivatives import write_out_derivatives
 from lrp_fx.optimize.pipeline import OPTIMIZE
 from lrp_fx.optimize.program import RelevanceProgram
 from lrp_fx.rewrite.application import Rewritten
@@ -63,6 +65,8 @@ class Options:
     checkpoint: bool = False
     without: tuple[str, ...] = ()
     every: bool = False
+    written_out: bool = False
+    differentiable: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +148,10 @@ def _drop_masks(state: State) -> State:
     return replace(state, program=program, assumed=assumed)
 
 
+def _write_out_attention(state: State) -> State:
+    return replace(state, program=write_out_attention(_found(state.program)))
+
+
 def _find_provenance(state: State) -> State:
     return replace(state, facts=find_provenance(_found(state.program)))
 
@@ -173,6 +181,11 @@ def _reverse(state: State) -> State:
         inside=state.inside,
     )
     return replace(state, relevance=relevance, signature=signature)
+
+
+def _write_out_derivatives(state: State) -> State:
+    write_out_derivatives(_found(state.relevance))
+    return state
 
 
 def _reuse_buffers(state: State) -> State:
@@ -264,6 +277,13 @@ ANALYSED: tuple[Pass[State], ...] = (
         when=lambda state: state.constants is not None and _found(state.program).method != CONCRETE,
     ),
     _stage(
+        "write_out_attention",
+        "fused attention becomes matrix products and a softmax, where that was asked for",
+        _write_out_attention,
+        Keeps.ROUNDING,
+        when=lambda state: state.options.written_out and has_fused_attention(_found(state.program)),
+    ),
+    _stage(
         "find_provenance",
         "for each value: what it depends on, which axes it has",
         _find_provenance,
@@ -283,11 +303,19 @@ BUILT: tuple[Pass[State], ...] = (
     ),
     *map(_on_relevance, OPTIMIZE),
     _stage(
+        "write_out_derivatives",
+        "with differentiable=True, what autograd has no derivative for is written as what it has one for",
+        _write_out_derivatives,
+        Keeps.ROUNDING,
+        ensures=(check_outputs,),
+        when=lambda state: state.options.differentiable,
+    ),
+    _stage(
         "reuse_buffers",
         "in the code that runs, results take the place of operands that nobody reads again",
         _reuse_buffers,
         optional=True,
-        when=lambda state: not state.options.compile,
+        when=lambda state: not state.options.compile and not state.options.differentiable,
     ),
 )
 PIPELINE = (*CAPTURED, *ANALYSED, *BUILT)

@@ -34,7 +34,8 @@ class Executable:
     """A relevance graph with all that running it takes.
 
     ``runner`` computes what ``graph.module`` does; ``rebuild`` makes the model's own output of the graph's first
-    outputs; ``batch``: the input whose first axis counts the examples, None for a single one.
+    outputs; ``batch``: the input whose first axis counts the examples, None for a single one. ``differentiable``: does
+    autograd see what it computes?
     """
 
     graph: RelevanceGraph
@@ -42,6 +43,7 @@ class Executable:
     guards: tuple[Guard, ...]
     rebuild: Callable[[tuple[Any, ...]], Any]
     batch: str | None
+    differentiable: bool = False
 
 
 def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -> None:
@@ -145,7 +147,8 @@ def explain(
 def _outputs(executable: Executable, call: Arguments, arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:
     tensors = [call.bound[info.name] for info in guard_of(TensorGuard, executable.guards).inputs]
     module = executable.runner if len(arguments) == 1 else executable.graph.module
-    with torch.no_grad(), _without_autocast(tensors):
+    seen = contextlib.nullcontext() if executable.differentiable else torch.no_grad()
+    with seen, _without_autocast(tensors):
         return run_together(module, tensors, arguments)
 
 
@@ -177,15 +180,18 @@ def _result(
     output = flat[signature.explained] if signature.explained is not None else None
     shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
     named = dict(zip(signature.arguments, arguments, strict=True))
-    said = explained(target, named, score, shape, output, _kept(signature, call), terms.link)
+    plain = tuple(v.detach() if isinstance(v, Tensor) else v for v in flat)
+    said = explained(target, named, score.detach(), shape, output, _kept(signature, call), terms.link)
     if not isinstance(position := getattr(target, "position", None), int) or position >= 0:
         _warn_of_padding(said.positions, _kept(signature, call))
+    statement = read_statement(signature, flat, call.bound)
     return settle(
-        read_statement(signature, flat, call.bound),
+        statement,
+        checked=read_statement(signature, plain, call.bound) if score.requires_grad else statement,
         conserve=terms.conserve,
         score=score,
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
-        read=functools.cache(lambda: _read(signature, call, flat, target, arguments)),
+        read=functools.cache(lambda: _read(signature, call, plain, target, arguments)),
         inputs=call.tensors,
         target=said,
         ruleset=terms.ruleset,

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from lrp_fx.errors import InputError
@@ -18,7 +19,16 @@ CONSERVE = ("total", "site", "off")
 CHECKS = ("changes", "every")
 
 
-def check_settings(*, conserve: str, dynamic: Any, check: str, checkpoint: bool, compile: bool, without: Any) -> None:
+def check_settings(
+    *,
+    conserve: str,
+    dynamic: Any,
+    check: str,
+    checkpoint: bool,
+    compile: bool,
+    differentiable: bool,
+    without: Any,
+) -> None:
     """Raise `InputError` for a value that a setting cannot have, and for two that do not go together."""
     if conserve not in CONSERVE:
         raise InputError(f"conserve={conserve!r}; there are {', '.join(CONSERVE)}")
@@ -30,9 +40,28 @@ def check_settings(*, conserve: str, dynamic: Any, check: str, checkpoint: bool,
         raise InputError(
             "checkpoint=True and compile=True do not go together: a compiler may merge what is computed twice"
         )
+    if differentiable and compile:
+        raise InputError(
+            "differentiable=True and compile=True do not go together: a compiler keeps no derivative of a derivative"
+            "\n    next: leave compile=True out"
+        )
+    if differentiable and checkpoint:
+        raise InputError(
+            "differentiable=True and checkpoint=True do not go together: autograd keeps what it needs of every "
+            "operation, and computing blocks twice would keep it twice\n    next: leave checkpoint=True out"
+        )
     if isinstance(without, str):
         raise InputError(f"without= takes a list of names, such as ({without!r},)")
     check_names(PIPELINE, without)
+
+
+def check_gradients() -> None:
+    """Raise `InputError` where no gradient can be had: `torch.no_grad` can be left, inference mode cannot."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "relevance cannot carry gradients inside torch.inference_mode()\n    next: explain outside of it, or leave "
+            "differentiable=True out"
+        )
 
 
 def check_roles(model: nn.Module, roles: Mapping[str, str]) -> None:

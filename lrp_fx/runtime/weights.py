@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.checks import check_mode, check_weights
+from lrp_fx.errors import InputError
 from lrp_fx.ir.program import Program
 
 
@@ -54,6 +55,10 @@ class Weights:
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self.loose.items())
         return now.identity != self._identity or replaced or self._copies_are_old(now)
 
+    def written_to(self, now: Now) -> bool:
+        """Do the tensors hold other numbers than when they were looked at last?"""
+        return self._checked is not None and (now.identity, now.versions) != self._checked
+
     def _copies_are_old(self, now: Now) -> bool:
         """Was a tensor written to that a program in double precision may hold a copy of?"""
         if (now.identity, now.versions) == self._checked or all(t.dtype != torch.float64 for t in now.changing):
@@ -74,6 +79,18 @@ class Weights:
         """Look after the tensors of a program, too."""
         self.loose |= _loose_tensors(self.model, program)
         self.narrow |= _narrow_versions([t for t in self.loose.values() if not t.is_inference()])
+
+
+def check_followed(model: nn.Module, program: Program) -> None:
+    """Raise `InputError` where a program reads a copy of a parameter: gradients would end there, not in the model."""
+    own = {id(p) for p in model.parameters()}
+    held = {str(n.target): getattr(program.module, str(n.target)) for n in program.graph.find_nodes(op="get_attr")}
+    copies = [n for n, t in held.items() if isinstance(t, nn.Parameter) and t.requires_grad and id(t) not in own]
+    if copies:
+        raise InputError(
+            f"no gradient would reach {', '.join(copies[:3])}: parameters of several types are computed with as copies "
+            "of one type\n    next: give all floating parameters one type (model.float() or model.double())"
+        )
 
 
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
