@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lrp_fx import targets
 from lrp_fx.aggregation import Aggregation, Rows
+from lrp_fx.datasets.result import DataRun
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.generation.generation import Generation
@@ -24,6 +25,7 @@ __all__ = [
     "Agreement",
     "CaptureError",
     "ConservationError",
+    "DataRun",
     "Evaluation",
     "Explainer",
     "Generation",

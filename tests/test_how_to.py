@@ -15,7 +15,7 @@ HOW_TO = {
     "batches": "3 texts, v0 (class 0)",
     "classify": "predicted v6 (class 6), p = 1",
     "contrast": "Lily (class 317) rather than Tim (class 326)",
-    "datasets": "40 lines; captures: 1",
+    "datasets": "41 rows in 3 shards, 1 in error",
     "encoder_decoder": "decoder_input_ids  +",
     "evaluate": "later tokens first",
     "generation": "written: girl named Lily.",

@@ -103,7 +103,7 @@ def test_constraints_fix_every_direct_dependency() -> None:
     own = f"{PROJECT['project']['name']}["
     declared = [
         *PROJECT["project"]["dependencies"],
-        *(d for name in ("cli", "hf", "plot", "dev") for d in extras[name]),
+        *(d for name in ("cli", "data", "hf", "plot", "dev") for d in extras[name]),
     ]
     declared = [d for d in declared if not d.startswith(own)]
     assert {re.split(r"[<>=~! ]", d)[0] for d in declared} <= fixed
@@ -159,7 +159,7 @@ def test_the_readme_names_every_preset() -> None:
 # ------------------------------------------------------------------------------------------------ what is not installed
 def test_the_core_needs_no_extra() -> None:
     """Import, explain, draw a page: without what extras bring; what needs one names it."""
-    hidden = ("transformers", "rich", "typer", "matplotlib", "pandas", "scipy", "captum", "inseq")
+    hidden = ("transformers", "rich", "typer", "matplotlib", "pandas", "scipy", "captum", "inseq", "pyarrow")
     code = f"""
 import sys
 for name in {hidden}:

@@ -1,11 +1,11 @@
-"""Datasets: many examples, in batches, with a line for each.
+"""Datasets: many examples, in shards, with a row for each.
 
-One explainer serves all: other lengths and batch sizes use what was captured. Sort by length to pad little, keep what
-you need of each result, and write as you go, so that a run that stops can go on. `ledger.error` and
-`ledger.token_cancellation` belong into every line: they say which explanations to read with care.
+`map` sorts by length so that little is padded, writes shards of Parquet as it goes, and goes on where a run was killed:
+the files are the same, to the bit. `ledger_error` and `token_cancellation` stand in every row: they say which
+explanations to read with care. A row that cannot be explained has its error in a column, and stops nobody.
+[Data sets](../datasets.md) has the columns, files as input, several processes and machines.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,24 +14,17 @@ import lrp_fx
 from shipped import marks
 
 model, tokenizer, texts = marks(40)
-explainer = lrp_fx.convert(model, tokenizer=tokenizer, keep_output=False)
-order = sorted(range(len(texts)), key=lambda number: len(texts[number].split()))
+explainer = lrp_fx.convert(model, tokenizer=tokenizer)
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "run"
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "relevance.jsonl"
-with path.open("w", encoding="utf-8") as lines:
-    for start in range(0, len(order), 8):
-        numbers = order[start : start + 8]
-        relevance = explainer([texts[n] for n in numbers])
-        for number, one in zip(numbers, relevance, strict=True):
-            kept = one.tokens[0, : len(texts[number].split())]
-            line = {
-                "text": texts[number],
-                "score": float(one.score),
-                "tokens": kept.tolist(),
-                "error": float(one.ledger.error),
-            }
-            print(json.dumps(line), file=lines)
+run = explainer.map([*texts, ""], save=folder, batch_size=8, rows=16)
+print(run.rows, "rows in", run.shards, "shards,", run.errors, "in error")
 
-written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-print(len(written), "lines; captures:", explainer.statistics.captures)
-print("largest error:", f"{max(line['error'] for line in written):.0e}")
+rows = run.table().to_pylist()  # or .to_frame(), or whatever reads a folder of Parquet
+most = max(zip(rows[0]["content"], rows[0]["tokens"], strict=True))
+print("the first:", rows[0]["target_labels"], f"{rows[0]['score']:.3f}, most from {most[1]} ({most[0]:.3f})")
+print("the last:", rows[-1]["error"])
+print("books off by at most", f"{max(row['ledger_error'] for row in rows if row['error'] is None):.0e}")
+
+for row in explainer.map(texts[:2], target="v0"):  # without a folder: one row after the other
+    print(row["id"], row["target_labels"], f"{row['score']:.3f}")

@@ -1,4 +1,4 @@
-"""The command line: explain, generate, evaluate, inspect, verify, dump, rules, passes, recognisers.
+"""The command line: explain, generate, evaluate, run, inspect, verify, dump, rules, passes, recognisers.
 
 Only what the help needs is imported here; each command imports the rest when it runs.
 """
@@ -6,7 +6,6 @@ Only what the help needs is imported here; each command imports the rest when it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -46,33 +45,14 @@ from lrp_fx.cli.options import (
     Texts,
     Type,
 )
+from lrp_fx.cli.plain import plain_errors
+from lrp_fx.cli.running import run
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Relevance propagation for transformers whose books close.",
 )
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Errors that name their cause become one red paragraph and exit code 1."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        from rich.console import Console
-        from rich.markup import escape
-
-        kind = "error" if isinstance(error, Refusal) else type(error).__name__
-        if not isinstance(error, Refusal):
-            from lrp_fx.errors import LrpError
-
-            if not isinstance(error, LrpError):
-                raise
-        Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -127,7 +107,7 @@ def explain(
     csv: Csv = None,
 ) -> None:
     """Explain predictions: heatmaps with content and position parts, and the ledger."""
-    with _plain_errors():
+    with plain_errors():
         check_writable(html, "--html")
         check_figure(png)
         check_writable(csv, "--csv")
@@ -170,7 +150,7 @@ def generate(
     csv: Csv = None,
 ) -> None:
     """Explain what a model writes, token by token."""
-    with _plain_errors():
+    with plain_errors():
         check_writable(html, "--html")
         check_figure(png)
         check_writable(csv, "--csv")
@@ -213,7 +193,7 @@ def evaluate(
     csv: Csv = None,
 ) -> None:
     """Measure how well explanations fit the model, beside other rules, a random order and the place alone."""
-    with _plain_errors():
+    with plain_errors():
         check_readable(data, "DATA")
         check_writable(csv, "--csv")
         check_one_data(json, csv)
@@ -222,6 +202,9 @@ def evaluate(
 
         asked = Measured(metrics, fill, tuple(against or ()), target, count, seed, json, csv)
         run_evaluate(model, data, asked, rules=rules, dtype=dtype.value)
+
+
+app.command()(run)
 
 
 @app.command(name="inspect")
@@ -238,7 +221,7 @@ def inspect_model(
     blocks: Shown = Blocks.once,
 ) -> None:
     """The program with its rules, what was recognised where, and how many operations each rule serves."""
-    with _plain_errors():
+    with plain_errors():
         text = _looked_at(text, ids, image)
         from lrp_fx.cli.inspecting import run_inspect
 
@@ -256,7 +239,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Compare the graph with the model and balance every site; exit code 1 when either fails."""
-    with _plain_errors():
+    with plain_errors():
         text = _looked_at(text, ids, image)
         from lrp_fx.cli.inspecting import run_verify
 
@@ -276,7 +259,7 @@ def dump(
     blocks: Shown = Blocks.all,
 ) -> None:
     """Print the graph as it is after a pass (by default the last)."""
-    with _plain_errors():
+    with plain_errors():
         text = _looked_at(text, ids, image)
         from lrp_fx.cli.inspecting import run_dump
 

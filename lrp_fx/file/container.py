@@ -117,6 +117,10 @@ class Parts:
         with self._archive.open(name) as part:
             return part.read(count)
 
+    def checksum(self) -> str:
+        """Of the whole: that of the checksums of its parts."""
+        return hashlib.sha256(self._archive.read(SUMS)).hexdigest()
+
     def read(self, names: Sequence[str]) -> list[bytes]:
         """All parts, each what was written. Raises ValueError for damage, before more is read than the file holds."""
         wanted = [*names, SUMS]
@@ -148,3 +152,9 @@ def opened(path: str | Path) -> Iterator[Parts]:
     except _BROKEN as error:
         why = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is no relevance graph written by Explainer.save, or it is damaged ({why})") from error
+
+
+def checksum(path: str | Path) -> str:
+    """What tells a file from any that differs from it by a bit."""
+    with opened(path) as parts:
+        return parts.checksum()

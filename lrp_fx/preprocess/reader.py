@@ -6,7 +6,7 @@ ensures   arguments that the model's forward takes, on its device; neither token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,15 @@ from lrp_fx.preprocess.forward import Forward, forward_of
 from lrp_fx.preprocess.kinds import CHAT, IMAGE, SOUND, TEXT, as_chats, kind_of
 from lrp_fx.preprocess.media import as_list, picture_of, samples_of
 from lrp_fx.preprocess.names import going_on, label_index, token_index, token_names
-from lrp_fx.preprocess.text import chat_inputs, chat_rows, plain_ids, text_inputs
+from lrp_fx.preprocess.text import (
+    chat_inputs,
+    chat_rows,
+    needs_padding_token,
+    padded,
+    plain_ids,
+    text_inputs,
+    text_rows,
+)
 from lrp_fx.report.vocabulary import Vocabulary
 
 
@@ -60,7 +68,33 @@ class Reader:
         parts = self._sorted(given, text, images, audio)
         if not parts:
             raise InputError("nothing to read: give a text, a chat, an image or a sound")
-        inputs = self._read(parts)
+        return self._finished(self._read(parts), decoder_text)
+
+    def rows(self, text: str | tuple[str, ...]) -> Mapping[str, Sequence[int]]:
+        """The numbers of one text, or of a pair, by argument: what `batch` takes a list of."""
+        found = text_rows(self._tokenizer_or_error(), text)
+        taken = {n for n in found if n == "input_ids" or self.forward.takes(n)}
+        return {n: list(v) for n, v in found.items() if n in taken and isinstance(v, (list, tuple))}
+
+    def batch(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
+        """(B, T) of each argument, padded; raises `InputError` where padding could not be told from a text."""
+        forward = self.forward
+        if forward.takes("input_ids"):
+            return self._finished(padded(rows, self.tokenizer, forward), None)
+        if len({len(row["input_ids"]) for row in rows}) > 1:
+            raise InputError("these rows have different lengths, and no mask that would hide padding is known")
+        return self._finished({forward.main: torch.tensor([list(row["input_ids"]) for row in rows])}, None)
+
+    @property
+    def at_once(self) -> str:
+        """Which rows may share a batch: ``any``, those of ``equal`` length, or ``none`` with another."""
+        forward = self.forward
+        if forward.takes("input_ids") and needs_padding_token(forward):
+            return "none"
+        return "any" if forward.takes("input_ids") and forward.takes("attention_mask") else "equal"
+
+    def _finished(self, inputs: dict[str, Tensor], decoder_text: str | None) -> dict[str, Tensor]:
+        """With the beginning of what a decoder writes, where one needs it; on the model's device."""
         forward = self.forward
         decodes = forward.writes and getattr(forward.config, "is_encoder_decoder", False)
         if decodes and forward.takes("decoder_input_ids") and "decoder_input_ids" not in inputs:

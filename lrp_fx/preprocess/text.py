@@ -21,13 +21,15 @@ Rows = Mapping[str, Sequence[int]]
 
 def text_inputs(tokenizer: Any, texts: Any, forward: Forward) -> dict[str, Tensor]:
     """What forward takes of what the tokenizer makes of a text, a pair (tuple) or a list of these, (B, T) each."""
-    rows = []
-    for text in as_texts(texts):
-        pair = text if isinstance(text, tuple) else (text,)
-        if not pair[0]:
-            raise InputError("one of the texts is empty: there is nothing to explain")
-        rows.append(_called(tokenizer, *pair))
-    return padded(rows, tokenizer, forward)
+    return padded([text_rows(tokenizer, text) for text in as_texts(texts)], tokenizer, forward)
+
+
+def text_rows(tokenizer: Any, text: str | tuple[str, ...]) -> Rows:
+    """What the tokenizer makes of one text, or of a pair: a list of numbers for each argument."""
+    pair = text if isinstance(text, tuple) else (text,)
+    if not pair[0]:
+        raise InputError("one of the texts is empty: there is nothing to explain")
+    return _called(tokenizer, *pair)
 
 
 def chat_inputs(tokenizer: Any, chats: Any, forward: Forward) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ def padded(rows: Sequence[Rows], tokenizer: Any, forward: Forward) -> dict[str, 
             "these texts have different lengths, and the model takes no attention_mask that would hide padding\n"
             "    next: explain one at a time"
         )
-    if len(rows) > 1 and forward.tokens is False and _needs_padding_token(forward):
+    if len(rows) > 1 and needs_padding_token(forward):
         raise InputError(
             "this model looks for the end of each text by its padding token, and has none\n    next: set "
             "model.config.pad_token_id, or explain one text at a time"
@@ -105,11 +107,12 @@ def pad_id(tokenizer: Any, forward: Forward) -> int:
     return next((int(i) for i in known if isinstance(i, int) and i >= 0), 0)
 
 
-def _needs_padding_token(forward: Forward) -> bool:
+def needs_padding_token(forward: Forward) -> bool:
     """Does a decoder classify by its last token, which it finds by the padding token that it does not know?"""
     config = forward.config
     return (
-        hasattr(config, "pad_token_id")
+        forward.tokens is False
+        and hasattr(config, "pad_token_id")
         and config.pad_token_id is None
         and not getattr(config, "is_encoder_decoder", False)
     )

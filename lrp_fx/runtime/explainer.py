@@ -33,7 +33,9 @@ from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
 from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
+from lrp_fx.runtime.mapping import Mapped, Maps
 from lrp_fx.runtime.pipeline import Options
+from lrp_fx.runtime.prepared import mapped_model
 from lrp_fx.runtime.refuse import refuse_targets
 from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape
 from lrp_fx.runtime.saving import save
@@ -44,7 +46,7 @@ from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import At, Target, as_target
 
 
-class Explainer:
+class Explainer(Maps):
     """Explains a model: call it like the model, with a ``target``."""
 
     def __init__(
@@ -363,9 +365,15 @@ class Explainer:
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
             goals = None if targets is None else named_goals(list(map(as_target, targets)), self._reader)
-            link, reading = self._link(last) or "", told(self._reader.forward)
-            said = {"conserve": self.conserve, "probabilities": link, "reading": reading}
-            save(self._compiler, last, path, goals, said, weights=weights)
+            save(self._compiler, last, path, goals, self._told(last), weights=weights)
+
+    def _told(self, last: CompiledProgram) -> dict[str, Any]:
+        """What a file says of the explainer beside its graphs."""
+        reading = told(self._reader.forward)
+        return {"conserve": self.conserve, "probabilities": self._link(last) or "", "reading": reading}
+
+    def _mapped(self) -> Mapped:
+        return mapped_model(self, self._reader, self._compiler)
 
 
 def _executable(entry: CompiledProgram, built: Built, *, differentiable: bool) -> Executable:

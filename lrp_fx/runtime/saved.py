@@ -12,7 +12,10 @@ from torch import fx
 
 from lrp_fx.capture.arguments import flatten
 from lrp_fx.capture.checks import check_inputs
+from lrp_fx.datasets.rows import Row
+from lrp_fx.datasets.settings import Settings
 from lrp_fx.errors import InputError, TargetError
+from lrp_fx.file.container import checksum
 from lrp_fx.file.contents import Contents
 from lrp_fx.file.read import read
 from lrp_fx.generation.explain import continuation
@@ -26,6 +29,7 @@ from lrp_fx.preprocess.forward import Forward, restored
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.relevance import Relevance
+from lrp_fx.runtime.mapping import Mapped, Maps, Ready, goal_of
 from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, output_shape, target_arguments
 from lrp_fx.targets import Target
 
@@ -53,10 +57,13 @@ def load(
     """
     with own_device():
         contents = read(path, weights=weights, device=device, operators=operators)
-        return SavedExplainer(contents, tokenizer, processor, device)
+        found = SavedExplainer(contents, tokenizer, processor, device)
+    options = {"weights": weights, "device": device, "operators": tuple(operators)}
+    found._origin = str(path), checksum(path), options
+    return found
 
 
-class SavedExplainer:
+class SavedExplainer(Maps):
     """Relevance graphs read from a file. ``sites``, ``coverage``, ``ruleset``, ``conserve`` and ``method`` as saved."""
 
     def __init__(
@@ -79,6 +86,7 @@ class SavedExplainer:
         self.made_with = contents.made_with
         self._reader = Reader(self._forward(contents, device or contents.device), tokenizer, processor)
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
+        self._origin: tuple[str, str, dict[str, Any]] | None = None  # its file, the checksum, and how it was loaded
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles hold no graphs: their code would run when they are read."""
@@ -102,6 +110,11 @@ class SavedExplainer:
     def reader(self) -> Reader | None:
         """What turns texts, images and sounds into the graph's inputs; None where `load` was given nothing for it."""
         return None if self._reader.is_empty else self._reader
+
+    @property
+    def for_rows(self) -> Reader:
+        """What makes batches of rows of numbers, whether or not it reads texts."""
+        return self._reader
 
     @property
     def targets(self) -> list[tuple[Any, ...]]:
@@ -168,6 +181,18 @@ class SavedExplainer:
         """
         options = {"against": against, "spans": spans, "at_once": at_once, "inputs": inputs}
         return continuation(self._reader.forward, self, self.reader, self.ruleset, prompt, text, **options)
+
+    def _mapped(self) -> Mapped:
+        if self._origin is None:
+            raise InputError("map() takes an explainer, or one that load() has read")
+        file, known, options = self._origin
+        said = {"rules": self.ruleset, "conserve": self.conserve, "model": known}
+        ready = Ready(self, self._reader, lambda place: (file, options))
+        return Mapped(self._reader, lambda: said, lambda rows, settings: self._ready_for(rows, settings, ready))
+
+    def _ready_for(self, rows: Sequence[Row], settings: Settings, ready: Ready) -> Ready:
+        self._check_known(goal_of(rows, settings))
+        return ready
 
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         for goal in goals:

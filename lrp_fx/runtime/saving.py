@@ -35,6 +35,13 @@ def save(
 
     Raises `TargetError` for functions as targets, and `InputError` where the model has been changed since.
     """
+    write(path, contents_of(compiler, last, targets, said), model=compiler.model, weights=weights)
+
+
+def contents_of(
+    compiler: Compiler, last: CompiledProgram, targets: Sequence[Target] | None, said: dict[str, Any]
+) -> Contents:
+    """What such a file holds."""
     if compiler.has_changed() or last.base in compiler.doubted:
         raise InputError(
             "the model has been changed since it was explained last\n    next: explain an input once more (the "
@@ -50,7 +57,7 @@ def save(
     entries = compiler.variants(compiler.for_any_size(last, goals))
     graphs = [(goal, compiler.build(entry, goal)) for entry in entries for goal in goals]
     saved = tuple(SavedGraph(goal.signature, built.graph, built.guards) for goal, built in graphs)
-    write(path, _contents(compiler, entries[-1], saved, said), model=compiler.model, weights=weights)
+    return _contents(compiler, entries[-1], saved, said)
 
 
 def _contents(

@@ -1,0 +1,200 @@
+"""Rows: what a row of a data set says, as plain values, and its tokens.
+
+requires  a row as its source gave it, the columns that are read, and a reader where texts have to be tokenised
+ensures   the same row gives the same values; a row that cannot be read says why, and stops nobody
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from numbers import Integral
+from typing import Any
+
+from lrp_fx.errors import InputError, LrpError
+from lrp_fx.preprocess.reader import Reader
+
+#: Columns that are looked for where none is named.
+TEXTS, IDS, ID = ("text", "sentence", "prompt"), "input_ids", "id"
+_MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a row are read: its ``text`` (or two of them, for a pair), or its ``ids``; what it is called
+    (``id``), and the ``target`` that is explained. None: the usual names are looked for.
+    """
+
+    text: str | tuple[str, str] | None = None
+    ids: str | None = None
+    id: str | None = None
+    target: str | None = None
+
+    @property
+    def named(self) -> list[str]:
+        texts = [self.text] if isinstance(self.text, str) else list(self.text or ())
+        return [*texts, *(name for name in (self.ids, self.id, self.target) if name is not None)]
+
+    def check(self, fields: Sequence[str] | None) -> None:
+        """Raise `InputError` for columns that a source does not have, for texts and ids together, and where there is
+        none that is looked for.
+        """
+        if self.text is not None and self.ids is not None:
+            raise InputError("give a column of texts or one of ids, not both")
+        missing = [name for name in self.named if fields is not None and name not in fields]
+        if missing:
+            raise InputError(f"there is no column {missing[0]!r}; there are {', '.join(fields or ()) or 'none'}")
+        if fields is not None and self.text is None and self.ids is None and not {*TEXTS, IDS} & set(fields):
+            raise InputError(
+                f"which column holds the texts? There are {', '.join(fields)}\n"
+                "    next: say text_column= or ids_column="
+            )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Row ``number`` of the data, called ``id``: its ``text`` (or the two of a pair), or ``arguments`` of the model by
+    name, one number for each token; the ``target`` to explain. ``error``: why it cannot be explained.
+    """
+
+    number: int
+    id: str
+    text: str | tuple[str, ...] | None = None
+    arguments: Mapping[str, Sequence[int]] | None = None
+    target: int | str | None = None
+    error: str | None = None
+
+    @property
+    def length(self) -> int:
+        """How many tokens it has."""
+        return max((len(values) for values in (self.arguments or {}).values()), default=0)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that follow each other, which become one shard."""
+
+    number: int
+    rows: tuple[Row, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all that the rows say: the same for the same rows, in this run or another."""
+        values = [(r.number, r.id, r.text, dict(r.arguments or {}), r.target, r.error) for r in self.rows]
+        return hashlib.sha256(json.dumps(values, ensure_ascii=True).encode()).hexdigest()
+
+
+def windows_of(rows: Iterator[Any], columns: Columns, size: int) -> Iterator[Window]:
+    """The rows in windows of ``size``, the last as long as it is; no more than one is held."""
+    numbered = enumerate(rows)
+    number = 0
+    while part := tuple(read_row(n, value, columns) for n, value in islice(numbered, size)):
+        yield Window(number, part)
+        number += 1
+
+
+def read_row(number: int, value: Any, columns: Columns) -> Row:
+    """A row as plain values; one that cannot be read says why in ``error``."""
+    row = Row(number, str(number))
+    try:
+        if isinstance(value, Exception):
+            raise value
+        if isinstance(value, str):
+            return replace(row, text=value)
+        if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, str) for v in value):
+            return replace(row, text=tuple(value))
+        if isinstance(value, Mapping):
+            return _of_mapping(row, value, columns)
+        if isinstance(value, (tuple, list)) or hasattr(value, "tolist"):
+            return replace(row, arguments={IDS: _numbers(value, IDS)})
+        raise InputError(f"neither a text, a pair, ids nor a mapping by column: {type(value).__name__}")
+    except LrpError as error:
+        return replace(row, error=said(error))
+
+
+def _of_mapping(row: Row, value: Mapping[str, Any], columns: Columns) -> Row:
+    own = columns.id or (ID if ID in value else None)
+    row = replace(row, id=str(_entry(value, own)) if own is not None else row.id)
+    if columns.target is not None:
+        row = replace(row, target=_target(_entry(value, columns.target)))
+    if isinstance(columns.text, tuple):
+        return replace(row, text=tuple(_text(value, name) for name in columns.text))
+    text = columns.text or next((n for n in TEXTS if n in value), None)
+    if columns.ids is None and text is not None:
+        return replace(row, text=_text(value, text))
+    ids = columns.ids or IDS
+    others = {n: v for n, v in value.items() if n in (_MASK, "token_type_ids") and v is not None}
+    found = {IDS: _entry(value, ids), **others}
+    return replace(row, arguments=_as_long(_without_padding({n: _numbers(v, n) for n, v in found.items()}), ids))
+
+
+def _entry(value: Mapping[str, Any], name: str) -> Any:
+    if name not in value:
+        raise InputError(f"there is no column {name!r}; there are {', '.join(map(str, value)) or 'none'}")
+    return value[name]
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    found = _entry(value, name)
+    if not isinstance(found, str):
+        raise InputError(f"{name} is no text but {type(found).__name__}")
+    return found
+
+
+def _target(value: Any) -> int | str:
+    """A class by number or by name."""
+    if isinstance(value, str):
+        return value
+    try:
+        return int(value.__index__())
+    except AttributeError:
+        raise InputError(f"a target is a number or a name, this is {type(value).__name__}") from None
+
+
+def _numbers(values: Any, name: str) -> list[int]:
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(found, (list, tuple)) or not all(isinstance(v, Integral) for v in found):
+        raise InputError(f"{name} is no list of whole numbers")
+    return [int(v) for v in found]
+
+
+def _as_long(arguments: dict[str, list[int]], ids: str) -> dict[str, list[int]]:
+    """The arguments; raises `InputError` where they do not have a number for each id."""
+    count = len(arguments[IDS])
+    other = [n for n, v in arguments.items() if len(v) != count]
+    if other:
+        raise InputError(f"{other[0]} has {len(arguments[other[0]])} numbers, and {ids} has {count}")
+    return arguments
+
+
+def _without_padding(arguments: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Without the places at the end that the mask hides."""
+    mask = arguments.get(_MASK)
+    if not mask or mask[-1] != 0:
+        return arguments
+    kept = max((i + 1 for i, m in enumerate(mask) if m), default=0)
+    return {n: v[:kept] if len(v) == len(mask) else v for n, v in arguments.items()}
+
+
+def tokenised(row: Row, reader: Reader) -> Row:
+    """The row with the model's arguments in the place of its text, and the number of its target; or why not."""
+    if row.error is not None:
+        return row
+    try:
+        arguments = dict(reader.rows(row.text) if row.text is not None else row.arguments or {})
+        if not arguments.get(IDS):
+            raise InputError("the row has no token: there is nothing to explain")
+        if reader.forward.takes(_MASK):
+            arguments.setdefault(_MASK, [1] * len(arguments[IDS]))
+        target = reader.output_index(row.target) if isinstance(row.target, str) else row.target
+        return replace(row, text=None, arguments=arguments, target=target)
+    except Exception as error:  # whatever is wrong with one row is said of it, and the others go on
+        return replace(row, text=None, arguments=None, error=said(error))
+
+
+def said(error: BaseException) -> str:
+    """An error as the column has it: what, and its sentence."""
+    return f"{type(error).__name__}: {error}"
