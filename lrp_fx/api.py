@@ -9,6 +9,7 @@ from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError,
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.generation.generation import Generation
 from lrp_fx.report.ledger import Ledger
+from lrp_fx.report.parameters import ParameterRelevance
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
@@ -32,6 +33,7 @@ __all__ = [
     "InputError",
     "Ledger",
     "LrpError",
+    "ParameterRelevance",
     "PositionSite",
     "Relevance",
     "Report",

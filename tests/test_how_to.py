@@ -22,6 +22,7 @@ HOW_TO = {
     "image": "3 (class 3), p = .88",
     "image_and_text": "patches (1, 4, 6)",
     "inside": "depth: (6, 1, 14)",
+    "pruning": "40 examples with scores",
     "save": "graph: True",
     "sound": "by time (1, 200)",
     "train": "of relevance on it; captures: 1",

@@ -176,7 +176,7 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
     sinks, depths, passing = take(len(signature.sinks)), take(len(signature.depths)), take(signature.passing)
     pairs = dict(zip(signature.pairs, take(len(signature.pairs)), strict=True))
     inside = take(signature.read_inside)
-    table = rest[0] if rest else None
+    table = rest[0] if signature.sites else None
     return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, inside, table)  # type: ignore[arg-type]
 
 

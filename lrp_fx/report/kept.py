@@ -255,5 +255,5 @@ def read(path: str | Path, kind: type, classes: tuple[type, ...]) -> Any:
             raise TypeError(f"it holds no {kind.__name__}")
     except _BROKEN as error:
         why = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is no result written by Relevance.save, or it is damaged ({why})") from error
+        raise InputError(f"{path} is no result written by {kind.__name__}.save, or it is damaged ({why})") from error
     return found

@@ -19,13 +19,15 @@ class Tape:
     """Records the sinks that a surrogate declares, and its frozen parts so that they can be replayed at other inputs.
 
     ``sinks``: (name, constant term broadcast to the result); ``given``: the same constants before that, as (constant,
-    what it is to be multiplied by).
+    what it is to be multiplied by). ``open``: sinks stay functions of what they are made of, for those who ask what
+    weights and biases have a part in.
     """
 
     sinks: list[tuple[str, Tensor]] = field(default_factory=list)
     given: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
     frozen: list[Tensor] = field(default_factory=list)
     replay: Iterator[Tensor] | None = None
+    open: bool = False
 
 
 _tapes: list[Tape] = []
@@ -58,9 +60,12 @@ def sink(name: str, value: Tensor, like: Tensor, *, times: Tensor | None = None)
     ``times``: the term is ``value * times``; where ``value`` lacks axes, products with ``times`` alone are summed along
     them first.
     """
-    given = freeze(value).to(like.dtype)
+    given = (value if _tapes and _tapes[-1].open else freeze(value)).to(like.dtype)
     factor = freeze(times).to(like.dtype) if times is not None else None
-    constant = (given if factor is None else given * factor).expand(like.shape).detach().requires_grad_()
+    constant = (given if factor is None else given * factor).expand(like.shape)
+    if _tapes and _tapes[-1].open:
+        return constant
+    constant = constant.detach().requires_grad_()
     if _tapes:
         _tapes[-1].sinks.append((name, constant))
         _tapes[-1].given.append((given, factor))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +26,7 @@ from lrp_fx.preprocess.open import Opened, opened
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.explained import link_of
+from lrp_fx.report.parameters import ParameterRelevance
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
@@ -34,10 +37,11 @@ from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
 from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
 from lrp_fx.runtime.mapping import Mapped, Maps
+from lrp_fx.runtime.parameters import refuse_quantised, summed
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.prepared import mapped_model
 from lrp_fx.runtime.refuse import refuse_targets
-from lrp_fx.runtime.run import Executable, Terms, explain, goals_of, output_shape
+from lrp_fx.runtime.run import Executable, Taking, Terms, explain, goals_of, output_shape
 from lrp_fx.runtime.saving import save
 from lrp_fx.runtime.settings import check_gradients, check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
@@ -88,6 +92,7 @@ class Explainer(Maps):
         self.roles = dict(roles or {})
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
         self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
+        self._weighing: Explainer | None = None  # the same, with graphs that return relevance of parameters
         check_roles(model, self.roles)
         self._compiler = Compiler(
             model,
@@ -114,7 +119,7 @@ class Explainer(Maps):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are fresh: they hold the model and what was asked for, and capture again."""
-        return {**vars(self), "_compiler": self._compiler.options, "_last": None, "_said": set()}
+        return {**vars(self), "_compiler": self._compiler.options, "_last": None, "_weighing": None, "_said": set()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -240,9 +245,14 @@ class Explainer(Maps):
         return results if targets is not None else results[0]
 
     def _explained(
-        self, args: tuple[Any, ...], inputs: dict[str, Any], goals: list[Target], request: Request = NO_REQUEST
+        self,
+        args: tuple[Any, ...],
+        inputs: dict[str, Any],
+        goals: list[Target],
+        request: Request = NO_REQUEST,
+        take: Taking = None,
     ) -> list[Relevance]:
-        """One result for each target; those with the same graph run together."""
+        """One result for each target; those with the same graph run together. ``take``: as in `Terms`."""
         if self._compiler.options.differentiable:
             check_gradients()
         with ALONE, compiling(self.progress):
@@ -268,13 +278,55 @@ class Explainer(Maps):
         if not goals:
             return []
         executables = [made[id(built)] for _, built in compiled]
-        terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]))
+        terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]), take)
         results = explain(executables, call, goals, arguments, terms, blame, masks)
         return with_words(results, self._reader, output_shape(compiled[0][0].guards, call)[-1])
 
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)
         return link_of(outputs.names, outputs.explained, problem)
+
+    # ------------------------------------------------------------------------------------------------ parameters
+    def parameters(
+        self, data: Any, *, target: Any = None, absolute: bool = False, divided: bool = True
+    ) -> ParameterRelevance:
+        """Relevance of the model's parameters, summed over examples: what pruning, merging and quantisation ask for.
+
+        data: what one call takes (a dict of arguments, a tensor, a text or a list of texts where a tokenizer is known),
+            or an iterable of these, one batch after the other. A dict may have its own ``target``.
+        target: as in a call, for every batch.
+        absolute: sum the absolute values that each batch gives, for a ranking; else the values themselves.
+        divided: find out which parts belong to which head and expert, for `by`. It runs attention on drawn values once,
+            which takes a while for large models.
+
+        The result has a tensor of each parameter's own shape and type (float32 at least), in units of the explained
+        output. The graphs for it are made and kept apart from those of calls.
+
+        Raises as a call does, and `InputError` for quantised models and where data is empty.
+        """
+        refuse_quantised(self.model)
+        if self._weighing is None:
+            self._weighing = copy.copy(self)
+            options = replace(self._compiler.options, parameters=True)
+            self._weighing._compiler, self._weighing._said = Compiler(self.model, options), self._said
+        own = self._weighing
+        own.conserve = self.conserve
+
+        def explain(args: tuple[Any, ...], inputs: dict[str, Any], take: Taking) -> Relevance:
+            with own_device():
+                goals = named_goals(goals_of(inputs.pop("target"), None), own._reader)
+                return own._explained(args, inputs, goals, take=take)[0]
+
+        return summed(
+            self.model,
+            data,
+            target,
+            explain,
+            own._entry,
+            absolute=absolute,
+            divided=divided,
+            ruleset=self.ruleset.name,
+        )
 
     # ------------------------------------------------------------------------------------------------ generation
     def generate(self, prompt: Any = None, **options: Any) -> Generation | list[Generation]:

@@ -52,7 +52,7 @@ class Options:
 
     ``every``: is the model looked at in every call? ``audits``: do graphs balance every site? ``whole``: do they return
     the model's output? ``checkpoint``: do they compute the insides of blocks twice? ``without``: passes that are left
-    out.
+    out. ``parameters``: do they return the relevance of the model's parameters, too?
     """
 
     ruleset: Ruleset
@@ -67,6 +67,7 @@ class Options:
     every: bool = False
     written_out: bool = False
     differentiable: bool = False
+    parameters: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +178,7 @@ def _reverse(state: State) -> State:
         audit=options.audits,
         whole=options.whole,
         recompute=options.checkpoint,
+        parameters=options.parameters,
         traces=state.traces,
         inside=state.inside,
     )

@@ -28,6 +28,9 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.targets import Span, Target, as_target, score_of
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
+#: Is given a graph's signature and what the graph returned.
+Taking = Callable[[GraphSignature, tuple[Any, ...]], None] | None
+
 
 @dataclass(frozen=True, eq=False)
 class Executable:
@@ -70,13 +73,15 @@ class Terms:
     """What a result has to satisfy, and what it says of itself: the conservation asked for, the name of the ruleset.
 
     ``said``: kinds of warnings that come once, and came. ``link``: how the model makes probabilities of what is
-    explained (`lrp_fx.report.explained`), None where it makes none.
+    explained (`lrp_fx.report.explained`), None where it makes none. ``take``: is given what a graph returned, for
+    those who asked it for more than results are made of.
     """
 
     conserve: str
     ruleset: str
     said: set[str]
     link: str | None = SOFTMAX
+    take: Taking = None
 
 
 def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
@@ -177,6 +182,8 @@ def _result(
             f"the target gives {score.shape[0]} scores for a batch of {batch}: the first axis of content inputs "
             "and of the output must be the batch"
         )
+    if terms.take is not None:
+        terms.take(signature, flat)
     output = flat[signature.explained] if signature.explained is not None else None
     shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
     named = dict(zip(signature.arguments, arguments, strict=True))

@@ -193,6 +193,12 @@ class SavedExplainer(Maps):
     def _ready_for(self, rows: Sequence[Row], settings: Settings, ready: Ready) -> Ready:
         self._check_known(goal_of(rows, settings))
         return ready
+    def parameters(self, data: Any, **options: Any) -> Any:
+        """Not of a file: relevance of parameters needs the model. Raises `InputError`."""
+        raise InputError(
+            "a file has no graphs for the relevance of parameters\n    next: lrp_fx.convert the model, and ask its "
+            "explainer"
+        )
 
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         for goal in goals:

@@ -36,6 +36,7 @@ from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import ELSEWHERE, NOTHING, Inside, InsideBooks
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
 from lrp_fx.transpose.pairs import told_of
+from lrp_fx.transpose.parameters import ParameterBooks
 from lrp_fx.transpose.plan import Planner, holds_nan
 from lrp_fx.transpose.seed import Seed, add_arguments, add_seed, mask_of_target
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, PlaceInfo, SiteInfo
@@ -52,21 +53,27 @@ def reverse(
     audit: bool = False,
     whole: bool = True,
     recompute: bool = False,
+    parameters: bool = False,
     traces: Traces | None = None,
     inside: Inside = NOTHING,
 ) -> tuple[RelevanceProgram, GraphSignature]:
     """The relevance graph of a rewritten program for one kind of target, and what its outputs are.
 
     audit: balance every site. whole: return the model's output too. recompute: keep little of the forward pass.
+    parameters: return the relevance of the model's parameters, too (`lrp_fx.transpose.parameters`).
     traces: transposed rules of earlier graphs, by what they were traced for; new ones are added. inside: what is asked
     of places inside the model.
     """
     whole = whole and not inside.bare
     walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else Traces(), inside)
-    outputs = walk.run(whole)
+    if parameters:
+        walk.weights = ParameterBooks(walk.builder, structure)
+    outputs, signature = walk.run(whole), walk.signature
+    if walk.weights is not None:
+        outputs, signature = walk.weights.added_to(outputs, signature, walk.contributions)
     root, own = walk.builder.root, walk.signature.outputs
     walk.builder.graph.output(outputs)
-    return RelevanceProgram(walk.builder.graph, root, walk.builder.mode, own, whole, recompute), walk.signature
+    return RelevanceProgram(walk.builder.graph, root, walk.builder.mode, own, whole, recompute), signature
 
 
 class _Walk:
@@ -97,6 +104,7 @@ class _Walk:
         self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
         self.marked: set[fx.Node] = set()
         self.signature = GraphSignature()
+        self.weights: ParameterBooks | None = None
         self.sinks: list[fx.Node] = []
         self.sink_nodes: list[fx.Node | None] = []  # where each sink is, None for the target's
         self.leaf_nodes: list[fx.Node] = []  # where each leaf enters: position with its use, others by themselves
@@ -235,8 +243,8 @@ class _Walk:
         _require_apart(application, values, results)
         arguments = [value_of(a) if isinstance(a, fx.Node) else a for a in flat]
         size = value_of(batch) if isinstance(batch, fx.Node) else 1
-        ids, given = [value_of(o) for o in rows], [value_of(b) for b in bases.values()]
-        traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, given, ids, [size])
+        ids, begun = [value_of(o) for o in rows], [value_of(b) for b in bases.values()]
+        traces, (key, plain) = self.builder.traces, vjp_keys(plan, values, results, arguments, begun, ids, [size])
         mode = self.builder.mode
         found = traces.get(plain, mode) or traces.get(key, mode)
         if found is None:
@@ -244,19 +252,17 @@ class _Walk:
             function = transpose_rule(plan, size)
             _require_linear(application, plan, arguments)
             what = f"the rule {application.rule.name} at {application.label()}"
-            module = self.builder.traced(function, [*values, *results, *arguments, *given, *ids, size], lambda: what)
+            module = self.builder.traced(function, [*values, *results, *arguments, *begun, *ids, size], lambda: what)
             if not function.reaches:  # type: ignore[attr-defined]
                 refuse_untraced_derivative(application)
             found = Traced(module, function.sink_names)  # type: ignore[attr-defined]
             traces.keep(plain if books_nothing(plan, found.sinks) else key, found, mode, known, plan.rule)
         own = [self.builder.result(node, i) for i in present]
         operands = [env[a] if isinstance(a, fx.Node) else a for a in flat]
-        outputs = inline(
-            self.builder.graph,
-            found.module,
-            [*coefficients, *own, *operands, *bases.values(), *rows, batch],
-            (node.name, "internal", 0),
-        )
+        given = [*coefficients, *own, *operands, *bases.values(), *rows, batch]
+        outputs = inline(self.builder.graph, found.module, given, (node.name, "internal", 0))
+        if self.weights is not None:
+            self.weights.note(application, plan, given)
         n, m = len(plan.carriers), len(found.sinks)
         result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], found.sinks)
         self._settle(application, plan, coefficients, result, rows)

@@ -127,7 +127,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         arguments, rest = list(values[2 * n_out : 2 * n_out + len(plan.flat)]), values[2 * n_out + len(plan.flat) : -1]
         bases, ids = dict(zip(plan.bases, rest, strict=False)), rest[len(plan.bases) :]
         y_axis, *x_axes = (ids[a.slot] if isinstance(a, Segmented) else a for a in (plan.y_axis, *plan.x_axes))
-        flat, carriers = _with_leaves(plan, arguments, results[0], size)
+        flat, carriers = with_leaves(plan, arguments, results[0], size)
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
         call = Call(
@@ -144,7 +144,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         with torch.enable_grad(), recording(Tape()) as tape:
             out = plan.rule.surrogate(call)
         outs = [out if i is None else out[i] for i in plan.outputs]
-        grads = _gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
+        grads = gradients(outs, [*carriers, *(s for _, s in tape.sinks)], coefficients)
         c_x, c_sinks = grads[: len(carriers)], grads[len(carriers) :]
         function.reaches = not carriers or any(c is not None for c in c_x)  # type: ignore[attr-defined]
         if plan.gaps:
@@ -182,7 +182,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
     return function
 
 
-def _with_leaves(plan: Plan, arguments: list[Any], result: Tensor, batch: Any) -> tuple[list[Any], list[Tensor]]:
+def with_leaves(plan: Plan, arguments: list[Any], result: Tensor, batch: Any) -> tuple[list[Any], list[Tensor]]:
     """Arguments with the carriers as fresh leaves of differentiation, expanded over the batch where they lack it."""
     carriers = []
     flat = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
@@ -206,7 +206,8 @@ def _scores_shape(arguments: list[Any]) -> tuple[Any, ...]:
     return (*query.shape[:-1], key.shape[-2])
 
 
-def _gradients(outs: Sequence[Tensor], leaves: list[Tensor], coefficients: Sequence[Tensor]) -> list[Tensor | None]:
+def gradients(outs: Sequence[Tensor], leaves: list[Tensor], coefficients: Sequence[Tensor]) -> list[Tensor | None]:
+    """The coefficients of what results are made of; None for what no derivative reaches."""
     active = [(o, c) for o, c in zip(outs, coefficients, strict=True) if o.requires_grad]
     if not active or not leaves:
         return [None] * len(leaves)
