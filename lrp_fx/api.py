@@ -5,6 +5,7 @@ from __future__ import annotations
 from lrp_fx import targets
 from lrp_fx.aggregation import Aggregation, Rows
 from lrp_fx.datasets.result import DataRun
+from lrp_fx.dictionaries.dictionary import Dictionary
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.generation.generation import Generation
@@ -20,6 +21,8 @@ from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.runtime.saved import SavedExplainer, load
 from lrp_fx.runtime.settings import aggregations, rulesets
 from lrp_fx.runtime.verify import Report, verify
+from lrp_fx.similarity.pairs import pairs
+from lrp_fx.similarity.result import Pairs
 
 __all__ = [
     "Aggregation",
@@ -27,12 +30,14 @@ __all__ = [
     "CaptureError",
     "ConservationError",
     "DataRun",
+    "Dictionary",
     "Evaluation",
     "Explainer",
     "Generation",
     "InputError",
     "Ledger",
     "LrpError",
+    "Pairs",
     "ParameterRelevance",
     "PositionSite",
     "Relevance",
@@ -48,6 +53,7 @@ __all__ = [
     "dequantised",
     "evaluate",
     "load",
+    "pairs",
     "register",
     "rulesets",
     "targets",

@@ -14,6 +14,7 @@ from benchmarks import how_to
 HOW_TO = {
     "batches": "3 texts, v0 (class 0)",
     "classify": "predicted v6 (class 6), p = 1",
+    "concepts": "neurons of block 3",
     "contrast": "Lily (class 317) rather than Tim (class 326)",
     "datasets": "41 rows in 3 shards, 1 in error",
     "encoder_decoder": "decoder_input_ids  +",
@@ -23,6 +24,8 @@ HOW_TO = {
     "image_and_text": "patches (1, 4, 6)",
     "inside": "depth: (6, 1, 14)",
     "pruning": "40 examples with scores",
+    "latents": "activations; the dictionary explains",
+    "pairs": "Pairs(cosine",
     "save": "graph: True",
     "sound": "by time (1, 200)",
     "train": "of relevance on it; captures: 1",

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "lrp_fx"
 ORDER = (
     "errors aggregation kernels ir rule targets guards capture canonicalize analysis recognize rewrite structure "
-    "optimize transpose render report file preprocess generation datasets runtime evaluation adapters api cli __main__"
+    "dictionaries optimize transpose render report file preprocess generation datasets runtime evaluation similarity "
+    "adapters api cli __main__"
 ).split()
 FILES = [
     f for f in sorted(ROOT.rglob("*.py")) if "rules" not in f.relative_to(ROOT).parts and f != ROOT / "__init__.py"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+import lrp_fx.kernels.reconstructed  # noqa: F401  (makes the operation)
 from lrp_fx.ir.axes import axis_order, element_taken, operand_axes, origins, whole
 from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.factors import AxisFactors
@@ -131,7 +132,9 @@ def _by_name() -> dict[str, list[Sample]]:
         "conj": [(torch.view_as_complex(draw(2, 3, 2)),)],
         "_conj": [(torch.view_as_complex(draw(2, 3, 2)),)],
     }  # fmt: skip
-    return {f"aten.{name}": [_sample(name, given) for given in samples] for name, samples in found.items()}
+    ours: list[Sample] = [(torch.ops.lrp_fx.reconstructed.default, (x, draw(2, 3, 4) * 2), {})]
+    aten_ones = {f"aten.{name}": [_sample(name, given) for given in samples] for name, samples in found.items()}
+    return {**aten_ones, "lrp_fx.reconstructed": ours}
 
 
 def _sample(name: str, given: tuple[Any, ...]) -> Sample:

@@ -53,7 +53,7 @@ def rewritten(function: Function) -> Rewritten:
 
 def last(found: Rewritten, op: str) -> fx.Node:
     """The last call of an operation that carries relevance."""
-    return [n for n in found.program.graph.nodes if op_name(n) == f"aten.{op}" and found.context.operands(n)][-1]
+    return [n for n in found.program.graph.nodes if op_name(n).split(".")[-1] == op and found.context.operands(n)][-1]
 
 
 def position(w: nn.Linear) -> Tensor:
@@ -118,6 +118,7 @@ GIVEN: dict[str, tuple[Function, str, str]] = {
     "log-sum-exp written out": (lambda h, w, u: h.exp().mean(1).log(), "log", "softmax"),
     "log-softmax written out": (lambda h, w, u: h - h.logsumexp(-1, True), "sub", "softmax"),
     "softmax from its logarithm": (lambda h, w, u: h.log_softmax(-1).exp(), "exp", "softmax"),
+    "reconstruction": (lambda h, w, u: torch.ops.lrp_fx.reconstructed(h, w(h)), "reconstructed", "sum"),
     "listed operation": (lambda h, w, u: w(h), "linear", "linear"),
     "choice": (lambda h, w, u: torch.clamp(w(h), min=u(h)), "clamp", "route"),
     "probing": (lambda h, w, u: h.roll(1, 1), "roll", "move"),
@@ -167,6 +168,7 @@ REFUSED: list[tuple[str, Function, str, Nearness, str]] = [
     ("log-sum-exp written out", lambda h, w, u: w(h).exp().log(), "log", PATTERN, "is no sum of exponentials"),
     ("log-sum-exp written out", lambda h, w, u: h.sigmoid().sum(1).log(), "log", PATTERN, "is no exponential"),
     ("log-softmax written out", lambda h, w, u: h - h.amax(-1, True), "sub", PATTERN, "no logarithm of a sum of"),
+    ("reconstruction", lambda h, w, u: h + w(h), "add", OPERATION, "aten.add reconstructs nothing"),
     ("listed operation", GIVEN["choice"][0], "clamp", OPERANDS, "of 2 values that carry relevance"),
     ("choice", GIVEN["probing"][0], "roll", OPERATION, "no rule lists aten.roll"),
     ("choice", lambda h, w, u: (1 + w(h).square()) ** u(h), "pow", CONDITION, "none of the values it is given"),

@@ -39,6 +39,7 @@ class Fact(Flag):
     # ---- arithmetic
     POINTWISE = auto()  #: an element comes from the elements at its place (torch's tag says it of most)
     SIGN = auto()  #: the same with the other sign
+    RECONSTRUCTION = auto()  #: its first operand, for which another stands as far as relevance goes
     GUARD = auto()  #: with a small number it keeps a divisor from being zero
     INTERVAL = auto()  #: an interval along one axis
     KEEPS_ZERO = auto()  #: a pointwise function of one operand, zero at zero

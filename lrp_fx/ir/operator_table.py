@@ -223,6 +223,8 @@ _ROWS = (
     Operator("aten.logical_not", Fact.NEGATION, Axes.ALIGNED),
     Operator("aten.eq", Fact.COMPARISON, Axes.ALIGNED),
     Operator("aten.ne", Fact.COMPARISON, Axes.ALIGNED),
+    # an activation that a dictionary was put at (`lrp_fx.dictionaries`)
+    Operator("lrp_fx.reconstructed", Fact.RECONSTRUCTION | Fact.POINTWISE, Axes.ALIGNED),
     # ---------------- spelling
     Operator("aten._assert_tensor_metadata", Fact.ASSERTION),
     Operator("aten._assert_scalar", Fact.ASSERTION),

@@ -14,7 +14,7 @@ from lrp_fx.ir.sizes import same_shape, size_key
 
 aten = torch.ops.aten
 _PART_OR_MORE = Fact.EXPANSION | Fact.INTERVAL
-_DETOURS = Fact.IDENTITY | Fact.COPY | _PART_OR_MORE
+_DETOURS = Fact.IDENTITY | Fact.RECONSTRUCTION | Fact.COPY | _PART_OR_MORE
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -123,7 +123,7 @@ def _may_go(known: Operator) -> bool:
 
 
 def _is_identity(node: fx.Node) -> bool:
-    return has(node, Fact.IDENTITY) and not has(node, Fact.COPY)
+    return has(node, Fact.IDENTITY | Fact.RECONSTRUCTION) and not has(node, Fact.COPY)
 
 
 def _is_mere_copy(node: fx.Node) -> bool:

@@ -22,6 +22,7 @@ from lrp_fx.ir.program import CONCRETE, DYNAMIC, MASK_ROLE, STATIC
 from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.calls import own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
+from lrp_fx.runtime.changed import Dictionaries
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Kept, Statistics
 from lrp_fx.runtime.inside import Request
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
@@ -47,6 +48,7 @@ class Compiler:
         self.entries: list[Kept] = []  # the last one was used last
         self.strategies = Strategies(options.dynamic)
         self.weights, self.watch = Weights(model), Watch(model)
+        self.dictionaries = Dictionaries(options.dictionaries)
         self.doubted: set[Captured] = set()  # captured before the model was changed, and not compared with it since
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
@@ -67,7 +69,7 @@ class Compiler:
         which decisions by values that the weights made are fixed.
         """
         now = self.weights.now()
-        if self.weights.differ(now):
+        if self.dictionaries.changed() or self.weights.differ(now):
             self._forget_all()
         elif self.weights.written_to(now):
             self.entries = [kept for kept in self.entries if kept.entry.base.program.method != CONCRETE]
@@ -302,7 +304,7 @@ class Compiler:
         after = ANALYSED[ANALYSED.index(PASSES["find_provenance"]) + 1 :]
         state, steps = run(state, after, without=self.options.without)
         assert state.rewritten is not None and state.structure is not None
-        made = (found.assumed, found.program, state.rewritten, state.structure, (*found.history, *steps))
+        made = (found.assumed, state.rewritten.program, state.rewritten, state.structure, (*found.history, *steps))
         return CompiledProgram(base, *made)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:

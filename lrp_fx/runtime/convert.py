@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def convert(
     without: Sequence[str] = (),
     progress: bool | None = None,
     check: str = "changes",
+    dictionaries: Mapping[str, Any] | None = None,
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -68,6 +69,11 @@ def convert(
     check: ``"changes"`` compares what was captured with the model where the model is seen to have been changed;
         ``"every"`` in every call, by running the model on it: a change that cannot be seen (of a function in a Python
         module, of what a closure holds) is captured anew, too.
+    dictionaries: place -> a dictionary of latents put there (a sparse autoencoder, a transcoder): a module with
+        ``encode`` and ``decode``, a pair of functions, or `lrp_fx.Dictionary`. Places are named as in
+        ``explainer(..., at=...)``. The model computes what it did, to the bit; relevance of the place goes to what the
+        dictionary reconstructs, by way of its latents, and what it misses is the sink ``reconstruction error``.
+        ``"PLACE.latents"`` is a place, too.
     """
     return Explainer(
         opened(model, tokenizer, processor),
@@ -85,4 +91,5 @@ def convert(
         without=without,
         progress=progress,
         check=check,
+        dictionaries=dictionaries,
     )

@@ -14,6 +14,7 @@ from torch import nn
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
 from lrp_fx.capture.outputs import closed
+from lrp_fx.dictionaries.dictionary import dictionaries_of
 from lrp_fx.errors import InputError
 from lrp_fx.generation.explain import continuation, generate
 from lrp_fx.generation.generation import Generation
@@ -71,6 +72,7 @@ class Explainer(Maps):
         without: Sequence[str] = (),
         progress: bool | None = None,
         check: str = "changes",
+        dictionaries: Mapping[str, Any] | None = None,
     ) -> None:
         found = model if isinstance(model, Opened) else opened(model)
         model = found.model
@@ -107,6 +109,7 @@ class Explainer(Maps):
                 checkpoint,
                 tuple(without),
                 check == "every",
+                dictionaries_of(dictionaries),
                 written_out=differentiable,
                 differentiable=differentiable,
             ),

@@ -6,7 +6,7 @@ ruleset and mask, what was analysed every target, and a relevance graph every ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran
 from lrp_fx.capture.ladder import capture
 from lrp_fx.capture.outputs import called
+from lrp_fx.dictionaries.dictionary import Dictionary
+from lrp_fx.dictionaries.put import put_dictionaries, require_dependence
 from lrp_fx.errors import LrpError, TargetError
 from lrp_fx.guards.guard import Constants
 from lrp_fx.guards.masks import MaskGuard
@@ -52,7 +54,8 @@ class Options:
 
     ``every``: is the model looked at in every call? ``audits``: do graphs balance every site? ``whole``: do they return
     the model's output? ``checkpoint``: do they compute the insides of blocks twice? ``without``: passes that are left
-    out. ``parameters``: do they return the relevance of the model's parameters, too?
+    out. ``dictionaries``: by the places that they are put at. ``parameters``: do graphs return the relevance of the
+    model's parameters, too?
     """
 
     ruleset: Ruleset
@@ -65,6 +68,7 @@ class Options:
     checkpoint: bool = False
     without: tuple[str, ...] = ()
     every: bool = False
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
     written_out: bool = False
     differentiable: bool = False
     parameters: bool = False
@@ -155,6 +159,16 @@ def _write_out_attention(state: State) -> State:
 
 def _find_provenance(state: State) -> State:
     return replace(state, facts=find_provenance(_found(state.program)))
+
+
+def _put_dictionaries(state: State) -> State:
+    options = state.options
+    program = put_dictionaries(
+        _found(state.program), _found(state.facts), options.dictionaries, options.ruleset, registry
+    )
+    facts = find_provenance(program)
+    require_dependence(program, facts)
+    return replace(state, program=program, facts=facts)
 
 
 def _assign_rules(state: State) -> State:
@@ -290,6 +304,13 @@ ANALYSED: tuple[Pass[State], ...] = (
         "for each value: what it depends on, which axes it has",
         _find_provenance,
         ensures=(check_facts,),
+    ),
+    _stage(
+        "put_dictionaries",
+        "encoders and decoders of convert(dictionaries=...) become part of the graph, at their places",
+        _put_dictionaries,
+        ensures=(check_facts,),
+        when=lambda state: bool(state.options.dictionaries),
     ),
     _stage(
         "assign_rules", "each node on a relevance path gets one rule", _assign_rules, ensures=(check_rules_assigned,)

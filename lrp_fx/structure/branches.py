@@ -13,7 +13,7 @@ from torch import fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import value_of
-from lrp_fx.ir.operators import has, is_matrix_product
+from lrp_fx.ir.operators import has, is_matrix_product, operand_of
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.streams import ResidualStream
 
@@ -62,6 +62,10 @@ def _carries_on(rewritten: Rewritten, term: fx.Node, sums: set[fx.Node]) -> bool
     """Is a term the stream as it was, up to normalisations, moves and numbers?"""
     shape = getattr(value_of(term), "shape", None)
     while True:
+        if has(term, Fact.RECONSTRUCTION):  # of the stream, or of what is added to it
+            term = operand_of(term)
+            if term not in sums and term not in rewritten.applications:
+                return False
         application = rewritten.applications.get(term)
         if term in sums or application is None:
             return True
@@ -103,6 +107,8 @@ def _neurons(rewritten: Rewritten, term: fx.Node, sums: set[fx.Node]) -> tuple[f
     stack, seen = [term], {term}
     while stack:
         node = stack.pop()
+        if has(node, Fact.RECONSTRUCTION):  # latents are none of the branch's own neurons
+            node = operand_of(node)
         application = rewritten.applications.get(node)
         if application is None or node in sums:
             continue

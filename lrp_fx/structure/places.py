@@ -11,6 +11,7 @@ mlp       what a block without mixing adds to it
 neurons   what the last learned map of such a block reads: its activated features
 heads     the values weighed by attention, before heads are merged
 scores    attention's scores before the softmax, each query with each key
+latents   what a dictionary (``convert(dictionaries=...)``) makes of a place, named after it: ``mlp.1.latents``
 ========= ===========================================================================================
 """
 
@@ -29,9 +30,10 @@ from torch import fx
 from lrp_fx.analysis.provenance import POSITION
 from lrp_fx.errors import InputError
 from lrp_fx.ir.axis_names import axis_names, head_names
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, value_of
 from lrp_fx.ir.layout import Layout, batch_axis
-from lrp_fx.ir.operators import is_pointwise
+from lrp_fx.ir.operators import has, is_pointwise
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.branches import find_branches
@@ -39,7 +41,7 @@ from lrp_fx.structure.heads import Attention, find_attention
 from lrp_fx.structure.pairs import Pairs, find_pairs
 from lrp_fx.structure.structure import Structure
 
-RESIDUAL, ATTENTION, MIXER, MLP, NEURONS, HEADS, SCORES = KINDS = (
+RESIDUAL, ATTENTION, MIXER, MLP, NEURONS, HEADS, SCORES, LATENTS = KINDS = (
     "residual",
     "attention",
     "mixer",
@@ -47,6 +49,7 @@ RESIDUAL, ATTENTION, MIXER, MLP, NEURONS, HEADS, SCORES = KINDS = (
     "neurons",
     "heads",
     "scores",
+    "latents",
 )
 
 
@@ -113,11 +116,12 @@ class Places:
                 f"mask, position by itself, or several modules written as one)\n    next: {self._near(name)}"
             )
         node = self.nodes.get(name.removeprefix("%"))
+        node = node if node is None else _as_read(node)
         if node is None:
             raise InputError(f"no place {name!r} in this model{self._removed(name)}\n    next: {self._near(name)}")
         if not self._carries(node):
             raise InputError(f"%{node.name} carries no relevance that could be read\n    next: {self._near(name)}")
-        return [self._place(node.name, node, "node")]
+        return [self._place(name.removeprefix("%"), node, "node")]
 
     def _none_of_kind(self, kind: str) -> list[Place]:
         known = [k for k, places in self.by_kind.items() if places]
@@ -153,13 +157,15 @@ class Places:
         found[HEADS] = self._numbered(HEADS, (a.weighted for a in attention))
         known = {a.scores: a for a in attention if a.scores is not None}
         found[SCORES] = [self._with_pairs(p, known[p.node]) for p in self._numbered(SCORES, known)]
+        named = {n.meta[LATENTS]: n for n in self.nodes.values() if LATENTS in n.meta and self._carries(n)}
+        found[LATENTS] = [self._place(name, node, LATENTS) for name, node in named.items()]
         return found
 
     def _with_pairs(self, place: Place, attention: Attention) -> Place:
         return replace(place, pairs=find_pairs(self.rewritten, self.structure, attention))
 
     def _numbered(self, kind: str, nodes: Iterable[fx.Node]) -> list[Place]:
-        carrying = dict.fromkeys(n for n in nodes if self._carries(n))
+        carrying = dict.fromkeys(n for n in map(_as_read, nodes) if self._carries(n))
         return [self._place(f"{kind}.{number}", node, kind) for number, node in enumerate(carrying)]
 
     def _place(self, name: str, node: fx.Node, kind: str) -> Place:
@@ -206,6 +212,11 @@ class Places:
         inside = set(self.modules[path])
         read = [n for n in self.modules[path] if self._carries(n) and any(u not in inside for u in n.users)]
         return read[-1] if read else None
+
+
+def _as_read(node: fx.Node) -> fx.Node:
+    """The value as all that comes after reads it: where a dictionary was put at it, with its reconstruction."""
+    return next((u for u in node.users if has(u, Fact.RECONSTRUCTION) and u.args[0] is node), node)
 
 
 def _paths(node: fx.Node) -> list[str]:

@@ -1,0 +1,1 @@
+"""Similarity: two inputs compared by their embeddings, explained by pairs of their tokens."""
