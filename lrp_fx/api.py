@@ -9,12 +9,15 @@ from lrp_fx.dictionaries.dictionary import Dictionary
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.generation.generation import Generation
+from lrp_fx.report.circuit import Circuit
+from lrp_fx.report.edges import Edges
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.parameters import ParameterRelevance
 from lrp_fx.report.position import PositionSite
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Rule, Ruleset, register
 from lrp_fx.runtime.agreement import Agreement
+from lrp_fx.runtime.between import Between
 from lrp_fx.runtime.convert import convert
 from lrp_fx.runtime.dequantise import dequantised
 from lrp_fx.runtime.explainer import Explainer
@@ -27,10 +30,13 @@ from lrp_fx.similarity.result import Pairs
 __all__ = [
     "Aggregation",
     "Agreement",
+    "Between",
     "CaptureError",
+    "Circuit",
     "ConservationError",
     "DataRun",
     "Dictionary",
+    "Edges",
     "Evaluation",
     "Explainer",
     "Generation",

@@ -23,6 +23,7 @@ HOW_TO = {
     "image": "3 (class 3), p = .88",
     "image_and_text": "patches (1, 4, 6)",
     "inside": "depth: (6, 1, 14)",
+    "edges": "induction heads: [0, 2]",
     "pruning": "40 examples with scores",
     "latents": "activations; the dictionary explains",
     "pairs": "Pairs(cosine",

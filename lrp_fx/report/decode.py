@@ -48,6 +48,7 @@ class _Values:
     passing: list[Tensor]
     pairs: dict[str, Tensor]
     inside: list[Tensor]
+    stops: list[Tensor]
     table: Tensor | None
 
 
@@ -175,9 +176,9 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
     leaves = [(leaf, *take(3)) for leaf in signature.leaves]
     sinks, depths, passing = take(len(signature.sinks)), take(len(signature.depths)), take(signature.passing)
     pairs = dict(zip(signature.pairs, take(len(signature.pairs)), strict=True))
-    inside = take(signature.read_inside)
+    inside, stops = take(signature.read_inside), take(signature.stops)
     table = rest[0] if signature.sites else None
-    return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, inside, table)  # type: ignore[arg-type]
+    return _Values(flat[signature.outputs], leaves, sinks, depths, passing, pairs, inside, stops, table)  # type: ignore[arg-type]
 
 
 def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:

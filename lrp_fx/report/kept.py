@@ -31,6 +31,7 @@ from torch import Tensor
 from lrp_fx.capture.outputs import opened
 from lrp_fx.errors import InputError
 from lrp_fx.report.activation import Activation, Activations
+from lrp_fx.report.edges import Edges, Unit
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.ledger import DepthBooks, Ledger, SiteBalance
 from lrp_fx.report.position import PositionSite
@@ -54,6 +55,8 @@ PARTS = (
     DepthInfo,
     Activation,
     Activations,
+    Unit,
+    Edges,
 )
 
 

@@ -57,6 +57,14 @@ def tokens_of(result: Named, tokenizer: Any = None) -> list[list[Part]]:
     return [[replace(p, text=text_of([p.text])) for p in parts] for parts in _tokens(result, tokenizer)]
 
 
+def words_at(result: Named, tokenizer: Any, example: int) -> dict[tuple[str, int], str]:
+    """(input, place) -> what the token there reads; nothing where no input has tokens."""
+    try:
+        return {(p.input, p.start): p.text for p in tokens_of(result, tokenizer)[example]}
+    except InputError:
+        return {}
+
+
 def _tokens(result: Named, tokenizer: Any) -> list[list[Part]]:
     """The same, as the vocabulary writes them."""
     rows = [*_texts(result, tokenizer), *_others(result)]

@@ -14,12 +14,15 @@ from lrp_fx.errors import InputError, needed
 from lrp_fx.render import figure, page
 from lrp_fx.report import heat
 from lrp_fx.report.activation import Activations
+from lrp_fx.report.circuit import Circuit, circuit_of
+from lrp_fx.report.edges import Edges
 from lrp_fx.report.explained import Explained
 from lrp_fx.report.hiding import hidden
 from lrp_fx.report.kept import as_output, read, write
 from lrp_fx.report.ledger import Ledger
 from lrp_fx.report.parts import changed, compact, detached, moving, rows_of, taking
 from lrp_fx.report.past import past
+from lrp_fx.report.pieces import words_at
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.readings import Readings
 from lrp_fx.report.view import picture
@@ -60,7 +63,8 @@ class Relevance(Readings):
     ids and classes are called, where the explainer knows it. ``target``: what is explained, for each example, by
     index, name, place and probability; as text, the target as it was given. ``forms``: input
     name -> what its axes stand for (time, patches in one list), as the model reads it. ``at``: the places inside the
-    model that were asked for (``explainer(..., at=...)``), by name.
+    model that were asked for (``explainer(..., at=...)``), by name. ``edges``: what passes between places, None unless
+    it was asked for (``explainer(..., edges=...)``); `graph` draws it.
     """
 
     score: Tensor
@@ -78,6 +82,7 @@ class Relevance(Readings):
     vocabulary: Vocabulary | None = None
     forms: dict[str, Form] = field(default_factory=dict)
     at: Activations = field(default_factory=Activations)
+    edges: Edges | None = None
 
     def __post_init__(self) -> None:
         if self.vocabulary is not None and self.target.vocabulary is not self.vocabulary:
@@ -286,6 +291,27 @@ class Relevance(Readings):
         ``position``, and in no patch.
         """
         return heat.patches(self, name, position, credit, content=content)
+
+    def graph(
+        self, threshold: float = 0.01, *, share: float | None = None, example: int = 0, tokenizer: Any = None
+    ) -> Circuit:
+        """The edges of one example that matter, to be drawn (`show`, `to_html`) or written (GraphML, JSON, and as
+        circuit-tracer's viewer reads it).
+
+        threshold: the share of the score that an edge has at least. share: instead, edges are taken in the order of
+            their influence until they have this share of all (`lrp_fx.report.prune`). tokenizer: as in `show`.
+
+        Raises `InputError` where edges were not asked for.
+        """
+        if self.edges is None:
+            raise InputError(
+                "this result has no edges: they are followed where they are asked for\n    next: explainer(..., "
+                'edges="heads"), or edges=["attention", "mlp"]'
+            )
+        if not 0 <= example < len(self):
+            raise InputError(f"no example {example}: there are {len(self)}")
+        words, explained = words_at(self, tokenizer, example), self.target[example]
+        return circuit_of(self.edges, example, explained, self.ruleset, words, threshold=threshold, share=share)
 
     def show(self, tokenizer: Any = None, console: Any = None, *, hide: Any = None) -> None:
         """Print the token heatmap, with content and position parts, and the ledger to the terminal (at most 8

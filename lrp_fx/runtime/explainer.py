@@ -34,8 +34,10 @@ from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
+from lrp_fx.runtime.between import Between
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
+from lrp_fx.runtime.edges import with_edges
 from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
 from lrp_fx.runtime.mapping import Mapped, Maps
 from lrp_fx.runtime.parameters import refuse_quantised, summed
@@ -210,11 +212,11 @@ class Explainer(Maps):
 
     @overload
     def __call__(
-        self, *args: Any, targets: Sequence[Any], at: Any = (), through: Any = None, **inputs: Any
+        self, *args: Any, targets: Sequence[Any], at: Any = (), through: Any = None, edges: Any = None, **inputs: Any
     ) -> list[Relevance]: ...
     @overload
     def __call__(
-        self, *args: Any, target: Any = None, at: Any = (), through: Any = None, **inputs: Any
+        self, *args: Any, target: Any = None, at: Any = (), through: Any = None, edges: Any = None, **inputs: Any
     ) -> Relevance: ...
     def __call__(
         self,
@@ -223,6 +225,7 @@ class Explainer(Maps):
         targets: Sequence[Any] | None = None,
         at: str | Sequence[str] = (),
         through: Mapping[str, Any] | None = None,
+        edges: str | Sequence[str] | Between | None = None,
         **inputs: Any,
     ) -> Relevance | list[Relevance]:
         """Explain ``model(*args, **inputs)``; with a tokenizer or processor, also a text, a list of texts, a tuple of
@@ -238,11 +241,13 @@ class Explainer(Maps):
         through: place -> what of it relevance has to pass: True (all), numbers of features (of heads, where it has
             some), ``{axis: numbers}``, or a mask that broadcasts against the value. What takes another way is in the
             sink ``elsewhere``. Several places lie one below the other: relevance passes all of them.
+        edges: places (``"heads"``, ``["attention", "mlp"]``, or a `Between`) between which relevance is followed, for
+            `Relevance.edges` and `Relevance.graph`: one more graph, and a batched transpose for each place.
 
         Raises `InputError`, `TargetError`, `CaptureError`, `UnsupportedOperatorError` (strict) and `ConservationError`.
         """
         with own_device():
-            request = request_of(at, through)
+            request = request_of(at, through, edges)
             goals = named_goals(goals_of(target, targets), self._reader)
             results = self._explained(args, inputs, goals, request)
         return results if targets is not None else results[0]
@@ -266,6 +271,8 @@ class Explainer(Maps):
                 refuse_targets(call, outer, compiler.options.output)
             goals = asked_now(goals, compiler.entry(call), call)
             arguments = arguments_of(goals, compiler.entry(call), call)
+            follow = request.follow
+            followed = [compiler.compiled(call, goal, follow) for goal in goals] if follow is not None else []
             compiled = [compiler.compiled(call, goal, request) for goal in goals]
             masks = [request.arguments(entry, built.inside, call) for entry, built in compiled]
             call.forget()
@@ -283,6 +290,10 @@ class Explainer(Maps):
         executables = [made[id(built)] for _, built in compiled]
         terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]), take)
         results = explain(executables, call, goals, arguments, terms, blame, masks)
+        if follow is not None and follow.between is not None:
+            graphs = [(_executable(*one, differentiable=differentiable), one[1].inside.stops) for one in followed]
+            names = {p.name for p in compiled[0][0].places.find(request.at)} if request.at else set()
+            results = with_edges(results, graphs, call, arguments, follow.between, terms, names)
         return with_words(results, self._reader, output_shape(compiled[0][0].guards, call)[-1])
 
     def _link(self, entry: CompiledProgram) -> str | None:

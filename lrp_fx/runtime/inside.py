@@ -18,9 +18,10 @@ from lrp_fx.guards.guard import Arguments
 from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.axis_names import BATCHES, FEATURES, HEADS
 from lrp_fx.ir.graph import value_of
+from lrp_fx.runtime.between import Between, between_of
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.run import output_shape, target_arguments
-from lrp_fx.structure.places import SCORES, Place
+from lrp_fx.structure.places import SCORES, Place, require_examples
 from lrp_fx.targets import At, Target, asked
 from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 
@@ -28,17 +29,25 @@ from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 @dataclass(frozen=True)
 class Request:
     """``at``: places to be read. ``through``: place -> mask. ``ends``: places where relevance ends, in sinks of their
-    names. ``bare``: without the model's output.
+    names. ``bare``: without the model's output. ``edges``: places whose edges are asked for, which are read; the graph
+    for them (``follow``) has them ``between`` which it stops and starts anew.
     """
 
     at: tuple[str, ...] = ()
     through: Mapping[str, Any] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
     bare: bool = False
+    edges: Between | None = None
+    between: Between | None = None
+
+    @property
+    def follow(self) -> Request | None:
+        """What is asked of the graph for edges."""
+        return None if self.edges is None else Request(bare=True, between=self.edges)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.at or self.through or self.ends or self.bare)
+        return not (self.at or self.through or self.ends or self.bare or self.edges or self.between)
 
     def reads_scores(self, goals: Sequence[Target]) -> bool:
         """Does it ask for scores of attention, which kernels do not make?"""
@@ -55,16 +64,19 @@ class Request:
         gates = [Gate(place, tuple(s != 1 for s in mask.shape)) for place, mask in masks]
         gates.sort(key=lambda gate: order[gate.place.node], reverse=True)
         at, ends = entry.places.find(self.at), entry.places.find(self.ends)
+        if self.edges is not None:
+            at += [s.place for s in self.edges.stops(entry.places) if s.place not in at]
         for place in (*ends, *([source] if source is not None else [])):
-            _require_examples(place)
-        return Inside(tuple(at), tuple(gates), tuple(ends), source, self.bare)
+            require_examples(place)
+        stops = self.between.stops(entry.places) if self.between is not None else ()
+        return Inside(tuple(at), tuple(gates), tuple(ends), source, self.bare, stops)
 
     def masks(self, entry: CompiledProgram, call: Arguments) -> list[tuple[Place, Tensor]]:
         """A mask for each place that relevance has to pass."""
         found = []
         for name, given in self.through.items():
             place = entry.places.one(name)
-            _require_examples(place)
+            require_examples(place)
             found.append((place, mask_of(place, given, shape_at(entry, place, call), value_of(place.node))))
         return found
 
@@ -75,14 +87,19 @@ class Request:
         return [masks[gate.place.node].to(device) for gate in inside.gates]
 
 
-def request_of(at: Any, through: Any) -> Request:
+def request_of(at: Any, through: Any, edges: Any = None) -> Request:
     """What a call asks for, looked at as far as it can be without a program."""
     names = (at,) if isinstance(at, str) else tuple(at or ())
     if not all(isinstance(n, str) for n in names):
         raise InputError(f"at= takes names of places, got {at!r}")
     if through is not None and not (isinstance(through, Mapping) and all(isinstance(n, str) for n in through)):
         raise InputError(f"through= takes a dictionary: place -> mask or numbers, got {through!r}")
-    return Request(names, dict(through or {}))
+    if through and edges:
+        raise InputError(
+            "edges= and through= at once: edges are of all relevance\n    next: leave one out; Edges.between(B, A, "
+            '"total") is what of A passes B'
+        )
+    return Request(names, dict(through or {}), edges=between_of(edges))
 
 
 def asked_now(goals: Sequence[Target], entry: CompiledProgram, call: Arguments) -> list[Target]:
@@ -163,11 +180,3 @@ def _chosen(place: Place, axis: str, numbers: Any, shape: Sequence[int], like: T
     mask = torch.zeros(size, dtype=like.dtype)
     mask[chosen.long()] = 1
     return mask.reshape([size if i == along else 1 for i in range(len(shape))])
-
-
-def _require_examples(place: Place) -> None:
-    if place.axes[0] != BATCHES:
-        raise InputError(
-            f"{place.name} (%{place.node.name}) holds rows of all examples in an order of its own: it can be read with "
-            "at=, and not gated, ended at or explained\n    next: name the module around it"
-        )

@@ -189,7 +189,7 @@ def _reverse(state: State) -> State:
         _found(state.rewritten),
         _found(state.structure),
         _found(state.target),
-        audit=options.audits,
+        audit=options.audits and not state.inside.stops,
         whole=options.whole,
         recompute=options.checkpoint,
         parameters=options.parameters,

@@ -153,12 +153,12 @@ def _outputs(executable: Executable, call: Arguments, arguments: list[list[Tenso
     tensors = [call.bound[info.name] for info in guard_of(TensorGuard, executable.guards).inputs]
     module = executable.runner if len(arguments) == 1 else executable.graph.module
     seen = contextlib.nullcontext() if executable.differentiable else torch.no_grad()
-    with seen, _without_autocast(tensors):
+    with seen, without_autocast(tensors):
         return run_together(module, tensors, arguments)
 
 
 @contextlib.contextmanager
-def _without_autocast(tensors: Sequence[Tensor]) -> Iterator[None]:
+def without_autocast(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Autocast is part of what was traced, and would be applied a second time."""
     with contextlib.ExitStack() as stack:
         for kind in {t.device.type for t in tensors}:

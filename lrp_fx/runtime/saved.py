@@ -193,6 +193,7 @@ class SavedExplainer(Maps):
     def _ready_for(self, rows: Sequence[Row], settings: Settings, ready: Ready) -> Ready:
         self._check_known(goal_of(rows, settings))
         return ready
+
     def parameters(self, data: Any, **options: Any) -> Any:
         """Not of a file: relevance of parameters needs the model. Raises `InputError`."""
         raise InputError(

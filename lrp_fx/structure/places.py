@@ -29,7 +29,7 @@ from torch import fx
 
 from lrp_fx.analysis.provenance import POSITION
 from lrp_fx.errors import InputError
-from lrp_fx.ir.axis_names import axis_names, head_names
+from lrp_fx.ir.axis_names import BATCHES, axis_names, head_names
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, value_of
 from lrp_fx.ir.layout import Layout, batch_axis
@@ -231,3 +231,11 @@ def _matches(pattern: str, name: str) -> bool:
         return pattern == name
     parts = [re.escape(part).replace(r"\*", r"[^.]*") for part in pattern.split("**")]
     return re.fullmatch(".*".join(parts), name) is not None
+
+
+def require_examples(place: Place) -> None:
+    if place.axes[0] != BATCHES:
+        raise InputError(
+            f"{place.name} (%{place.node.name}) holds rows of all examples in an order of its own: it can be read with "
+            "at=, and not gated, ended at or explained\n    next: name the module around it"
+        )

@@ -38,10 +38,20 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """A place where relevance stops and starts anew (`lrp_fx.transpose.stops`); ``along``: the axes (examples first)
+    that its units are numbered by, none where it is one.
+    """
+
+    place: Place
+    along: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Inside:
     """What is asked for. ``at``: places that are read; ``gates``: those that relevance has to pass; ``ends``: where it
     ends; ``source``: the value that the target reads, None for the explained output. ``bare``: without the model's
-    output.
+    output. ``stops``: places between which relevance is followed, unit by unit.
     """
 
     at: tuple[Place, ...] = ()
@@ -49,6 +59,7 @@ class Inside:
     ends: tuple[Place, ...] = ()
     source: Place | None = None
     bare: bool = False
+    stops: tuple[Stop, ...] = ()
 
     @property
     def key(self) -> Any:
@@ -56,7 +67,8 @@ class Inside:
         source = self.source.node.name if self.source is not None else None
         gates = tuple((g.place.node.name, g.given) for g in self.gates)
         at = tuple((p.name, p.node.name) for p in self.at)
-        return at, gates, tuple((p.name, p.node.name) for p in self.ends), source, self.bare
+        stops = tuple((s.place.node.name, s.along) for s in self.stops)
+        return at, gates, tuple((p.name, p.node.name) for p in self.ends), source, self.bare, stops
 
 
 NOTHING = Inside()

@@ -41,6 +41,7 @@ from lrp_fx.transpose.plan import Planner, holds_nan
 from lrp_fx.transpose.seed import Seed, add_arguments, add_seed, mask_of_target
 from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo, PlaceInfo, SiteInfo
 from lrp_fx.transpose.sites import SiteBooks, site_of
+from lrp_fx.transpose.stops import StopBooks
 from lrp_fx.transpose.streams import StreamBooks
 from lrp_fx.transpose.vjp import Plan, Result, books_nothing, may_be_shared, transpose_rule, vjp_keys
 
@@ -94,7 +95,7 @@ class _Walk:
         self.rewritten, self.structure, self.target, self.audit = rewritten, structure, target, audit
         self.facts = rewritten.facts
         self.builder = RelevanceBuilder(rewritten, traces)
-        self.inside = InsideBooks(self.builder, inside)
+        self.inside, self.stops = InsideBooks(self.builder, inside), StopBooks(self.builder, inside.stops)
         source = inside.source
         self.source = source.node if source is not None else rewritten.program.explained_node
         self.bases = Bases(self.builder)
@@ -116,7 +117,7 @@ class _Walk:
 
         def add() -> None:
             arguments.update(add_arguments(self.builder, self.target, source))
-            self.signature.gates = tuple(self.inside.add_masks())
+            self.signature.gates = (*self.inside.add_masks(), *self.stops.add_arguments())
 
         self.builder.copy_forward(self.structure, add)
         segment_ids = SegmentIds(self.facts, self.builder.env, self.builder.add)
@@ -128,7 +129,7 @@ class _Walk:
             together=self.rewritten.ruleset.as_autograd,
             gaps=holds_nan(self.rewritten.program),
         )
-        seed = add_seed(self.builder, self.target, arguments, source)
+        seed = self.stops.scaled(add_seed(self.builder, self.target, arguments, source))
         self.score = seed.score
         self._start(seed)
         for node in reversed(list(self.rewritten.program.graph.nodes)):
@@ -136,7 +137,9 @@ class _Walk:
         self.inside.check()
         leaves = self._leaf_relevances()
         self.signature.arguments = tuple(arguments)
-        return self._outputs(seed.score, leaves, whole)
+        if self.inside.asked.stops:  # what starts anew is no part of one score's way along a stream
+            self.streams.begin_again()
+        return self._outputs(self.stops.score(seed.score), leaves, whole)
 
     def _start(self, seed: Seed) -> None:
         self.contributions[self.source, None].append(seed.coefficient)
@@ -163,13 +166,16 @@ class _Walk:
             PlaceInfo(p.name, p.kind, p.node.name, p.axes, p.module, p.source, p.layer, *told_of(p.pairs))
             for p in self.inside.asked.at
         ]
+        signature.stops = len(self.inside.asked.stops)
         rows, passing = [r for _, r in depths], [total for total, _ in streams.passing]
-        read, pairs = self.inside.outputs(), streams.pairs.values()
+        read, pairs = [*self.inside.outputs(), *self.stops.outputs()], streams.pairs.values()
         return (*own, score, *leaves, *self.sinks, *rows, *passing, *pairs, *read, *self.sites.table())
 
     # ------------------------------------------------------------------------------------------------ operations
     def _visit(self, node: fx.Node) -> None:
-        if node in self.inside.nodes and not self._at_place(node):
+        if node in self.stops.nodes:
+            self._at_stop(node)
+        elif node in self.inside.nodes and not self._at_place(node):
             return
         application = self.rewritten.applications.get(node)
         if application is None or application.rule.frozen:
@@ -211,6 +217,16 @@ class _Walk:
             self.leaves.arrivals.update({node: [replace(a, c=c) for a in arrivals]} if arrivals else {})
         self.contributions[node, None].append(c)
         return True
+
+    def _at_stop(self, node: fx.Node) -> None:
+        """What arrives is booked here, unless it is to go on; what is given starts."""
+        arrived = self.contributions.pop((node, None), [])
+        c, stopped = self.stops.at(node, self.builder.sum(arrived) if arrived else None)
+        info = SiteInfo(node.name, "stop", module_path(node), source_line(node))
+        self._book(self.stops.nodes[node].place.name, info, stopped, node)
+        arrivals = self.leaves.arrivals.get(node, [])[:1]
+        self.leaves.arrivals.update({node: [replace(a, c=c) for a in arrivals]} if arrivals else {})
+        self.contributions[node, None].append(c)
 
     def _begin_again(self) -> None:
         """What was handed to others than a gate has not passed it."""

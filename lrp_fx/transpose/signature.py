@@ -110,6 +110,7 @@ class GraphSignature:
     (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if no one is.
     ``target_mask``: the input that tells a target which rows count, and whether it keeps them where it is true.
     ``gates``: arguments behind the target's, masks of what relevance has to pass. ``inside``: places that are read.
+    ``stops``: how many places relevance starts anew from; their arguments are among the gates'.
     """
 
     outputs: int = 0
@@ -126,13 +127,15 @@ class GraphSignature:
     injections: list[InjectionInfo] = field(default_factory=list)
     gates: tuple[str, ...] = ()
     inside: list[PlaceInfo] = field(default_factory=list)
+    stops: int = 0
     forms: tuple[Form, ...] = ()
 
     @property
     def count(self) -> int:
         """How many outputs there are."""
         totals = len(self.sinks) + len(self.depths) + self.passing + len(self.pairs)
-        return self.outputs + 1 + 3 * len(self.leaves) + totals + self.read_inside + bool(self.sites)
+        inside = self.read_inside + self.stops
+        return self.outputs + 1 + 3 * len(self.leaves) + totals + inside + bool(self.sites)
 
     @property
     def read_inside(self) -> int:
@@ -146,7 +149,7 @@ class RelevanceGraph:
 
     ``(inputs..., target arguments..., masks of gates...) -> (outputs..., score, leaf relevances (three each), sink
     totals, stream relevances, passing sums, pairwise relevances, places inside (value and coefficient each, and what
-    pairs gave to position), site table)``.
+    pairs gave to position), what arrives at stops, site table)``.
     """
 
     module: fx.GraphModule
