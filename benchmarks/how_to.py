@@ -16,8 +16,8 @@ from benchmarks.page import ROOT, Command
 SCRIPTS, PAGES = ROOT / "examples" / "how_to", ROOT / "docs" / "how_to"
 #: In the order of the list of pages.
 NAMES = (
-    "classify batches contrast generation encoder_decoder image image_and_text sound inside edges concepts latents "
-    "pairs datasets evaluate pruning train save"
+    "classify batches contrast generation encoder_decoder image image_and_text sound inside patch edges concepts "
+    "latents pairs datasets evaluate pruning train save"
 ).split()
 
 

@@ -27,6 +27,7 @@ HOW_TO = {
     "pruning": "40 examples with scores",
     "latents": "activations; the dictionary explains",
     "pairs": "Pairs(cosine",
+    "patch": "without mlp.1: -8.67, expected -8.45",
     "save": "graph: True",
     "sound": "by time (1, 200)",
     "train": "of relevance on it; captures: 1",

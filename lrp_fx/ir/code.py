@@ -34,7 +34,7 @@ def function_of(graph: fx.Graph, instead: Instead | None = None) -> Callable[...
 
 def run_once(graph: fx.Graph, module: Any, inputs: Sequence[Any], instead: Instead | None = None) -> Any:
     """What ``function_of(graph, instead)(module, *inputs)`` gives."""
-    others, spent, given = instead or {}, _read_last(graph), iter(inputs)
+    others, spent, given = instead or {}, read_last(graph), iter(inputs)
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "output":
@@ -53,7 +53,7 @@ def run_once(graph: fx.Graph, module: Any, inputs: Sequence[Any], instead: Inste
     raise NotImplementedError("a flat graph has an output")
 
 
-def _read_last(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+def read_last(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """The values that nobody reads behind a node."""
     spent: dict[fx.Node, list[fx.Node]] = {}
     seen: set[fx.Node] = set()
@@ -76,7 +76,7 @@ class _Writer:
 
     def function(self) -> Callable[..., Any]:
         head, lines = ["module"], []
-        last = _read_last(self.graph)
+        last = read_last(self.graph)
         for node in self.graph.nodes:
             name = self.names[node]
             if node.op == "placeholder":

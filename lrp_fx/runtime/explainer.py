@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,7 +25,6 @@ from lrp_fx.preprocess.open import Opened, opened
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.explained import link_of
-from lrp_fx.report.parameters import ParameterRelevance
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
@@ -39,8 +36,8 @@ from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
 from lrp_fx.runtime.edges import with_edges
 from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
+from lrp_fx.runtime.looking import Looks
 from lrp_fx.runtime.mapping import Mapped, Maps
-from lrp_fx.runtime.parameters import refuse_quantised, summed
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.prepared import mapped_model
 from lrp_fx.runtime.refuse import refuse_targets
@@ -48,12 +45,11 @@ from lrp_fx.runtime.run import Executable, Taking, Terms, explain, goals_of, out
 from lrp_fx.runtime.saving import save
 from lrp_fx.runtime.settings import check_gradients, check_roles, check_settings, ruleset_of
 from lrp_fx.runtime.strategies import Dynamic
-from lrp_fx.structure.places import Place
 from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import At, Target, as_target
 
 
-class Explainer(Maps):
+class Explainer(Maps, Looks):
     """Explains a model: call it like the model, with a ``target``."""
 
     def __init__(
@@ -96,7 +92,7 @@ class Explainer(Maps):
         self.roles = dict(roles or {})
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
         self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
-        self._weighing: Explainer | None = None  # the same, with graphs that return relevance of parameters
+        self._weighing = None
         check_roles(model, self.roles)
         self._compiler = Compiler(
             model,
@@ -164,13 +160,6 @@ class Explainer(Maps):
         ``.print_readable(blocks="once")`` each repeated block once.
         """
         return self._entry().rewritten
-
-    @property
-    def places(self) -> list[Place]:
-        """What can be asked for inside the model by the name of its kind: heads, neurons, the residual stream, ...
-        (Paths of modules and names of nodes can be, too.)
-        """
-        return list(self._entry().places)
 
     def why(self, node: str) -> Explanation:
         """What a node of the graph means, under which rule, and why the recognisers asked before refused.
@@ -299,48 +288,6 @@ class Explainer(Maps):
     def _link(self, entry: CompiledProgram) -> str | None:
         outputs, problem = entry.program.outputs, getattr(getattr(self.model, "config", None), "problem_type", None)
         return link_of(outputs.names, outputs.explained, problem)
-
-    # ------------------------------------------------------------------------------------------------ parameters
-    def parameters(
-        self, data: Any, *, target: Any = None, absolute: bool = False, divided: bool = True
-    ) -> ParameterRelevance:
-        """Relevance of the model's parameters, summed over examples: what pruning, merging and quantisation ask for.
-
-        data: what one call takes (a dict of arguments, a tensor, a text or a list of texts where a tokenizer is known),
-            or an iterable of these, one batch after the other. A dict may have its own ``target``.
-        target: as in a call, for every batch.
-        absolute: sum the absolute values that each batch gives, for a ranking; else the values themselves.
-        divided: find out which parts belong to which head and expert, for `by`. It runs attention on drawn values once,
-            which takes a while for large models.
-
-        The result has a tensor of each parameter's own shape and type (float32 at least), in units of the explained
-        output. The graphs for it are made and kept apart from those of calls.
-
-        Raises as a call does, and `InputError` for quantised models and where data is empty.
-        """
-        refuse_quantised(self.model)
-        if self._weighing is None:
-            self._weighing = copy.copy(self)
-            options = replace(self._compiler.options, parameters=True)
-            self._weighing._compiler, self._weighing._said = Compiler(self.model, options), self._said
-        own = self._weighing
-        own.conserve = self.conserve
-
-        def explain(args: tuple[Any, ...], inputs: dict[str, Any], take: Taking) -> Relevance:
-            with own_device():
-                goals = named_goals(goals_of(inputs.pop("target"), None), own._reader)
-                return own._explained(args, inputs, goals, take=take)[0]
-
-        return summed(
-            self.model,
-            data,
-            target,
-            explain,
-            own._entry,
-            absolute=absolute,
-            divided=divided,
-            ruleset=self.ruleset.name,
-        )
 
     # ------------------------------------------------------------------------------------------------ generation
     def generate(self, prompt: Any = None, **options: Any) -> Generation | list[Generation]:

@@ -17,7 +17,8 @@ from lrp_fx.structure.sites import attention_nodes
 @dataclass(frozen=True)
 class Attention:
     """``weighted``: the sum of values by weights; ``softmax``: of the scores, None inside a fused kernel; ``scores``:
-    what goes into it; ``product``: of queries and keys, before scales, masks and biases.
+    what goes into it, None where the weights are frozen; ``product``: of queries and keys, before scales, masks and
+    biases.
     """
 
     weighted: fx.Node
@@ -34,7 +35,8 @@ def find_attention(rewritten: Rewritten) -> list[Attention]:
             found.append(Attention(nodes[0], None, None))
             continue
         product, softmax, *weighted = nodes
-        scores = rewritten.applications[softmax].operands[0]
+        application = rewritten.applications.get(softmax)
+        scores = application.operands[0] if application is not None else None
         found.append(Attention(weighted[-1], softmax, scores, product))
     order = {n: i for i, n in enumerate(rewritten.program.graph.nodes)}
     return sorted(found, key=lambda a: order[a.weighted])

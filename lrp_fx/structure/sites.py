@@ -75,24 +75,26 @@ class _Finder:
         self.rewritten, self.structure = rewritten, structure
         self.applications = rewritten.applications
         self.flow = rewritten.flow
+        self.served = rewritten.context.served  # with what frozen weights keep relevance from
 
     def attention(self) -> list[Site]:
         """Fused kernels, and softmaxes with the matrix products before and after them."""
         found = []
         for nodes in self.attention_nodes():
             how, node = ("fused", nodes[0]) if len(nodes) == 1 else ("softmax of a product", nodes[1])
-            found.append(_site(ATTENTION, how, self.applications[node], nodes))
+            application = self.applications.get(node) or self.applications[nodes[-1]]  # frozen weights carry nothing
+            found.append(_site(ATTENTION, how, application, nodes))
         return found
 
     def attention_nodes(self) -> list[tuple[fx.Node, ...]]:
         """(kernel,), or (product that makes the scores, softmax, product that weighs the values)."""
         found: list[tuple[fx.Node, ...]] = []
-        for node, application in self.applications.items():
-            if application.kind == "attention":
+        for node, served in self.served.items():
+            if served.kind == "attention" and node in self.applications:
                 found.append((node,))
-            elif application.kind == "softmax" and (scores := self._scores(node)) is not None:
+            elif served.kind == "softmax" and (scores := self._scores(node)) is not None:
                 outputs = self._weighted_sums(node)
-                if outputs:
+                if outputs and outputs[0] in self.applications:
                     found.append((scores, node, *outputs))
         return found
 
@@ -115,13 +117,13 @@ class _Finder:
         while queue:
             node = queue.pop(0)
             for following in graph.successors(node):
-                application = self.applications.get(following)
-                if following in seen or application is None:
+                served = self.served.get(following)
+                if following in seen or served is None:
                     continue
                 seen.add(following)
                 if has(following, Fact.PRODUCT) or op_name(following) == "aten.baddbmm":
                     return following  # type: ignore[no-any-return]
-                on_the_way = application.kind in ("move", "sum", "route", "elementwise", "normalise")
+                on_the_way = served.kind in ("move", "sum", "route", "elementwise", "normalise")
                 if on_the_way or has(following, Fact.SCALING):
                     queue.append(following)
         return None

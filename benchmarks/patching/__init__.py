@@ -1,0 +1,1 @@
+"""Activation patching, and what explanations say of it beforehand: ``python -m benchmarks patching``."""
