@@ -177,6 +177,16 @@ def test_two_dictionaries(model: Model) -> None:
     assert sorted(relevance.at) == ["mlp.0.latents", "residual.1.latents"]
 
 
+def test_a_dictionary_of_scores(model: Model) -> None:
+    """Of attention's scores, with keys for features: the place stays one of its kind."""
+    given = {"scores.0": Sparse(width=T)}
+    explainer = lrp_fx.convert(model, {"x": X}, conserve="site", dictionaries=given, dynamic=False)
+    relevance = explainer(x=X, at=["scores", "latents"])
+    closed(relevance)
+    assert [p.name for p in explainer.places if p.kind == "scores"] == ["scores.0", "scores.1"]
+    assert float(relevance.at["scores.0.latents"].total.abs().min()) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", ["attnlrp", "pa-lrp-path-gamma", "gradient"])
 def test_other_rules(model: Model, rules: str) -> None:

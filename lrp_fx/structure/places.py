@@ -155,7 +155,7 @@ class Places:
             found[kind] = self._numbered(kind, (b.node for b in branches if b.kind == kind))
         found[NEURONS] = self._numbered(NEURONS, (n for b in branches for n in b.neurons))
         found[HEADS] = self._numbered(HEADS, (a.weighted for a in attention))
-        known = {a.scores: a for a in attention if a.scores is not None}
+        known = {_as_read(a.scores): a for a in attention if a.scores is not None}
         found[SCORES] = [self._with_pairs(p, known[p.node]) for p in self._numbered(SCORES, known)]
         named = {n.meta[LATENTS]: n for n in self.nodes.values() if LATENTS in n.meta and self._carries(n)}
         found[LATENTS] = [self._place(name, node, LATENTS) for name, node in named.items()]
