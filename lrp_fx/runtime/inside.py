@@ -51,7 +51,8 @@ class Request:
 
     def reads_scores(self, goals: Sequence[Target]) -> bool:
         """Does it ask for scores of attention, which kernels do not make?"""
-        names = (*self.at, *self.through, *self.ends, *(goal.place for goal in goals if isinstance(goal, At)))
+        edges = self.edges.places if self.edges is not None else ()
+        names = (*self.at, *self.through, *self.ends, *edges, *(goal.place for goal in goals if isinstance(goal, At)))
         return any(name == SCORES or name.startswith(f"{SCORES}.") for name in names)
 
     def inside(self, entry: CompiledProgram, call: Arguments, target: Target) -> Inside:
