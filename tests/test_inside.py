@@ -35,6 +35,8 @@ class Attention(nn.Module):
         x = x.transpose(0, 1) if turned else x
         b, t, _ = x.shape
         q, k, v = (y.view(b, t, HEADS, -1).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        if self.how == "rotated":
+            q, k = rotated(q), rotated(k)
         if self.how == "kernel":
             o = nn.functional.scaled_dot_product_attention(q, k, v)
         elif self.how == "bmm":
@@ -44,6 +46,13 @@ class Attention(nn.Module):
             o = torch.softmax(q @ k.mT / 2, -1) @ v
         o = self.out(o.transpose(1, 2).reshape(b, t, DIM))
         return o.transpose(0, 1) if turned else o
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Half of the features, by the place of the token."""
+    angle = torch.arange(x.shape[2], dtype=x.dtype).unsqueeze(1)
+    turned = torch.cat([-x[..., 1:2], x[..., :1]], -1)
+    return torch.cat([x[..., :2] * angle.cos() + turned * angle.sin(), x[..., 2:]], -1)
 
 
 class Block(nn.Module):
@@ -150,8 +159,32 @@ def test_scores(how: str) -> None:
     assert any("scaled_dot" in n.name for n in explain.graph.graph.nodes) == (how == "kernel")
 
 
+def test_pairs_give_rotation_half_of_what_is_rotated() -> None:
+    relevance = converted("rotated")(input_ids=IDS, at="scores")
+    for scores in relevance.at.values():
+        _check_pairs(scores, relevance)
+        assert 0 < float(scores.position.abs().sum()) < float(scores.relevance.abs().sum())
+
+
+def _check_pairs(scores: Any, relevance: lrp_fx.Relevance) -> None:
+    assert scores.position is not None and scores.content is not None
+    sites = [site for site in relevance.position if site.module == scores.module and site.share.any()]
+    expected = sum((site.share * relevance.score for site in sites), torch.zeros_like(relevance.score))
+    torch.testing.assert_close(scores.position.flatten(1).sum(1), expected, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(scores.content + scores.position, scores.relevance, rtol=0, atol=1e-12)
+
+
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("name", "attention"), [("llama", "eager"), ("bloom", ""), ("deberta_v2", ""), ("t5", "eager")]
+    ("name", "attention"),
+    [
+        ("bloom", ""),
+        pytest.param("llama", "eager", marks=SLOW),
+        pytest.param("deberta_v2", "", marks=SLOW),
+        pytest.param("t5", "eager", marks=SLOW),
+    ],
 )
 @pytest.mark.usefixtures("quiet")
 def test_pairs_give_position_what_its_sites_got(name: str, attention: str) -> None:
@@ -159,12 +192,7 @@ def test_pairs_give_position_what_its_sites_got(name: str, attention: str) -> No
     model = shared.converted(name, attention, torch.float64)
     relevance = model.explainer(**model.inputs, at="scores")
     for scores in relevance.at.values():
-        assert scores.position is not None and scores.content is not None
-        sites = [site for site in relevance.position if site.module == scores.module]
-        expected = sum((site.share * relevance.score for site in sites), torch.zeros_like(relevance.score))
-        found = scores.position.flatten(1).sum(1)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
-        torch.testing.assert_close(scores.content + scores.position, scores.relevance, rtol=0, atol=1e-12)
+        _check_pairs(scores, relevance)
 
 
 @pytest.mark.slow

@@ -287,7 +287,10 @@ def test_a_target_for_all_or_for_each_batch() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"keep_output": False, "checkpoint": True}, pytest.param({"dynamic": False}, marks=SLOWLY)],
+    [
+        pytest.param({"keep_output": False, "checkpoint": True}, marks=SLOWLY),
+        pytest.param({"dynamic": False}, marks=SLOWLY),
+    ],
     ids=str,
 )
 def test_however_the_graph_is_made(options: dict[str, Any]) -> None:

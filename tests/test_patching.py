@@ -30,6 +30,7 @@ def test_a_partner_has_another_answer() -> None:
     assert case.inputs["input_ids"].shape == case.others["input_ids"].shape
 
 
+@pytest.mark.slow
 def test_coefficients_know_what_patching_mlps_does_and_the_gradient_does_not() -> None:
     (case,) = cases.cases("task_induction", 5)
     mlps = measure.asked(case, 2, ["mlp"])

@@ -152,8 +152,8 @@ up to {layers} layers. **Pearson** and **Spearman** over all sites of all exampl
 the largest. *relp* is attnlrp with attention's weights frozen and gates halved, *relp, gamma* the same with the gamma
 rule on residual sums.
 
-Up to {count} examples of each model, all of one length (lrp_fx {version}). `--model` measures one more, such as
-`{language}`: SmolLM2-135M of a package, on {pairs} pairs of sentences that differ in one word.
+Up to {count} examples of each model, all of one length (lrp_fx {version}). `{language}` is SmolLM2-135M of a package,
+on those of {pairs} pairs of sentences that differ in one word; its other example is the other sentence of the pair.
 
 **What it takes to come nearer.** An estimate is linear in the change, and the score is not: where a patch turns the
 answer round, or empties a token, attention and normalisations change with it. One run does not see that. The mean of
