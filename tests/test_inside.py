@@ -232,8 +232,8 @@ def test_what_passes_a_gate_and_what_does_not_is_all(how: str) -> None:
 
 
 def test_masks_of_any_shape_are_numbers_of_the_same_graph(explainer: lrp_fx.Explainer) -> None:
-    tokens = torch.zeros(6, 1)
-    tokens[[1, 4]] = 1
+    tokens = torch.zeros(1, 6, 1)
+    tokens[:, [1, 4]] = 1
     by_mask = explainer(input_ids=IDS, through={"mlp.0": tokens})
     by_name = explainer(input_ids=IDS, through={"mlp.0": {"tokens": [1, 4]}})
     made = explainer.statistics.transposes
@@ -345,6 +345,14 @@ def test_examples_and_files(explainer: lrp_fx.Explainer, tmp_path: Path) -> None
         ({"through": {"mlp.0": torch.ones(7)}}, "(3, 6, 8) (batch 3, tokens 6, features 8)"),
         ({"through": {"blocks.0.attn": True, "heads.0": True, "neurons.1": [0], "attention.1": [2]}}, ""),
         ({"target": At("blocks.9", 0)}, "close names are"),
+        ({"through": {"mlp.0": [0], "blocks.0.down": [0, 1]}}, "are one value"),
+        ({"through": {"mlp.0": torch.ones(3, 6, dtype=torch.int64)}}, "an axis for each"),
+        ({"through": {"mlp.0": torch.tensor([1, 1, 0])}}, "come twice"),
+        ({"through": {"mlp.0": torch.full((1, 6, 1), 2.0)}}, "numbers from 0 to 1"),
+        ({"through": {"mlp.0": torch.full((1, 6, 1), torch.nan)}}, "numbers from 0 to 1"),
+        ({"through": {"mlp.0": None}}, "neither numbers nor a mask"),
+        ({"through": {"mlp.0": {"tokens": "a"}}}, "neither numbers nor a mask"),
+        ({"at": 3}, "a name or a list of names"),
     ],
 )
 def test_what_is_not_there(asked: dict[str, Any], said: str, explainer: lrp_fx.Explainer) -> None:
@@ -376,9 +384,44 @@ def test_gates_side_by_side_let_nothing_through() -> None:
         lrp_fx.convert(Beside().eval())(input_ids=IDS, through={"a": True, "b": True})
 
 
+class Twice(nn.Module):
+    """A module that is called twice, and one that gives two values."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.a(x), self.b(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.f, self.two, self.head = nn.Embedding(20, 4), nn.Linear(4, 4), Twice.Two(), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        a, b = self.two(self.f(torch.relu(self.f(self.table(input_ids)))))
+        return self.head(a * b)
+
+
+def test_calls_of_one_module_are_apart_and_results_are_one() -> None:
+    torch.manual_seed(2)
+    net = Twice().double().eval()
+    explain = lrp_fx.convert(net, rules="gradient", dynamic=False)
+    relevance = explain(input_ids=IDS, at="f@*")
+    first = net.f(net.table(IDS))
+    torch.testing.assert_close(relevance.at["f@0"].value, first, rtol=0, atol=1e-12)
+    torch.testing.assert_close(relevance.at["f@1"].value, net.f(torch.relu(first)), rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match=r"called several times: f@0, f@1"):
+        explain(input_ids=IDS, at="f")
+    with pytest.raises(InputError, match=r"several values of the module are read outside"):
+        explain(input_ids=IDS, at="two")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (lambda: Direction("a"), "floating numbers"),
         (lambda: Direction([1, 2]), "floating numbers"),
         (lambda: Direction(torch.ones(2, 2, 2)), "position=None"),
         (lambda: At("", 1), "name of a place"),

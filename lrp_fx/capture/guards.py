@@ -6,8 +6,11 @@ ensures   a call that the guards admit decides nothing otherwise than the captur
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import CAPTURE_ULPS, difference, ran
@@ -23,21 +26,29 @@ def guards_of(program: Program, call: ModelCall) -> tuple[Guard, ...]:
     guards: tuple[Guard, ...] = (
         PlainGuard(call.plain),
         TensorGuard(program.inputs),
-        SizeGuard(TracedSizes(program), compare=_comparison(program)),
+        SizeGuard(TracedSizes(program), compare=_comparison(program, call.model)),
     )
     if program.method != CONCRETE:
         return guards
     return (*guards, ValueGuard({n: v.clone() for n, v in call.tensors.items()}))
 
 
-def _comparison(program: Program) -> Callable[[Arguments], bool]:
+def _comparison(program: Program, model: nn.Module) -> Callable[[Arguments], bool]:
     """Does a captured program compute what the model computes? Asked once for each set of sizes that are 1."""
+    known = weakref.ref(model)  # what is kept for a model does not keep it
 
-    def compare(call: Arguments) -> bool:
-        assert isinstance(call, ModelCall)
+    def compare(given: Arguments) -> bool:
+        call = given if isinstance(given, ModelCall) else _of_model(given)
+        if call is None:
+            return False
         short = _short(call)
         found = (ran(call.model, short) if short is not None else None) or ran(call.model, call.bound)
         return found is not None and difference(program, found) <= CAPTURE_ULPS
+
+    def _of_model(given: Arguments) -> ModelCall | None:
+        """A call of a graph that was handed on as one of the model, which is still there."""
+        own = known()
+        return ModelCall(dict(given.bound), dict(given.roles), own) if own is not None else None
 
     def _short(call: ModelCall) -> dict[str, Any] | None:
         """Fewer tokens, if the program holds for as few; what is 1 is 1 there, too."""

@@ -19,12 +19,16 @@ _NAMES = {TOKEN: TOKENS, FEATURE: FEATURES, SEGMENTED: "rows"}
 
 
 def axis_names(layout: Layout | None, rank: int) -> tuple[str, ...]:
-    """One name for each axis; ``all`` stands in front where no axis is the batch."""
+    """One name for each axis; ``all`` stands in front where no axis is the batch. The last of several axes of features
+    has the name, those before are ``groups``.
+    """
     if layout is None or len(layout) != rank:
         return ("all", *(f"axis_{i}" for i in range(rank)))
     kinds = [[k for k, _ in axis] for axis in layout]
     axis = batch_axis(layout)
     names = [_name(found) for found in kinds]
+    last = max((i for i, name in enumerate(names) if name == FEATURES), default=0)
+    names = [GROUPS if name == FEATURES and i < last else name for i, name in enumerate(names)]
     if axis is None:
         return apart(("all", *names))
     merged = [names[axis.axis]] if axis.is_merged else []

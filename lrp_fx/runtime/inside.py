@@ -62,6 +62,7 @@ class Request:
             return NOTHING
         masks = self.masks(entry, call)
         order = {n: i for i, n in enumerate(entry.program.graph.nodes)}
+        _require_apart([place for place, _ in masks])
         gates = [Gate(place, tuple(s != 1 for s in mask.shape)) for place, mask in masks]
         gates.sort(key=lambda gate: order[gate.place.node], reverse=True)
         at, ends = entry.places.find(self.at), entry.places.find(self.ends)
@@ -90,6 +91,8 @@ class Request:
 
 def request_of(at: Any, through: Any, edges: Any = None) -> Request:
     """What a call asks for, looked at as far as it can be without a program."""
+    if at is not None and not isinstance(at, (str, list, tuple, set, dict)):
+        raise InputError(f"at= takes a name or a list of names of places, got {at!r}")
     names = (at,) if isinstance(at, str) else tuple(at or ())
     if not all(isinstance(n, str) for n in names):
         raise InputError(f"at= takes names of places, got {at!r}")
@@ -135,49 +138,82 @@ def shape_at(entry: CompiledProgram, place: Place, call: Arguments) -> tuple[int
     return sizes_of(entry.program, like.shape).output_shape(call.shapes)
 
 
+def _require_apart(places: Sequence[Place]) -> None:
+    """Refuse two gates at one value: which mask counts would depend on their order."""
+    names: dict[Any, str] = {}
+    for place in places:
+        other = names.setdefault(place.node, place.name)
+        if other != place.name:
+            raise InputError(
+                f"through=: {other!r} and {place.name!r} are one value (%{place.node.name})\n    next: give one mask, "
+                "for what passes both"
+            )
+
+
 def mask_of(place: Place, given: Any, shape: Sequence[int], like: Tensor) -> Tensor:
     """What is given of a place as numbers between 0 and 1 with an axis for each of the value's.
 
-    given: True (all of it), a number or several (of features; of heads where it has some), an axis's name -> numbers,
-    or a mask that broadcasts against the value, examples first.
+    given: True (all of it), a number or several (of features; of heads where it has some), an axis's name -> numbers
+    or truth values, or a mask with an axis for each of the value's (of its size, or 1), examples first.
     """
     if isinstance(given, Mapping):
         mask = torch.ones((1,) * len(shape), dtype=like.dtype)
         for axis, numbers in given.items():
-            mask = mask * _chosen(place, str(axis), numbers, shape, like)
+            mask = mask * _chosen(place, str(axis), _tensor(place, numbers), shape, like)
         return mask
     if given is True:
         return torch.ones((1,) * len(shape), dtype=like.dtype)
-    mask = torch.as_tensor(given)
-    if mask.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+    mask = _tensor(place, given)
+    if not mask.is_floating_point() and mask.dtype != torch.bool and mask.dim() < 2:
         axis = HEADS if HEADS in place.axes else FEATURES if FEATURES in place.axes else place.axes[-1]
         return _chosen(place, axis, mask, shape, like)
-    fits = mask.dim() <= len(shape) and all(
-        s in (1, size) for s, size in zip(reversed(mask.shape), reversed(shape), strict=False)
-    )
+    fits = mask.dim() == len(shape) and all(s in (1, size) for s, size in zip(mask.shape, shape, strict=True))
     if not fits:
         sizes = ", ".join(f"{axis} {size}" for axis, size in zip(place.axes, shape, strict=True))
         raise InputError(
             f"through={place.name!r}: a mask of shape {tuple(mask.shape)} for a value of shape {tuple(shape)} ({sizes})"
-            "\n    next: give one that broadcasts against it, numbers of "
-            f"{HEADS if HEADS in place.axes else FEATURES}, or {{axis: numbers}}"
+            "\n    next: give one with an axis for each of the value's, of its size or 1; numbers of "
+            f"{HEADS if HEADS in place.axes else FEATURES}; or {{axis: numbers}}"
         )
-    return mask.reshape((1,) * (len(shape) - mask.dim()) + tuple(mask.shape)).to(like.dtype)
+    wide = mask.detach().float()
+    if not bool(((wide >= 0) & (wide <= 1)).all()):
+        raise InputError(
+            f"through={place.name!r}: a mask holds numbers from 0 to 1, this one {float(wide.min()):g} to "
+            f"{float(wide.max()):g}\n    next: numbers of an axis are given as {{axis: numbers}}"
+        )
+    return mask.to(like.dtype)
 
 
-def _chosen(place: Place, axis: str, numbers: Any, shape: Sequence[int], like: Tensor) -> Tensor:
+def _tensor(place: Place, given: Any) -> Tensor:
+    """What is given of a place, as a tensor."""
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"through={place.name!r}: {given!r} is neither numbers nor a mask\n    next: True, numbers, "
+            "{axis: numbers}, or a tensor"
+        ) from None
+
+
+def _chosen(place: Place, axis: str, numbers: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
     """1 at these numbers of an axis, 0 elsewhere."""
     if axis not in place.axes or axis == BATCHES:
         raise InputError(f"through={place.name!r}: no axis {axis!r}; there are {', '.join(place.axes[1:])}")
     along = place.axes.index(axis)
-    chosen = torch.as_tensor(numbers).reshape(-1)
+    chosen = numbers.reshape(-1)
     size = shape[along]
     if chosen.dtype == torch.bool and len(chosen) == size:
         chosen = chosen.nonzero().flatten()
     outside = [int(n) for n in chosen.tolist() if not -size <= n < size] if not chosen.is_floating_point() else []
     if chosen.is_floating_point() or chosen.dtype == torch.bool or outside:
-        what = f"{outside[0]} is none of" if outside else f"{numbers!r} are no numbers of"
+        what = f"{outside[0]} is none of" if outside else f"{numbers.tolist()} are no numbers of"
         raise InputError(f"through={place.name!r}: {what} its {size} {axis}")
+    chosen = chosen.long() % size
+    if len(set(chosen.tolist())) < len(chosen):
+        raise InputError(
+            f"through={place.name!r}: some numbers of {axis} come twice ({numbers.tolist()})\n    next: a mask of an "
+            f"axis is given as truth values, {{{axis!r}: mask.bool()}}"
+        )
     mask = torch.zeros(size, dtype=like.dtype)
-    mask[chosen.long()] = 1
+    mask[chosen] = 1
     return mask.reshape([size if i == along else 1 for i in range(len(shape))])

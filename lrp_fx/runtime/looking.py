@@ -118,8 +118,12 @@ class Looks:
         """
         with own_device():
             with ALONE, compiling(self.progress):
-                call = self._bind(args, inputs, self._compiler)
-                entry = self._compiler.entry(call)
+                given = values if isinstance(values, (list, tuple)) else [values]
+                names = [str(name) for one in given if isinstance(one, dict) for name in one]
+                wanted = Request(tuple(names)).reads_scores([])
+                compiler = self._compiler.with_scores if wanted else self._compiler
+                call = self._bind(args, inputs, compiler)
+                entry = compiler.entry(call)
                 call.forget()
             found = patched(entry, call, values)
         return found if isinstance(values, (list, tuple)) else found[0]

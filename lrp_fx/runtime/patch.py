@@ -24,7 +24,7 @@ from lrp_fx.ir.layout import batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.run import without_autocast
-from lrp_fx.structure.places import Place, Places
+from lrp_fx.structure.places import LATENTS, Place, Places
 from lrp_fx.transpose.inside import as_it_lay, laid_out
 
 #: What a place may become: a number or a tensor that broadcasts against it, or a function of it (examples first).
@@ -44,7 +44,13 @@ class Patch:
         place, new = self.values[node]
         axis = batch_axis(place.layout)
         laid = laid_out(value, place, self.batch)
-        given = new(laid.clone()) if callable(new) else new
+        try:
+            given = new(laid.clone()) if callable(new) else new
+        except Exception as error:
+            raise InputError(
+                f"values={{{place.name!r}: ...}}: the function fails on the value {tuple(laid.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         fresh = _as_value(place, given, laid)
         if axis is None or axis.axis != 0 or axis.is_merged:
             fresh = as_it_lay(lambda x: laid_out(x, place, self.batch), value)(fresh)
@@ -70,6 +76,12 @@ def _by_node(values: Mapping[Any, Any], places: Places) -> dict[fx.Node, tuple[P
             if place.node in found:
                 raise InputError(f"{name!r} and {found[place.node][0].name!r} are one value (%{place.node.name})")
             _require_examples(place)
+            if place.kind == LATENTS:
+                raise InputError(
+                    f"{place.name}: a dictionary stands for the value at its place in relevance only, the model does "
+                    "not read its latents\n    next: patch the place by a function, "
+                    "lambda x: x - decode(z) + decode(changed)"
+                )
             found[place.node] = (place, new)
     return found
 

@@ -18,6 +18,7 @@ latents   what a dictionary (``convert(dictionaries=...)``) makes of a place, na
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -106,6 +107,7 @@ class Places:
         named = [p for places in self.by_kind.values() for p in places if _matches(name, p.name)]
         if named:
             return named
+        self._require_one_call(name)
         modules = [path for path in self.modules if _matches(name, path)]
         results = {path: self._result_of(path) for path in modules}
         if kept := {path: node for path, node in results.items() if node is not None}:
@@ -200,18 +202,44 @@ class Places:
 
     @cached_property
     def modules(self) -> dict[str, list[fx.Node]]:
-        """The nodes inside each module, by its path."""
-        found: dict[str, list[fx.Node]] = {}
+        """The nodes inside each module, by its path; of one that is called several times by ``path@0``, ``path@1``."""
+        found: dict[tuple[str, int], list[fx.Node]] = {}
         for node in self.rewritten.program.graph.nodes:
-            for path in _paths(node):
-                found.setdefault(path, []).append(node)
-        return found
+            for call in _calls(node):
+                found.setdefault(call, []).append(node)
+        times = Counter(path for path, _ in found)
+        numbers: Counter[str] = Counter()
+        named = {}
+        for path, number in sorted(found, key=lambda key: key[1]):
+            named[path if times[path] == 1 else f"{path}@{numbers[path]}"] = found[path, number]
+            numbers[path] += 1
+        return named
+
+    def _require_one_call(self, name: str) -> None:
+        """Refuse the name of a module that is called several times, without the number of a call."""
+        several = [path for path in self.modules if "@" in path and _matches(name, path.rsplit("@", 1)[0])]
+        if several and "@" not in name:
+            raise InputError(
+                f"{name!r}: the module is called several times: {', '.join(several[:6])}\n    next: name one call, or "
+                f"{name}@* for all"
+            )
 
     def _result_of(self, path: str) -> fx.Node | None:
-        """A module's result: the last value that somebody outside reads."""
+        """A module's result: the value that somebody outside reads (of those that only the model's output reads, where
+        there is no other).
+
+        Raises `InputError` where there are several.
+        """
         inside = set(self.modules[path])
-        read = [n for n in self.modules[path] if self._carries(n) and any(u not in inside for u in n.users)]
-        return read[-1] if read else None
+        outside = {n: [u for u in n.users if u not in inside] for n in self.modules[path] if self._carries(n)}
+        read = [n for n, users in outside.items() if any(u.op != "output" for u in users)]
+        read = read or [n for n, users in outside.items() if users]
+        if len(read) > 1:
+            values = ", ".join(f"%{n.name} ({', '.join(map(str, value_of(n).shape))})" for n in read[:6])
+            raise InputError(
+                f"{path!r}: several values of the module are read outside: {values}\n    next: name one of these nodes"
+            )
+        return read[0] if read else None
 
 
 def _as_read(node: fx.Node) -> fx.Node:
@@ -219,10 +247,15 @@ def _as_read(node: fx.Node) -> fx.Node:
     return next((u for u in node.users if has(u, Fact.RECONSTRUCTION) and u.args[0] is node), node)
 
 
-def _paths(node: fx.Node) -> list[str]:
+def _calls(node: fx.Node) -> list[tuple[str, int]]:
+    """The modules that a node was issued in: path, and which call of it."""
     stack: Any = node.meta.get("nn_module_stack") or {}
-    paths = (str(entry[0]) for entry in stack.values() if isinstance(entry, tuple))
-    return list(dict.fromkeys(path for path in paths if path and not path.startswith("_empty")))
+    found: dict[tuple[str, int], None] = {}
+    for key, entry in stack.items():
+        if isinstance(entry, tuple) and entry[0] and not str(entry[0]).startswith("_empty"):
+            number = str(key).rpartition("@")[2]
+            found[str(entry[0]), int(number) if "@" in str(key) and number.isdigit() else 0] = None
+    return list(found)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -23,7 +23,10 @@ class Direction:
     linear = True
 
     def __init__(self, vector: Any, position: Index | None = LAST) -> None:
-        self.vector = torch.as_tensor(vector).detach()
+        try:
+            self.vector = torch.as_tensor(vector).detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise TargetError(f"a direction is a vector of floating numbers, got {vector!r}") from None
         self.position = None if position is None else listed(position)
         if not self.vector.is_floating_point() or not self.vector.dim():
             raise TargetError(f"a direction is a vector of floating numbers, got {self.vector.dtype} {_shape(vector)}")
