@@ -280,6 +280,7 @@ def without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(str(hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_transformers")
 def test_workers_with_the_graph_alone_write_the_same_though_one_is_killed(
     explainer: lrp_fx.Explainer, doomed: list[int], tmp_path: Path

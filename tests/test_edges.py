@@ -162,6 +162,7 @@ def test_targets_of_one_kind_and_places_as_targets(explainer: lrp_fx.Explainer) 
     assert (results[0].edges.direct - results[1].edges.direct).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_other_settings() -> None:
     torch.manual_seed(1)
     made = lrp_fx.convert(Decoder().eval().double(), progress=False, rules="attnlrp", checkpoint=True)

@@ -177,6 +177,7 @@ def test_a_map_holds_what_it_passes_and_a_bias_what_its_sink_holds(rules: Any) -
     assert biases == pytest.approx(float(ledger.sinks["bias"].sum()), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_each_place_passes_what_the_books_of_its_site_say() -> None:
     explainer, found = asked(Attending)
     sites = {s.name: s for s in explainer(**CALL, target=1).ledger.sites}

@@ -60,6 +60,7 @@ def test_a_pair_is_the_product_of_two_explanations(explainer: lrp_fx.Explainer) 
     torch.testing.assert_close(found.matrix, matrix)
 
 
+@pytest.mark.slow
 def test_two_graphs_serve_all_dimensions() -> None:
     explainer = lrp_fx.convert(Encoder(), dynamic=False)
     lrp_fx.pairs(explainer, {"input_ids": X[:, :2]}, {"input_ids": Y}, at_once=2)
