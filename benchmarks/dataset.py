@@ -24,6 +24,7 @@ import lrp_fx
 from benchmarks.compare import ANY, OTHERS, TEXT, Noise
 from benchmarks.history import measured_in
 from benchmarks.page import ROOT, WRAP, Page, table
+from benchmarks.turns import growth
 
 ROWS, BATCH, SHARD = 2000, 32, 512
 SHORTEST, LONGEST, VOCABULARY = 5, 60, 30_000
@@ -110,10 +111,8 @@ def measure(what: str, name: str, rows: str, rounds: str) -> dict[str, Any]:
         return {"turns": [[_rate(loaded, given, processes) for processes in (1, 2)] for _ in range(int(rounds))]}
     del model
     _mapped(loaded, given[:MANY], rows=MANY)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    _mapped(loaded, ({"input_ids": row} for row in given), rows=MANY)
-    return {"mib": (_status("VmHWM") - before) / 1024}
+    rows_given = ({"input_ids": row} for row in given)
+    return {"mib": growth(lambda: _mapped(loaded, rows_given, rows=MANY))[1]}
 
 
 def _turn(model: nn.Module, loaded: Any, rows: list[list[int]]) -> tuple[float, float]:
@@ -138,11 +137,6 @@ def _rate(loaded: Any, rows: list[list[int]], processes: int) -> dict[str, float
     first = processes - 1  # what is written up to here belongs to the start of all processes
     rate = MANY * (len(times) - 1 - first) / (times[-1] - times[first])
     return {"rate": rate, "cpu": each, "start": times[first] - begun}
-
-
-def _status(field: str) -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
-    return int(line.split()[1])
 
 
 # ------------------------------------------------------------------------------------------------ the page

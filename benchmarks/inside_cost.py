@@ -8,11 +8,8 @@ float32.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from benchmarks.compare import Noise
 from benchmarks.history import measured_in
 from benchmarks.page import ROOT, Page, table
 from benchmarks.preset_cost import build
+from benchmarks.turns import by_turns, growth
 
 #: (layers, width, tokens, rounds)
 SIZE = (6, 768, 256, 9)
@@ -46,26 +44,10 @@ def measure(what: str, asked: str) -> list[float]:
     given = ASKED[asked]
     if what == "memory":
         explain.trace(input_ids=ids, **given)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        held = explain(input_ids=ids, **given)
+        held, peak = growth(lambda: explain(input_ids=ids, **given))
         answers = sum(a.value.nbytes + a.coefficient.nbytes for a in held.at.values()) / 2**20
-        return [answers, _status("VmHWM") - before - answers]
-    for asking in ({}, given, {}, given):
-        explain(input_ids=ids, **asking)
-    taken: list[list[float]] = []
-    for _ in range(rounds):
-        taken.append([])
-        for asking in ({}, given):
-            start = time.process_time()
-            explain(input_ids=ids, **asking)
-            taken[-1].append(time.process_time() - start)
-    return [statistics.median(t[0] for t in taken), statistics.median(t[1] / t[0] for t in taken)]
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+        return [answers, peak - answers]
+    return by_turns(lambda: explain(input_ids=ids), lambda: explain(input_ids=ids, **given), rounds, before=2)
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:

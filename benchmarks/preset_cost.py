@@ -7,11 +7,8 @@ seconds. Memory is what a fresh process grows by at most while one of them expla
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ import torch
 from benchmarks.compare import Noise
 from benchmarks.history import measured_in
 from benchmarks.page import ROOT, Page, table
+from benchmarks.turns import by_turns, growth
 
 BASE, RULES = "pa-lrp", "pa-lrp-path"
 #: (layers, width, tokens, rounds)
@@ -48,26 +46,9 @@ def measure(what: str, layers: str, width: str, tokens: str, rounds: str, rules:
     if what == "memory":
         explain = lrp_fx.convert(model, rules=rules)
         explain.trace(input_ids=ids)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        explain(input_ids=ids)
-        return [_status("VmHWM") - before]
-    both = [lrp_fx.convert(model, rules=name) for name in (BASE, rules)]
-    for explain in both:
-        explain(input_ids=ids)
-    taken: list[list[float]] = []
-    for _ in range(int(rounds)):
-        taken.append([])
-        for explain in both:
-            start = time.process_time()
-            explain(input_ids=ids)
-            taken[-1].append(time.process_time() - start)
-    return [statistics.median(t[0] for t in taken), statistics.median(t[1] / t[0] for t in taken)]
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+        return [growth(lambda: explain(input_ids=ids))[1]]
+    plain, other = (lrp_fx.convert(model, rules=name) for name in (BASE, rules))
+    return by_turns(lambda: plain(input_ids=ids), lambda: other(input_ids=ids), int(rounds))
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:

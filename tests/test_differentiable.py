@@ -289,3 +289,28 @@ def test_copies_of_parameters_are_refused() -> None:
 
     with pytest.raises(InputError, match="no gradient would reach narrow_weight"):
         lrp_fx.convert(Mixed().eval(), differentiable=True)(input_ids=IDS)
+
+
+class Normalised(nn.Module):
+    """A norm over channels, whose statistics torch returns without a derivative."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.words, self.map, self.norm, self.head = nn.Embedding(11, 4), nn.Linear(4, 4), norm, nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.norm(self.map(self.words(input_ids)).mT).mT
+        return self.head(x.tanh()).mean(1)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True)], ids=lambda n: type(n).__name__
+)
+def test_statistics_of_norms_are_differentiated(norm: nn.Module) -> None:
+    model = Normalised(norm).double().eval()
+    explain = lrp_fx.convert(model, rules="gradient", differentiable=True, dynamic=False)
+
+    def content(*_: Tensor) -> Tensor:
+        return explain(input_ids=IDS, target=1).content["input_ids"]
+
+    assert torch.autograd.gradcheck(content, (model.map.weight,), fast_mode=True)

@@ -289,6 +289,19 @@ def test_directions_read_outputs_too(explainer: lrp_fx.Explainer) -> None:
     torch.testing.assert_close(own.tokens, each.tokens, rtol=0, atol=1e-12)
 
 
+def test_a_direction_at_padding_is_said() -> None:
+    class Masked(Model):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return super().forward(input_ids) * attention_mask.unsqueeze(-1)
+
+    explain = lrp_fx.convert(Masked("kernel").eval(), dynamic=False)
+    mask = torch.ones_like(IDS)
+    mask[1, 4:] = 0
+    for target in (Direction(torch.ones(5), position=5), At("mlp.1", Direction(torch.ones(DIM), position=5))):
+        with pytest.warns(UserWarning, match="row 5 of the output is padding in example 1"):
+            explain(input_ids=IDS, attention_mask=mask, target=target)
+
+
 def test_several_values_of_one_place_share_a_graph(explainer: lrp_fx.Explainer) -> None:
     made = explainer.statistics.transposes
     each = explainer(input_ids=IDS, targets=[At("heads.0", Direction(v, position=None)) for v in torch.eye(4).double()])

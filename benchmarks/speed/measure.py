@@ -13,12 +13,12 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.page import ROOT
 from benchmarks.speed.contenders import BASE, CONTENDERS, GRADIENTS, Inputs, Run, Unavailable
 from benchmarks.speed.models import MODELS
+from benchmarks.turns import growth
 
 GIGABYTES, SECONDS = 16, 300
 LEAST_ROUNDS, MOST_ROUNDS = 3, 40
@@ -136,18 +136,10 @@ def peaks(model_name: str, cells: list[Cell], name: str) -> Iterator[Found]:
             ctypes.CDLL("libc.so.6").malloc_trim(
                 0
             )  # what conversion left behind with the allocator would hide what a run takes
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            before = _status("VmRSS")
-            run(inputs)
-            found: Found = {"mib": (_status("VmHWM") - before) / 1024}
+            found: Found = {"mib": growth(lambda now=inputs: run(now))[1]}
         except Exception as error:
             found = {"why": _reason(error)}
         yield {"cell": [length, batch], "found": {name: found}}
-
-
-def _status(field: str) -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
-    return int(line.split()[1])
 
 
 def in_child(what: str, model: str, cells: list[Cell], names: list[str], budget: float) -> list[Found]:

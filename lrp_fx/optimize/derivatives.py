@@ -1,8 +1,9 @@
 """Derivatives: a relevance graph that is to run under autograd, with a derivative for all that it computes.
 
 What a rule freezes is a constant of the transpose, not of relevance: it moves with the weights. Two kinds of results
-would lose that. The statistics beside a layer norm's result have no derivative in torch, and say nothing of it; some
-kernels of first derivatives have none, and say so.
+would lose that. The statistics beside the result of a layer, group or batch norm have no derivative in torch, and say
+nothing of it (findings/statistics_of_norms_are_differentiated_in_three_ways.sh); some kernels of first derivatives have
+none, and say so.
 
 requires  a finished relevance graph without fused attention
 ensures   the same values but for rounding; every operation that depends on parameters or floating inputs has a
@@ -168,14 +169,23 @@ class _Lacking:
 
     def _lacks(self, node: fx.Node) -> bool:
         operands = tuple((v.dtype, v.dim()) if isinstance(v, Tensor) else None for v in _values(node))
-        key = (node.target, operands)
+        key = (node.target, operands, results_read(node))
         if key not in self.known:
             self.known[key] = isinstance(node.target, torch._ops.OpOverload) and lacks_derivative(node)
         return self.known[key]
 
 
+def results_read(node: fx.Node) -> tuple[int, ...]:
+    """Which of an operation's several results somebody reads."""
+    if not isinstance(value_of(node), (tuple, list)):
+        return ()
+    return tuple(sorted({int(u.args[1]) for u in node.users if op_name(u) == "getitem"}))  # type: ignore[arg-type]
+
+
 def lacks_derivative(node: fx.Node) -> bool:
-    """Does torch say that an operation has no derivative? Asked of tensors without numbers, of the traced sizes."""
+    """Has an operation no derivative, or one of the results that are read? Asked of tensors without numbers, of the
+    traced sizes: what torch says and, of several results, which of them hang on an operand.
+    """
     leaves: list[Tensor] = []
 
     def stand_in(a: fx.Node) -> Any:
@@ -191,13 +201,26 @@ def lacks_derivative(node: fx.Node) -> bool:
     target: Any = node.target
     try:
         with torch.enable_grad():
-            results = pytree.tree_leaves(target(*args, **{**kwargs, **_on_meta(kwargs)}))
-            active = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
+            given = target(*args, **{**kwargs, **_on_meta(kwargs)})
+            active = [r for r in pytree.tree_leaves(given) if isinstance(r, Tensor) and r.requires_grad]
+            read = [given[i] for i in results_read(node)]
+            if any(_hangs_on_nothing(r, leaves) for r in read):
+                return True
             if active:
                 torch.autograd.grad(active, leaves, [torch.empty_like(r) for r in active], allow_unused=True)
     except Exception as error:  # others than these are of the stand-ins, which hold no numbers
         return any(text in str(error) for text in _MISSING)
     return False
+
+
+def _hangs_on_nothing(result: Any, leaves: list[Tensor]) -> bool:
+    """Is a number computed from operands, and has it no derivative by any of them?"""
+    if not isinstance(result, Tensor) or not result.is_floating_point() or not leaves:
+        return False
+    if not result.requires_grad:
+        return True
+    found = torch.autograd.grad([result], leaves, [torch.empty_like(result)], allow_unused=True, retain_graph=True)
+    return all(slope is None for slope in found)
 
 
 def _on_meta(kwargs: dict[str, Any]) -> dict[str, Any]:

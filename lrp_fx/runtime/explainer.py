@@ -92,7 +92,7 @@ class Explainer(Maps, Looks):
         self.roles = dict(roles or {})
         self._said: set[str] = set()  # the kinds of warnings that come once, and came
         self._last: dict[str, Any] | None = None  # the arguments of the last call, by name
-        self._weighing = None
+        self._weighing: Any = None  # the same, with graphs that return relevance of parameters
         check_roles(model, self.roles)
         self._compiler = Compiler(
             model,

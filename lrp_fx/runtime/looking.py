@@ -5,8 +5,9 @@ model would answer with other values in it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,17 +20,16 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiled import CompiledProgram
-from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
+from lrp_fx.runtime.compiler import Compiler
 from lrp_fx.runtime.inside import Request
 from lrp_fx.runtime.parameters import refuse_quantised, summed
 from lrp_fx.runtime.patch import patched
 from lrp_fx.runtime.run import Taking, goals_of
 from lrp_fx.structure.places import Place
-from lrp_fx.targets import Target
 
 
-class Looks:
-    """An explainer that tells of the inside of its model."""
+class _Looking(Protocol):
+    """What is asked of an explainer."""
 
     model: nn.Module
     ruleset: Ruleset
@@ -40,31 +40,25 @@ class Looks:
     _said: set[str]
     _weighing: Any  # the same, with graphs that return relevance of parameters
 
-    def _entry(self) -> CompiledProgram:
-        raise NotImplementedError
+    def _entry(self) -> CompiledProgram: ...
+    @property
+    def _bind(self) -> Callable[..., ModelCall]: ...
+    @property
+    def _explained(self) -> Callable[..., list[Relevance]]: ...
 
-    def _bind(self, args: tuple[Any, ...], inputs: dict[str, Any], compiler: Compiler) -> ModelCall:
-        raise NotImplementedError
 
-    def _explained(
-        self,
-        args: tuple[Any, ...],
-        inputs: dict[str, Any],
-        goals: list[Target],
-        request: Request = NO_REQUEST,
-        take: Taking = None,
-    ) -> list[Relevance]:
-        raise NotImplementedError
+class Looks:
+    """An explainer that tells of the inside of its model."""
 
     @property
-    def places(self) -> list[Place]:
+    def places(self: _Looking) -> list[Place]:
         """What can be asked for inside the model by the name of its kind: heads, neurons, the residual stream, ...
         (Paths of modules and names of nodes can be, too.)
         """
         return list(self._entry().places)
 
     def parameters(
-        self, data: Any, *, target: Any = None, absolute: bool = False, divided: bool = True
+        self: _Looking, data: Any, *, target: Any = None, absolute: bool = False, divided: bool = True
     ) -> ParameterRelevance:
         """Relevance of the model's parameters, summed over examples: what pruning, merging and quantisation ask for.
 
@@ -82,9 +76,10 @@ class Looks:
         """
         refuse_quantised(self.model)
         if self._weighing is None:
-            self._weighing = copy.copy(self)
-            options = replace(self._compiler.options, parameters=True)
-            self._weighing._compiler, self._weighing._said = Compiler(self.model, options), self._said
+            made: Any = copy.copy(self)
+            made._compiler = Compiler(self.model, replace(self._compiler.options, parameters=True))
+            made._said = self._said
+            self._weighing = made
         own = self._weighing
         own.conserve = self.conserve
 
@@ -105,7 +100,7 @@ class Looks:
             ruleset=self.ruleset.name,
         )
 
-    def patched(self, *args: Any, values: Any, **inputs: Any) -> Any:
+    def patched(self: _Looking, *args: Any, values: Any, **inputs: Any) -> Any:
         """The output of ``model(*args, **inputs)`` where values inside it are others: what a head, a neuron or the
         residual stream at a token does to the answer, by running the model (activation patching).
 

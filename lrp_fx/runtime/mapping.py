@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 
@@ -53,18 +53,21 @@ class Mapped:
     ready: Callable[[Sequence[Row], Settings], Ready]
 
 
+class _Mapping(Protocol):
+    """What is asked of an explainer."""
+
+    def _mapped(self) -> Mapped: ...
+
+
 class Maps:
     """An explainer that maps over data sets."""
 
-    def _mapped(self) -> Mapped:
-        raise NotImplementedError
-
     @overload
-    def map(self, data: Any, *, save: str | Path, **options: Any) -> DataRun: ...
+    def map(self: _Mapping, data: Any, *, save: str | Path, **options: Any) -> DataRun: ...
     @overload
-    def map(self, data: Any, *, save: None = None, **options: Any) -> Iterator[dict[str, Any]]: ...
+    def map(self: _Mapping, data: Any, *, save: None = None, **options: Any) -> Iterator[dict[str, Any]]: ...
     def map(  # type: ignore[misc]
-        self,
+        self: _Mapping,
         data: Any,
         *,
         save: str | Path | None = None,

@@ -190,7 +190,8 @@ def _result(
     plain = tuple(v.detach() if isinstance(v, Tensor) else v for v in flat)
     said = explained(target, named, score.detach(), shape, output, _kept(signature, call), terms.link)
     if not isinstance(position := getattr(target, "position", None), int) or position >= 0:
-        _warn_of_padding(said.positions, _kept(signature, call))
+        given = named["position"].unsqueeze(1) if said.positions is None and "position" in named else said.positions
+        _warn_of_padding(given, _kept(signature, call))
     statement = read_statement(signature, flat, call.bound)
     return settle(
         statement,
@@ -210,7 +211,7 @@ def _warn_of_padding(positions: Tensor | None, kept: Tensor | None) -> None:
     """Say so where a row of the output (B, rows) is one that the mask (B, T) hides: nobody is told by its values."""
     if positions is None or kept is None or kept.dim() != 2 or len(kept) != len(positions):
         return
-    hidden = ~kept.gather(1, positions.clamp(max=kept.shape[1] - 1))
+    hidden = ~kept.gather(1, positions.clamp(0, kept.shape[1] - 1)) & (positions >= 0)  # else counted from the last
     if bool(hidden.any()):
         example, place = hidden.nonzero()[0].tolist()
         warn_user(
