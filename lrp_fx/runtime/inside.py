@@ -28,31 +28,28 @@ from lrp_fx.transpose.inside import NOTHING, Gate, Inside, batch_of, laid_out
 
 @dataclass(frozen=True)
 class Request:
-    """``at``: places to be read. ``through``: place -> mask. ``ends``: places where relevance ends, in sinks of their
-    names. ``bare``: without the model's output. ``edges``: places whose edges are asked for, which are read; the graph
-    for them (``follow``) has them ``between`` which it stops and starts anew.
+    """``at``: places to be read. ``through``: place -> mask. ``edges``: places whose edges are asked for, which are
+    read; the graph for them (``follow``) has them ``between`` which it stops and starts anew.
     """
 
     at: tuple[str, ...] = ()
     through: Mapping[str, Any] = field(default_factory=dict)
-    ends: tuple[str, ...] = ()
-    bare: bool = False
     edges: Between | None = None
     between: Between | None = None
 
     @property
     def follow(self) -> Request | None:
         """What is asked of the graph for edges."""
-        return None if self.edges is None else Request(bare=True, between=self.edges)
+        return None if self.edges is None else Request(between=self.edges)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.at or self.through or self.ends or self.bare or self.edges or self.between)
+        return not (self.at or self.through or self.edges or self.between)
 
     def reads_scores(self, goals: Sequence[Target]) -> bool:
         """Does it ask for scores of attention, which kernels do not make?"""
         edges = self.edges.places if self.edges is not None else ()
-        names = (*self.at, *self.through, *self.ends, *edges, *(goal.place for goal in goals if isinstance(goal, At)))
+        names = (*self.at, *self.through, *edges, *(goal.place for goal in goals if isinstance(goal, At)))
         return any(name == SCORES or name.startswith(f"{SCORES}.") for name in names)
 
     def inside(self, entry: CompiledProgram, call: Arguments, target: Target) -> Inside:
@@ -65,13 +62,13 @@ class Request:
         _require_apart([place for place, _ in masks])
         gates = [Gate(place, tuple(s != 1 for s in mask.shape)) for place, mask in masks]
         gates.sort(key=lambda gate: order[gate.place.node], reverse=True)
-        at, ends = entry.places.find(self.at), entry.places.find(self.ends)
+        at = entry.places.find(self.at)
         if self.edges is not None:
             at += [s.place for s in self.edges.stops(entry.places) if s.place not in at]
-        for place in (*ends, *([source] if source is not None else [])):
-            require_examples(place)
+        if source is not None:
+            require_examples(source)
         stops = self.between.stops(entry.places) if self.between is not None else ()
-        return Inside(tuple(at), tuple(gates), tuple(ends), source, self.bare, stops)
+        return Inside(tuple(at), tuple(gates), source, stops)
 
     def masks(self, entry: CompiledProgram, call: Arguments) -> list[tuple[Place, Tensor]]:
         """A mask for each place that relevance has to pass."""

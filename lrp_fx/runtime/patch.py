@@ -18,13 +18,12 @@ from torch import Tensor, fx
 from lrp_fx.capture.outputs import closed
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
-from lrp_fx.ir.axis_names import BATCHES
 from lrp_fx.ir.code import read_last
 from lrp_fx.ir.layout import batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.run import without_autocast
-from lrp_fx.structure.places import LATENTS, Place, Places
+from lrp_fx.structure.places import LATENTS, Place, Places, require_examples
 from lrp_fx.transpose.inside import as_it_lay, laid_out
 
 #: What a place may become: a number or a tensor that broadcasts against it, or a function of it (examples first).
@@ -75,7 +74,7 @@ def _by_node(values: Mapping[Any, Any], places: Places) -> dict[fx.Node, tuple[P
         for place in places.find(name):
             if place.node in found:
                 raise InputError(f"{name!r} and {found[place.node][0].name!r} are one value (%{place.node.name})")
-            _require_examples(place)
+            require_examples(place)
             if place.kind == LATENTS:
                 raise InputError(
                     f"{place.name}: a dictionary stands for the value at its place in relevance only, the model does "
@@ -84,14 +83,6 @@ def _by_node(values: Mapping[Any, Any], places: Places) -> dict[fx.Node, tuple[P
                 )
             found[place.node] = (place, new)
     return found
-
-
-def _require_examples(place: Place) -> None:
-    if place.axes[0] != BATCHES:
-        raise InputError(
-            f"{place.name} (%{place.node.name}) holds rows of all examples in an order of its own, and cannot be "
-            "patched\n    next: name the module around it"
-        )
 
 
 def _as_value(place: Place, given: Any, laid: Tensor) -> Tensor:

@@ -270,5 +270,5 @@ def require_examples(place: Place) -> None:
     if place.axes[0] != BATCHES:
         raise InputError(
             f"{place.name} (%{place.node.name}) holds rows of all examples in an order of its own: it can be read with "
-            "at=, and not gated, ended at or explained\n    next: name the module around it"
+            "at=, and nothing else\n    next: name the module around it"
         )

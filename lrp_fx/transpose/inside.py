@@ -2,7 +2,7 @@
 
 requires  places of the program that carry relevance
 ensures   the value and coefficient of each place that is read; at a gate only what passes a mask goes on, and all else
-          of the score, on whatever way, is the sink `ELSEWHERE`; at an end what arrives is a sink of that name
+          of the score, on whatever way, is the sink `ELSEWHERE`
 """
 
 from __future__ import annotations
@@ -49,16 +49,14 @@ class Stop:
 
 @dataclass(frozen=True)
 class Inside:
-    """What is asked for. ``at``: places that are read; ``gates``: those that relevance has to pass; ``ends``: where it
-    ends; ``source``: the value that the target reads, None for the explained output. ``bare``: without the model's
-    output. ``stops``: places between which relevance is followed, unit by unit.
+    """What is asked for. ``at``: places that are read; ``gates``: those that relevance has to pass; ``source``: the
+    value that the target reads, None for the explained output; ``stops``: places between which relevance is followed,
+    unit by unit, in a graph without the model's output.
     """
 
     at: tuple[Place, ...] = ()
     gates: tuple[Gate, ...] = ()
-    ends: tuple[Place, ...] = ()
     source: Place | None = None
-    bare: bool = False
     stops: tuple[Stop, ...] = ()
 
     @property
@@ -68,7 +66,7 @@ class Inside:
         gates = tuple((g.place.node.name, g.given) for g in self.gates)
         at = tuple((p.name, p.node.name) for p in self.at)
         stops = tuple((s.place.node.name, s.along) for s in self.stops)
-        return at, gates, tuple((p.name, p.node.name) for p in self.ends), source, self.bare, stops
+        return at, gates, source, stops
 
 
 NOTHING = Inside()
@@ -86,9 +84,8 @@ class InsideBooks:
 
     def __post_init__(self) -> None:
         self.gates = {g.place.node: g for g in self.asked.gates}
-        self.ends = {p.node: p for p in self.asked.ends}
         self.read = {p.node for p in self.asked.at}.union(*(read_by(p.pairs) for p in self.asked.at))
-        self.nodes = {*self.gates, *self.ends, *self.read}
+        self.nodes = {*self.gates, *self.read}
 
     def add_masks(self) -> list[str]:
         """Placeholders for the masks of gates, behind those of the target; their names."""
@@ -126,18 +123,6 @@ class InsideBooks:
         outputs = b.add(run, [own, c, self.masks[node], score, b.batch], (node.name, "through", 0), same)
         self.passed.add(node)
         return outputs[0], outputs[1], outputs[2:]
-
-    def ended(self, node: fx.Node, c: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-        """What arrives where relevance ends: (B,), and the books of the site."""
-        axis = batch_axis(self.ends[node].layout)
-
-        def run(x: Tensor, c_x: Tensor, batch: Any) -> list[Any]:
-            R = relevance_of(x, c_x, safe=True)
-            return [per_example(R, axis, batch), sum_by_rows(R), sum_by_rows(R.abs())]
-
-        b = self.builder
-        total, booked, scale = b.add(run, [b.env[node], c, b.batch], (node.name, "end", 0), (axis,))
-        return total, [booked, scale]
 
     def outputs(self) -> list[fx.Node]:
         """[value, coefficient] of each place that is read, examples first; of scores also what each pair gave to

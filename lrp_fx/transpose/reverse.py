@@ -65,7 +65,7 @@ def reverse(
     traces: transposed rules of earlier graphs, by what they were traced for; new ones are added. inside: what is asked
     of places inside the model.
     """
-    whole = whole and not inside.bare
+    whole = whole and not inside.stops
     walk = _Walk(rewritten, structure, target, audit, traces if traces is not None else Traces(), inside)
     if parameters:
         walk.weights = ParameterBooks(walk.builder, structure)
@@ -200,13 +200,6 @@ class _Walk:
         c = self.builder.sum(arrived)
         self.inside.note(node, c)
         info = SiteInfo(node.name, "through", module_path(node), source_line(node))
-        if node in self.inside.ends:
-            total, books = self.inside.ended(node, c)
-            name = self.inside.ends[node].name
-            self._book(name, replace(info, rule="end"), total, node)
-            self.sites.note(replace(info, rule="end"), node, books)
-            self.leaves.arrivals.pop(node, None)
-            return False
         if node in self.inside.gates:
             c, rest, books = self.inside.gated(node, c, self.score)
             arrivals = self.leaves.arrivals.get(node, [])[:1]

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import batch_axis
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.inside import Stop, as_it_lay, laid_out
+from lrp_fx.transpose.inside import Stop, as_it_lay, batch_of, laid_out
 from lrp_fx.transpose.seed import Seed
 from lrp_fx.transpose.vjp import per_example, relevance_of
 
@@ -40,7 +40,7 @@ class StopBooks:
         if not self.nodes:
             return []
         b = self.builder
-        batch = value_of(b.program.batch_input[1]).shape[0] if b.program.batch_input is not None else 1
+        batch = batch_of(b.program)
         with b.mode:
             likes = [laid_out(value_of(node), stop.place, batch) for node, stop in self.nodes.items()]
             number = torch.empty((), dtype=torch.float32, device=likes[0].device)
