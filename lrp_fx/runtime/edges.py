@@ -22,7 +22,7 @@ from lrp_fx.report.activation import Activations
 from lrp_fx.report.edges import Edges, Unit, units_of
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.runtime.between import Between
-from lrp_fx.runtime.run import Executable, Terms, without_autocast
+from lrp_fx.runtime.run import Executable, Terms, one_by_one, without_autocast
 from lrp_fx.transpose.inside import Stop
 
 #: Places with fewer units than this share a pass.
@@ -208,17 +208,14 @@ def _batched(run: Any, varying: list[Tensor]) -> tuple[Tensor, ...]:
     if not varying:
         return tuple(t.unsqueeze(0) for t in run())
     count = len(varying[0])
-    warn = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda enabled: None)
-    warn(False)  # kernels without a batched form run one by one
     try:
-        found: tuple[Tensor, ...] = torch.vmap(run)(*varying)
+        with one_by_one():
+            found: tuple[Tensor, ...] = torch.vmap(run)(*varying)
         return found
     except RuntimeError as error:
         raise_if_out_of_memory(error)  # else it may be an operation that has no batched form
         rows = [run(*(mask[k] for mask in varying)) for k in range(count)]
         return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-    finally:
-        warn(True)
 
 
 def _without_itself(total: Tensor, counts: Sequence[int]) -> Tensor:

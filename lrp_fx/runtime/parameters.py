@@ -154,5 +154,5 @@ def _into(returned: list[tuple[Any, tuple[Any, ...]]]) -> Taking:
 
 def _divisions(serving: CompiledProgram, named: Mapping[str, str]) -> tuple[Division, ...]:
     """What belongs to which head and which expert, by the names of the model's parameters."""
-    found = (*find_heads(serving.rewritten, serving.structure), *find_experts(serving.rewritten))
+    found = (*find_heads(serving.rewritten), *find_experts(serving.rewritten))
     return tuple(replace(d, parameter=named[d.parameter]) for d in found if d.parameter in named)

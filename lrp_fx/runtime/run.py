@@ -251,6 +251,17 @@ def _kept(signature: GraphSignature, call: Arguments) -> Tensor | None:
     return call.bound[name] != 0 if keeps else call.bound[name] == 0  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def one_by_one() -> Iterator[None]:
+    """Kernels without a batched form run one by one inside `torch.vmap`, and nobody is warned of it."""
+    warn = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda enabled: None)
+    warn(False)
+    try:
+        yield
+    finally:
+        warn(True)
+
+
 def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Tensor]]) -> list[tuple[Any, ...]]:
     """The outputs of a relevance graph for each list of target arguments: what does not depend on them is computed
     once.
@@ -264,15 +275,12 @@ def run_together(module: Any, tensors: Sequence[Tensor], arguments: list[list[Te
         others[:] = [None if isinstance(value, Tensor) else value for value in flat]
         return tuple(value for value in flat if isinstance(value, Tensor))
 
-    warn = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda enabled: None)
-    warn(False)  # kernels without a batched form run one by one
     try:
-        batched = torch.vmap(run)(*(torch.stack(values) for values in zip(*arguments, strict=True)))
+        with one_by_one():
+            batched = torch.vmap(run)(*(torch.stack(values) for values in zip(*arguments, strict=True)))
     except RuntimeError as error:
         raise_if_out_of_memory(error)  # else it may be a function whose operations have no batched form
         return [module(*tensors, *given) for given in arguments]
-    finally:
-        warn(True)
     rows = []
     for k in range(len(arguments)):
         values = iter(batched)

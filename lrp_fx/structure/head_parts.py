@@ -14,17 +14,17 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.errors import raise_if_out_of_memory
+from lrp_fx.errors import raise_if_out_of_memory, warn_user
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.layout import BATCH, FEATURE, SEGMENTED, TOKEN, Layout
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import shape_of
+from lrp_fx.ir.source import module_path
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.divisions import HEAD, Division
 from lrp_fx.structure.drawn import run
+from lrp_fx.structure.heads import find_attention
 from lrp_fx.structure.parameters import made_of_parameters
-from lrp_fx.structure.sites import ATTENTION, find_sites
-from lrp_fx.structure.structure import Structure
 
 #: Types of axes that are no features.
 _ROWS = (BATCH, TOKEN, SEGMENTED)
@@ -42,27 +42,30 @@ class _Attention:
     count: int
 
 
-def find_heads(rewritten: Rewritten, structure: Structure) -> tuple[Division, ...]:
+def find_heads(rewritten: Rewritten) -> tuple[Division, ...]:
     """What belongs to the heads of every attention; parameters are attributes of the program."""
     finder = _Finder(rewritten)
     found: list[Division] = []
-    for attention in _attentions(rewritten, structure):
+    for attention in _attentions(rewritten):
         try:
             found += [*finder.read_by(attention), *finder.reading(attention)]
-        except Exception as error:  # an operation that takes no drawn values: nothing is said of this attention
+        except Exception as error:  # an operation that takes no drawn values, it may be
             raise_if_out_of_memory(error)
+            reason = next(iter(str(error).splitlines()), "")
+            warn_user(
+                f"which parameters belong to which head of {attention.site} is not known: it could not be run on drawn "
+                f"values ({type(error).__name__}: {reason})"
+            )
     return tuple(found)
 
 
-def _attentions(rewritten: Rewritten, structure: Structure) -> Iterator[_Attention]:
-    nodes = {n.name: n for n in rewritten.program.graph.nodes}
-    sites = [site for site in find_sites(rewritten, structure) if site.kind == ATTENTION]
-    modules = [site.module for site in sites]
-    for site in sites:
-        result = nodes[site.nodes[-1]]
+def _attentions(rewritten: Rewritten) -> Iterator[_Attention]:
+    results = [attention.weighted for attention in find_attention(rewritten)]
+    modules = [module_path(result) for result in results]
+    for result, module in zip(results, modules, strict=True):
         heads = _heads(rewritten.facts.layout.get(result), shape_of(result))
         if heads is not None:
-            name = site.module if modules.count(site.module) == 1 and site.module else f"{site.module}:{result.name}"
+            name = module if modules.count(module) == 1 and module else f"{module}:{result.name}"
             yield _Attention(name, result, *heads)
 
 
