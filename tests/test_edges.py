@@ -237,7 +237,7 @@ def test_graph_keeps_edges_with_a_share(relevance: Relevance) -> None:
 def test_shares_of_influence(relevance: Relevance) -> None:
     found = [relevance.graph(share=share, example=1) for share in (0.5, 0.9, 1.0)]
     assert len(found[0]) < len(found[1]) < len(found[2]) and found[2].kept == pytest.approx(1)
-    for wrong in ({"threshold": -1}, {"share": 0}, {"share": 2}, {"example": 2}, {"example": -1}):
+    for wrong in ({"threshold": -1}, {"threshold": "a"}, {"share": 0}, {"share": 2}, {"example": 2}, {"example": -1}):
         with pytest.raises(InputError):
             relevance.graph(**wrong)
 

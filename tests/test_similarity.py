@@ -88,6 +88,7 @@ def test_an_input_is_symmetric_with_itself_and_two_models_may_be_compared(explai
         ({"measure": "l2"}, "measure='l2'; there are dot, cosine"),
         ({"pool": "max"}, "pool='max'; there are mean, first, last, or a function"),
         ({"at_once": 0}, "at_once=0: give how many"),
+        ({"other": nn.Identity()}, "takes explainers, got a Identity\n    next: lrp_fx.convert"),
         ({"y": {"input_ids": torch.cat([Y, Y])}}, "y is 2 examples.*\n    next: call it for each pair"),
         (
             {"x": {"input_ids": X, "attention_mask": torch.tensor([[1, 1, 0]])}},

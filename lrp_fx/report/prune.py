@@ -43,7 +43,8 @@ def pruned(graph: nx.DiGraph, score: str, threshold: float, share: float | None)
 
     Raises `InputError` for a threshold or share that is none.
     """
-    if not threshold >= 0 or (share is not None and not 0 < share <= 1):
+    numbers = isinstance(threshold, (int, float)) and isinstance(share, (int, float, type(None)))
+    if not numbers or not threshold >= 0 or (share is not None and not 0 < share <= 1):
         raise InputError(f"threshold is from 0 on, share between 0 and 1; got {threshold!r}, {share!r}")
     if share is None:
         least = threshold * abs(graph.nodes[score]["relevance"])

@@ -64,6 +64,9 @@ def pairs(
     """
     if measure not in MEASURES:
         raise InputError(f"measure={measure!r}; there are {', '.join(MEASURES)}")
+    strange = next((e for e in (explainer, other) if e is not None and not isinstance(e, Explainer)), None)
+    if strange is not None:
+        raise InputError(f"pairs() takes explainers, got a {type(strange).__name__}\n    next: lrp_fx.convert(model)")
     if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
         raise InputError(f"at_once={at_once!r}: give how many dimensions share a pass, at least one")
     a = _side(explainer, x, _pool(pool), at_once, "x")
