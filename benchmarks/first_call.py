@@ -258,6 +258,7 @@ def body(options: argparse.Namespace) -> Iterator[str]:
             yield "\n\n".join(
                 [
                     table(FIRST, first),
+                    *how_it_grows(first),
                     "Later calls on the same model: CPU seconds, as shares of this tree's first call, of the same call "
                     "before, and of the first call before.",
                     table(("model", *LATER), later),
@@ -282,6 +283,22 @@ def first_row(name: str, now: Any, then: Any, others: list[Any]) -> list[str]:
     memory = [f"{run['first'][1]:.0f}" if run else "-" for run in (now, then)]
     ratio = f"{now['first'][0] / then['first'][0]:.2f}" if now and then else "-"
     return [name, *seconds[:2], ratio, *seconds[2:], *memory]
+
+
+def how_it_grows(rows: list[list[str]]) -> list[str]:
+    """How many times longer the deepest of the decoders takes that differ in depth alone, for each contender; nothing
+    until both ends are there.
+    """
+    ends = [next((row for row in rows if row[0] == name), None) for name in GROWTH]
+    shallow, deep = ends[0], ends[-1]
+    if shallow is None or deep is None:
+        return []
+    told = [
+        f"{what.removesuffix(', s')} {float(high) / float(low):.1f}"
+        for what, low, high in zip(FIRST, shallow, deep, strict=True)
+        if what.endswith(", s") and "-" not in (low, high)
+    ]
+    return [f"From {shallow[0]} to {deep[0]} a first call grows so many times: {', '.join(told)}."]
 
 
 def later_cell(step: str, now: Any, then: Any) -> str:
