@@ -1,5 +1,6 @@
-"""Data sets: what `explainer.map` costs beside a plain loop of gradient x input, what a second process brings, and what
-memory it takes: ``python -m benchmarks dataset [--rows 2000] [--rounds 3] [--write]``.
+"""Data sets: what `explainer.map` costs beside a plain loop of gradient x input, what a second process brings, what
+memory it takes, and what a million documents would:
+``python -m benchmarks dataset [--rows 2000] [--rounds 3] [--write]``.
 
 Everything is measured in fresh processes with one thread, in turns.
 """
@@ -13,7 +14,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ MODELS = ("BERT-like classifier", "Llama-like decoder")
 MEMORY_ROWS = (250, 1000, 4000)
 #: Shards of the measurement of two processes: enough of them that the first and the last do not count.
 MANY = 100
+#: Long documents: how many are explained, of so many tokens; how many are asked for on paper, of how many workers.
+LONG, TOKENS, DOCUMENTS, WORKERS = 32, 512, 10**6, 8
 #: Load of the machine above which others take the cores that a second process would have.
 QUIET = 0.5
 
@@ -110,6 +113,8 @@ def measure(what: str, name: str, rows: str, rounds: str) -> dict[str, Any]:
     if what == "processes":
         return {"turns": [[_rate(loaded, given, processes) for processes in (1, 2)] for _ in range(int(rounds))]}
     del model
+    if what == "documents":
+        return {"seconds": statistics.median(_long(loaded) for _ in range(int(rounds)))}
     _mapped(loaded, given[:MANY], rows=MANY)
     rows_given = ({"input_ids": row} for row in given)
     return {"mib": growth(lambda: _mapped(loaded, rows_given, rows=MANY))[1]}
@@ -139,6 +144,14 @@ def _rate(loaded: Any, rows: list[list[int]], processes: int) -> dict[str, float
     return {"rate": rate, "cpu": each, "start": times[first] - begun}
 
 
+def _long(loaded: Any) -> float:
+    """CPU seconds for `LONG` documents of `TOKENS` tokens in batches of 8, read and written as data sets are."""
+    rows = torch.randint(5, VOCABULARY, (LONG, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
+    start = _cpu()
+    loaded.map(rows, save=Path(tempfile.mkdtemp()), batch_size=8)
+    return _cpu() - start
+
+
 # ------------------------------------------------------------------------------------------------ the page
 _SEVERAL = ("model", "one, rows/s", "two, rows/s", "ratio", "by CPU", "first shards after, s", "load before", "target")
 _ABOUT_SEVERAL = f"""\
@@ -146,6 +159,14 @@ Rows a second between the first shards and the last, shards of {MANY} rows, on {
 what starting the processes takes is beside it. By CPU: twice the CPU seconds that a row takes in one process, over
 those that it takes in two and in the process that reads for them: the throughput where every process has a core.
 Target: {SECOND_TARGET} times that of one process, by the clock where the load was below {QUIET} before, else by CPU."""
+
+
+_PAPER = ("model", "tokens/s of a worker", f"{DOCUMENTS:,} documents on {WORKERS} workers, hours")
+_ABOUT_PAPER = f"""\
+{DOCUMENTS:,} documents of {TOKENS} tokens are {DOCUMENTS * TOKENS:.2g} tokens. A worker here is one process with one
+thread on a core; its rate is measured on {LONG} such documents, and {WORKERS} workers are taken for {WORKERS} times
+one: they share nothing but the list of shards. For {WORKERS} GPUs put the rate that is measured on one in its place:
+hours = {DOCUMENTS * TOKENS / WORKERS / 3600:,.0f} / (tokens/s of a worker). No GPU was at hand for this page."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +210,14 @@ def _process_row(name: str, options: argparse.Namespace) -> list[str]:
     return [name, f"{one:.0f}", f"{two:.0f}", f"{ratio:.2f}", f"{by_cpu:.2f}", f"{start:.1f}", f"{busy:.1f}", verdict]
 
 
-def _page(cpu: list[list[str]], several: list[list[str]], memory: list[list[str]]) -> str:
+def _paper_row(name: str, options: argparse.Namespace) -> list[str]:
+    rate = LONG * TOKENS / _ask("documents", name, 1, options.rounds)["seconds"]
+    return [name, f"{rate:.0f}", f"{DOCUMENTS * TOKENS / rate / WORKERS / 3600:.0f}"]
+
+
+def _page(
+    cpu: list[list[str]], several: list[list[str]], memory: list[list[str]], paper: Sequence[list[str]] = ()
+) -> str:
     """The tables so far."""
     parts = [table(("model", "graph, s", "plain loop, s", "map, s", "ratio", "target"), cpu)]
     if several:
@@ -197,6 +225,8 @@ def _page(cpu: list[list[str]], several: list[list[str]], memory: list[list[str]
     if memory:
         headings = ("model", *(f"{n} rows, MiB" for n in MEMORY_ROWS))
         parts += ["## Memory", "Growth of the resident set while rows come from a generator.", table(headings, memory)]
+    if paper:
+        parts += ["## On paper", WRAP.fill(" ".join(_ABOUT_PAPER.split())), table(_PAPER, paper)]
     return "\n\n".join(parts)
 
 
@@ -217,11 +247,16 @@ def body(options: argparse.Namespace) -> Iterator[str]:
         memory.append([name, *(f"{_ask('memory', name, n, 1)['mib']:.0f}" for n in MEMORY_ROWS)])
         print(*memory[-1], sep=" | ", flush=True)
         yield _page(cpu, several, memory)
+    paper: list[list[str]] = []
+    for name in options.models:
+        paper.append(_paper_row(name, options))
+        print(*paper[-1], sep=" | ", flush=True)
+        yield _page(cpu, several, memory, paper)
 
 
 BENCHMARK = Page(
     "dataset",
-    "A data set explained: CPU time beside a plain loop of gradients, two processes, memory",
+    "A data set explained: CPU time beside a plain loop of gradients, two processes, memory, a million documents",
     "dataset.md",
     "Data sets",
     about,
