@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,15 @@ def test_verify_captures_nothing() -> None:
     found = explain.verify(IDS)
     assert found.ok and not found.differences and "no graph serves" in str(found)
     assert explain.statistics.captures == 0
+
+
+def test_what_was_changed_is_compared_before_it_is_saved(tmp_path: Path) -> None:
+    model, file = Calls(), tmp_path / "calls.lrp"
+    explain = lrp_fx.convert(model)
+    before = explain(IDS, target=1, at="head")  # a file is for explanations that ask for no place, too
+    model.note = "saved elsewhere"
+    explain.save(file)
+    assert torch.equal(lrp_fx.load(file)(input_ids=IDS, target=1).content["input_ids"], before.content["input_ids"])
+    model.scale = 2.0
+    with pytest.raises(lrp_fx.InputError, match="changed since it was explained last"):
+        explain.save(file)

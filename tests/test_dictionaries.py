@@ -222,6 +222,25 @@ def test_weights_that_are_trained_on_count_at_once(model: Model) -> None:
     assert explainer.statistics.captures == captures
 
 
+def test_gradients_reach_its_weights(model: Model) -> None:
+    sae = Sparse("topk")
+    explainer = lrp_fx.convert(model, dictionaries={"mlp.0": sae}, differentiable=True)
+
+    def measure() -> Tensor:
+        return explainer(x=X).content["x"].square().sum()
+
+    weight, step = sae.dec.weight, 1e-6
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2), dtype=weight.dtype)
+    (found,) = torch.autograd.grad(measure(), weight)
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(sign * step * direction)
+            ends.append(measure())
+            weight.sub_(sign * step * direction)
+    torch.testing.assert_close((found * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("change", ["k", pytest.param("weight", marks=pytest.mark.slow)])
 def test_what_was_replaced_is_noticed(model: Model, change: str) -> None:
     sae = Sparse("topk")

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from lrp_fx.dictionaries.dictionary import Dictionary, require_evaluation
 from lrp_fx.ir.seen import PLAIN
 
@@ -23,6 +25,11 @@ class Dictionaries:
         self.dictionaries = dictionaries
         self._seen = self._now()
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that encode and decode."""
+        return [module for each in self.dictionaries.values() for module in each.modules]
+
     def changed(self) -> bool:
         """Are they other than when this was asked last? Raises `InputError` for one in training mode."""
         before, self._seen = self._seen, self._now()
@@ -31,8 +38,7 @@ class Dictionaries:
     def _now(self) -> Any:
         for place, dictionary in self.dictionaries.items():
             require_evaluation(place, dictionary)
-        modules = [m for d in self.dictionaries.values() for each in d.modules for m in each.modules()]
-        return [_held(module) for module in modules]
+        return [_held(module) for each in self.modules for module in each.modules()]
 
 
 def _held(module: Any) -> Any:

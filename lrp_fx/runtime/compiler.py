@@ -104,6 +104,11 @@ class Compiler:
         """Has the model been changed since it was looked at last?"""
         return bool(self.entries) and self.watch.changed()
 
+    def trusts(self, entry: CompiledProgram) -> bool:
+        """Is the program what the model computes, as far as it was compared since the model was changed last?"""
+        kept = any(each.entry.base is entry.base for each in self.entries)
+        return kept and entry.base not in self.doubted and not self.has_changed()
+
     def _forget_all(self) -> None:
         self.entries.clear()  # first: graphs without doubts would answer, should this be interrupted
         self.doubted.clear()
@@ -340,7 +345,7 @@ class Compiler:
         if key not in entry.graphs:
             self.statistics.transposes += 1
             if self.options.differentiable:
-                check_followed(self.model, entry.program)
+                check_followed([self.model, *self.dictionaries.modules], entry.program)
             state = State(
                 self.options,
                 target=target.target if isinstance(target, At) else target,

@@ -373,10 +373,12 @@ class Explainer(Maps, Looks):
         weights: False leaves the model's weights out; loading then takes the model's safetensors file.
 
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured, and
-        where the model has been changed since.
+        where the model has been changed since and computes something else on the last inputs.
         """
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
+            if self._last is not None and not self._compiler.trusts(last):
+                self._compiler.check_changes(as_call(self.model, self._last, self.roles))
             goals = None if targets is None else named_goals(list(map(as_target, targets)), self._reader)
             save(self._compiler, last, path, goals, self._told(last), weights=weights)
 

@@ -17,7 +17,6 @@ from lrp_fx.runtime.compiled import CompiledProgram
 from lrp_fx.runtime.compiler import Compiler
 from lrp_fx.structure.sites import find_sites
 from lrp_fx.targets import At, Custom, Target
-from lrp_fx.transpose.inside import NOTHING
 
 
 def save(
@@ -33,7 +32,8 @@ def save(
 
     said: what the file says of the explainer: ``conserve``, ``probabilities`` and ``reading``.
 
-    Raises `TargetError` for functions as targets, and `InputError` where the model has been changed since.
+    Raises `TargetError` for functions as targets, and `InputError` where the model has been changed since and computes
+    something else.
     """
     write(path, contents_of(compiler, last, targets, said), model=compiler.model, weights=weights)
 
@@ -42,13 +42,13 @@ def contents_of(
     compiler: Compiler, last: CompiledProgram, targets: Sequence[Target] | None, said: dict[str, Any]
 ) -> Contents:
     """What such a file holds."""
-    if compiler.has_changed() or last.base in compiler.doubted:
+    if not compiler.trusts(last):
         raise InputError(
             "the model has been changed since it was explained last\n    next: explain an input once more (the "
             "graphs are compared with it), and save then"
         )
-    built = [d.target for entry in compiler.related(last) for d in entry.graphs.values() if d.inside is NOTHING]
-    used = list({t.signature: t for t in built if not isinstance(t, Custom)}.values())
+    built = [d.target for entry in compiler.related(last) for d in entry.graphs.values()]
+    used = list({t.signature: t for t in built if not isinstance(t, (At, Custom))}.values())
     goals = list(targets) if targets is not None else used
     if not goals or any(isinstance(g, (At, Custom)) for g in goals):
         raise TargetError(

@@ -81,9 +81,11 @@ class Weights:
         self.narrow |= _narrow_versions([t for t in self.loose.values() if not t.is_inference()])
 
 
-def check_followed(model: nn.Module, program: Program) -> None:
-    """Raise `InputError` where a program reads a copy of a parameter: gradients would end there, not in the model."""
-    own = {id(p) for p in model.parameters()}
+def check_followed(modules: Iterable[nn.Module], program: Program) -> None:
+    """Raise `InputError` where a program reads a copy of a parameter: gradients would end there, not in the model (or
+    a module that was put into it).
+    """
+    own = {id(p) for module in modules for p in module.parameters()}
     held = {str(n.target): getattr(program.module, str(n.target)) for n in program.graph.find_nodes(op="get_attr")}
     copies = [n for n, t in held.items() if isinstance(t, nn.Parameter) and t.requires_grad and id(t) not in own]
     if copies:
