@@ -9,6 +9,7 @@ from lrp_fx.dictionaries.dictionary import Dictionary
 from lrp_fx.errors import CaptureError, ConservationError, InputError, LrpError, TargetError, UnsupportedOperatorError
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.generation.generation import Generation
+from lrp_fx.preprocess.unloaded import parameters_on_meta
 from lrp_fx.report.circuit import Circuit
 from lrp_fx.report.edges import Edges
 from lrp_fx.report.ledger import Ledger
@@ -23,6 +24,7 @@ from lrp_fx.runtime.dequantise import dequantised
 from lrp_fx.runtime.explainer import Explainer
 from lrp_fx.runtime.saved import SavedExplainer, load
 from lrp_fx.runtime.settings import aggregations, rulesets
+from lrp_fx.runtime.size import Size
 from lrp_fx.runtime.verify import Report, verify
 from lrp_fx.similarity.pairs import pairs
 from lrp_fx.similarity.result import Pairs
@@ -52,6 +54,7 @@ __all__ = [
     "Rule",
     "Ruleset",
     "SavedExplainer",
+    "Size",
     "TargetError",
     "UnsupportedOperatorError",
     "aggregations",
@@ -60,6 +63,7 @@ __all__ = [
     "evaluate",
     "load",
     "pairs",
+    "parameters_on_meta",
     "register",
     "rulesets",
     "targets",

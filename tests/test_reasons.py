@@ -67,7 +67,7 @@ def test_other_outputs_for_the_same_inputs(model: nn.Module, says: str) -> None:
         (Base(), "a text", "no tokenizer is known\n    next: convert.model, tokenizer="),
         (Base(batched), IDS[0], r"the batch; for one example give input_ids\[None\]"),
         (torch.export.export(Base(), (IDS,)).module(), IDS, "explain the model that it was exported from"),
-        (Base().to("meta"), IDS, "meta device.*\n    next: load all of it"),
+        (Base().to("meta"), IDS, "no weights yet: .*meta device\n    next: explainer.bind"),
     ],
     ids=["text", "one-dimensional", "exported", "meta"],
 )

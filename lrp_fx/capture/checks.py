@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lrp_fx.capture.compare import inference_configuration, own_tensors
+from lrp_fx.capture.unloaded import run_waiting, waits
 from lrp_fx.errors import InputError, raise_if_out_of_memory
 from lrp_fx.ir.program import CONTENT_ROLE
 
@@ -33,7 +34,9 @@ def _is_container(module: nn.Module) -> bool:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Weights that are not finite are refused, and those that cannot be traced."""
+    """Weights that are not finite are refused, and those that cannot be traced. (Those that a model waits for are
+    looked at when they come.)
+    """
     away = [n for n, p in model.named_parameters() if p.is_meta]
     if away:
         raise InputError(
@@ -48,7 +51,9 @@ def check_weights(model: nn.Module) -> None:
             "traced: the model was made inside torch.inference_mode()\n    next: explain copy.deepcopy(model), made "
             "outside of it"
         )
-    bad = [n for n, p in model.named_parameters() if not all(map(_is_finite, plain_tensors(p.detach())))]
+    if waits(model):
+        return
+    bad = [n for n, p in model.named_parameters() if not all(map(is_finite, plain_tensors(p.detach())))]
     if bad:
         raise InputError(f"the weights are not finite: {', '.join(bad[:5])}")
 
@@ -61,7 +66,7 @@ def plain_tensors(tensor: Tensor) -> list[Tensor]:
     return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
 
 
-def _is_finite(weight: Tensor) -> bool:
+def is_finite(weight: Tensor) -> bool:
     """By its extremes, which NaN and infinity reach: `isfinite` would write out a copy of the largest weight."""
     if not weight.is_floating_point() or not weight.numel():
         return True
@@ -102,7 +107,7 @@ def run_model(model: nn.Module, bound: dict[str, Any]) -> Any:
     """What the model gives; raises `InputError` when its own forward refuses the inputs."""
     try:
         with torch.no_grad(), inference_configuration(model):
-            return model(**own_tensors(bound))
+            return run_waiting(model, bound) if waits(model) else model(**own_tensors(bound))
     except Exception as error:
         raise_if_out_of_memory(error)
         given = ", ".join(f"{n}: {v.dtype} {tuple(v.shape)}" for n, v in bound.items() if isinstance(v, Tensor))

@@ -27,6 +27,7 @@ from lrp_fx.capture.export import export
 from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import open_transforms, record
 from lrp_fx.capture.transforms import calls_transforms
+from lrp_fx.capture.unloaded import waits
 from lrp_fx.errors import CaptureError, raise_if_out_of_memory
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
@@ -56,7 +57,7 @@ def capture(
     given = in_signature_order(model, without_repeats(inputs))
     known = None if known is None else Ran(given, known.result)
     refusals: list[str] = []
-    for method in methods:
+    for method in (m for m in methods if m != CONCRETE) if waits(model) else methods:
         try:
             program = _captured(model, given, roles, method, known)
             return replace(copy(program), refusals=tuple(refusals), captured=program.module)
@@ -65,6 +66,8 @@ def capture(
         ) as error:  # whatever torch or the model raises refuses the method; what our own code raises is a fault
             report_fault(error, f"capture ({method})")
             refusals.append(f"{method}: {type(error).__name__}: {first_line(error)}")
+    if waits(model):
+        refusals.append(f"{CONCRETE}: the model waits for its weights, and decides by numbers: bind() them first")
     raise CaptureError(_refused(model, given, refusals))
 
 

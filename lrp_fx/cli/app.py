@@ -1,4 +1,4 @@
-"""The command line: explain, generate, evaluate, run, inspect, verify, dump, rules, passes, recognisers.
+"""The command line: explain, generate, evaluate, run, inspect, verify, dump, size, rules, passes, recognisers.
 
 Only what the help needs is imported here; each command imports the rest when it runs.
 """
@@ -264,6 +264,26 @@ def dump(
         from lrp_fx.cli.inspecting import run_dump
 
         run_dump(model, text, ids, image, rules=rules, dtype=dtype.value, until=until, blocks=blocks.value)
+
+
+@app.command()
+def size(
+    model: Model,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the text, where the model reads one.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="How many examples at once.")] = 1,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="As convert(checkpoint=True): blocks are computed again, not kept.")
+    ] = False,
+    rules: Rules = "pa-lrp",
+    dtype: Type = Dtype.float32,
+    json: Json = False,
+) -> None:
+    """What an explanation needs of memory, told without the weights and without running it."""
+    with plain_errors():
+        check_transformers()
+        from lrp_fx.cli.inspecting import run_size
+
+        run_size(model, tokens, batch, checkpoint=checkpoint, rules=rules, dtype=dtype.value, json=json)
 
 
 @app.command()

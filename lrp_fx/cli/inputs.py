@@ -78,6 +78,14 @@ def trial_inputs(model: nn.Module) -> dict[str, Tensor]:
     return forward_of(model).cast(inputs)
 
 
+def sized_inputs(model: nn.Module, tokens: int, batch: int) -> dict[str, Tensor]:
+    """Trial inputs of so many examples, and of so many tokens where they are ids."""
+    inputs, main = trial_inputs(model), forward_of(model).main
+    if main.endswith("ids"):
+        inputs[main] = inputs[main].repeat(1, -(-tokens // inputs[main].shape[1]))[:, :tokens]
+    return {n: v.expand(batch, *v.shape[1:]).contiguous() for n, v in inputs.items()}
+
+
 def read_places(text: str | None) -> str | list[int] | None:
     """``largest``, or places of tokens such as ``0,-1``; raises `InputError` for anything else."""
     if text is None or text == LARGEST:

@@ -1,4 +1,4 @@
-"""``inspect``, ``verify`` and ``dump``: what a model's graph is, and whether it can be trusted."""
+"""``inspect``, ``verify``, ``dump``, ``size``: what a model's graph is, what it needs, whether it can be trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lrp_fx.cli.inputs import model_inputs, trial_inputs
+from lrp_fx.cli.inputs import model_inputs, sized_inputs, trial_inputs
 from lrp_fx.cli.listing import print_approximations, print_coverage, print_sites, wide_console
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
 from lrp_fx.preprocess.reader import Reader
@@ -77,6 +77,16 @@ def _told(report: Report) -> dict[str, Any]:
     found = {name: getattr(report, name) for name in names}
     worst = [{"site": s.name, "rule": s.rule, "source": s.source, "error": s.error} for s in report.worst_sites]
     return {**found, "coverage": {how: dict(rules) for how, rules in report.coverage.items()}, "worst_sites": worst}
+
+
+def run_size(name: str, tokens: int, batch: int, *, checkpoint: bool, rules: str, dtype: str, json: bool) -> None:
+    """Print what an explanation needs of memory."""
+    explainer = convert(load_model(name, dtype, weights=False), rules=rules, checkpoint=checkpoint)
+    found = explainer.size(**sized_inputs(explainer.model, tokens, batch))
+    if json:
+        print(jsons.dumps({"model": name, "dtype": dtype, **found.to_dict()}, indent=1))
+    else:
+        Console().print(str(found), highlight=False, markup=False, soft_wrap=True)
 
 
 def run_dump(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lrp_fx.errors import InputError, needed
+from lrp_fx.preprocess.unloaded import parameters_on_meta
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -19,23 +20,34 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, and what turns texts, images and sounds into its arguments (None where there is no such thing)."""
+    """A model, and what turns texts, images and sounds into its arguments (None where there is no such thing).
+
+    ``files``: where its weights are, if they were left there.
+    """
 
     model: nn.Module
     tokenizer: Any = None
     processor: Any = None
+    files: str | None = None
 
 
-def opened(model: Any, tokenizer: Any = None, processor: Any = None) -> Opened:
+def opened(model: Any, tokenizer: Any = None, processor: Any = None, *, weights: bool = True) -> Opened:
     """The model itself, that of a pipeline, or the one that a folder or hub name holds; what is given comes before what
     is found beside it.
+
+    weights: False leaves those of a folder or hub name where they are.
 
     Raises `InputError` for anything else, and where nothing can be loaded.
     """
     if isinstance(model, (str, Path)):
         name = str(model)
-        loaded = load_model(name)
-        found = Opened(loaded, load_tokenizer(name), load_processor(name))
+        loaded = load_model(name, weights=weights)
+        found = Opened(loaded, load_tokenizer(name), load_processor(name), None if weights else name)
+    elif not weights:
+        raise InputError(
+            "weights=False leaves the weights of a folder or hub name there, and this is a model\n    next: give its "
+            "name, or a model with its parameters on the meta device"
+        )
     elif not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
         found = _of_pipeline(model)
     elif isinstance(model, nn.Module):
@@ -49,6 +61,7 @@ def opened(model: Any, tokenizer: Any = None, processor: Any = None) -> Opened:
         found.model,
         found.tokenizer if tokenizer is None else _loaded(tokenizer, load_tokenizer, "tokenizer"),
         found.processor if processor is None else _loaded(processor, load_processor, "processor"),
+        found.files,
     )
 
 
@@ -68,8 +81,9 @@ def _of_pipeline(pipeline: Any) -> Opened:
     return Opened(pipeline.model, getattr(pipeline, "tokenizer", None), next((p for p in parts if p is not None), None))
 
 
-def load_model(name: str, dtype: str = "float32") -> nn.Module:
-    """The model of a local folder or hub name, in eval mode; its class is the one its configuration names.
+def load_model(name: str, dtype: str = "float32", *, weights: bool = True) -> nn.Module:
+    """The model of a local folder or hub name, in eval mode; its class is the one its configuration names. Without
+    ``weights`` its parameters lie on the meta device.
 
     Raises `InputError` when there is no such model, or its class is unknown to the installed transformers.
     """
@@ -87,10 +101,18 @@ def load_model(name: str, dtype: str = "float32") -> nn.Module:
                 raise InputError(
                     f"{name} is a {declared[0]}, which transformers {transformers.__version__} does not have"
                 )
-            model: nn.Module = cls.from_pretrained(name, dtype=kind)
+            model: nn.Module = cls.from_pretrained(name, dtype=kind) if weights else _empty(cls, config, kind)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot load a model from {name!r}: {_first_sentence(error)}") from None
     return model.eval()
+
+
+def _empty(cls: Any, config: Any, kind: torch.dtype) -> nn.Module:
+    """A model of these sizes, without its weights; its buffers hold what it computes by itself."""
+    with parameters_on_meta():
+        make = getattr(cls, "_from_config", None) or cls.from_config  # of a class, of one that chooses the class
+        model: nn.Module = make(config, dtype=kind)
+    return model
 
 
 @contextlib.contextmanager

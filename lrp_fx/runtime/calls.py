@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from torch import Tensor
 
 from lrp_fx.capture.call import ModelCall
+from lrp_fx.guards.guard import Guard
+from lrp_fx.guards.sizes import SizeGuard
 from lrp_fx.ir.program import DYNAMIC
 from lrp_fx.runtime.compiled import CompiledProgram
 
@@ -32,6 +35,11 @@ def try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
                 },
             )
         )
+
+
+def holds_for(guards: Iterable[Guard], call: ModelCall) -> bool:
+    """Do guards admit a call, if sizes of 1 are as good as others? (That is asked of the model, which takes a run.)"""
+    return all((g.sizes.refusal(call.shapes) if isinstance(g, SizeGuard) else g.refusal(call)) is None for g in guards)
 
 
 def shared_inputs(entry: CompiledProgram, call: ModelCall) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -115,6 +115,15 @@ def share(call: ModelCall, wanted: Sequence[Any], detached: bool, captured: Capt
     kept_apart = detached if has_detached(program) else None
     shared.append(_Shared((call.key, *wanted), kept_apart, fingerprint(call.model), captured))
     del shared[:-KEPT]
+
+
+def carry_over(model: nn.Module) -> None:
+    """Keep what was captured before the weights of a model came: it is compared with the model before it is used. What
+    was found out about values is found out anew.
+    """
+    for entry in (shared := _SHARED.get(model, [])):
+        entry.captured.variants.clear()
+    shared[:] = [replace(entry, seen=fingerprint(model)) for entry in shared]
 
 
 def forget() -> None:

@@ -20,11 +20,11 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import report_fault, run
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, MASK_ROLE, STATIC
 from lrp_fx.runtime.agreement import Agreement, compare
-from lrp_fx.runtime.calls import own_copy, shared_inputs, try_one_row
+from lrp_fx.runtime.calls import holds_for, own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
 from lrp_fx.runtime.changed import Dictionaries
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Kept, Statistics
-from lrp_fx.runtime.inside import Request
+from lrp_fx.runtime.inside import Request, asked_now
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
@@ -333,6 +333,19 @@ class Compiler:
             if found.assumed is not None:
                 known[ones] = self._analysed(entry.base, found)
         return [*known.values(), self.general(entry)]
+
+    def sized(self, call: ModelCall, small: ModelCall, target: Target) -> Built:
+        """The relevance graph for a call, by way of one with fewer rows and tokens where that holds for its sizes: the
+        model is run on the small one.
+        """
+        (goal,) = asked_now([target], self.entry(small), small)
+        entry, _ = self.compiled(small, goal)
+        if not holds_for(entry.base.guards, call):
+            return self.compiled(call, goal)[1]
+        entry = self._variant(entry.base, call.constants, call)
+        if entry.assumed is not None and entry.assumed.refusal(call) is not None:
+            entry = self._general(entry.base)
+        return self.build(entry, goal)
 
     def related(self, entry: CompiledProgram) -> list[CompiledProgram]:
         """All that was made for calls of the same kind."""

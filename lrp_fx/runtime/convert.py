@@ -34,6 +34,7 @@ def convert(
     progress: bool | None = None,
     check: str = "changes",
     dictionaries: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Explainer:
     """Compile a model into an explainer.
 
@@ -74,9 +75,12 @@ def convert(
         ``explainer(..., at=...)``. The model computes what it did, to the bit; relevance of the place goes to what the
         dictionary reconstructs, by way of its latents, and what it misses is the sink ``reconstruction error``.
         ``"PLACE.latents"`` is a place, too.
+    weights: False, with a folder or name: convert the model without its weights, which `Explainer.bind` reads into
+        their places later. The same goes for a model whose parameters lie on the meta device. Until then
+        `Explainer.size` answers, and what looks at graphs; nothing is explained.
     """
     return Explainer(
-        opened(model, tokenizer, processor),
+        opened(model, tokenizer, processor, weights=weights),
         example_inputs,
         rules=rules,
         conserve=conserve,

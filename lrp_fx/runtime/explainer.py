@@ -12,6 +12,7 @@ from torch import nn
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
 from lrp_fx.capture.outputs import closed
+from lrp_fx.capture.unloaded import is_unloaded, require_weights
 from lrp_fx.dictionaries.dictionary import dictionaries_of
 from lrp_fx.errors import InputError
 from lrp_fx.generation.explain import continuation, generate
@@ -32,12 +33,14 @@ from lrp_fx.rule import Ruleset
 from lrp_fx.runtime.agreement import Agreement
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.between import Between
+from lrp_fx.runtime.bind import ready_to_bind
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Statistics
 from lrp_fx.runtime.compiler import NO_REQUEST, Compiler
 from lrp_fx.runtime.edges import with_edges
 from lrp_fx.runtime.inside import Request, arguments_of, asked_now, request_of
 from lrp_fx.runtime.looking import Looks
 from lrp_fx.runtime.mapping import Mapped, Maps
+from lrp_fx.runtime.memory import Frugal
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.prepared import mapped_model
 from lrp_fx.runtime.refuse import refuse_targets
@@ -49,7 +52,7 @@ from lrp_fx.structure.sites import Site, find_sites
 from lrp_fx.targets import At, Target, as_target
 
 
-class Explainer(Maps, Looks):
+class Explainer(Maps, Looks, Frugal):
     """Explains a model: call it like the model, with a ``target``."""
 
     def __init__(
@@ -73,7 +76,7 @@ class Explainer(Maps, Looks):
         dictionaries: Mapping[str, Any] | None = None,
     ) -> None:
         found = model if isinstance(model, Opened) else opened(model)
-        model = found.model
+        model, self._files = found.model, found.files
         check_settings(
             conserve=conserve,
             dynamic=dynamic,
@@ -83,6 +86,8 @@ class Explainer(Maps, Looks):
             differentiable=differentiable,
             without=without,
         )
+        if is_unloaded(model):
+            model = ready_to_bind(model)
         self.model, self.progress, self.output = model, progress, output
         self._reader = Reader(model, found.tokenizer, found.processor)
         self.ruleset = ruleset_of(rules)
@@ -250,6 +255,7 @@ class Explainer(Maps, Looks):
         take: Taking = None,
     ) -> list[Relevance]:
         """One result for each target; those with the same graph run together. ``take``: as in `Terms`."""
+        require_weights(self.model)
         if self._compiler.options.differentiable:
             check_gradients()
         with ALONE, compiling(self.progress):
@@ -301,6 +307,7 @@ class Explainer(Maps, Looks):
 
         Raises `InputError` for a model that cannot generate, and for texts without a tokenizer.
         """
+        require_weights(self.model)
         return generate(self.model, self, self.reader, self.ruleset.name, prompt, options)
 
     def continuation(
@@ -341,6 +348,7 @@ class Explainer(Maps, Looks):
         """
         if not args and not inputs and self._last is None:
             raise InputError("nothing explained yet: give verify() inputs, as in a call")
+        require_weights(self.model)
         with ALONE, compiling(self.progress):
             bound = self._arguments(args, inputs) if args or inputs else self._last or {}
             call = as_call(self.model, bound, self.roles)
@@ -375,6 +383,7 @@ class Explainer(Maps, Looks):
         Raises `TargetError` for functions as targets (they are code), `InputError` before anything was captured, and
         where the model has been changed since and computes something else on the last inputs.
         """
+        require_weights(self.model)
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
             if self._last is not None and not self._compiler.trusts(last):
@@ -388,6 +397,7 @@ class Explainer(Maps, Looks):
         return {"conserve": self.conserve, "probabilities": self._link(last) or "", "reading": reading}
 
     def _mapped(self) -> Mapped:
+        require_weights(self.model)
         return mapped_model(self, self._reader, self._compiler)
 
 

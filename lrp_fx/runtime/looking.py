@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.unloaded import require_weights
 from lrp_fx.ir.devices import own_device
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.words import named_goals
@@ -74,6 +75,7 @@ class Looks:
 
         Raises as a call does, and `InputError` for quantised models and where data is empty.
         """
+        require_weights(self.model)
         refuse_quantised(self.model)
         if self._weighing is None:
             made: Any = copy.copy(self)
@@ -111,6 +113,7 @@ class Looks:
 
         Raises `InputError` for places and shapes that are not there, and what a call raises.
         """
+        require_weights(self.model)
         with own_device():
             with ALONE, compiling(self.progress):
                 given = values if isinstance(values, (list, tuple)) else [values]
