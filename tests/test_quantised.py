@@ -37,7 +37,8 @@ class Held(nn.Module):
         elif how == "attribute":
             self.w = whole
         else:
-            self.register_buffer("codes", codes[:, 0::2] | codes[:, 1::2] << 4 if how == "packed" else codes)
+            packed = how.startswith("packed")
+            self.register_buffer("codes", codes[:, 0::2] | codes[:, 1::2] << 4 if packed else codes)
             self.register_buffer("scale", scale)
             self.register_buffer("book", code_book)
 
@@ -48,6 +49,10 @@ class Held(nn.Module):
             return F.linear(x, self.book[self.codes.long()] * self.scale)
         if self.how == "packed":
             codes = torch.stack([self.codes & 15, self.codes >> 4], -1).flatten(1)
+            return F.linear(x, (codes.to(x.dtype) - 7) * self.scale)
+        if self.how == "packed, by a counter":
+            both = (self.codes[..., None] >> torch.arange(0, 8, 4)) & 15
+            codes = both.flatten(1)[:, torch.arange(D).flip(0)].flip(1)
             return F.linear(x, (codes.to(x.dtype) - 7) * self.scale)
         return F.linear(x, self.w)
 
@@ -97,7 +102,7 @@ def explained(held: str, how: str | None = None) -> lrp_fx.Relevance:
     return lrp_fx.convert(Net(held, how).double().eval(), strict=True, conserve="site")(input_ids=IDS, target=1)
 
 
-@pytest.mark.parametrize("held", ["buffer", "attribute", "scaled", "code book", "packed"])
+@pytest.mark.parametrize("held", ["buffer", "attribute", "scaled", "code book", "packed", "packed, by a counter"])
 def test_a_weight_is_a_weight_however_it_is_held(held: str) -> None:
     expected, found = explained("parameter"), explained(held)
     torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-12)
@@ -210,6 +215,8 @@ class Coded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "own operation":
             y = coded_product()(x, self.codes, self.scale)
+        elif self.how in ("rounds", "mixes rows"):
+            y = other_product()(x, self.codes, self.scale, self.how)
         else:
             y = (x @ (self.codes * self.scale).mT).square()
         return y if self.bias is None else y + self.bias
@@ -223,6 +230,16 @@ def coded_product() -> object:
         "lrp_fx_tests::coded_product", "default", lambda x, codes, scale: x @ (codes * scale).mT.contiguous()
     )
     return torch.ops.lrp_fx_tests.coded_product.default
+
+
+@cache
+def other_product() -> object:
+    def product(x: Tensor, codes: Tensor, scale: Tensor, how: str) -> Tensor:
+        return ((x * 8).round() / 8 if how == "rounds" else x.cumsum(-2)) @ (codes * scale).mT.contiguous()
+
+    torch.library.define("lrp_fx_tests::other_product", "(Tensor x, Tensor codes, Tensor scale, str how) -> Tensor")
+    torch.library.impl("lrp_fx_tests::other_product", "default", product)
+    return torch.ops.lrp_fx_tests.other_product.default
 
 
 class Word(nn.Module):
@@ -249,11 +266,72 @@ def test_a_dequantised_copy_computes_the_same(bias: bool) -> None:
     assert lrp_fx.convert(plain, conserve="site")(input_ids=IDS).ledger.error.max() < 1e-10
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rules", ["pa-lrp", "gradient"])
-def test_a_kernel_that_shows_no_derivative_is_refused_and_not_passed_over(rules: str) -> None:
-    """Its relevance would vanish."""
-    with pytest.raises(lrp_fx.UnsupportedOperatorError, match=r"lrp_fx_tests.coded_product[\s\S]*lrp_fx.dequantised"):
-        lrp_fx.convert(coded("own operation"), rules=rules)(input_ids=IDS)
+def test_a_kernel_that_is_a_linear_map_is_its_matrix(rules: str, bias: bool) -> None:
+    """A trace sees no derivative of it; what it computes can be asked of it."""
+    model = coded("own operation", bias=bias)
+    explainer = lrp_fx.convert(model, rules=rules, conserve="site", strict=True)
+    with pytest.warns(UserWarning, match=r"coded_product: .* learned linear map.* \(1 tensors, 0 KiB"):
+        found = explainer(input_ids=IDS, target=1)
+    expected = lrp_fx.convert(lrp_fx.dequantised(model), rules=rules)(input_ids=IDS, target=1)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-12)
+    torch.testing.assert_close(explainer(input_ids=IDS[:, :3], target=1).output, model(IDS[:, :3]))
+    assert "lrp_fx_tests" not in explainer.rewritten.print_readable()
+
+
+def test_codes_that_are_written_to_are_read_again() -> None:
+    model = coded("own operation")
+    explainer = lrp_fx.convert(model)
+    explainer(input_ids=IDS, target=1)
+    model.layer.codes.neg_()
+    found = explainer(input_ids=IDS, target=1)
+    torch.testing.assert_close(found.output, model(IDS))
+    expected = lrp_fx.convert(lrp_fx.dequantised(model))(input_ids=IDS, target=1)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-12)
+
+
+def test_a_kernel_of_torch_without_a_formula_is_its_matrix() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("codes", (draw(8, 32, seed=3) * 40).round().to(torch.int8))
+            self.register_buffer("scale", torch.linspace(0.5, 1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)  # type: ignore[no-any-return]
+
+    x = draw(2, 32, seed=1).float()
+    relevance = lrp_fx.convert(Packed().eval())(x, target=1)
+    expected = x * Packed().codes[1] * Packed().scale[1]
+    torch.testing.assert_close(relevance.content["x"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["rounds", "mixes rows"])
+@pytest.mark.parametrize("rules", ["pa-lrp", "gradient"])
+def test_a_kernel_that_shows_no_derivative_is_refused_and_not_passed_over(rules: str, how: str) -> None:
+    """Its relevance would vanish. One quantises what it is given, one is linear and maps other axes, too."""
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match=r"lrp_fx_tests.other_product[\s\S]*lrp_fx.dequantised"):
+        lrp_fx.convert(coded(how), rules=rules)(input_ids=IDS)
+
+
+def test_layers_that_round_what_they_are_given_are_named() -> None:
+    class Rounding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Sequential(Rounded(), nn.Linear(4, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))  # type: ignore[no-any-return]
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 16).round().to(torch.int8).to(x.dtype) / 16
+
+    explainer = lrp_fx.convert(Rounding().double().eval())
+    with pytest.warns(UserWarning, match=r"activations are rounded \(second\.0\).*straight through"):
+        explainer(draw(2, 4, seed=1), target=0)
+    assert {site.module for site in explainer.sites if site.kind == "rounding"} == {"second.0"}
 
 
 def test_what_is_not_captured_says_that_its_weights_are_quantised() -> None:

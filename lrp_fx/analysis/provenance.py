@@ -105,6 +105,7 @@ class _Walk:
         self.inputs: dict[fx.Node, frozenset[str]] = {}
         self.layout: dict[fx.Node, Layout] = {}
         self.uniform: set[fx.Node] = set()
+        self.codes: set[fx.Node] = set()  # integers taken out of weights that are packed
         self.batch = self._batch_size()
         self.examples = Examples(self.layout, self.batch)
         self.example = self.examples.example
@@ -194,6 +195,9 @@ class _Walk:
         ):
             return frozenset({MASK})  # an index computed from activations only routes
         union = frozenset().union(*(self.sources[a] for a in tensors))
+        if self._unpacks(node, tensors, union):
+            self.codes.add(node)
+            return frozenset({PARAMETER})
         if name == "aten.cumsum" and CONTENT not in union:
             return frozenset({POSITION})
         if has(node, Fact.LOOKUP):
@@ -201,6 +205,15 @@ class _Walk:
         if has(node, Fact.CHOICE):
             return union if union == frozenset({MASK}) or union - {MASK} <= {CONSTANT} else union - {MASK}
         return union
+
+    def _unpacks(self, node: fx.Node, tensors: list[fx.Node], union: frozenset[str]) -> bool:
+        """Is it made of bits of a weight (by a counter that says which, or in what order, and counts no places)?"""
+        if is_float(node) or not union <= FIXED | {POSITION}:
+            return False
+        packed = self.sources[tensors[0]]
+        return any(a in self.codes for a in tensors) or (
+            has(node, Fact.BITS) and PARAMETER in packed and packed <= FIXED
+        )
 
     def _is_uniform(self, node: fx.Node) -> bool:
         """Does the value have one number everywhere (so that, as an index, it tells no position)?"""

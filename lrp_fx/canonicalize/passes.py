@@ -18,6 +18,7 @@ from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
+from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, is_tensor, op_name, sets_strides, value_of
@@ -221,6 +222,12 @@ def _pass(name: str, purpose: str, apply: Callable[[Program], Program], **specs:
 PASSES = (
     _pass(
         "open_composites", "composite operations that may return views become what they are made of", open_composites
+    ),
+    _pass(
+        "write_opaque_maps",
+        "kernels without a derivative that are learned linear maps become products with their matrices",
+        write_opaque_maps,
+        keeps=Keeps.ROUNDING,
     ),
     _pass(
         "expand_contractions",

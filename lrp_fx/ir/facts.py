@@ -64,9 +64,11 @@ class Fact(Flag):
     HOMOGENEOUS = auto()  #: of some degree: the identity rule is Euler's theorem
     ACTIVATION = auto()
     SINUSOID = auto()
+    ROUNDING = auto()  #: to whole numbers: flat but for its steps
     # ---- truth values and places
     NEGATION = auto()  #: of a mask
     CONJUNCTION = auto()  #: of masks
+    BITS = auto()  #: of integers
     COMPARISON = auto()  #: is it equal, or not
     PLACE = auto()  #: counted from the start of an axis
     # ---- spelling

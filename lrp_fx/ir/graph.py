@@ -158,7 +158,7 @@ def deduplicate(graph: fx.Graph) -> None:
     """Common-subexpression elimination and dead-code removal, in place (for graphs just copied or built)."""
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op not in ("call_function", "get_attr") or _is_random(node):
+        if node.op not in ("call_function", "get_attr") or is_random(node):
             continue
         key: Any = (node.op, node.target, hashable(node.args), hashable(node.kwargs))
         if node.target is torch.ops.aten.sym_size.int:
@@ -178,7 +178,7 @@ def sets_strides(node: fx.Node) -> bool:
     )
 
 
-def _is_random(node: fx.Node) -> bool:
+def is_random(node: fx.Node) -> bool:
     """Does the operation draw random numbers? (Attention kernels carry the tag but draw only for dropout.)"""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False

@@ -19,6 +19,7 @@ from lrp_fx.guards.inputs import device_guard
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import report_fault, run
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, MASK_ROLE, STATIC
+from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.calls import holds_for, own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
@@ -29,6 +30,7 @@ from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, 
 from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights, check_followed
+from lrp_fx.structure.remarks import remarks
 from lrp_fx.targets import At, Target
 from lrp_fx.transpose.inside import NOTHING, Inside
 
@@ -49,6 +51,7 @@ class Compiler:
         self.strategies = Strategies(options.dynamic)
         self.weights, self.watch = Weights(model), Watch(model)
         self.dictionaries = Dictionaries(options.dictionaries)
+        self.remarked: set[str] = set()
         self.doubted: set[Captured] = set()  # captured before the model was changed, and not compared with it since
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
@@ -113,7 +116,7 @@ class Compiler:
         self.entries.clear()  # first: graphs without doubts would answer, should this be interrupted
         self.doubted.clear()
         self.strategies.clear()
-        self.weights.loose.clear()
+        self.weights.forget()
         self.current = self.built = None
 
     def compiled(self, call: ModelCall, target: Target, request: Request = NO_REQUEST) -> tuple[CompiledProgram, Built]:
@@ -309,8 +312,16 @@ class Compiler:
         after = ANALYSED[ANALYSED.index(PASSES["find_provenance"]) + 1 :]
         state, steps = run(state, after, without=self.options.without)
         assert state.rewritten is not None and state.structure is not None
+        self._remark(state.rewritten)
         made = (found.assumed, state.rewritten.program, state.rewritten, state.structure, (*found.history, *steps))
         return CompiledProgram(base, *made)
+
+    def _remark(self, rewritten: Rewritten) -> None:
+        """Say, once, what is taken for granted of a program."""
+        for remark in remarks(rewritten):
+            if remark not in self.remarked:
+                self.remarked.add(remark)
+                warn_user(remark)
 
     def general(self, entry: CompiledProgram) -> CompiledProgram:
         """What was made of the same captured program, or is made now, for any mask."""

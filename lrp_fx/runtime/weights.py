@@ -30,13 +30,15 @@ class Weights:
     """The tensors of one model as they were when it was looked at last.
 
     ``loose``: captured tensors that are neither parameters nor buffers, by place; ``narrow``: versions of those
-    that a program of another precision may hold as copies (`promote_precision`).
+    that a program of another precision may hold as copies (`promote_precision`); ``read``: tensors that matrices of
+    programs were computed from, with their versions (`write_opaque_maps`).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.loose: dict[tuple[nn.Module, str], Tensor] = {}
         self.narrow: dict[int, int] = {}
+        self.read: list[tuple[Tensor, int]] = []
         self._identity: Any = None
         self._checked: Any = None
 
@@ -53,7 +55,8 @@ class Weights:
         if self._identity is None:
             return False
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self.loose.items())
-        return now.identity != self._identity or replaced or self._copies_are_old(now)
+        rewritten = any(tensor._version != version for tensor, version in self.read)
+        return now.identity != self._identity or replaced or rewritten or self._copies_are_old(now)
 
     def written_to(self, now: Now) -> bool:
         """Do the tensors hold other numbers than when they were looked at last?"""
@@ -75,9 +78,15 @@ class Weights:
             self._checked = (now.identity, now.versions)
         self._identity = now.identity
 
+    def forget(self) -> None:
+        """Look after no program any more."""
+        self.loose.clear()
+        self.read.clear()
+
     def note(self, program: Program) -> None:
         """Look after the tensors of a program, too."""
         self.loose |= _loose_tensors(self.model, program)
+        self.read += [each for each in program.read if all(each[0] is not tensor for tensor, _ in self.read)]
         self.narrow |= _narrow_versions([t for t in self.loose.values() if not t.is_inference()])
 
 

@@ -18,7 +18,7 @@ from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
 from lrp_fx.structure.structure import Structure
 
-ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN = (
+ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN, ROUNDING = (
     "attention",
     "normalisation",
     "position",
@@ -26,6 +26,7 @@ ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN = (
     "router",
     "residual",
     "scan",
+    "rounding",
 )
 
 
@@ -33,9 +34,9 @@ ATTENTION, NORMALISATION, POSITIONAL, GATE, ROUTER, RESIDUAL, SCAN = (
 class Site:
     """A recognised place in the model.
 
-    ``kind``: attention, normalisation, position, gate, router, residual, scan, input, learned or segment. ``variant``:
-    how it is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its graph nodes.
-    ``layer``: the block it belongs to, None outside all blocks.
+    ``kind``: attention, normalisation, position, gate, router, residual, scan, rounding, input, learned or segment.
+    ``variant``: how it is done there. ``module``/``source``: where. ``rule``: what serves it. ``nodes``: names of its
+    graph nodes. ``layer``: the block it belongs to, None outside all blocks.
     """
 
     kind: str
@@ -169,6 +170,8 @@ class _Finder:
                 found.append(_site(ROUTER, "chosen weights over their sum", application, (node,)))
             elif application.kind == "residual":
                 found.append(_site(RESIDUAL, "skip connection", application, (node,)))
+            elif has(node, Fact.ROUNDING):
+                found.append(_site(ROUNDING, "passed straight through", application, (node,)))
         return found
 
     def _all_content(self, application: Application) -> bool:
