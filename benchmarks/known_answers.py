@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lrp_fx
+from benchmarks import placeless
 from benchmarks.compare import Noise
 from benchmarks.page import ROOT, Page, table
 from testing.compiled import Compiled, words
@@ -209,12 +210,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def body(options: argparse.Namespace) -> Iterator[str]:
     console, sections = Console(width=130), []
+    tasks: list[list[str]] = []
     for folder in sorted(p.parent for p in options.folder.glob("*/README.md")):
         marked = (folder / "eval.npz").exists() and "gt_full" in np.load(folder / "eval.npz", allow_pickle=True)
         if marked:
             answers = synthetic(folder, options.count)
             show(console, answers)
             sections.append(markdown(answers))
+            if folder.name.startswith("task_"):
+                tasks += placeless.rows(folder, answers.count)
             yield "\n\n".join(sections)
         elif (folder / "eval.npz").exists() or (folder / "eval.jsonl").exists():
             count = min(options.count or 50, 15 if (folder / "eval.npz").exists() else 50)
@@ -226,6 +230,10 @@ def body(options: argparse.Namespace) -> Iterator[str]:
             yield "\n\n".join(sections)
         else:
             console.print(f"{folder.name}: no held-out data beside it", highlight=False)
+    if tasks:
+        sections.append(f"{placeless.INTRO}\n\n{table(placeless.HEADINGS, tasks)}")
+        console.print(sections[-1], highlight=False)
+        yield "\n\n".join(sections)
 
 
 ROUNDING = Noise(absolute=1e-4)
@@ -242,6 +250,7 @@ BENCHMARK = Page(
         **dict.fromkeys(HEADINGS[2:8], Noise(absolute=0.002)),
         **dict.fromkeys(BOOKS[2:], ROUNDING),
         BOOKS[1]: Noise(absolute=0.001),
+        **dict.fromkeys(placeless.FIGURES, Noise(relative=0.02, absolute=0.1)),
     },
     fault="(differs)",
 )

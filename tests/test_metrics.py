@@ -86,6 +86,20 @@ def test_areas_of_reversed_scores() -> None:
     assert found["AUAC pruning"] == pytest.approx(sigmoid_area(SMALLEST_GONE), rel=1e-6)
 
 
+def divergence_area(logits: list[float]) -> float:
+    """Of two classes whose logits are f and 0, from those of the whole input."""
+    p = 1 / (1 + math.exp(-5.5))
+    found = [p * math.log(p * (1 + math.exp(-f))) + (1 - p) * math.log((1 - p) * (1 + math.exp(f))) for f in logits]
+    return (sum(found) - (found[0] + found[-1]) / 2) / 10
+
+
+@pytest.mark.parametrize("name", ["AU-KL generation", "AU-KL pruning"])
+def test_divergence_from_the_answer_to_the_whole(name: str) -> None:
+    assert values(WEIGHTS)[name] == pytest.approx(divergence_area(SMALLEST_GONE), rel=1e-5)
+    large = Example(torch.ones(12), torch.arange(1, 11), 0, Linear(WEIGHTS * 100))  # probabilities of 0 and 1
+    assert 0 < values(WEIGHTS, large)[name] < math.inf
+
+
 def test_squared_error_sums_over_classes() -> None:
     both = Example(
         torch.ones(12), torch.arange(1, 11), 0, lambda x: torch.stack([x @ WEIGHTS / 10, -(x @ WEIGHTS) / 10], 1)

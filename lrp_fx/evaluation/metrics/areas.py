@@ -79,7 +79,15 @@ def squared_error(case: Case, way: str) -> float:
     return area((case.shared(curves)[way] - case.example.original()).square().sum(-1))
 
 
+def divergence(case: Case, way: str) -> float:
+    """Area under the Kullback-Leibler divergence of the answers from that to the input."""
+    whole = case.example.original().log_softmax(-1)
+    answers = case.shared(curves)[way].log_softmax(-1)
+    return area((whole.exp() * (whole - answers)).sum(-1))
+
+
 _PAPERS = ("ali2022", "bakish2025")
+_DIVERGENCE = ("kullback1951", "ali2022")
 _MODEL = ("predict",)
 
 register(
@@ -118,6 +126,24 @@ register(
         "lower",
         lambda c: squared_error(c, "pruning"),
         _MODEL,
+    ),
+    Metric(
+        "AU-KL generation",
+        "insert by descending score into nothing; area under sum_c p_c(x) log (p_c(x) / p_c(x_phi))",
+        _DIVERGENCE,
+        "lower",
+        lambda c: divergence(c, "generation"),
+        _MODEL,
+        classes=True,
+    ),
+    Metric(
+        "AU-KL pruning",
+        "replace by ascending absolute score; area under sum_c p_c(x) log (p_c(x) / p_c(x_phi))",
+        _DIVERGENCE,
+        "lower",
+        lambda c: divergence(c, "pruning"),
+        _MODEL,
+        classes=True,
     ),
     Metric(
         "ABPC",
