@@ -172,6 +172,37 @@ def test_bits_of_an_activation_are_refused() -> None:
         lrp_fx.convert(Bits().eval())(torch.rand(2, 3, 4, dtype=torch.float64))
 
 
+class Binned(nn.Module):
+    """Values times the row of a table that an integer made of them picks, or times the integer."""
+
+    def __init__(self, *, pick: bool) -> None:
+        super().__init__()
+        self.pick = pick
+        self.register_buffer("table", torch.arange(32.0, dtype=torch.float64).reshape(8, 4) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = (x * 6).to(torch.int64)
+        kept = torch.where(held > 2, held, torch.zeros_like(held))
+        if self.pick:
+            return (x * (F.one_hot(kept.amax(-1), 8).to(x.dtype) @ self.table)).sum(-1, keepdim=True)
+        return kept.to(x.dtype).sum(-1, keepdim=True)
+
+
+def test_zeros_like_an_integer_hold_nothing_of_it() -> None:
+    x = torch.linspace(0.1, 0.9, 8, dtype=torch.float64).reshape(2, 4)
+    relevance = lrp_fx.convert(Binned(pick=False).eval(), conserve="site")(x)
+    torch.testing.assert_close(relevance.content["x"], ((x * 6).trunc() * ((x * 6).trunc() > 2)), rtol=0, atol=1e-12)
+
+
+def test_which_class_an_integer_is_is_a_choice() -> None:
+    x, model = torch.linspace(0.1, 0.9, 8, dtype=torch.float64).reshape(2, 4), Binned(pick=True).eval()
+    relevance = lrp_fx.convert(model, conserve="site")(x)
+    held = (x * 6).long().amax(-1)
+    torch.testing.assert_close(relevance.output, model(x), rtol=0, atol=0)
+    torch.testing.assert_close(relevance.content["x"], x * model.table[held * (held > 2)], rtol=0, atol=1e-12)
+    assert relevance.content.keys() == {"x"}
+
+
 class Prompted(nn.Module):
     """Rows of a table in front of the text, picked by an index, counted, or the parameter itself."""
 

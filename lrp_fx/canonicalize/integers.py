@@ -40,6 +40,8 @@ def write_integers(program: Program) -> Program:
     """Compute floating what integers hold of content, for those who read it as a value."""
     graph = program.graph
     rounded = _rounded(program)
+    if _compare_instead(graph, rounded):
+        rounded = _rounded(program)
     twins: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes) if rounded else ():
         read = [a for a in _values_read(node) if a in rounded]
@@ -55,7 +57,7 @@ def _rounded(program: Program) -> set[fx.Node]:
     rounded: set[fx.Node] = set()
     roles = {n: info.role for info, n in zip(program.inputs, program.input_nodes().values(), strict=True)}
     for node in program.graph.nodes:
-        args = tensor_args(node)
+        args = [] if has(node, Fact.FILL) else tensor_args(node)  # of what it fills it reads the shape alone
         if roles.get(node) in (CONTENT_ROLE, CACHED_ROLE) or any(a in of_content for a in args):
             of_content.add(node)
         if node not in of_content or not (is_tensor(node) or is_float(node)):
@@ -69,6 +71,22 @@ def _rounded(program: Program) -> set[fx.Node]:
             rounded.add(node)
             values.add(node)
     return rounded
+
+
+def _compare_instead(graph: fx.Graph, rounded: set[fx.Node]) -> bool:
+    """Compare integers that hold values with the classes of `one_hot`: which one it is, is a choice and no value. Was
+    there any?
+    """
+    found = [n for n in graph.nodes if op_name(n) == "aten.one_hot" and n.args[0] in rounded]
+    for node in found:
+        held, count = node.args[0], value_of(node).shape[-1]
+        with graph.inserting_before(node):
+            classes = call_like(graph, node, aten.arange.default, count, device=value_of(node).device)
+            column = call_like(graph, node, aten.unsqueeze.default, held, -1)
+            chosen = call_like(graph, node, aten.eq.Tensor, column, classes)
+            node.replace_all_uses_with(call_like(graph, node, aten._to_copy.default, chosen, dtype=torch.int64))
+        graph.erase_node(node)
+    return bool(found)
 
 
 def _refuse_float8(node: fx.Node) -> None:
