@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
+import signal
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.coverage import heads, sweep
+from benchmarks.coverage import heads, sweep, workers
 from benchmarks.coverage.examine import CLOSED, examine
 from benchmarks.coverage.page import cells, summary, table
 from benchmarks.coverage.row import Row
@@ -69,6 +74,33 @@ def test_every_head_comes_once() -> None:
     names = {(model_type, zoo.head_name(task, model_type)) for model_type, (task,) in jobs}
     assert len(names) == len(jobs) > 1000
     assert sweep.jobs("all") == jobs, "a stopped sweep goes on in the same order"
+    types = [model_type for model_type, _ in jobs]
+    changes = sum(a != b for a, b in pairwise(types)) + 1
+    assert changes == len(set(types)), "heads of one type follow each other"
+
+
+def test_rows_are_kept_and_those_of_other_versions_measured_again(tmp_path: Path) -> None:
+    store = sweep.Store(tmp_path / "rows.jsonl", by_head=True)
+    late = Row("b", "CTC", stage="closed", shares=(3, 1, 0), versions=sweep.versions())
+    early = dataclasses.replace(late, model_type="a", versions="torch 1.0, transformers 4.0", site=1.23456e-16)
+    for row in (late, early, late):
+        store.add(row)
+    store.tidy()
+    lines = store.path.read_text().splitlines()
+    assert len(lines) == 2 and "expected" not in lines[0] and "1.23e-16" in lines[0]
+    assert [r.model_type for r in store.rows()] == ["a", "b"]
+    options = argparse.Namespace(stored=False, names=[], again=None)
+    assert [sweep.wanted(r.model_type, options, r) for r in store.rows()] == [True, False]
+
+
+def test_what_a_stopped_job_left_is_its_row(tmp_path: Path) -> None:
+    job, limits = ("a", ["CTC"]), workers.Limits(seconds=7, gigabytes=1.0)
+    part = workers.part_of(tmp_path, job)
+    assert "crash" in workers.left_by(part, job, 1, limits).reason
+    part.write_text(json.dumps(Row("a", "CTC", stage="not captured").to_json()))
+    stopped = workers.left_by(part, job, -signal.SIGXCPU, limits)
+    assert (stopped.stage, stopped.reason, stopped.seconds) == ("not captured", "stopped after 7 s", 7.0)
+    assert workers.left_by(part, job, 0, limits).reason == ""
 
 
 def test_the_page_of_heads_says_what_is_short_and_why() -> None:

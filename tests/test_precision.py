@@ -200,3 +200,39 @@ def test_a_coarse_factor_that_is_frozen_allows_nothing(dtype: torch.dtype) -> No
 
     relevance = lrp_fx.convert(Scaled().to(dtype).eval())(torch.tensor([[3, 4, 5]]), target=1)
     assert relevance.ledger.dtype == dtype
+
+
+class Distances(nn.Module):
+    """One head whose scores lose a number times the distance of their tokens, as whole numbers; ``how``: written so
+    that torch takes its default type, float32, whatever the model's is.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.embed, self.head = how, nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        places = torch.arange(ids.shape[1])
+        distance = (places[:, None] - places).abs()
+        if self.how == "times":
+            bias = -0.1 * distance
+        elif self.how == "power":
+            bias = 0.9**distance / (1 + distance)
+        else:
+            bias = torch.where(distance > 2, 0.3, distance)
+        scores = self.query(x) @ self.key(x).mT + bias
+        return self.head((scores.softmax(-1) @ x).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["times", "power", "chosen"])
+def test_integers_become_float64_where_the_model_is(how: str) -> None:
+    """The books of a float64 model close to its own rounding, not to that of the type that torch takes by default."""
+    explainer = lrp_fx.convert(Distances(how).double().eval())
+    relevance = explainer(torch.arange(12).reshape(2, 6), target=1)
+    assert gap(relevance) < 1e-14
+    types = {getattr(node.meta.get("val"), "dtype", None) for node in explainer.graph.graph.nodes}
+    assert torch.float64 in types and torch.float32 not in types
+    assert relevance.position and all(bool(p.total.abs().max() > 0) for p in relevance.position)

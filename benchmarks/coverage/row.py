@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
 
 #: How far a model type came, worst first.
@@ -21,6 +21,7 @@ class Row:
     ``forward``: largest difference to the model's own output, relative to its largest value. ``ledger``, ``site``:
     worst error of the ledger and of a site over two inputs. ``gradient``: largest difference of the preset ``gradient``
     from what autograd says of the model, relative to the largest value. ``dtype``: float64 where the model runs in it.
+    ``revision``, ``versions``: of this package, and of torch and transformers.
     """
 
     model_type: str
@@ -44,9 +45,12 @@ class Row:
     gradient: float = float("nan")
     seconds: float = 0.0
     revision: str = ""
+    versions: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields, without those that nothing is known of and with three digits of errors."""
+        said = {n: float(f"{v:.3g}") if isinstance(v, float) else v for n, v in asdict(self).items()}
+        return {f.name: said[f.name] for f in fields(self) if not _same(said[f.name], f)}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Row:
@@ -70,3 +74,9 @@ class Row:
     def explained(self) -> bool:
         """Is no node of the relevance path only approximated?"""
         return self.closed and self.shares[2] == 0
+
+
+def _same(value: Any, field_: Field[Any]) -> bool:
+    """Is it what a row has where nothing is known?"""
+    default = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+    return bool(value == default) or (value != value and default != default)

@@ -1,26 +1,23 @@
 """Convert every architecture in transformers: ``python -m benchmarks coverage [NAME ...] [--again failed]``.
 
-Every model type runs in a process of its own with limits on time and memory. Rows are stored as they come; a sweep that
-was stopped goes on where it was. ``--heads all``: every head of every type, not the first that runs, in random order:
-what a stopped sweep has seen is a fair sample. NAME: only these model types (again). ``--again failed`` repeats those
-that fell short, ``--again all`` everything. The page is made of all rows stored.
+Every model type is examined with limits on time and memory. Rows are stored as they come; a sweep that was stopped goes
+on where it was. ``--heads all``: every head of every type, not the first that runs, types in random order: what a
+stopped sweep has seen is a fair sample of them. These rows are kept with their page: rows of other versions of torch or
+transformers count as missing. NAME: only these model types (again). ``--again failed`` repeats those that fell short,
+``--again all`` everything. The page is made of all rows stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import resource
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -28,14 +25,15 @@ from benchmarks.compare import ANY, Noise
 from benchmarks.coverage.examine import examine
 from benchmarks.coverage.page import LEGEND, about, summary, table
 from benchmarks.coverage.row import Row
-from benchmarks.page import ROOT, Page
+from benchmarks.coverage.workers import Job, Limits, examined
+from benchmarks.page import MEASURED, ROOT, Page
 from testing import zoo
 
-STORES = {"first": ROOT / "build" / "coverage.jsonl", "all": ROOT / "build" / "coverage_heads.jsonl"}
-#: A process that takes so many times its limit by the clock waits for something that does not come.
-HANGS = 10
-#: A model type, and the tasks whose heads are tried until one runs.
-Job = tuple[str, list[str]]
+STORES = {"first": ROOT / "build" / "coverage.jsonl", "all": MEASURED / "heads_rows.jsonl"}
+#: Where jobs that run leave what is known so far.
+PARTS = ROOT / "build" / "parts"
+#: What decides what a row says.
+MEASURES = ("lrp_fx", "rules", "benchmarks/coverage", "testing/zoo")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +65,8 @@ def measured(options: argparse.Namespace) -> list[Row]:
     if len(todo) > 1:
         warm_up()
     run(todo, store, options)
+    if todo:
+        store.tidy()
     return store.rows()
 
 
@@ -92,7 +92,9 @@ def jobs(heads: str) -> list[Job]:
         found: dict[tuple[str, str], Job] = {}
         for task, model_type in zoo.iter_architectures(zoo.every_task()):
             found.setdefault((model_type, zoo.head_name(task, model_type)), (model_type, [task]))
-        return random.Random(0).sample(list(found.values()), len(found))
+        types = list(dict.fromkeys(model_type for model_type, _ in found.values()))
+        order = {name: i for i, name in enumerate(random.Random(0).sample(types, len(types)))}
+        return sorted(found.values(), key=lambda job: order[job[0]])
     tasks: dict[str, list[str]] = {}
     for task, model_type in zoo.iter_architectures():
         tasks.setdefault(model_type, []).append(task)
@@ -119,6 +121,13 @@ class Store:
         with self.path.open("a") as file:
             file.write(json.dumps(row.to_json()) + "\n")
 
+    def tidy(self) -> None:
+        """One line for each, in the order of their names."""
+        rows = sorted(self.rows(), key=lambda r: (r.model_type, r.task))
+        made = self.path.with_suffix(".tidy")
+        made.write_text("".join(json.dumps(r.to_json()) + "\n" for r in rows))
+        made.replace(self.path)
+
 
 def wanted(model_type: str, options: argparse.Namespace, row: Row | None) -> bool:
     if options.stored:
@@ -133,43 +142,24 @@ def wanted(model_type: str, options: argparse.Namespace, row: Row | None) -> boo
         or any(w in row.padding for w in ("off", "gets", "failed"))
         or (row.expected and not row.positions)
     )
-    return row is None or (options.again == "failed" and short)
+    return row is None or row.versions != versions() or (options.again == "failed" and short)
 
 
 def run(todo: list[Job], store: Store, options: argparse.Namespace) -> None:
-    """Fork a process for each model type, at most ``jobs`` at a time."""
-    scratch, revision = Path(f"{store.path}.parts"), git_revision()
-    scratch.mkdir(exist_ok=True)
-    running: dict[int, tuple[str, list[str], float]] = {}
+    """Measure, and store each row as it comes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    queue = list(todo)
+    limits, made_by = Limits(options.seconds, options.gigabytes), (git_revision(), versions())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("model types", total=len(todo))
-        while queue or running:
-            while queue and len(running) < options.jobs:
-                model_type, tasks = queue.pop(0)
-                part = scratch / f"{model_type}.{tasks[0]}.json"
-                pid = start(model_type, tasks, part, options.gigabytes, options.seconds)
-                running[pid] = model_type, tasks, time.monotonic()
-            for pid, (model_type, tasks, since) in list(running.items()):
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                late = time.monotonic() - since > HANGS * options.seconds
-                if not ended and late:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                if ended or late:
-                    part = scratch / f"{model_type}.{tasks[0]}.json"
-                    row = collect(part, model_type, tasks, status if ended else None, options)
-                    row.revision = revision
-                    store.add(row)
-                    del running[pid]
-                    progress.update(bar, advance=1, description=f"{row.model_type}: {row.stage}")
-                    print(
-                        f"{row.model_type:<28}{row.head[-32:]:<34}{row.stage:<15}{row.method:<10}"
-                        f"{row.seconds:>6.0f} s  {row.shares}  {row.gradient:.0e}  {row.padding}  {row.reason[:150]}",
-                        flush=True,
-                    )
-            time.sleep(0.05)
+        for row in examined(todo, PARTS / store.path.stem, options.jobs, limits):
+            row.revision, row.versions = made_by
+            store.add(row)
+            progress.update(bar, advance=1, description=f"{row.model_type}: {row.stage}")
+            print(
+                f"{row.model_type:<28}{row.head[-32:]:<34}{row.stage:<15}{row.method:<10}"
+                f"{row.seconds:>6.0f} s  {row.shares}  {row.gradient:.0e}  {row.padding}  {row.reason[:150]}",
+                flush=True,
+            )
 
 
 def warm_up() -> None:
@@ -177,51 +167,17 @@ def warm_up() -> None:
     examine("MASKED_LM", "bert", lambda row: None)
 
 
-def start(model_type: str, tasks: list[str], part: Path, gigabytes: float, seconds: int) -> int:
-    """Fork; the child examines the first task that can be built and leaves its row in ``part``."""
-    part.unlink(missing_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        limit = int(gigabytes * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CPU, (used() + seconds, used() + seconds + 5))
-        sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
-
-        def save(row: Row) -> None:
-            part.write_text(json.dumps(row.to_json()))
-
-        for task in tasks:
-            row = examine(task, model_type, save)
-            save(row)
-            if row.runs:
-                break
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def collect(part: Path, model_type: str, tasks: list[str], status: int | None, options: argparse.Namespace) -> Row:
-    """The row the child left; if it was stopped, the last one it saved, with the reason."""
-    row = Row.from_json(json.loads(part.read_text())) if part.exists() else Row(model_type, tasks[0])
-    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        row.reason, row.seconds = f"stopped after {options.seconds} s", float(options.seconds)
-    elif status:
-        row.reason = f"the process died (memory limit of {options.gigabytes:g} GiB, or a crash)"
-    return row
-
-
-def used() -> int:
-    """Seconds of the processor this process has had."""
-    return int(time.process_time())
+def versions() -> str:
+    return f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
 
 
 def git_revision() -> str:
+    """Of the checkout; ``-dirty`` where what measures is not what is committed."""
+
+    def said(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return said("describe", "--always") + ("-dirty" if said("status", "--porcelain", "--", *MEASURES) else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch._dispatch.python import enable_python_dispatcher
+from torch import fx
 
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
 from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
+from lrp_fx.canonicalize.precision import promote_precision
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, is_tensor, op_name, sets_strides, value_of
+from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, op_name, sets_strides, value_of
 from lrp_fx.ir.operators import has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
@@ -116,45 +116,6 @@ def expand_contractions(program: Program) -> Program:
             _put(graph, node, inline_decomposed(graph, node))
 
     return _rewrite(program, edit)
-
-
-def promote_precision(program: Program) -> Program:
-    """In a float64 program (most weights are) compute forced float32 islands in float64, so that books can close to
-    1e-10.
-    """
-    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
-    wide = sum(p.numel() for p in parameters if p.dtype == torch.float64)
-    if 2 * wide <= sum(p.numel() for p in parameters) or not {p.dtype for p in parameters} <= {
-        torch.float32,
-        torch.float64,
-    }:
-        return program
-    module = program.module
-    wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-    changed: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            before = (node.args, node.kwargs)
-            node.args, node.kwargs = fx.node.map_aggregate(
-                before, lambda a: wider.get(a, a) if isinstance(a, torch.dtype) else a
-            )
-            changed |= {node} if (node.args, node.kwargs) != before else set()
-        elif node.op == "get_attr":
-            tensor = getattr(module, str(node.target))
-            if tensor.dtype in wider:
-                wide_tensor = tensor.to(wider[tensor.dtype])
-                setattr(
-                    module,
-                    str(node.target),
-                    nn.Parameter(wide_tensor, tensor.requires_grad)
-                    if isinstance(tensor, nn.Parameter)
-                    else wide_tensor,
-                )
-                node.meta["val"] = node.meta["val"].to(wider[tensor.dtype])
-                changed.add(node)
-    _recompute_values(module.graph, changed)
-    module.recompile()
-    return program
 
 
 def _write_integers(program: Program) -> Program:
@@ -310,21 +271,3 @@ def _is_times_one(node: fx.Node) -> bool:
         and isinstance(before, torch.Tensor)
         and bool(before.dtype == after.dtype)
     )
-
-
-def _recompute_values(graph: fx.Graph, changed: set[fx.Node]) -> None:
-    """Recompute the abstract value of every call whose types have changed, and of all that is computed of them."""
-    stale = set(changed)
-    for node in graph.nodes:
-        if node.op != "call_function" or not (node in stale or any(n in stale for n in node.all_input_nodes)):
-            continue
-        stale.add(node)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-        mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
-        if mode is not None or is_tensor(node):
-            with mode or value_of(node).fake_mode, enable_python_dispatcher():
-                node.meta["val"] = node.target(*args, **kwargs)
-
-
-def _flat(*trees: Any) -> list[Any]:
-    return torch.utils._pytree.tree_leaves(trees)

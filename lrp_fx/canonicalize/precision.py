@@ -1,0 +1,91 @@
+"""Precision: islands of float32 in a float64 program become float64, so that books can close to 1e-10.
+
+requires  a functional graph with one name for each operation
+ensures   in a program whose weights are mostly float64, nothing is computed in float32: types that the model names, its
+          constants, and what torch makes float32 by default (a number times integers)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.ir.graph import call_like, is_float, is_tensor, op_name, tensor_args, value_of
+from lrp_fx.ir.operators import is_pointwise
+from lrp_fx.ir.program import Program
+
+aten = torch.ops.aten
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+
+def promote_precision(program: Program) -> Program:
+    """In a float64 program (most weights are) compute forced float32 islands in float64."""
+    if not _is_wide(program):
+        return program
+    module = program.module
+    changed: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            before = (node.args, node.kwargs)
+            node.args, node.kwargs = fx.node.map_aggregate(
+                before, lambda a: _WIDER.get(a, a) if isinstance(a, torch.dtype) else a
+            )
+            changed |= {node} if (node.args, node.kwargs) != before else _widen_integers(module.graph, node)
+        elif node.op == "get_attr":
+            changed |= _widen_constant(module, node)
+    _recompute_values(module.graph, changed)
+    module.recompile()
+    return program
+
+
+def _is_wide(program: Program) -> bool:
+    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
+    wide = sum(p.numel() for p in parameters if p.dtype == torch.float64)
+    known = {p.dtype for p in parameters} <= {torch.float32, torch.float64}
+    return known and 2 * wide > sum(p.numel() for p in parameters)
+
+
+def _widen_constant(module: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
+    tensor = getattr(module, str(node.target))
+    if tensor.dtype not in _WIDER:
+        return set()
+    wide = tensor.to(_WIDER[tensor.dtype])
+    made = nn.Parameter(wide, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else wide
+    setattr(module, str(node.target), made)
+    node.meta["val"] = node.meta["val"].to(_WIDER[tensor.dtype])
+    return {node}
+
+
+def _widen_integers(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
+    """Where a call makes integers float32 because torch's default says so (``0.1 * distance``), let it read float64."""
+    if not is_tensor(node) or value_of(node).dtype != torch.float32 or not is_pointwise(node):
+        return set()
+    operands = dict.fromkeys(tensor_args(node)[1:] if op_name(node) == "aten.where" else tensor_args(node))
+    if any(map(is_float, operands)):
+        return set()
+    for operand in operands:
+        with graph.inserting_before(node):
+            wide = call_like(graph, node, aten._to_copy.default, operand, dtype=torch.float64)
+        node.replace_input_with(operand, wide)
+    return {node} if operands else set()
+
+
+def _recompute_values(graph: fx.Graph, changed: set[fx.Node]) -> None:
+    """Recompute the abstract value of every call whose types have changed, and of all that is computed of them."""
+    stale = set(changed)
+    for node in graph.nodes:
+        if node.op != "call_function" or not (node in stale or any(n in stale for n in node.all_input_nodes)):
+            continue
+        stale.add(node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
+        if mode is not None or is_tensor(node):
+            with mode or value_of(node).fake_mode, enable_python_dispatcher():
+                node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(trees)
