@@ -241,16 +241,17 @@ def test_a_small_difference_of_large_outputs_is_as_rounded_as_they_are() -> None
     gap = (ledger.score - ledger.total).abs()
     assert float((gap / ledger.magnitude).max()) > TOTAL_TOLERANCE[torch.float32], "of its parts it is much"
     assert bool((gap <= OUTPUT_ROUNDING[torch.float32] * torch.finfo(torch.float32).eps * read).all())
-    with pytest.raises(lrp_fx.ConservationError, match="does not close"):
+    with pytest.raises(lrp_fx.ConservationError, match="does not close|not for each example"):  # as roundings add up
         ledger.check()
     with pytest.raises(lrp_fx.ConservationError, match="does not close"):
         dataclasses.replace(ledger, score=ledger.score + 1e-4 * read).check(lambda: read)
 
 
-def test_a_score_that_is_rounding_is_told() -> None:
+@pytest.mark.parametrize("keep_output", [True, False])
+def test_a_score_that_is_rounding_is_told(keep_output: bool) -> None:
     contrast, ids = lrp_fx.targets.Contrast(0, 1), torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     with pytest.warns(UserWarning, match=r"of the score of example \d is rounding: .* small difference") as caught:
-        lrp_fx.convert(Alike(1e-7).eval())(input_ids=ids, target=contrast)
+        lrp_fx.convert(Alike(1e-7).eval(), keep_output=keep_output)(input_ids=ids, target=contrast)
     assert {w.filename for w in caught} == {__file__}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrp_fx.capture.call import ModelCall, as_call, bind
 from lrp_fx.capture.checks import check_inputs, run_model
@@ -282,7 +282,9 @@ class Explainer(Maps, Looks, Writes, Frugal):
         if not goals:
             return []
         executables = [made[id(built)] for _, built in compiled]
-        terms = Terms(self.conserve, self.ruleset.name, self._said, self._link(compiled[0][0]), take)
+        entry = compiled[0][0]
+        named = (self.conserve, self.ruleset.name, self._said, self._link(entry), take)
+        terms = Terms(*named, lambda: _answer(entry, call))
         results = explain(executables, call, goals, arguments, terms, blame, masks)
         if follow is not None and follow.between is not None:
             graphs = [(_executable(*one, differentiable=differentiable), one[1].inside.stops) for one in followed]
@@ -355,6 +357,15 @@ class Explainer(Maps, Looks, Writes, Frugal):
     def _mapped(self) -> Mapped:
         require_weights(self.model)
         return mapped_model(self, self._reader, self._compiler)
+
+
+def _answer(entry: CompiledProgram, call: ModelCall) -> Tensor:
+    """What is explained of the model's output."""
+    program = entry.program
+    with torch.no_grad():
+        outputs = program.module(*[call.bound[i.name] for i in program.inputs])
+    found: Tensor = outputs[program.outputs.explained]
+    return found
 
 
 def _executable(entry: CompiledProgram, built: Built, *, differentiable: bool) -> Executable:

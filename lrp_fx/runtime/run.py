@@ -74,7 +74,8 @@ class Terms:
 
     ``said``: kinds of warnings that come once, and came. ``link``: how the model makes probabilities of what is
     explained (`lrp_fx.report.explained`), None where it makes none. ``take``: is given what a graph returned, for
-    those who asked it for more than results are made of.
+    those who asked it for more than results are made of. ``answer``: gives what is explained of the model's output,
+    where graphs do not return it; None where nobody can.
     """
 
     conserve: str
@@ -82,6 +83,7 @@ class Terms:
     said: set[str]
     link: str | None = SOFTMAX
     take: Taking = None
+    answer: Callable[[], Tensor | None] = lambda: None
 
 
 def goals_of(target: Any, targets: Sequence[Any] | None) -> list[Target]:
@@ -199,7 +201,7 @@ def _result(
         conserve=terms.conserve,
         score=score,
         output=executable.rebuild(flat[: signature.outputs]) if signature.outputs else None,
-        read=functools.cache(lambda: _read(signature, call, plain, target, arguments)),
+        read=functools.cache(lambda: _read(signature, call, plain, target, arguments, terms.answer)),
         inputs=call.tensors,
         target=said,
         ruleset=terms.ruleset,
@@ -221,17 +223,23 @@ def _warn_of_padding(positions: Tensor | None, kept: Tensor | None) -> None:
 
 
 def _read(
-    signature: GraphSignature, call: Arguments, flat: tuple[Any, ...], target: Target, arguments: list[Tensor]
+    signature: GraphSignature,
+    call: Arguments,
+    flat: tuple[Any, ...],
+    target: Target,
+    arguments: list[Tensor],
+    answer: Callable[[], Tensor | None],
 ) -> Tensor | None:
     """(B,): the absolute amounts that the score reads of the explained output, each value times its derivative; None
-    where the graph does not return it, or its examples are not its rows.
+    where nobody has that (a graph does not return it, and ``answer`` does not), or its examples are not its rows.
 
     A value counts for no less than the median of all outputs: one that is zero by chance is as rounded as its like. One
     that is huge, or infinite where it is masked, says nothing of the others.
     """
-    if signature.explained is None:
+    output = flat[signature.explained] if signature.explained is not None else answer()
+    if output is None:
         return None
-    output, score, mask = flat[signature.explained], flat[signature.outputs], _kept(signature, call)
+    score, mask = flat[signature.outputs], _kept(signature, call)
     if output.shape[:1] != score.shape:
         return None
     with torch.inference_mode(False), torch.enable_grad():
