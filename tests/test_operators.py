@@ -37,6 +37,8 @@ ROWS = [
     if row.axes is not None and row.axes not in WITHOUT_FACTORS and not row.same_as and row.name not in BY_HAND
 ]
 TRUTH_VALUES = {f"aten.{n}" for n in "__and__ __or__ __xor__ bitwise_and bitwise_not".split()}
+#: They take whole numbers only.
+SHIFTS = {f"aten.{n}" for n in "__lshift__ __rshift__ bitwise_left_shift bitwise_right_shift".split()}
 
 
 def draw(*shape: int) -> Tensor:
@@ -45,6 +47,10 @@ def draw(*shape: int) -> Tensor:
 
 def flags(*shape: int) -> Tensor:
     return draw(*shape) > 1.0
+
+
+def counts(*shape: int) -> Tensor:
+    return (2 * draw(*shape)).to(torch.int64)
 
 
 def places(limit: int, *shape: int) -> Tensor:
@@ -158,7 +164,7 @@ def _drawn(name: str) -> Iterator[Sample]:
         for a in declared:
             kind = str(a.type)
             if kind == "Tensor":
-                make = flags if name in TRUTH_VALUES else draw
+                make = flags if name in TRUTH_VALUES else counts if name in SHIFTS else draw
                 args.append(make(*shapes[sum(isinstance(x, Tensor) for x in args)]))
             elif a.name in ("dim", "dims") and "int" in kind:
                 args.append(1 if kind in ("int", "Optional[int]") else [1])
