@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ class Sense:
 
 
 @dataclass
-class Subject:
+class Subject(ABC):
     """A model, and what is asked of it.
 
     examples: inputs of one example each. ids: the input that holds tokens, if one does; embedding: what embeds them,
@@ -41,13 +42,13 @@ class Subject:
     vector: Tensor | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
+    @abstractmethod
     def sense(self) -> Sense:
         """Asks the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_length(self, tokens: int) -> Inputs:
         """One example of as many tokens."""
-        raise NotImplementedError
 
     def rows(self, inputs: Inputs) -> list[int] | None:
         """Which row of the output is explained, for each example: the last; None where there are no rows."""
