@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,13 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _checked() -> Iterator[None]:
-    """Specs are checked between passes, and a fault of our own is raised where a user would be warned of it."""
+    """Specs are checked between passes, and a fault of our own is raised where a user would be warned of it. Tests meet
+    more kinds of operations than the process of a user: more of their traces are kept.
+    """
+    from lrp_fx.ir import traces
     from lrp_fx.ir.passes import checked
 
+    traces.KEPT = 4096
     with checked():
         yield
 
@@ -48,12 +53,8 @@ def _alone(request: pytest.FixtureRequest) -> Iterator[None]:
     from lrp_fx.runtime.captures import forget
 
     forget()
-    replaces = "monkeypatch" in request.fixturenames
-    if replaces:
-        traces.forget()
-    yield
-    if replaces:
-        traces.forget()
+    with traces.apart() if "monkeypatch" in request.fixturenames else nullcontext():
+        yield
 
 
 #: What most tests without an architecture of their own read; its other tests come right before them.

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,18 @@ class Traces:
 def forget() -> None:
     """Share nothing that was traced so far."""
     _STORE.clear()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is traced in here is shared among the programs made in here, and with no others: parts of the compiler may
+    be replaced meanwhile.
+    """
+    before = _STORE.exchange(OrderedDict())
+    try:
+        yield
+    finally:
+        _STORE.exchange(before)
 
 
 def known_of(mode: Any) -> Any:
@@ -232,6 +245,12 @@ class _Store:
     def clear(self) -> None:
         with self._lock:
             self._kept.clear()
+
+    def exchange(self, kept: OrderedDict[Any, _Stored]) -> OrderedDict[Any, _Stored]:
+        """Other traces in the place of these, which are returned."""
+        with self._lock:
+            before, self._kept = self._kept, kept
+        return before
 
 
 _STORE = _Store()

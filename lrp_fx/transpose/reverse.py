@@ -43,7 +43,7 @@ from lrp_fx.transpose.signature import GraphSignature, InjectionInfo, PairsInfo,
 from lrp_fx.transpose.sites import SiteBooks, site_of
 from lrp_fx.transpose.stops import StopBooks
 from lrp_fx.transpose.streams import StreamBooks
-from lrp_fx.transpose.vjp import Plan, Result, books_nothing, may_be_shared, transpose_rule, vjp_keys
+from lrp_fx.transpose.vjp import Plan, Result, may_be_shared, transpose_rule, vjp_keys
 
 
 def reverse(
@@ -101,7 +101,7 @@ class _Walk:
         self.bases = Bases(self.builder)
         self.leaves = LeafBooks(self.builder, structure, audit)
         self.streams = StreamBooks(self.builder, structure)
-        self.sites = SiteBooks(self.builder.graph, audit)
+        self.sites = SiteBooks(self.builder, audit)
         self.contributions: dict[tuple[fx.Node, int | None], list[fx.Node]] = defaultdict(list)
         self.marked: set[fx.Node] = set()
         self.signature = GraphSignature()
@@ -203,7 +203,7 @@ class _Walk:
         if node in self.inside.gates:
             c, rest, books = self.inside.gated(node, c, self.score)
             arrivals = self.leaves.arrivals.get(node, [])[:1]
-            self.sites.note(info, node, books)
+            self.sites.note_totals(info, node, books)
             self._begin_again()
             self._book(ELSEWHERE, info, rest, None)
             self.sites.credit(node, books[0])
@@ -265,15 +265,14 @@ class _Walk:
             if not function.reaches:  # type: ignore[attr-defined]
                 refuse_untraced_derivative(application)
             found = Traced(module, function.sink_names)  # type: ignore[attr-defined]
-            traces.keep(plain if books_nothing(plan, found.sinks) else key, found, mode, known, plan.rule)
+            traces.keep(key if found.sinks else plain, found, mode, known, plan.rule)
         own = [self.builder.result(node, i) for i in present]
         operands = [env[a] if isinstance(a, fx.Node) else a for a in flat]
         given = [*coefficients, *own, *operands, *bases.values(), *rows, batch]
         outputs = inline(self.builder.graph, found.module, given, (node.name, "internal", 0))
         if self.weights is not None:
             self.weights.note(application, plan, given)
-        n, m = len(plan.carriers), len(found.sinks)
-        result = Result(outputs[:n], outputs[n : n + m], outputs[n + m :], found.sinks)
+        result = Result.of(outputs, len(plan.carriers), found.sinks)
         self._settle(application, plan, coefficients, result, rows)
 
     def _settle(
@@ -286,6 +285,8 @@ class _Walk:
     ) -> None:
         """Hand the coefficients to the operands and book the sinks."""
         flat, info = application.flat(), site_of(application)
+        operands = [flat[position] for position in plan.carriers]
+        self.sites.note(info, application.node, operands, result.coefficients, result.checks)
         for k, (position, c) in enumerate(zip(plan.carriers, result.coefficients, strict=True)):
             if c is None:
                 continue
@@ -302,11 +303,8 @@ class _Walk:
                 c, axis = self._by_example(c, plan.grow[position][0], ids[place.slot], application.node)
             self.streams.note_passing(application.node, operand, operand, c, axis)
             self.leaves.note(operand, Arrival(c, application, axis))
-            if self.audit:
-                self.sites.credit(operand, result.totals[k])
         for name, total in zip(result.sink_names, result.sinks, strict=True):
             self._book(name, info, total, application.node)
-        self.sites.note(info, application.node, result.totals)
 
     def _by_example(self, c: fx.Node, axis: int, ids: fx.Node, node: fx.Node) -> tuple[fx.Node, BatchAxis]:
         """The coefficient of what belongs to no example, and each row of a result had a copy of, summed by example."""

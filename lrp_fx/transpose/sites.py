@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from lrp_fx.rewrite.application import Application
+from lrp_fx.rule import precise
+from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.signature import SiteInfo
+from lrp_fx.transpose.vjp import relevance_of, sum_by_rows
 
 aten = torch.ops.aten
 
 
 class SiteBooks:
-    """``credits``: what was handed to a value, by those who read it; ``rows``: (site, handed to it, its own totals).
+    """``credits``: what was handed to a value, by those who read it; ``rows``: (site, handed to it, what it did with
+    it: handed on, booked in sinks, the size of both).
 
     Does nothing unless ``audit``.
     """
 
-    def __init__(self, graph: fx.Graph, audit: bool) -> None:
-        self.graph, self.audit = graph, audit
+    def __init__(self, builder: RelevanceBuilder, audit: bool) -> None:
+        self.builder, self.audit = builder, audit
         self.credits: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         self.rows: list[tuple[SiteInfo, list[fx.Node], list[fx.Node]]] = []
 
@@ -37,8 +42,41 @@ class SiteBooks:
         """What was handed to one result of an operation was handed to the operation."""
         self.credits[whole].extend(self.credits.pop(part, []))
 
-    def note(self, info: SiteInfo, node: fx.Node, totals: list[fx.Node]) -> None:
-        """The books of an operation: all that was handed to it, and what it did with it."""
+    def note(
+        self,
+        info: SiteInfo,
+        node: fx.Node,
+        operands: Sequence[fx.Node],
+        coefficients: Sequence[fx.Node | None],
+        sinks: Sequence[fx.Node],
+    ) -> None:
+        """The books of an operation: all that was handed to it, and what it did with it: the relevance of its operands
+        by their coefficients, and its sinks.
+        """
+        if not self.audit:
+            return
+        tag = (info.name, "internal", 0)
+        own = self.credits.pop(node, [])
+        parts: list[fx.Node] = []
+        for operand, c in zip(operands, coefficients, strict=True):
+            if c is not None:
+                given = [self.builder.env[operand], c]
+                found = self.builder.add(_of_operand, given, tag, same="books of an operand")
+                self.credit(operand, found[0])
+                parts += found
+        count = len(parts) // 2
+        given = [*parts, *sinks] or [self.builder.env[operands[0]]]
+        handed_on = bool(parts or sinks)
+        totals = self.builder.add(
+            lambda *v: _of_site(count, *v) if handed_on else [_nothing(*v)] * 3,
+            given,
+            tag,
+            same=("books of a site", count, handed_on),
+        )
+        self.rows.append((info, own, totals))
+
+    def note_totals(self, info: SiteInfo, node: fx.Node, totals: list[fx.Node]) -> None:
+        """The same, where they are known."""
         if self.audit:
             self.rows.append((info, self.credits.pop(node, []), totals))
 
@@ -57,15 +95,35 @@ class SiteBooks:
             return []
         rows: list[fx.Node] = []
         for _, credits, totals in self.rows:
-            rows += [self._sum(credits), self._sum(totals[:-2]), totals[-2], totals[-1]]
-        stacked = self.graph.call_function(aten.stack.default, (rows,))
-        return [self.graph.call_function(aten.reshape.default, (stacked, [-1, 4]))]
+            rows += [self._sum(credits), *totals]
+        stacked = self.builder.graph.call_function(aten.stack.default, (rows,))
+        return [self.builder.graph.call_function(aten.reshape.default, (stacked, [-1, 4]))]
 
     def _sum(self, nodes: list[fx.Node]) -> fx.Node:
         if len(nodes) == 1:
             return nodes[0]
-        stacked = self.graph.call_function(aten.stack.default, (list(nodes),))
-        return self.graph.call_function(aten.sum.default, (stacked,))
+        stacked = self.builder.graph.call_function(aten.stack.default, (list(nodes),))
+        return self.builder.graph.call_function(aten.sum.default, (stacked,))
+
+
+def _of_operand(x: Tensor, c: Tensor) -> list[Tensor]:
+    """[relevance, its absolute amounts] of an operand whose coefficient may be expanded: over examples, over pairs."""
+    R = relevance_of(x.detach(), c, safe=True)
+    return [sum_by_rows(R), sum_by_rows(R.abs())]
+
+
+def _of_site(operands: int, *values: Tensor) -> list[Tensor]:
+    """[handed on, booked, the absolute amounts of both] from those of its operands, and its sinks."""
+    parts, sinks = values[: 2 * operands], [precise(s) for s in values[2 * operands :]]
+    nothing = _nothing(values[0])
+    on = sum(parts[::2], nothing)
+    sunk = sum((sum_by_rows(s) for s in sinks), nothing)
+    scale = sum((sum_by_rows(s.abs()) for s in sinks), sum(parts[1::2], nothing))
+    return [on, sunk, scale]
+
+
+def _nothing(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=like.device)
 
 
 def site_of(application: Application) -> SiteInfo:

@@ -1,8 +1,9 @@
 """Vector-Jacobian products: the transpose of one rule, traced once for all operations alike and copied to where it is
 needed.
 
-It is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and,
-when sites are to be balanced, site totals. Repeated layers share one, so tracing time does not grow with depth.
+It is a small flat graph: operands, coefficient of the result -> coefficients of the carriers, sink totals and, when
+sites are to be balanced, what is known of the sinks in another way. Repeated layers share one, so tracing time does not
+grow with depth. The books of a site are the same for every rule: `lrp_fx.transpose.sites` writes them.
 """
 
 from __future__ import annotations
@@ -55,12 +56,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """Outputs of a transposed rule, by role; entries are nodes once inlined."""
+    """Outputs of a transposed rule, by role; entries are nodes once inlined. ``checks``: what the sinks are to be, found
+    independently of them where the rule can; else the sinks.
+    """
 
     coefficients: list[Any]
     sinks: list[Any]
-    totals: list[Any]
+    checks: list[Any]
     sink_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, outputs: list[Any], carriers: int, sink_names: tuple[str, ...]) -> Result:
+        n, m = carriers, len(sink_names)
+        sinks = outputs[n : n + m]
+        return cls(outputs[:n], sinks, outputs[n + m :] or sinks, sink_names)
 
 
 def relevance_of(x: Tensor, c: Tensor, *, safe: bool = False, last: bool = False) -> Tensor:
@@ -115,7 +124,7 @@ def constant_per_example(
 
 def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
     """The function to trace: ``(coefficients..., results..., arguments..., bases..., segment ids..., batch)`` ->
-    ``[c(x)..., sink totals..., site totals...]``.
+    ``[c(x)..., sink totals..., checks of the sinks...]``.
 
     The names of the sinks are left in ``function.sink_names`` by the first run; and in ``function.reaches`` whether a
     derivative reaches a carrier from the results.
@@ -176,8 +185,8 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
             names.append(plan.rule.remainder)
             sinks.append(out_total - in_total - sum(s if known else s.sum().reshape(1) for s in sinks))  # type: ignore[arg-type]
         function.sink_names = tuple(names)  # type: ignore[attr-defined]
-        totals = _site_totals(plan, call, carriers, c_x, sinks, names, coefficients[0]) if plan.audit else []
-        return [*c_x, *sinks, *totals]
+        checked = plan.rule.audit(call, coefficients[0]) if plan.audit and plan.rule.audit is not None and sinks else {}
+        return [*c_x, *sinks, *([checked.get(n, s) for n, s in zip(names, sinks, strict=True)] if checked else [])]
 
     return function
 
@@ -215,34 +224,6 @@ def gradients(outs: Sequence[Tensor], leaves: list[Tensor], coefficients: Sequen
     return list(torch.autograd.grad([o for o, _ in active], leaves, seeds, allow_unused=True))
 
 
-def _site_totals(
-    plan: Plan,
-    call: Call,
-    carriers: list[Tensor],
-    c_x: list[Tensor | None],
-    sinks: list[Tensor],
-    names: list[str],
-    c_y: Tensor,
-) -> list[Tensor]:
-    """[in_1, ..., in_k, sinks, scale]: the site's books; audited sinks are computed another way than by difference."""
-    audited = plan.rule.audit(call, c_y) if plan.rule.audit is not None else {}
-    ins, scale = [], torch.zeros((), dtype=torch.float64, device=c_y.device)
-    for x, c in zip(carriers, c_x, strict=True):
-        R = (
-            relevance_of(x.detach(), c, safe=True)
-            if c is not None
-            else torch.zeros(1, dtype=torch.float64, device=c_y.device)
-        )
-        ins.append(sum_by_rows(R))
-        scale = scale + sum_by_rows(R.abs())
-    sunk = torch.zeros((), dtype=torch.float64, device=c_y.device)
-    for name, total in zip(names, sinks, strict=True):
-        booked = precise(audited.get(name, total))
-        sunk = sunk + sum_by_rows(booked)
-        scale = scale + sum_by_rows(booked.abs())
-    return [*ins, sunk, scale]
-
-
 def sum_by_rows(x: Tensor) -> Tensor:
     """The sum, in float64 but within rows: a tensor of queries by keys need not be written out once more, and wider."""
     x = precise(x)
@@ -264,13 +245,9 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
         tuple(sorted(plan.facts.items())),
     )
     places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec), plan.bases)
-    plain = (statics, places, plan.audit, plan.gaps, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    audit = plan.audit and plan.rule.audit is not None
+    plain = (statics, places, audit, plan.gaps, tuple(tuple(abstract_key(v) for v in group) for group in values))
     return (plain, (plan.y_axis, plan.x_axes, plan.safe)), plain
-
-
-def books_nothing(plan: Plan, sink_names: tuple[str, ...]) -> bool:
-    """Has a transposed rule neither sinks nor the books of a site?"""
-    return not sink_names and not plan.audit
 
 
 def may_be_shared(plan: Plan) -> bool:
