@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._dispatch.python import enable_python_dispatcher
+from torch.utils import _pytree as pytree
 
-from lrp_fx.ir.graph import call_like, is_float, is_tensor, op_name, tensor_args, value_of
+from lrp_fx.ir.graph import AbstractResults, call_like, described, is_float, is_tensor, op_name, tensor_args, value_of
 from lrp_fx.ir.operators import is_pointwise
 from lrp_fx.ir.program import Program
 
@@ -74,18 +74,18 @@ def _widen_integers(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
 
 
 def _recompute_values(graph: fx.Graph, changed: set[fx.Node]) -> None:
-    """Recompute the abstract value of every call whose types have changed, and of all that is computed of them."""
-    stale = set(changed)
+    """Recompute the abstract value of every call whose types have changed, and of what is computed of those that came
+    out otherwise: behind an island all is as it was.
+    """
+    stale, results = set(changed), dict[Any, AbstractResults]()
     for node in graph.nodes:
         if node.op != "call_function" or not (node in stale or any(n in stale for n in node.all_input_nodes)):
             continue
-        stale.add(node)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-        mode = next((v.fake_mode for v in _flat(args, kwargs) if hasattr(v, "fake_mode")), None)
-        if mode is not None or is_tensor(node):
-            with mode or value_of(node).fake_mode, enable_python_dispatcher():
-                node.meta["val"] = node.target(*args, **kwargs)
-
-
-def _flat(*trees: Any) -> list[Any]:
-    return torch.utils._pytree.tree_leaves(trees)
+        values = [value_of(n) for n in (*node.all_input_nodes, node)]
+        mode = next((v.fake_mode for v in pytree.tree_leaves(values) if hasattr(v, "fake_mode")), None)
+        if mode is None:
+            continue
+        new = results.setdefault(mode, AbstractResults(mode)).of(node.target, node.args, node.kwargs)
+        if node in changed or described(new) != described(node.meta["val"]):
+            stale.add(node)
+            node.meta["val"] = new

@@ -88,7 +88,7 @@ class AbstractResults:
 
     def of(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The abstract result of a call, its arguments as those of a node are."""
-        key = (target, hashable(fx.map_arg((args, kwargs), lambda n: _described(value_of(n)))))
+        key = (target, hashable(fx.map_arg((args, kwargs), lambda n: described(value_of(n)))))
         if key in self._known:
             return self._known[key]
         read = fx.map_arg((args, kwargs), value_of)
@@ -100,13 +100,13 @@ class AbstractResults:
         return result
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
     """All that an operation's abstract result depends on; no container that `fx.map_arg` would open."""
     if isinstance(value, torch.Tensor):
         sizes = [s if isinstance(s, int) else s.node.expr for s in (*value.shape, *value.stride())]
         return frozenset(enumerate((*sizes, value.dtype, value.device, value.is_conj(), value.is_neg())))
     if isinstance(value, (list, tuple)):
-        return frozenset(enumerate(map(_described, value)))
+        return frozenset(enumerate(map(described, value)))
     return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value
 
 
@@ -162,7 +162,7 @@ def deduplicate(graph: fx.Graph) -> None:
             continue
         key: Any = (node.op, node.target, hashable(node.args), hashable(node.kwargs))
         if node.target is torch.ops.aten.sym_size.int:
-            key = ("size", _described(value_of(node)))  # the same symbol, whatever it is read from
+            key = ("size", described(value_of(node)))  # the same symbol, whatever it is read from
         first = seen.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)

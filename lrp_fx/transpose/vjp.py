@@ -56,8 +56,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """Outputs of a transposed rule, by role; entries are nodes once inlined. ``checks``: what the sinks are to be, found
-    independently of them where the rule can; else the sinks.
+    """Outputs of a transposed rule, by role; entries are nodes once inlined. ``checks``: what the sinks are to be,
+    found independently of them where the rule can; else the sinks.
     """
 
     coefficients: list[Any]
