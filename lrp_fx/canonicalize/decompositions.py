@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from lrp_fx.canonicalize.kernels import KERNELS
-from lrp_fx.ir.graph import call_like, op_name, value_of
+from lrp_fx.ir.graph import ancestors, call_like, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
 
@@ -158,6 +158,31 @@ def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def choose_filled(graph: fx.Graph, node: fx.Node) -> None:
+    """``masked_fill`` and ``index_fill`` with a value that is computed, as the choice they are: it is spread, which
+    those kernels do not take.
+    """
+    x, value = node.args[0], node.args[-1]
+    if not (isinstance(x, fx.Node) and isinstance(value, fx.Node) and isinstance(value_of(value), torch.Tensor)):
+        return
+    if not any(n.op == "placeholder" for n in ancestors([value])):
+        return
+    with graph.inserting_before(node):
+        mask: Any = node.args[1]
+        if op_name(node) == "aten.index_fill":
+            axis, rank = mask, value_of(x).dim()
+            size = value_of(x).shape[axis]
+            size = size if isinstance(size, int) else call_like(graph, node, aten.sym_size.int, x, axis)
+            none = call_like(graph, node, aten.full.default, [size], False, dtype=torch.bool)
+            mask = call_like(graph, node, aten.index_fill.int_Scalar, none, 0, node.args[2], True)
+            mask = call_like(graph, node, aten.reshape.default, mask, [-1] + [1] * (rank - 1 - axis % rank))
+        if value_of(value).dtype != value_of(x).dtype:
+            value = call_like(graph, node, aten._to_copy.default, value, dtype=value_of(x).dtype)
+        chosen = call_like(graph, node, aten.where.self, mask, value, x)
+    node.replace_all_uses_with(chosen)
+    graph.erase_node(node)
+
+
 def forget_model(graph: fx.Graph, node: fx.Node) -> None:
     """``x.type_as(y)``, ``x.view_as(y)``, ``x.expand_as(y)``: the type or the sizes of y, none of its values."""
     x, model = node.args[:2]
@@ -268,6 +293,8 @@ def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
 DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.copy": replace_copy,
     "aten.fill": spread_fill,
+    "aten.masked_fill": choose_filled,
+    "aten.index_fill": choose_filled,
     "aten.var_mean": split_moments,
     "aten.std_mean": split_moments,
     "aten.linalg_norm": name_vector_norm,

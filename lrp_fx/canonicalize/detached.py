@@ -4,15 +4,17 @@
 it. A gradient does ask, so for such rulesets it becomes an operation that stays.
 
 requires  a captured program
-ensures   the same values; ``aten.detach_copy`` in place of ``aten.detach``
+ensures   the same values; ``aten.detach_copy`` in place of ``aten.detach``, and before what Python reads as a number
 """
 
 from __future__ import annotations
 
 import torch
 
+from lrp_fx.canonicalize.numbers import reads_number
 from lrp_fx.errors import UnsupportedOperatorError
 from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.graph import call_like
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import Program, copy
 
@@ -22,7 +24,7 @@ def has_detached(program: Program) -> bool:
     if program.unfollowed:
         return True
     module = program.captured or program.module
-    return any(has(node, Fact.DETACHES) for node in module.graph.nodes)
+    return any(has(node, Fact.DETACHES) or reads_number(node) for node in module.graph.nodes)
 
 
 def keep_detached(program: Program) -> Program:
@@ -40,5 +42,9 @@ def keep_detached(program: Program) -> Program:
     for node in program.graph.nodes:
         if has(node, Fact.DETACHES):
             node.target = torch.ops.aten.detach_copy.default
+        elif reads_number(node):
+            (x,) = node.all_input_nodes
+            with program.graph.inserting_before(node):
+                node.replace_input_with(x, call_like(program.graph, x, torch.ops.aten.detach_copy.default, x))
     program.module.recompile()
     return program

@@ -17,6 +17,7 @@ from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
+from lrp_fx.canonicalize.numbers import write_numbers
 from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
 from lrp_fx.canonicalize.precision import promote_precision
 from lrp_fx.errors import LrpError
@@ -181,6 +182,12 @@ def _pass(name: str, purpose: str, apply: Callable[[Program], Program], **specs:
 
 
 PASSES = (
+    _pass(
+        "write_numbers",
+        "numbers that Python reads of tensors and computes on with become tensors",
+        write_numbers,
+        keeps=Keeps.ROUNDING,
+    ),
     _pass(
         "open_composites", "composite operations that may return views become what they are made of", open_composites
     ),

@@ -82,8 +82,9 @@ def export(
         if (fixed := _masks_fixed(exported, wanted)) is not None:
             return fixed
         program = _retraced_if_needed(exported, wanted)
-    known = model.unfollowed if isinstance(model, Recorded) else ""
-    return replace(program, unfollowed=known) if known else program
+    if isinstance(model, Recorded):
+        program = replace(program, unfollowed=model.unfollowed or program.unfollowed, outside=model.outside)
+    return program
 
 
 def _retraced_if_needed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Program:

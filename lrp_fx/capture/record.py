@@ -28,6 +28,7 @@ from lrp_fx.capture.arguments import traceable_name
 from lrp_fx.capture.detached import close_regions, with_gradients
 from lrp_fx.capture.draws import Draws, fix_draws
 from lrp_fx.capture.flex import flex_written_out
+from lrp_fx.capture.outside import MarksOutside, taken_outside
 from lrp_fx.capture.unfollowed import unfollowed_write
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import has
@@ -54,15 +55,20 @@ _CUT_BY_VALUES: dict[str, tuple[Any, int]] = {
 
 class Recorded(nn.Module):
     """The operations of one call as a module; it is run node by node, so that each keeps its place in the user's
-    source. ``unfollowed``: `lrp_fx.capture.unfollowed` of the call.
+    source. ``unfollowed``: `lrp_fx.capture.unfollowed` of the call; ``outside``: `lrp_fx.capture.outside`.
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, names: Sequence[str], spec: pytree.TreeSpec, unfollowed: str = ""
+        self,
+        graph_module: fx.GraphModule,
+        names: Sequence[str],
+        spec: pytree.TreeSpec,
+        unfollowed: str = "",
+        outside: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.recorded, self.names, self.spec = graph_module, tuple(map(traceable_name, names)), spec
-        self.unfollowed = unfollowed
+        self.unfollowed, self.outside = unfollowed, outside
         self.eval()
 
     def take_by_name(self) -> Recorded:
@@ -85,15 +91,15 @@ class Recorded(nn.Module):
 def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
     """Run ``model(**inputs)`` once and keep every operation, data-dependent decisions taken."""
     tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
-    with Draws() as draws:
+    with Draws() as draws, MarksOutside():
         module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
     close_regions(module.graph)
-    unfollowed = unfollowed_write(module.graph)
+    outside, unfollowed = taken_outside(module.graph), unfollowed_write(module.graph)
     _drop_modes(module.graph)
     fix_draws(module, draws.drawn)
     _Fixer(module, tensors).run()
     _remember_parameters(module, model)
-    return Recorded(module, names, spec, unfollowed)
+    return Recorded(module, names, spec, unfollowed, outside)
 
 
 def open_transforms(model: nn.Module, inputs: Mapping[str, Any], *, symbolic: bool) -> Recorded:

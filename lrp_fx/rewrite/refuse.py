@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import InputError, Problem, UnsupportedOperatorError
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import describe, module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
 
@@ -68,12 +69,24 @@ def refuse_untraced_derivative(a: Application) -> None:
 
 
 def refuse_approximations(rewritten: Rewritten) -> None:
-    """Raise `UnsupportedOperatorError` with every node whose rule is not exact, and what it came nearest to."""
+    """Raise `UnsupportedOperatorError` with every node whose rule is not exact, and what it came nearest to; or with
+    the places where values leave torch.
+    """
     problems = approximations(rewritten)
     if problems:
         raise UnsupportedOperatorError(
             f"{len(problems)} operation(s) have no exact relevance rule\n" + "\n".join(map(str, problems))
         )
+    if rewritten.program.outside and not rewritten.ruleset.as_autograd:
+        raise UnsupportedOperatorError(outside_of(rewritten.program))
+
+
+def outside_of(program: Program) -> str:
+    """What it means that values were taken to numpy."""
+    return (
+        f"values of the inputs are taken to numpy ({'; '.join(program.outside)}): what is computed of them there is a "
+        "constant to the explanation, and its relevance is booked as bias\n    next: compute it in torch"
+    )
 
 
 def approximations(rewritten: Rewritten) -> list[Problem]:

@@ -10,6 +10,7 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
 from lrp_fx.rewrite.application import Rewritten
+from lrp_fx.rewrite.refuse import outside_of
 
 _NAMED = 3
 
@@ -23,6 +24,8 @@ def remarks(rewritten: Rewritten) -> Iterator[str]:
             "straight through, as if they were not\n    next: explainer.sites lists every place (kind 'rounding'); "
             "where layers quantise what they are given, lrp_fx.dequantised(model) is a copy that does not"
         )
+    if rewritten.program.outside and not rewritten.ruleset.as_autograd:
+        yield outside_of(rewritten.program)
     yield from _of_matrices(rewritten.program)
 
 

@@ -18,6 +18,7 @@ from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.ir.traces import Traced
 from lrp_fx.ir.tracing import abstract_key, inline
+from lrp_fx.rewrite.refuse import outside_of
 from lrp_fx.structure.places import Place
 from lrp_fx.targets import Custom, Direction, Target, score_of
 from lrp_fx.targets.stand_ins import actual
@@ -68,7 +69,10 @@ def add_seed(
     """The target's score and its derivative, added to the graph."""
     rewritten, explained = builder.rewritten, builder.program.explained_node if source is None else source.node
     if explained not in rewritten.applications and explained not in rewritten.leaves:
-        raise TargetError(f"the explained output %{explained.name} does not depend on any input that carries relevance")
+        why = f"\n  {outside_of(builder.program)}" if builder.program.outside else ""
+        raise TargetError(
+            f"the explained output %{explained.name} does not depend on any input that carries relevance{why}"
+        )
     mask, keeps = target_mask(builder.program, explained) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
