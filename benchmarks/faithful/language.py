@@ -84,6 +84,10 @@ MODELS = {
 BLOCK = 12
 
 
+#: Rankings that rounding changes.
+UNFIXED = ("rows shared",)
+
+
 def speaker(name: str) -> Speaker:
     """The model; rules of other work want attention written out, and what answers has it fused."""
     model, tokenizer = _loaded(name)
@@ -144,7 +148,8 @@ def _measured_again(one: Speaker, explained: Explained, found: dict[int, Row], s
     """One of the kept texts; raises `SystemExit` where its values are not those that were kept."""
     number = min(found)
     ((_, row),) = _block(one, explained, [number], seed)
-    changed = differing(found[number], row)
+    fixed = [{label: v for label, v in r.items() if label not in UNFIXED} for r in (found[number], row)]
+    changed = differing(*fixed)
     if changed:
         raise SystemExit(
             f"text {number} is kept with other values: {'; '.join(changed[:3])}\n"
@@ -241,7 +246,11 @@ is measured again before more are added (lrp_fx {lrp_fx.__version__}, {_versions
 under the probability, the squared error and the divergence reward any ranking that puts later tokens first. Read them
 beside the controls `later tokens first` and attnlrp with a term that leans to later tokens as much as the path rule
 does. ABPC and the contrast to the second most likely token do not reward it as much: they ask what speaks for this
-token and not for another."""
+token and not for another.
+
+Float32 does not fix the order of {", ".join(f"`{label}`" for label in UNFIXED)} in SmolLM2: it divides
+by sums that nearly cancel, and float64 puts other tokens first. What one processor measured of it another does not on
+the same text, so it is left out where a kept text is measured again."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
