@@ -81,7 +81,7 @@ def _summed_along(total: fx.Node, few: fx.Node, *, inverse: bool) -> int | None:
             total, inverse = inner, False
         else:
             break
-    adds = name == "aten.sum" or (name == "aten.linalg_vector_norm" and total.args[1] == 1)
+    adds = name == "aten.sum" or (name == "aten.linalg_vector_norm" and argument(total, "ord") == 1)
     dims = argument(total, "dim") if adds else None
     if (
         inverse

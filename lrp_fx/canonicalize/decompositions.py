@@ -165,7 +165,7 @@ def choose_filled(graph: fx.Graph, node: fx.Node) -> None:
     x, value = node.args[0], node.args[-1]
     if not (isinstance(x, fx.Node) and isinstance(value, fx.Node) and isinstance(value_of(value), torch.Tensor)):
         return
-    if not any(n.op == "placeholder" for n in ancestors([value])):
+    if value_of(x).dim() == 0 or not any(n.op == "placeholder" or _is_learned(n) for n in ancestors([value])):
         return
     with graph.inserting_before(node):
         mask: Any = node.args[1]
@@ -181,6 +181,10 @@ def choose_filled(graph: fx.Graph, node: fx.Node) -> None:
         chosen = call_like(graph, node, aten.where.self, mask, value, x)
     node.replace_all_uses_with(chosen)
     graph.erase_node(node)
+
+
+def _is_learned(node: fx.Node) -> bool:
+    return node.op == "get_attr" and node.meta.get("origin") == "parameter"
 
 
 def forget_model(graph: fx.Graph, node: fx.Node) -> None:

@@ -11,8 +11,10 @@ Relevance follows tensors: a number would be a constant to it, though the model'
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import fx
 
 from lrp_fx.ir.graph import call_like, drop_dead_code, is_float, is_tensor, op_name, value_of
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.source import source_line
 
 aten = torch.ops.aten
 _READING = frozenset({"aten.item", "aten._local_scalar_dense"})
@@ -31,6 +34,11 @@ _ARITHMETIC: dict[Any, Any] = {
     operator.truediv: aten.div.Tensor,
     operator.pow: aten.pow.Tensor_Tensor,
     operator.neg: aten.neg.default,
+    operator.abs: aten.abs.default,
+    operator.mod: aten.remainder.Tensor,
+    math.floor: aten.floor.default,
+    math.ceil: aten.ceil.default,
+    math.trunc: aten.trunc.default,
     torch.sym_float: aten.alias.default,
     torch.sym_max: aten.maximum.default,
     torch.sym_min: aten.minimum.default,
@@ -47,7 +55,6 @@ _TAKING: dict[str, Any] = {
     "aten.div.Tensor": aten.div.Tensor,
     "aten.div.Scalar": aten.div.Tensor,
     "aten.pow.Tensor_Scalar": aten.pow.Tensor_Tensor,
-    "aten.full_like.default": aten.fill.Tensor,
     "aten.fill.Scalar": aten.fill.Tensor,
     "aten.masked_fill.Scalar": aten.masked_fill.Tensor,
     "aten.index_fill.int_Scalar": aten.index_fill.int_Tensor,
@@ -60,6 +67,10 @@ _TAKING: dict[str, Any] = {
 }
 #: Those that take nothing else.
 _ALL_TENSORS = frozenset(n for n, target in _TAKING.items() if target in (aten.clamp.Tensor, aten.where.self))
+#: What is filled with a number: the place of the number, and of the sizes.
+_SPREAD = {"aten.full.default": (1, 0), "aten.new_full.default": (2, 1)}
+#: Kernels that keep the number in float32 where the tensor is half as wide.
+_WIDE = frozenset({"add", "sub", "mul", "div", "pow"})
 
 
 def reads_number(node: fx.Node) -> bool:
@@ -68,7 +79,9 @@ def reads_number(node: fx.Node) -> bool:
 
 
 def write_numbers(program: Program) -> Program:
-    """Compute with tensors what is computed with numbers that were read of tensors."""
+    """Compute with tensors what is computed with numbers that were read of tensors; where an operation takes none, say
+    so in ``Program.outside``.
+    """
     graph, tensors = program.graph, dict[fx.Node, fx.Node]()
     for node in list(graph.nodes):
         if reads_number(node):
@@ -77,10 +90,22 @@ def write_numbers(program: Program) -> Program:
         elif any(a in tensors for a in node.all_input_nodes):
             with graph.inserting_before(node):
                 _compute(graph, node, tensors)
-    if tensors:
-        drop_dead_code(graph)
-        program.module.recompile()
-    return program
+    if not tensors:
+        return program
+    drop_dead_code(graph)
+    program.module.recompile()
+    left = dict.fromkeys(map(source_line, _left(graph, set(tensors))))
+    return replace(program, outside=(*program.outside, *left)) if left else program
+
+
+def _left(graph: fx.Graph, numbers: set[fx.Node]) -> Iterator[fx.Node]:
+    """Floating tensors that are still computed from numbers."""
+    for node in graph.nodes:
+        if any(a in numbers for a in node.all_input_nodes):
+            if is_float(node):
+                yield node
+            elif not is_tensor(node):
+                numbers.add(node)
 
 
 def _read(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -98,11 +123,12 @@ def _compute(graph: fx.Graph, node: fx.Node, tensors: dict[fx.Node, fx.Node]) ->
     def number(a: Any, dtype: torch.dtype = torch.float64) -> fx.Node:
         """As a tensor without axes, in the type into which a kernel would cast it."""
         if a not in tensors:
-            return call(aten.scalar_tensor.default, float(a), dtype=dtype, device=value_of(like).device)
+            constant = a if isinstance(a, fx.Node) else float(a)  # a size, say
+            return call(aten.scalar_tensor.default, constant, dtype=dtype, device=value_of(like).device)
         return tensors[a] if dtype == torch.float64 else call(aten._to_copy.default, tensors[a], dtype=dtype)
 
     if node.target in _ARITHMETIC and not is_tensor(node):
-        if all(a in tensors or isinstance(a, (int, float)) for a in node.args):
+        if all(isinstance(a, (int, float, fx.Node)) for a in node.args):
             tensors[node] = call(_ARITHMETIC[node.target], *map(number, node.args))
     elif is_tensor(node) and is_float(node) and (new := _of_tensors(node, call, number, tensors)) is not None:
         node.replace_all_uses_with(new)
@@ -115,19 +141,29 @@ def _of_tensors(
     name, dtype = str(node.target), value_of(node).dtype
 
     def given(a: Any) -> Any:
-        whole = isinstance(a, (int, float)) and not isinstance(a, bool) and name in _ALL_TENSORS
-        return number(a, dtype) if whole or (isinstance(a, fx.Node) and a in tensors) else a
+        plain = isinstance(a, (int, float)) or (isinstance(a, fx.Node) and not is_tensor(a))
+        return number(a, dtype) if a in tensors or (plain and name in _ALL_TENSORS) else a
+
+    def wide(a: Any) -> Any:
+        if not (isinstance(a, fx.Node) and is_tensor(a)):
+            return number(a, torch.float32)
+        return call(aten._to_copy.default, a, dtype=torch.float32) if value_of(a).dtype == dtype else a
 
     if name == "aten.scalar_tensor.default":
         return number(node.args[0], dtype)
-    if name == "aten.full.default":
-        return call(aten.expand.default, number(node.args[1], dtype), node.args[0])
+    if name in _SPREAD:
+        value, sizes = _SPREAD[name]
+        return call(aten.expand.default, number(node.args[value], dtype), node.args[sizes])
+    if name == "aten.full_like.default":
+        zeros = call(aten.full_like.default, node.args[0], 0, **node.kwargs)
+        return call(aten.fill.Tensor, zeros, number(node.args[1], dtype))
     if name == "aten.rsub.Scalar" and len(node.args) == 2 and not node.kwargs:
         return call(aten.sub.Tensor, given(node.args[1]), node.args[0])
     if name not in _TAKING or "alpha" in node.kwargs:
         return None
-    kwargs = {} if name == "aten.full_like.default" else {k: given(v) for k, v in node.kwargs.items()}
-    return call(_TAKING[name], *map(given, node.args), **kwargs)
+    if dtype in (torch.float16, torch.bfloat16) and name.split(".")[1] in _WIDE and not node.kwargs:
+        return call(aten._to_copy.default, call(_TAKING[name], *map(wide, node.args)), dtype=dtype)
+    return call(_TAKING[name], *map(given, node.args), **{k: given(v) for k, v in node.kwargs.items()})
 
 
 def _caller(graph: fx.Graph, node: fx.Node, like: fx.Node) -> Callable[..., fx.Node]:

@@ -32,7 +32,7 @@ from lrp_fx.ir.graph import copy_node, output_node
 from lrp_fx.ir.leftovers import environment_let_go, forget_inputs, forget_source, without_code
 from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
-from lrp_fx.ir.program import CACHED_ROLE, FlatModule, Input, Outputs, Program
+from lrp_fx.ir.program import CACHED_ROLE, CONTENT_ROLE, FlatModule, Input, Outputs, Program
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def export(
         if isinstance(model, Recorded):
             # guards on the inputs of one call say nothing; after a failed export torch cannot even name them
             exported._guards_code = []
-        if (fixed := _masks_fixed(exported, wanted)) is not None:
-            return fixed
-        program = _retraced_if_needed(exported, wanted)
+        program = _masks_fixed(exported, wanted) or _retraced_if_needed(exported, wanted)
     if isinstance(model, Recorded):
-        program = replace(program, unfollowed=model.unfollowed or program.unfollowed, outside=model.outside)
+        read = {traceable_name(n) for n, role in roles.items() if role in (CONTENT_ROLE, CACHED_ROLE)}
+        left = tuple(line for line, names in model.outside.items() if read & {traceable_name(n) for n in names})
+        program = replace(program, unfollowed=model.unfollowed or program.unfollowed, outside=left)
     return program
 
 

@@ -64,11 +64,11 @@ class Recorded(nn.Module):
         names: Sequence[str],
         spec: pytree.TreeSpec,
         unfollowed: str = "",
-        outside: tuple[str, ...] = (),
+        outside: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         super().__init__()
         self.recorded, self.names, self.spec = graph_module, tuple(map(traceable_name, names)), spec
-        self.unfollowed, self.outside = unfollowed, outside
+        self.unfollowed, self.outside = unfollowed, dict(outside or {})
         self.eval()
 
     def take_by_name(self) -> Recorded:
@@ -91,10 +91,10 @@ class Recorded(nn.Module):
 def record(model: nn.Module, inputs: Mapping[str, Any]) -> Recorded:
     """Run ``model(**inputs)`` once and keep every operation, data-dependent decisions taken."""
     tensors = [v.clone() for v in inputs.values() if isinstance(v, Tensor)]
-    with Draws() as draws, MarksOutside():
+    with Draws() as draws:
         module, names, spec = _made(model, inputs, tensors, tracing_mode="real", pre_dispatch=True)
     close_regions(module.graph)
-    outside, unfollowed = taken_outside(module.graph), unfollowed_write(module.graph)
+    outside, unfollowed = taken_outside(module.graph, names), unfollowed_write(module.graph)
     _drop_modes(module.graph)
     fix_draws(module, draws.drawn)
     _Fixer(module, tensors).run()
@@ -125,7 +125,10 @@ def _made(
     spec: list[pytree.TreeSpec] = []
 
     def call(*values: Tensor) -> list[Any]:
-        flat, found = pytree.tree_flatten(model(**{**inputs, **dict(zip(names, values, strict=True))}))
+        with MarksOutside() if how["pre_dispatch"] else contextlib.nullcontext() as outside:
+            flat, found = pytree.tree_flatten(model(**{**inputs, **dict(zip(names, values, strict=True))}))
+        if outside is not None:
+            outside.settle()
         spec.append(found)
         return flat
 

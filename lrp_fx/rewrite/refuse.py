@@ -82,10 +82,11 @@ def refuse_approximations(rewritten: Rewritten) -> None:
 
 
 def outside_of(program: Program) -> str:
-    """What it means that values were taken to numpy."""
+    """What it means that values were taken out of torch."""
     return (
-        f"values of the inputs are taken to numpy ({'; '.join(program.outside)}): what is computed of them there is a "
-        "constant to the explanation, and its relevance is booked as bias\n    next: compute it in torch"
+        "values of the inputs leave torch, as numbers that Python computes with or as arrays "
+        f"({'; '.join(program.outside)}): what is made of them there is a constant to the explanation, and its "
+        "relevance is booked as bias\n    next: compute it with torch's operations on the tensor itself"
     )
 
 
