@@ -44,7 +44,7 @@ def sense(subject: Subject) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ costs
 def _example(subject: Subject, tokens: str) -> Inputs:
-    return subject.of_length(int(tokens)) if subject.ids else subject.examples[0]
+    return subject.of_length(int(tokens))
 
 
 def costs(subject: Subject, tokens: str) -> list[float]:
