@@ -184,3 +184,9 @@ def test_a_number_and_a_size_are_one_tensor(quiet: None) -> None:
 def test_a_norm_without_arguments_divides(quiet: None) -> None:
     relevance = lrp_fx.convert(Body(lambda h: h / h.norm()), conserve="site")(input_ids=IDS)
     assert relevance.ledger.error.max() <= 1e-12
+
+
+def test_a_number_of_an_island_of_float32_stays_one(quiet: None) -> None:
+    """What no operation takes as a tensor, in a float64 model that reads it in float32."""
+    relevance = lrp_fx.convert(Body(lambda h: nn.functional.threshold(h, -9.0, h.float().max().item())))(input_ids=IDS)
+    assert relevance.ledger.error.max() <= 1e-12

@@ -13,7 +13,17 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from lrp_fx.ir.graph import AbstractResults, call_like, described, is_float, is_tensor, op_name, tensor_args, value_of
+from lrp_fx.ir.graph import (
+    AbstractResults,
+    call_like,
+    described,
+    is_float,
+    is_scalar,
+    is_tensor,
+    op_name,
+    tensor_args,
+    value_of,
+)
 from lrp_fx.ir.operators import is_pointwise
 from lrp_fx.ir.program import Program
 
@@ -80,6 +90,8 @@ def _recompute_values(graph: fx.Graph, changed: set[fx.Node]) -> None:
     stale, results = set(changed), dict[Any, AbstractResults]()
     for node in graph.nodes:
         if node.op != "call_function" or not (node in stale or any(n in stale for n in node.all_input_nodes)):
+            continue
+        if is_scalar(node):  # it stands for a symbol of its own
             continue
         values = [value_of(n) for n in (*node.all_input_nodes, node)]
         mode = next((v.fake_mode for v in pytree.tree_leaves(values) if hasattr(v, "fake_mode")), None)
