@@ -123,6 +123,14 @@ def test_a_number_that_no_operation_takes_as_a_tensor_is_said_to_be_lost() -> No
         lrp_fx.convert(Body(lambda h: nn.functional.threshold(h, 0.0, h.max().item())))(input_ids=IDS)
 
 
+def test_a_number_of_a_weight_that_stays_one_is_no_loss() -> None:
+    """No operation takes it as a tensor; it is none of the inputs'."""
+    model = Body(lambda h: nn.functional.threshold(h, -9.0, model.head.bias.max().item()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*leave torch.*")
+        lrp_fx.convert(model, strict=True)(input_ids=IDS)
+
+
 def test_an_output_of_arrays_alone_is_refused_with_the_reason(quiet: None) -> None:
     model = Body(lambda h: torch.from_numpy(h.detach().numpy() * 2))
     with pytest.raises(lrp_fx.TargetError, match=r"does not depend on any input(.|\n)*leave torch"):

@@ -1,5 +1,4 @@
-"""Numbers: values that a model's Python reads out of tensors (``x.item()``, ``x.tolist()``, ``float(x)``) and computes
-on with.
+"""Numbers: values that a model's Python reads out of tensors (``x.item()``, ``x.tolist()``) and computes on with.
 
 requires  a program as it was captured
 ensures   a number that was read from a floating tensor, and what Python makes of it by arithmetic, is a tensor without
@@ -20,8 +19,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from lrp_fx.ir.graph import call_like, drop_dead_code, is_float, is_tensor, op_name, value_of
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.graph import ancestors, call_like, drop_dead_code, is_float, is_tensor, op_name, value_of
+from lrp_fx.ir.program import CACHED_ROLE, CONTENT_ROLE, Program
 from lrp_fx.ir.source import source_line
 
 aten = torch.ops.aten
@@ -79,8 +78,8 @@ def reads_number(node: fx.Node) -> bool:
 
 
 def write_numbers(program: Program) -> Program:
-    """Compute with tensors what is computed with numbers that were read of tensors; where an operation takes none, say
-    so in ``Program.outside``.
+    """Compute with tensors what is computed with numbers that were read of tensors; where an operation takes none, and
+    it was content that was read, say so in ``Program.outside``.
     """
     graph, tensors = program.graph, dict[fx.Node, fx.Node]()
     for node in list(graph.nodes):
@@ -94,8 +93,15 @@ def write_numbers(program: Program) -> Program:
         return program
     drop_dead_code(graph)
     program.module.recompile()
-    left = dict.fromkeys(map(source_line, _left(graph, set(tensors))))
+    of_content = {n for n in tensors if any(a in _content(program) for a in ancestors([n]))}
+    left = dict.fromkeys(map(source_line, _left(graph, of_content)))
     return replace(program, outside=(*program.outside, *left)) if left else program
+
+
+def _content(program: Program) -> set[fx.Node]:
+    """The inputs whose values are explained: of a mask or of weights nothing is lost."""
+    pairs = zip(program.inputs, program.input_nodes().values(), strict=True)
+    return {n for info, n in pairs if info.role in (CONTENT_ROLE, CACHED_ROLE)}
 
 
 def _left(graph: fx.Graph, numbers: set[fx.Node]) -> Iterator[fx.Node]:

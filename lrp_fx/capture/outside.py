@@ -31,17 +31,17 @@ _NUMBERS = (Tensor.item, Tensor.tolist)
 
 
 class Number(float):
-    """A number that was read of a tensor, or made of one by Python's arithmetic. ``mark``: of the tensor; ``decided``:
-    was it compared? (A list, shared by all that is made of what was read.)
+    """A number that was read of a tensor, or made of one by Python's arithmetic. ``mark``: of the tensor; ``seen``: was
+    it compared, or used by torch? (A list, shared by all that is made of what was read.)
     """
 
     mark: Tensor
-    decided: list[bool]
+    seen: list[bool]
 
     @classmethod
-    def of(cls, value: float, mark: Tensor, decided: list[bool]) -> Number:
+    def of(cls, value: float, mark: Tensor, seen: list[bool]) -> Number:
         made = cls(value)
-        made.mark, made.decided = mark, decided
+        made.mark, made.seen = mark, seen
         return made
 
 
@@ -50,7 +50,7 @@ def _computes(name: str) -> Any:
 
     def operation(self: Number, *others: Any) -> Any:
         result = plain(self, *others)
-        return Number.of(result, self.mark, self.decided) if type(result) is float else result
+        return Number.of(result, self.mark, self.seen) if type(result) is float else result
 
     return operation
 
@@ -59,7 +59,7 @@ def _decides(name: str) -> Any:
     plain = getattr(float, name)
 
     def operation(self: Number, *others: Any) -> Any:
-        self.decided.append(True)
+        self.seen.append(True)
         return plain(self, *others)
 
     return operation
@@ -87,22 +87,22 @@ class MarksOutside(TorchFunctionMode):
         elif func is Tensor.__float__ and _is_floating(args[0]):
             _MARK(_MARK(args[0]))  # what Python makes of it cannot be told
         elif func in _NUMBERS and _is_floating(args[0]):
-            mark, decided = _MARK(args[0]), list[bool]()
+            mark, seen = _MARK(args[0]), list[bool]()
             found = func(*args, **(kwargs or {}))
-            numbers = pytree.tree_map_only(float, lambda v: Number.of(v, mark, decided), found)
+            numbers = pytree.tree_map_only(float, lambda v: Number.of(v, mark, seen), found)
             self._read += pytree.tree_leaves(numbers)[:1]
             return numbers
         return func(*args, **(kwargs or {}))
 
     def settle(self) -> None:
-        """What was read and never compared left by a way that shows nothing (``math.exp(x.item())``)."""
+        """What was read and never seen again left by a way that shows nothing (``math.exp(x.item())``)."""
         for number in self._read:
-            if not number.decided:
+            if not number.seen:
                 _MARK(number.mark)
 
     def _used(self, number: Number) -> float:
         _MARK(number.mark)
-        number.decided.append(True)
+        number.seen.append(True)
         return float(number)
 
 
