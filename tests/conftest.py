@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -36,12 +37,16 @@ def quiet() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _checked() -> Iterator[None]:
     """Specs are checked between passes, and a fault of our own is raised where a user would be warned of it. Tests meet
-    more kinds of operations than the process of a user: more of their traces are kept.
+    more kinds of operations than the process of a user: more of their traces are kept, and what may be let go is looked
+    for less often among so many.
     """
     from lrp_fx.ir import traces
     from lrp_fx.ir.passes import checked
+    from lrp_fx.runtime import collection
 
     traces.KEPT = 4096
+    collection._Unseen.limit = collection._LEAST = 2_000_000
+    gc.set_threshold(700, 10, 100)
     with checked():
         yield
 

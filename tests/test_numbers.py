@@ -47,6 +47,9 @@ SAME: dict[str, tuple[Function, Function]] = {
     "float": (lambda h: h * float(h.sum()), lambda h: h * h.sum()),
     "from": (lambda h: h.max().item() - h, lambda h: h.max() - h),
     "power": (lambda h: h.abs() ** h.abs().max().item(), lambda h: h.abs() ** h.abs().max()),
+    "base": (lambda h: h.abs().max().item() ** h, lambda h: h.abs().max() ** h),
+    "alpha": (lambda h: torch.add(h, h.abs(), alpha=h.mean().item()), lambda h: h + h.mean() * h.abs()),
+    "value": (lambda h: torch.addcmul(h, h, h, value=h.mean().item()), lambda h: torch.addcmul(h, h.mean() * h, h)),
     "full": (lambda h: h + torch.full((8,), h.sum().item(), dtype=h.dtype), lambda h: h + h.sum()),
     "full like": (lambda h: h + torch.full_like(h, h.sum().item()), lambda h: h + h.sum()),
     "clamp": (

@@ -234,3 +234,24 @@ def test_rules_of_the_user_are_traced_for_each_program() -> None:
             counts.append(len(traced))
     assert counts[1] > counts[0] > 0
     assert not rule.is_shipped and all(r.is_shipped for r in registry.rules.values())
+
+
+def test_the_methods_of_modules_stay_as_they_are_while_operations_are_traced() -> None:
+    """Each change of them takes as long as there are graphs in the process."""
+    before, mode = (nn.Module.__call__, nn.Module.__getattr__), FakeTensorMode()
+    seen = []
+
+    def function(x: Tensor) -> list[Tensor]:
+        seen.append((nn.Module.__call__, nn.Module.__getattr__) == before)
+        return [nn.Identity()(x) * 2]
+
+    trace(function, [mode.from_tensor(torch.ones(2))], mode)
+    with pytest.raises(ValueError, match="three"):
+        trace(lambda x: raised("three"), [mode.from_tensor(torch.ones(2))], mode)
+    assert seen == [True]
+    symbolic = fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))  # which does replace them
+    assert [n.op for n in symbolic.graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+def raised(what: str) -> list[Tensor]:
+    raise ValueError(what)

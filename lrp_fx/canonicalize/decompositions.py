@@ -293,6 +293,25 @@ def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
+    """``div(x, y, rounding_mode=...)`` and ``x // y`` as the quotient and its rounding. Where rounding lifts a quotient
+    to a whole number that it is just below of, the kernels of torch have the number below: numbers that come of no
+    input (places, sizes) do meet that, and stay as they are; activations would by accident only.
+    """
+    mode = "floor" if op_name(node) == "aten.floor_divide" else argument(node, "rounding_mode")
+    operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+    if mode is None:
+        negate_outside(graph, node)
+        return
+    if not value_of(node).is_floating_point() or not any(map(_is_computed, operands)):
+        return
+    with graph.inserting_before(node):
+        quotient = call_like(graph, node, aten.div.Tensor, *node.args[:2])
+        result = call_like(graph, node, aten.floor.default if mode == "floor" else aten.trunc.default, quotient)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 #: Operation -> the function that writes it out.
 DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.copy": replace_copy,
@@ -315,7 +334,8 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.view_as": forget_model,
     "aten.reshape_as": forget_model,
     "aten.mul": negate_outside,
-    "aten.div": negate_outside,
+    "aten.div": split_rounded_quotient,
+    "aten.floor_divide": split_rounded_quotient,
     **KERNELS,
     **{row.name: split_bias for row in OPERATORS.values() if row.behind_bias is not None},
 }

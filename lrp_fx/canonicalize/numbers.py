@@ -54,6 +54,7 @@ _TAKING: dict[str, Any] = {
     "aten.div.Tensor": aten.div.Tensor,
     "aten.div.Scalar": aten.div.Tensor,
     "aten.pow.Tensor_Scalar": aten.pow.Tensor_Tensor,
+    "aten.pow.Scalar": aten.pow.Tensor_Tensor,
     "aten.fill.Scalar": aten.fill.Tensor,
     "aten.masked_fill.Scalar": aten.masked_fill.Tensor,
     "aten.index_fill.int_Scalar": aten.index_fill.int_Tensor,
@@ -68,6 +69,8 @@ _TAKING: dict[str, Any] = {
 _ALL_TENSORS = frozenset(n for n, target in _TAKING.items() if target in (aten.clamp.Tensor, aten.where.self))
 #: What is filled with a number: the place of the number, and of the sizes.
 _SPREAD = {"aten.full.default": (1, 0), "aten.new_full.default": (2, 1)}
+#: Sums of a tensor and a product or quotient, times a number.
+_PRODUCTS = frozenset({"aten.addcmul.default", "aten.addcdiv.default"})
 #: Kernels that keep the number in float32 where the tensor is half as wide.
 _WIDE = frozenset({"add", "sub", "mul", "div", "pow"})
 
@@ -165,6 +168,12 @@ def _of_tensors(
         return call(aten.fill.Tensor, zeros, number(node.args[1], dtype))
     if name == "aten.rsub.Scalar" and len(node.args) == 2 and not node.kwargs:
         return call(aten.sub.Tensor, given(node.args[1]), node.args[0])
+    if node.kwargs.get("alpha") in tensors and name in ("aten.add.Tensor", "aten.sub.Tensor"):
+        term = call(aten.mul.Tensor, node.args[1], number(node.kwargs["alpha"], dtype))
+        return call(node.target, node.args[0], term)
+    if node.kwargs.get("value") in tensors and name in _PRODUCTS:
+        times = call(aten.mul.Tensor, node.args[1], number(node.kwargs["value"], dtype))
+        return call(node.target, node.args[0], times, node.args[2])
     if name not in _TAKING or "alpha" in node.kwargs:
         return None
     if dtype in (torch.float16, torch.bfloat16) and name.split(".")[1] in _WIDE and not node.kwargs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -14,27 +15,45 @@ from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
 
 
-def aligned_batch(x: Any, y: Any, y_axis: BatchAxis, lacking: int | None = None) -> tuple[int, int, bool] | None:
-    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against ``y``.
-
-    ``lacking``: an axis of ``y`` that the operand has not, being written to one place along it.
+def aligned_batch(operand: fx.Node, node: fx.Node, y_axis: BatchAxis) -> tuple[int, int, bool] | None:
+    """(axis, rank, present): where the batch is, or has to be grown, in an operand that is broadcast against the
+    result, or against the part of it that the operand is written to.
     """
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or lacking == y_axis.axis:
+    x, y = value_of(operand), value_of(node)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         return None
-    own = y_axis.axis - (y.dim() - x.dim())
-    if lacking is not None:
-        own = y_axis.axis - (lacking < y_axis.axis)
+    rank, axis = _written(operand, node, y_axis.axis)
+    if axis is None:
+        return None
+    own = axis - (rank - x.dim())
     if own < 0:
-        return y_axis.axis, y.dim(), False
+        return axis, rank, False
     if same_size(x.shape[own], y.shape[y_axis.axis]):
         return own, x.dim(), True
     return (own, x.dim(), False) if x.shape[own] == 1 else None
 
 
-def axis_lacking(operand: fx.Node, node: fx.Node) -> int | None:
-    """The axis of a result along which an operand is written to one place."""
-    written = op_name(node) == "aten.select_scatter" and argument(node, "src") is operand
-    return axis_of(node, value_of(node).dim()) if written else None
+def _written(operand: fx.Node, node: fx.Node, axis: int) -> tuple[int, int | None]:
+    """The rank of what an operand is broadcast to, and where in it an axis of the result is; None: nowhere."""
+    rank = int(value_of(node).dim())
+    if op_name(node) == "aten.select_scatter" and argument(node, "src") is operand:
+        one = axis_of(node, rank)
+        return rank - 1, None if axis == one else axis - (one < axis)
+    if op_name(node) == "aten.index_put" and argument(node, "values") is operand:
+        return _indexed(argument(node, "indices"), rank, axis)
+    return rank, axis
+
+
+def _indexed(indices: Sequence[Any], rank: int, axis: int) -> tuple[int, int | None]:
+    """The same for ``y[indices]``: axes of indices that lie together stay where they are, others come first."""
+    at = [i for i, index in enumerate(indices) if index is not None]
+    own = max(int(value_of(indices[i]).dim()) for i in at)
+    whole = [i for i in range(rank) if i not in at]
+    before = sum(i < at[0] for i in whole) if at[-1] - at[0] == len(at) - 1 else 0
+    if axis in at:
+        return len(whole) + own, None
+    place = whole.index(axis)
+    return len(whole) + own, place if place < before else place + own
 
 
 def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, result: Layout | None) -> list[int]:

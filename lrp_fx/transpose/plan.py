@@ -18,7 +18,7 @@ from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
 from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
-from lrp_fx.transpose.alignment import aligned_batch, axis_lacking
+from lrp_fx.transpose.alignment import aligned_batch
 from lrp_fx.transpose.builder import part_of
 from lrp_fx.transpose.vjp import Plan
 
@@ -106,7 +106,7 @@ class Planner:
         belongs = segmented_axes(self.facts.layout.get(operand)) or operand in self.facts.example
         if y_axis is None or belongs:
             return None, None
-        found = aligned_batch(value_of(operand), value_of(node), y_axis, axis_lacking(operand, node))
+        found = aligned_batch(operand, node, y_axis)
         if found is None:
             return None, None
         at, rank, present = found

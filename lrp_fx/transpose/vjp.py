@@ -201,6 +201,8 @@ def with_leaves(plan: Plan, arguments: list[Any], result: Tensor, batch: Any) ->
             axis, rank = plan.grow[position]
             x = x.reshape((1,) * (rank - x.dim()) + tuple(x.shape))
             along = axis + result.dim() - rank
+            if along >= 0 and isinstance(plan.y_axis, BatchAxis):
+                along = plan.y_axis.axis  # what is written to a part of the result need not end where it ends
             x = x.expand(*x.shape[:axis], result.shape[along] if along >= 0 else batch, *x.shape[axis + 1 :])
         if position in plan.expand:
             x = x.expand(_scores_shape(arguments) if plan.rule.kind == "attention" else result.shape)

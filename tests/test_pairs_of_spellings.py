@@ -1,0 +1,83 @@
+"""Same function, same relevance: pairs of spellings, where there are too few for a family of `testing.spellings`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+Function = Callable[[Tensor], Tensor]
+ROWS, COLUMNS = torch.tensor([0, 1]), torch.tensor([1, 2])
+
+
+class Body(nn.Module):
+    """Words, a function of them that keeps their shape, what all of them say together."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.map, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.function = function
+        self.double().eval()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        classes: Tensor = self.head(self.function(self.map(self.words(input_ids))).mean(1))
+        return classes
+
+
+def put(value: Function, *places: Tensor | slice) -> Function:
+    """A function that writes a value to places of a copy."""
+
+    def function(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[places] = value(x)
+        return y
+
+    return function
+
+
+def norm(x: Tensor) -> Tensor:
+    return x.abs() + 0.1
+
+
+def learned(*shape: int) -> Tensor:
+    return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)).double())
+
+
+ALL = slice(None)
+ONE, TWO = learned(), learned(2)
+#: Two ways to write each.
+SAME: dict[str, tuple[Function, Function]] = {
+    "floor": (lambda x: x + torch.div(x, 0.3, rounding_mode="floor"), lambda x: x + (x / 0.3).floor()),
+    "trunc": (lambda x: x + torch.div(x, 0.3, rounding_mode="trunc"), lambda x: x + (x / 0.3).trunc()),
+    "whole": (lambda x: x + x // 0.3, lambda x: x + (x / 0.3).floor()),
+    "by content": (lambda x: x + x // norm(x), lambda x: x + (x / norm(x)).floor()),
+    "rounded by content": (
+        lambda x: x + torch.div(x, norm(x), rounding_mode="trunc"),
+        lambda x: x + (x / norm(x)).trunc(),
+    ),
+    "rows": (put(lambda x: x.mean((1, 2))[:, None], ALL, ROWS, COLUMNS),
+             put(lambda x: x.mean((1, 2))[:, None].expand(-1, 2), ALL, ROWS, COLUMNS)),
+    "a weight": (put(lambda x: ONE, ALL, ROWS, COLUMNS),
+                 put(lambda x: ONE.expand(x.shape[0], 2), ALL, ROWS, COLUMNS)),
+    "weights": (put(lambda x: TWO, ALL, ROWS, COLUMNS), put(lambda x: TWO.expand(x.shape[0], 2), ALL, ROWS, COLUMNS)),
+    "weights apart": (put(lambda x: TWO[:, None], ALL, ROWS, ALL),
+                      put(lambda x: TWO[:, None].expand(x.shape[0], 2, 8), ALL, ROWS, ALL)),
+    "a weight in a row": (put(lambda x: ONE, ALL, ROWS[0]), put(lambda x: ONE.expand(x.shape[0], 8), ALL, ROWS[0])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", ["pa-lrp", "gradient"])
+@pytest.mark.parametrize("name", SAME)
+def test_both_explain_alike(name: str, rules: str, quiet: None) -> None:
+    one, other = (lrp_fx.convert(Body(f), rules=rules, conserve="site")(IDS, target=1) for f in SAME[name])
+    torch.testing.assert_close(one.output, other.output, rtol=0, atol=1e-12)
+    torch.testing.assert_close(one.content["input_ids"], other.content["input_ids"], rtol=0, atol=1e-12)
+    assert sum(map(len, (one.learned, other.learned))) in (0, 2)
+    for mine, its in zip(one.learned.values(), other.learned.values(), strict=True):  # each by its own name
+        torch.testing.assert_close(mine.sum(), its.sum(), rtol=0, atol=1e-12)
