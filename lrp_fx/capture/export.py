@@ -33,6 +33,7 @@ from lrp_fx.ir.leftovers import environment_let_go, forget_inputs, forget_source
 from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CACHED_ROLE, CONTENT_ROLE, FlatModule, Input, Outputs, Program
+from lrp_fx.ir.spared import without_notes
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] |
 
     ``shapes``: which axes may change; None where none may.
     """
-    with environment_let_go(), without_code(), _uncached() if shapes is not None else contextlib.nullcontext():
+    quick = _uncached() if shapes is not None else contextlib.nullcontext()
+    with environment_let_go(), without_code(), without_notes(), quick:
         exported = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
     forget_source(exported.graph_module)
     for value in (n.meta.get("val") for n in exported.graph.nodes):

@@ -13,10 +13,8 @@ import linecache
 import traceback
 import weakref
 from collections.abc import Iterator
-from types import FunctionType
-from typing import Any
 
-from torch import fx, nn
+from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import graph_module
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
@@ -24,8 +22,6 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 #: Results of operations on abstract values that are kept, about 2 KB each.
 _KEPT_RESULTS = 8192
-#: What torch.fx asks a method for, before it replaces it.
-_REPLACED = "__fx_already_patched"
 #: Sources of graphs that are gone. (They are taken out later: a graph may go while somebody reads the table.)
 _gone: list[str] = []
 
@@ -67,25 +63,6 @@ def _source_of(module: fx.GraphModule) -> str | None:
 def without_code() -> contextlib.AbstractContextManager[None]:
     """Graphs that torch makes inside are made functions of Python when they are run: most are only read."""
     return _use_lazy_graph_module(True)
-
-
-@contextlib.contextmanager
-def methods_left_alone() -> Iterator[None]:
-    """What is traced in here is made of operations on tensors: torch.fx need not put methods of its own on
-    ``nn.Module`` meanwhile and take them off again. Python tells every subclass of each change, and every graph that
-    somebody holds is one: with thousands of them that takes longer than what is traced.
-
-    (torch.fx passes over what says that it was replaced already; a version that asks otherwise is only slower.)
-    """
-    methods: list[Any] = [nn.Module.__getattr__, nn.Module.__call__]
-    mine = [m for m in methods if isinstance(m, FunctionType) and not hasattr(m, _REPLACED)]
-    try:
-        for method in mine:
-            setattr(method, _REPLACED, True)
-        yield
-    finally:
-        for method in mine:
-            vars(method).pop(_REPLACED, None)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, copy_node, drop_dead_code, value_of
-from lrp_fx.ir.leftovers import forget_source, methods_left_alone, without_code
+from lrp_fx.ir.leftovers import forget_source, without_code
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.sizes import size_key
+from lrp_fx.ir.spared import methods_left_alone, without_notes
 from lrp_fx.ir.traces import Traced, Traces
 
 
@@ -74,7 +75,7 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
     symbolic = any(_is_symbolic(v) for v in values)
     # symbolic sizes reach kernels through the Python dispatcher only
     quick = without_cache(mode) if symbolic else contextlib.nullcontext()
-    with mode, enable_python_dispatcher(), quick, without_code(), methods_left_alone():
+    with mode, enable_python_dispatcher(), quick, without_code(), methods_left_alone(), without_notes():
         # One object for each input: the tracer tells values apart by identity, and abstract values may be shared.
         values = [v.detach() if isinstance(v, Tensor) else v for v in values]
         module = make_fx(function, _allow_non_fake_inputs=True)(*values)
