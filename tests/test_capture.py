@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import lrp_fx
 from lrp_fx.capture.arguments import Flattened, flatten
+from lrp_fx.ir.source import module_path
 from testing.handmade import F, T, V, ids, ready
 
 EXACT = 1e-10
@@ -194,6 +195,21 @@ def test_capture_leaves_no_trace() -> None:
     assert (len(nn.modules.module._global_forward_hooks), len(nn.modules.module._global_forward_pre_hooks)) == hooks
     assert not torch.compiler.is_exporting()
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("called", "path"),
+    [
+        ("layers.slice(None, 3, None).1.map", "layers.1.map"),
+        ("layers.slice(1, None, 2).2", "layers.5"),
+        ("_empty_nn_module_stack_from_metadata_hook", ""),
+        ("head", "head"),
+    ],
+)
+def test_places_have_the_names_that_the_model_has_for_them(called: str, path: str) -> None:
+    node = fx.Graph().placeholder("x")
+    node.meta["nn_module_stack"] = {"L__self__": ("", "Model"), "part": (called, "Part")}
+    assert module_path(node) == path
 
 
 def test_a_record_knows_modules_and_source_lines() -> None:

@@ -159,6 +159,15 @@ def test_scores(how: str) -> None:
     assert any("scaled_dot" in n.name for n in explain.graph.graph.nodes) == (how == "kernel")
 
 
+def test_scores_alone_can_be_looked_at_and_saved(tmp_path: Path) -> None:
+    explain = lrp_fx.convert(model())
+    relevance = explain(input_ids=IDS, target=1, at="scores")
+    assert explain.sites and explain.history and explain.relevance_graph is not None
+    explain.save(tmp_path / "model.lrpfx")
+    read = lrp_fx.load(tmp_path / "model.lrpfx")(input_ids=IDS, target=1)
+    torch.testing.assert_close(read.tokens, relevance.tokens, rtol=0, atol=1e-12)
+
+
 def test_pairs_give_rotation_half_of_what_is_rotated() -> None:
     relevance = converted("rotated")(input_ids=IDS, at="scores")
     for scores in relevance.at.values():

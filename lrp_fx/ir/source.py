@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import torch
 from torch import fx
 
+#: How torch.export calls an item of a slice of a list (of one that begins at its end, only the list knows which).
+_SLICED = re.compile(r"slice\((None|\d+), (None|-?\d+), (None|\d+)\)\.(\d+)")
+#: What it writes where an operation was issued in no module.
+_NOWHERE = "_empty_nn_module_stack"
 TORCH_FOLDER = os.path.dirname(torch.__file__).replace("\\", "/") + "/"
 
 
@@ -17,11 +22,25 @@ def describe(node: fx.Node) -> str:
     return f"%{node.name} = {node.target}({args})"
 
 
+def modules_of(node: fx.Node) -> list[tuple[str, str]]:
+    """(what torch calls it, dotted path) of the modules that a node was issued in, outermost first; the model itself
+    has the path ``""``.
+    """
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = [(str(k), str(v[0])) for k, v in stack.items() if isinstance(v, tuple)]
+    return [(key, _SLICED.sub(_item, path)) for key, path in entries if not path.startswith(_NOWHERE)]
+
+
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that issued the node, empty for the model itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values() if isinstance(entry, tuple)]
-    return str(paths[-1]) if paths else ""
+    found = modules_of(node)
+    return found[-1][1] if found else ""
+
+
+def _item(found: re.Match[str]) -> str:
+    """``slice(1, None, 2).1`` as the place in the list, 3."""
+    start, step, number = (None if found[i] == "None" else int(found[i]) for i in (1, 3, 4))
+    return str((start or 0) + (1 if step is None else step) * (number or 0))
 
 
 def source_line(node: fx.Node) -> str:

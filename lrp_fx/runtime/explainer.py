@@ -142,9 +142,9 @@ class Explainer(Maps, Looks, Writes, Frugal):
     @property
     def relevance_graph(self) -> torch.fx.GraphModule:
         """The flat graph that computes output, relevances and ledger (of the last target used)."""
-        if self._compiler.built is None:
+        if self._used.built is None:
             raise InputError("no relevance graph yet: call the explainer once, or pass example_inputs to convert()")
-        return self._compiler.built.graph.module
+        return self._used.built.graph.module
 
     @property
     def sites(self) -> list[Site]:
@@ -176,13 +176,21 @@ class Explainer(Maps, Looks, Writes, Frugal):
     def history(self) -> tuple[Step, ...]:
         """What every pass did that made the relevance graph used last: name, nodes before and after, seconds."""
         entry = self._entry()
-        built = self._compiler.built.history if self._compiler.built is not None else ()
+        built = self._used.built.history if self._used.built is not None else ()
         return (*entry.base.history, *entry.history, *built)
 
     def _entry(self) -> CompiledProgram:
-        if self._compiler.current is None:
+        if self._used.current is None:
             raise InputError("nothing captured yet: call the explainer once, or pass example_inputs to convert()")
-        return self._compiler.current
+        return self._used.current
+
+    @property
+    def _used(self) -> Compiler:
+        """What made the program that is shown and saved: with attention written out where nothing but its scores was
+        asked for.
+        """
+        scores: Compiler | None = vars(self._compiler).get("with_scores")
+        return scores if scores is not None and self._compiler.current is None else self._compiler
 
     @property
     def reader(self) -> Reader | None:
@@ -344,10 +352,10 @@ class Explainer(Maps, Looks, Writes, Frugal):
         require_weights(self.model)
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
-            if self._last is not None and not self._compiler.trusts(last):
-                self._compiler.check_changes(as_call(self.model, self._last, self.roles))
+            if self._last is not None and not self._used.trusts(last):
+                self._used.check_changes(as_call(self.model, self._last, self.roles))
             goals = None if targets is None else named_goals(list(map(as_target, targets)), self._reader)
-            save(self._compiler, last, path, goals, self._told(last), weights=weights)
+            save(self._used, last, path, goals, self._told(last), weights=weights)
 
     def _told(self, last: CompiledProgram) -> dict[str, Any]:
         """What a file says of the explainer beside its graphs."""

@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import fx
@@ -35,7 +34,7 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, value_of
 from lrp_fx.ir.layout import Layout, batch_axis
 from lrp_fx.ir.operators import has, is_pointwise
-from lrp_fx.ir.source import module_path, source_line
+from lrp_fx.ir.source import module_path, modules_of, source_line
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.structure.branches import find_branches
 from lrp_fx.structure.heads import Attention, find_attention
@@ -249,12 +248,11 @@ def _as_read(node: fx.Node) -> fx.Node:
 
 def _calls(node: fx.Node) -> list[tuple[str, int]]:
     """The modules that a node was issued in: path, and which call of it."""
-    stack: Any = node.meta.get("nn_module_stack") or {}
     found: dict[tuple[str, int], None] = {}
-    for key, entry in stack.items():
-        if isinstance(entry, tuple) and entry[0] and not str(entry[0]).startswith("_empty"):
-            number = str(key).rpartition("@")[2]
-            found[str(entry[0]), int(number) if "@" in str(key) and number.isdigit() else 0] = None
+    for key, path in modules_of(node):
+        if path:
+            number = key.rpartition("@")[2]
+            found[path, int(number) if "@" in key and number.isdigit() else 0] = None
     return list(found)
 
 
