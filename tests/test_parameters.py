@@ -116,7 +116,8 @@ def assert_same(found: ParameterRelevance, other: Any, names: Any = None) -> Non
 
 
 def by_autograd(model: nn.Module, score: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """Weight times gradient of the sum of all scores."""
+    """Weight times gradient of the sum of all scores, of frozen weights too."""
+    model.requires_grad_(True)
     parameters = dict(model.named_parameters())
     grads = torch.autograd.grad(score().sum(), list(parameters.values()), allow_unused=True)
     zeros = {n: torch.zeros_like(p) for n, p in parameters.items()}

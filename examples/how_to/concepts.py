@@ -8,8 +8,6 @@ closed, and what passes all neurons of a place is the sum of what passes each.
 import warnings
 from pathlib import Path
 
-import torch
-
 import lrp_fx
 
 STORIES = Path(__file__).parents[1] / "models" / "stories260k"
@@ -37,6 +35,6 @@ for name, through in ((f"neuron {concept}", {"neurons.3": [concept]}), (f"head {
 
 # A concept may be a set, or a mask; concepts that share a place and nothing else add up.
 positive = shares > 0
-parts = [explainer(text, through={"neurons.3": mask.to(torch.float32)}) for mask in (positive, ~positive)]
+parts = [explainer(text, through={"neurons.3": {"features": mask}}) for mask in (positive, ~positive)]
 sums = [float(p.score - p.ledger.sinks["elsewhere"]) for p in parts]
 print(f"what speaks for it {sums[0]:+.2f}, against it {sums[1]:+.2f}: {sum(sums):+.2f} of {float(neurons.total):+.2f}")

@@ -238,9 +238,18 @@ def _attribute(root: nn.Module, path: str) -> Any:
     return found
 
 
+def _copied(destination: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """``copy``, as a write into a view is when made functional."""
+    return source.to(destination.dtype).expand(destination.shape)
+
+
+#: What torch has no decomposition of.
+_OWN: dict[Any, Callable[..., Any]] = {aten.copy.default: _copied}
+
+
 def _decompose(program: RelevanceProgram, node: fx.Node, *, last: bool) -> None:
     """A kernel as the operations that torch says it is made of; raises `UnsupportedOperatorError` where it does not."""
-    made_of: Callable[..., Any] | None = decomposition_table.get(node.target)  # type: ignore[call-overload]
+    made_of: Callable[..., Any] | None = _OWN.get(node.target) or decomposition_table.get(node.target)  # type: ignore[call-overload]
     if made_of is None or last:
         raise UnsupportedOperatorError(str(_problem(program, node)))
     flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)), is_leaf=lambda x: x is None)
