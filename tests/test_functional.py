@@ -68,6 +68,39 @@ def part_written(y: Tensor, x: Tensor) -> Tensor:
     return y.tanh()
 
 
+def parts_written(y: Tensor, x: Tensor) -> Tensor:
+    y[:, 1:, 2] = x[:, 1:, 0] * y[:, :-1, 2]
+    y[:, :2] *= 3
+    y[:, 0] = y[:, 1]
+    y[:, 1] = y[:, 0] * 2
+    return y + y[:, :1]
+
+
+def part_written_twice_and_read(y: Tensor, x: Tensor) -> Tensor:
+    first = y[:, 0]
+    first.mul_(2)
+    first.add_(x[:, 1])
+    return y + first[:, None]
+
+
+def part_of_a_part(y: Tensor, x: Tensor) -> Tensor:
+    some = y[:, :2]
+    one = some[:, 0]
+    one.mul_(2)
+    return y + some.sum(1, keepdim=True) + one[:, None]
+
+
+def part_seen_by_another(y: Tensor, x: Tensor) -> Tensor:
+    first = y[:, 0]
+    y[:, 0] = 5.0
+    return y + first[:, None]
+
+
+def part_that_lies_otherwise(y: Tensor, x: Tensor) -> Tensor:
+    y.transpose(1, 2)[:, 0] = x[:, :, 0]
+    return y.tanh()
+
+
 def dropped_and_written(y: Tensor, x: Tensor) -> Tensor:
     same = nn.functional.dropout(y, 0.5, training=False)
     y.mul_(2)
@@ -79,7 +112,8 @@ def cast_on_writing(y: Tensor, x: Tensor) -> Tensor:
 
 
 SIMPLE = [added, detached, view_made_after, view_not_used_again, one_of_several, dropped_and_written]
-RETRACED = [view_seen_later, part_written]
+SIMPLE += [part_written, parts_written, part_written_twice_and_read, part_of_a_part]
+RETRACED = [view_seen_later, part_seen_by_another, part_that_lies_otherwise]
 
 
 def captured(function: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[Program, int]:

@@ -22,6 +22,10 @@ from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import argument, has, operand_of
 
 aten = torch.ops.aten
+#: Views of a part of a value, and what puts a part back into the whole.
+_PARTS: dict[str, Any] = {"aten.select": aten.select_scatter.default, "aten.slice": aten.slice_scatter.default}
+#: Of a part of a value: the whole, what puts the part back, and where.
+_Part = tuple[fx.Node, Any, tuple[Any, ...]]
 
 
 class NeedsRetracing(Exception):
@@ -51,13 +55,17 @@ def write_functionally(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         _see_through(graph, node)
     place = {node: i for i, node in enumerate(graph.nodes)}
-    roots = roots_of(graph)
+    roots, parts = roots_of(graph), dict[fx.Node, _Part]()
     for node in list(graph.nodes):
+        if op_name(node) in _PARTS and isinstance(node.args[0], fx.Node):
+            parts[node] = (node.args[0], _PARTS[op_name(node)], node.args[1:])
         if not writes(node):
             continue
         operation = _without_write(node)
-        _check_owned(node, roots, place)
+        views = _views(node, parts)
+        _check_owned(node, views, roots, place)
         _replace(graph, node, operation, place)
+        _put_back(graph, node, views, parts, roots, place)
 
 
 def _see_through(graph: fx.Graph, node: fx.Node) -> None:
@@ -134,15 +142,24 @@ def _without_write(node: fx.Node) -> Any:
     return found
 
 
-def _check_owned(node: fx.Node, roots: dict[fx.Node, frozenset[fx.Node]], place: dict[fx.Node, int]) -> None:
-    """Raise unless nobody but the value itself is asked for what was written."""
-    written = node.args[0]
-    assert isinstance(written, fx.Node)
+def _views(node: fx.Node, parts: dict[fx.Node, _Part]) -> list[fx.Node]:
+    """What is written into; if that is a part of another value this, and so on up to the whole."""
+    found = [node.args[0]]
+    while isinstance(last := found[-1], fx.Node) and last in parts:
+        found.append(parts[last][0])
+    return [n for n in found if isinstance(n, fx.Node)]
+
+
+def _check_owned(
+    node: fx.Node, views: list[fx.Node], roots: dict[fx.Node, frozenset[fx.Node]], place: dict[fx.Node, int]
+) -> None:
+    """Raise unless nobody but the value itself, and what it is a part of, is asked for what was written."""
+    written = views[0]
     if any(root.op != "call_function" for root in roots[written]):
         raise NeedsRetracing(f"%{node.name} = {node.target} writes into an input or a weight")
     for other, theirs in roots.items():
         late = [u for u in other.users if place.get(u, -1) > place[node]]
-        if other not in (written, node) and theirs & roots[written] and place[other] < place[node] and late:
+        if other not in (*views, node) and theirs & roots[written] and place[other] < place[node] and late:
             raise NeedsRetracing(f"%{node.name} = {node.target} writes into what %{other.name} sees")
 
 
@@ -159,4 +176,31 @@ def _replace(graph: fx.Graph, node: fx.Node, operation: Any, place: dict[fx.Node
         raise NeedsRetracing(f"%{node.name} = {node.target} writes what is cast")
     node.target = operation
     node.meta = {**node.meta, "val": value}
-    written.replace_all_uses_with(node, delete_user_cb=lambda user: place.get(user, -1) > place[node])
+    _read_later(written, node, node, place)
+
+
+def _put_back(
+    graph: fx.Graph,
+    node: fx.Node,
+    views: list[fx.Node],
+    parts: dict[fx.Node, _Part],
+    roots: dict[fx.Node, frozenset[fx.Node]],
+    place: dict[fx.Node, int],
+) -> None:
+    """What was written into a part stands in the whole, for all that read it later."""
+    last = node
+    for part in views[:-1]:
+        whole, operation, at = parts[part]
+        with value_of(whole).fake_mode, enable_python_dispatcher(), torch.no_grad():
+            value = operation(value_of(whole), value_of(last), *fx.map_arg(at, value_of))
+        with graph.inserting_after(last):
+            new = graph.call_function(operation, (whole, last, *at))
+        new.meta = {**node.meta, "val": value}
+        roots[new], place[new] = roots[whole], place[node]
+        _read_later(whole, new, node, place)
+        parts[last], last = (new, operation, at), new
+
+
+def _read_later(before: fx.Node, after: fx.Node, write: fx.Node, place: dict[fx.Node, int]) -> None:
+    """Let all that comes after a write read the value after it."""
+    before.replace_all_uses_with(after, delete_user_cb=lambda user: place.get(user, -1) > place[write])
