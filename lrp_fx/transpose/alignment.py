@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
@@ -40,7 +41,9 @@ def _written(operand: fx.Node, node: fx.Node, axis: int) -> tuple[int, int | Non
         one = axis_of(node, rank)
         return rank - 1, None if axis == one else axis - (one < axis)
     if op_name(node) == "aten.index_put" and argument(node, "values") is operand:
-        return _indexed(argument(node, "indices"), rank, axis)
+        indices = argument(node, "indices")
+        if not any(i is not None and value_of(i).dtype == torch.bool for i in indices):  # a mask names several axes
+            return _indexed(indices, rank, axis)
     return rank, axis
 
 
