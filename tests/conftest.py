@@ -45,7 +45,7 @@ def _checked() -> Iterator[None]:
     from lrp_fx.runtime import collection
 
     traces.KEPT = 4096
-    collection._Unseen.limit = collection._LEAST = 2_000_000
+    collection._Unseen.limit = collection._LEAST = 6_000_000
     gc.set_threshold(700, 10, 100)
     with checked():
         yield
