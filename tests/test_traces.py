@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -243,14 +244,20 @@ def test_the_methods_of_modules_stay_as_they_are_while_operations_are_traced() -
 
     def function(x: Tensor) -> list[Tensor]:
         seen.append((nn.Module.__call__, nn.Module.__getattr__) == before)
+        with ThreadPoolExecutor(1) as elsewhere:  # where somebody else traces a model
+            seen.append(elsewhere.submit(operations).result() == ["placeholder", "call_module", "output"])
         return [nn.Identity()(x) * 2]
 
     trace(function, [mode.from_tensor(torch.ones(2))], mode)
     with pytest.raises(ValueError, match="three"):
         trace(lambda x: raised("three"), [mode.from_tensor(torch.ones(2))], mode)
-    assert seen == [True]
-    symbolic = fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))  # which does replace them
-    assert [n.op for n in symbolic.graph.nodes] == ["placeholder", "call_module", "output"]
+    assert seen == [True, True]
+    assert operations() == ["placeholder", "call_module", "output"]
+
+
+def operations() -> list[str]:
+    """Of a traced model, for which torch.fx does replace the methods."""
+    return [n.op for n in fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2))).graph.nodes]
 
 
 def raised(what: str) -> list[Tensor]:

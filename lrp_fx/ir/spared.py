@@ -21,6 +21,16 @@ _REPLACED = "__fx_already_patched"
 _NOTES = "_extract_tensor_metadata"
 
 
+class _Here:
+    """True in the thread that made it: others may trace modules meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def __bool__(self) -> bool:
+        return threading.get_ident() == self._thread
+
+
 @contextlib.contextmanager
 def methods_left_alone() -> Iterator[None]:
     """What is traced in here is made of operations on tensors: torch.fx need not put methods of its own on
@@ -31,7 +41,7 @@ def methods_left_alone() -> Iterator[None]:
     mine = [m for m in methods if isinstance(m, FunctionType) and not hasattr(m, _REPLACED)]
     try:
         for method in mine:
-            setattr(method, _REPLACED, True)
+            setattr(method, _REPLACED, _Here())
         yield
     finally:
         for method in mine:
