@@ -50,7 +50,13 @@ def learned(*shape: int) -> Tensor:
 
 
 ALL = slice(None)
-ONE, TWO = learned(), learned(2)
+ONE, TWO, BIASES = learned(), learned(2), learned(3, 8)
+
+
+def expert(x: Tensor) -> Tensor:
+    return x[..., :3].argmax(-1)
+
+
 #: Two ways to write each.
 SAME: dict[str, tuple[Function, Function]] = {
     "floor": (lambda x: x + torch.div(x, 0.3, rounding_mode="floor"), lambda x: x + (x / 0.3).floor()),
@@ -68,6 +74,8 @@ SAME: dict[str, tuple[Function, Function]] = {
     "weights": (put(lambda x: TWO, ALL, ROWS, COLUMNS), put(lambda x: TWO.expand(x.shape[0], 2), ALL, ROWS, COLUMNS)),
     "weights apart": (put(lambda x: TWO[:, None], ALL, ROWS, ALL),
                       put(lambda x: TWO[:, None].expand(x.shape[0], 2, 8), ALL, ROWS, ALL)),
+    "one expert's bias": (lambda x: x + BIASES[expert(x)],
+                          lambda x: x + BIASES.index_select(0, expert(x).flatten()).reshape(x.shape)),
     "a weight in a row": (put(lambda x: ONE, ALL, ROWS[0]), put(lambda x: ONE.expand(x.shape[0], 8), ALL, ROWS[0])),
 }  # fmt: skip
 
@@ -78,6 +86,7 @@ def test_both_explain_alike(name: str, rules: str, quiet: None) -> None:
     one, other = (lrp_fx.convert(Body(f), rules=rules, conserve="site")(IDS, target=1) for f in SAME[name])
     torch.testing.assert_close(one.output, other.output, rtol=0, atol=1e-12)
     torch.testing.assert_close(one.content["input_ids"], other.content["input_ids"], rtol=0, atol=1e-12)
+    assert not one.position and not other.position
     assert sum(map(len, (one.learned, other.learned))) in (0, 2)
     for mine, its in zip(one.learned.values(), other.learned.values(), strict=True):  # each by its own name
         torch.testing.assert_close(mine.sum(), its.sum(), rtol=0, atol=1e-12)

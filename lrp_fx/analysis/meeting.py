@@ -30,13 +30,15 @@ class Meeting:
     """What the walk knows when a node is asked about: the facts it has found so far, which grow.
 
     ``rows``: values made of rows that a fixed index picks from a table, and what kind of leaf such rows are where their
-    use says nothing else. ``content``: the placeholders of content.
+    use says nothing else. ``chosen``: those that an index picks which activations say: one expert's, not one place's.
+    ``content``: the placeholders of content.
     """
 
     sources: dict[fx.Node, frozenset[str]]
     layout: dict[fx.Node, Layout]
     uniform: set[fx.Node]
     rows: dict[fx.Node, str]
+    chosen: set[fx.Node]
     content: frozenset[fx.Node]
 
     def leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
@@ -96,7 +98,9 @@ class Meeting:
             return LEARNED if learned else None
         if has(node, Fact.SCALING) and any(self._is_number_given(a) for a in args):
             return None  # each number of the input has a vector of its own: a linear map
-        return POSITION if candidate not in self.uniform and self._varies_along_tokens(candidate, node, args) else None
+        if candidate in self.uniform or candidate in self.chosen:
+            return None
+        return POSITION if self._varies_along_tokens(candidate, node, args) else None
 
     def _is_number_given(self, value: fx.Node) -> bool:
         """Is it an input that gives one number for each place (a column, a time), moved, scaled or shifted?

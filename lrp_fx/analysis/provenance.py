@@ -110,8 +110,9 @@ class _Walk:
         self.examples = Examples(self.layout, self.batch)
         self.example = self.examples.example
         self.rows: dict[fx.Node, str] = {}
+        self.chosen: set[fx.Node] = set()
         content = frozenset(n for n, info in self.by_node.items() if info.role == CONTENT)
-        self.meeting = Meeting(self.sources, self.layout, self.uniform, self.rows, content)
+        self.meeting = Meeting(self.sources, self.layout, self.uniform, self.rows, self.chosen, content)
 
     def _batch_size(self) -> Any:
         batched = self.program.batch_input
@@ -245,12 +246,20 @@ class _Walk:
         if is_fixed and is_float(node) and (has(node, Fact.TABLE) or (PARAMETER in own and MASK not in chosen)):
             self.rows[node] = SEGMENT if uniform else POSITION
             return own
-        return frozenset({SEGMENT}) if op_name(node) == "aten.embedding" else own
+        if op_name(node) == "aten.embedding":
+            return frozenset({SEGMENT})
+        if MASK in chosen:
+            self.chosen.add(node)
+        return own
 
     def _pass_rows_on(self, node: fx.Node, args: list[fx.Node]) -> None:
         """What is made of rows of a table, and of no content, is made of rows of a table."""
+        if CONTENT in self.sources[node] or not is_float(node):
+            return
+        if any(a in self.chosen for a in args):
+            self.chosen.add(node)
         kinds = {self.rows[a] for a in args if a in self.rows}
-        if kinds and node not in self.rows and CONTENT not in self.sources[node] and is_float(node):
+        if kinds and node not in self.rows:
             self.rows[node] = POSITION if POSITION in kinds else SEGMENT
 
     def _example(self, node: fx.Node) -> int | None:
