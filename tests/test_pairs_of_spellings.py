@@ -90,3 +90,32 @@ def test_both_explain_alike(name: str, rules: str, quiet: None) -> None:
     assert sum(map(len, (one.learned, other.learned))) in (0, 2)
     for mine, its in zip(one.learned.values(), other.learned.values(), strict=True):  # each by its own name
         torch.testing.assert_close(mine.sum(), its.sum(), rtol=0, atol=1e-12)
+
+
+BOUNDS = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+ROWS_OF_PLACES = learned(4, 8)
+
+
+def places(x: Tensor) -> Tensor:
+    return torch.arange(x.shape[1], dtype=x.dtype)
+
+
+#: Which row of a table a place has.
+OF_PLACES: dict[str, Function] = {
+    "its number": lambda x: torch.arange(x.shape[1]),
+    "its interval": lambda x: torch.bucketize(places(x), BOUNDS),
+    "the nearest": lambda x: (places(x)[:, None] - torch.arange(4)).abs().argmin(-1),
+    "cast": lambda x: places(x).round().long(),
+}
+
+
+@pytest.mark.parametrize("how", ["indexed", "embedded"])
+@pytest.mark.parametrize("name", OF_PLACES)
+def test_a_row_that_places_choose_is_position(name: str, how: str, quiet: None) -> None:
+    def looked_up(index: Tensor) -> Tensor:
+        return ROWS_OF_PLACES[index] if how == "indexed" else nn.functional.embedding(index, ROWS_OF_PLACES)
+
+    found = lrp_fx.convert(Body(lambda x: torch.tanh(x + looked_up(OF_PLACES[name](x)))))(IDS, target=1)
+    known = lrp_fx.convert(Body(lambda x: torch.tanh(x + ROWS_OF_PLACES[: x.shape[1]])))(IDS, target=1)
+    assert [site.kind for site in found.position] == ["absolute"]
+    torch.testing.assert_close(found.tokens, known.tokens, rtol=0, atol=1e-12)

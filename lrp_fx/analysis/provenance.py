@@ -188,14 +188,16 @@ class _Walk:
             return frozenset({MASK}) if tensors else frozenset({CONSTANT})
         if not tensors:
             return frozenset({CONSTANT})
+        union = frozenset().union(*(self.sources[a] for a in tensors))
         if (
             isinstance(value, torch.Tensor)
             and not is_float(node)
             and any(is_float(a) for a in tensors)
             and name != "aten._to_copy"
         ):
-            return frozenset({MASK})  # an index computed from activations only routes
-        union = frozenset().union(*(self.sources[a] for a in tensors))
+            # an index computed from activations only routes; one of places (which of some intervals) tells a place
+            of_places = POSITION in union and not union & {CONTENT, SEGMENT, LEARNED}
+            return frozenset({POSITION} if of_places else {MASK})
         if self._unpacks(node, tensors, union):
             self.codes.add(node)
             return frozenset({PARAMETER})
