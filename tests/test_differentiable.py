@@ -125,6 +125,26 @@ def test_what_torch_has_no_second_derivative_of_is_written_out() -> None:
     assert "native_group_norm_backward" not in explain.relevance_graph.code
 
 
+def test_a_pool_that_is_transposed_by_a_copy() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.pool, self.head = nn.Embedding(20, 8), nn.AdaptiveAvgPool1d(1), nn.Linear(8, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            classes: Tensor = self.head(self.pool(self.words(input_ids).tanh().transpose(1, 2)).flatten(1))
+            return classes
+
+    model = Pooled().double().eval()
+    explain = lrp_fx.convert(model, rules="gradient", differentiable=True)
+
+    def tokens(*_: Tensor) -> Tensor:
+        return explain(input_ids=IDS, target=1).tokens  # type: ignore[return-value]
+
+    assert torch.autograd.gradcheck(tokens, (model.words.weight, model.head.weight), fast_mode=True)
+
+
 SWEEP = "bert gpt2 llama modernbert qwen3 gemma3 opt phi mixtral t5 vit swin bloom".split()
 
 

@@ -175,6 +175,14 @@ def test_kernels_of_half_precision_keep_the_number(dtype: torch.dtype, quiet: No
         assert torch.allclose(relevance.score.to(dtype), model(IDS).max(), rtol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_number_of_times_has_the_range_of_float32(dtype: torch.dtype, quiet: None) -> None:
+    model = Body(lambda h: torch.add(h, h * 1e-4, alpha=h.double().pow(2).sum().item() * 2e4)).to(dtype)
+    relevance = lrp_fx.convert(model)(input_ids=IDS)
+    with torch.no_grad():
+        assert torch.allclose(relevance.score.to(dtype), model(IDS).max(), rtol=2e-2)
+
+
 def test_a_number_and_a_size_are_one_tensor(quiet: None) -> None:
     """What Python computes of a number and of a length, in a program for any length."""
 

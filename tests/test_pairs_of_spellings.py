@@ -119,3 +119,19 @@ def test_a_row_that_places_choose_is_position(name: str, how: str, quiet: None) 
     known = lrp_fx.convert(Body(lambda x: torch.tanh(x + ROWS_OF_PLACES[: x.shape[1]])))(IDS, target=1)
     assert [site.kind for site in found.position] == ["absolute"]
     torch.testing.assert_close(found.tokens, known.tokens, rtol=0, atol=1e-12)
+
+
+def test_a_whole_number_that_rounding_would_reach_is_not_reached(quiet: None) -> None:
+    """0.6 // 0.1 is 5 to the kernel, though the quotient is rounded to 6; to relevance, too."""
+
+    class Steps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x // 0.1).sum(-1, keepdim=True)
+
+    x = torch.tensor([[6.0, 0.6, 0.25, -0.3]], dtype=torch.float64)
+    assert not torch.equal(x // 0.1, (x / 0.1).floor())
+    found = lrp_fx.convert(Steps().eval(), conserve="site")(x, target=0)
+    assert torch.equal(found.output, Steps()(x))
+    one_less = ((x / 0.1).floor() > x // 0.1).sum()
+    torch.testing.assert_close(found.content["x"], (x / 0.1).floor(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.ledger.sinks["bias"].sum(), -one_less.to(torch.float64), rtol=0, atol=1e-9)

@@ -30,8 +30,8 @@ class Meeting:
     """What the walk knows when a node is asked about: the facts it has found so far, which grow.
 
     ``rows``: values made of rows that a fixed index picks from a table, and what kind of leaf such rows are where their
-    use says nothing else. ``chosen``: those that an index picks which activations say: one expert's, not one place's.
-    ``content``: the placeholders of content.
+    use says nothing else. ``chosen``: those that a choice picks (by activations, by a mask): one expert's, not one
+    place's. ``content``: the placeholders of content.
     """
 
     sources: dict[fx.Node, frozenset[str]]

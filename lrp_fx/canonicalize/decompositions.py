@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from lrp_fx.canonicalize.kernels import KERNELS
-from lrp_fx.ir.graph import ancestors, call_like, op_name, value_of
+from lrp_fx.ir.graph import ancestors, call_like, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
 
@@ -294,20 +294,26 @@ def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
-    """``div(x, y, rounding_mode=...)`` and ``x // y`` as the quotient and its rounding. Where rounding lifts a quotient
-    to a whole number that it is just below of, the kernels of torch have the number below: numbers that come of no
-    input (places, sizes) do meet that, and stay as they are; activations would by accident only.
-    """
+    """``div(x, y, rounding_mode=...)`` and ``x // y`` as the quotient and its rounding."""
     mode = "floor" if op_name(node) == "aten.floor_divide" else argument(node, "rounding_mode")
-    operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
     if mode is None:
         negate_outside(graph, node)
         return
-    if not value_of(node).is_floating_point() or not any(map(_is_computed, operands)):
+    operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+    only_compared = all(value_of(user).dtype == torch.bool for user in node.users if is_tensor(user))
+    if not value_of(node).is_floating_point() or only_compared or not any(map(_is_computed, operands)):
         return
     with graph.inserting_before(node):
         quotient = call_like(graph, node, aten.div.Tensor, *node.args[:2])
-        result = call_like(graph, node, aten.floor.default if mode == "floor" else aten.trunc.default, quotient)
+        if mode == "trunc":
+            result = call_like(graph, node, aten.trunc.default, quotient)
+        else:  # the kernel does not round up to the whole number above, as a quotient may: 6 // 0.1 is 59
+            rounded = call_like(graph, node, aten.floor.default, quotient)
+            exact = call_like(graph, node, aten.floor_divide.default, *node.args[:2])
+            above = call_like(graph, node, aten.gt.Tensor, rounded, exact)
+            result = call_like(
+                graph, node, aten.where.self, above, call_like(graph, node, aten.sub.Tensor, rounded, 1.0), rounded
+            )
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 

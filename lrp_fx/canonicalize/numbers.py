@@ -69,8 +69,10 @@ _TAKING: dict[str, Any] = {
 _ALL_TENSORS = frozenset(n for n, target in _TAKING.items() if target in (aten.clamp.Tensor, aten.where.self))
 #: What is filled with a number: the place of the number, and of the sizes.
 _SPREAD = {"aten.full.default": (1, 0), "aten.new_full.default": (2, 1)}
-#: Sums of a tensor and a product or quotient, times a number.
-_PRODUCTS = frozenset({"aten.addcmul.default", "aten.addcdiv.default"})
+#: Sums whose second term is taken a number of times, and what they call it.
+_TIMES = {"aten.add.Tensor": "alpha", "aten.sub.Tensor": "alpha"} | dict.fromkeys(
+    ("aten.addcmul.default", "aten.addcdiv.default"), "value"
+)
 #: Kernels that keep the number in float32 where the tensor is half as wide.
 _WIDE = frozenset({"add", "sub", "mul", "div", "pow"})
 
@@ -168,12 +170,13 @@ def _of_tensors(
         return call(aten.fill.Tensor, zeros, number(node.args[1], dtype))
     if name == "aten.rsub.Scalar" and len(node.args) == 2 and not node.kwargs:
         return call(aten.sub.Tensor, given(node.args[1]), node.args[0])
-    if node.kwargs.get("alpha") in tensors and name in ("aten.add.Tensor", "aten.sub.Tensor"):
-        term = call(aten.mul.Tensor, node.args[1], number(node.kwargs["alpha"], dtype))
-        return call(node.target, node.args[0], term)
-    if node.kwargs.get("value") in tensors and name in _PRODUCTS:
-        times = call(aten.mul.Tensor, node.args[1], number(node.kwargs["value"], dtype))
-        return call(node.target, node.args[0], times, node.args[2])
+    times = _TIMES.get(name)
+    if times is not None and node.kwargs.get(times) in tensors:
+        halves = dtype in (torch.float16, torch.bfloat16)
+        args = [wide(a) if halves else a for a in node.args]
+        args[1] = call(aten.mul.Tensor, args[1], number(node.kwargs[times], torch.float32 if halves else dtype))
+        result = call(node.target, *args)
+        return call(aten._to_copy.default, result, dtype=dtype) if halves else result
     if name not in _TAKING or "alpha" in node.kwargs:
         return None
     if dtype in (torch.float16, torch.bfloat16) and name.split(".")[1] in _WIDE and not node.kwargs:

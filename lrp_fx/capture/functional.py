@@ -57,7 +57,7 @@ def write_functionally(graph: fx.Graph) -> None:
     place = {node: i for i, node in enumerate(graph.nodes)}
     roots, parts = roots_of(graph), dict[fx.Node, _Part]()
     for node in list(graph.nodes):
-        if op_name(node) in _PARTS and isinstance(node.args[0], fx.Node):
+        if op_name(node) in _PARTS and isinstance(node.args[0], fx.Node) and not node.kwargs:
             parts[node] = (node.args[0], _PARTS[op_name(node)], node.args[1:])
         if not writes(node):
             continue

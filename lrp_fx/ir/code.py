@@ -50,7 +50,7 @@ def run_once(graph: fx.Graph, module: Any, inputs: Sequence[Any], instead: Inste
             values[node] = target(*args, **kwargs)
         for read in spent.get(node, ()):
             del values[read]
-    raise NotImplementedError("a flat graph has an output")
+    raise AssertionError("a flat graph has an output")
 
 
 def read_last(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
@@ -95,7 +95,7 @@ class _Writer:
         if node.op == "get_attr":
             return self._attribute(str(node.target))
         if node.op != "call_function":
-            raise NotImplementedError(f"%{node.name} is no call of a function: {node.op}")
+            raise AssertionError(f"%{node.name} is no call of a function: {node.op}")
         target, more = self.instead.get(node, (node.target, {}))
         if target is operator.getitem:
             return f"{self.text(node.args[0])}[{self.text(node.args[1])}]"
