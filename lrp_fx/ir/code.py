@@ -95,7 +95,7 @@ class _Writer:
         if node.op == "get_attr":
             return self._attribute(str(node.target))
         if node.op != "call_function":
-            raise AssertionError(f"%{node.name} is no call of a function: {node.op}")
+            raise NotImplementedError(f"%{node.name} is no call of a function: {node.op}")
         target, more = self.instead.get(node, (node.target, {}))
         if target is operator.getitem:
             return f"{self.text(node.args[0])}[{self.text(node.args[1])}]"
