@@ -2,7 +2,7 @@
 
 A test that changes the model, counts captures of calls of its own, or replaces a part of the compiler makes its own.
 What is shared is for reading: `Converted.relevance` and the rest are of the first explanation, whatever others have
-called the explainer with since.
+called the explainer with since. Conversions of one architecture share its model.
 """
 
 from __future__ import annotations
@@ -68,9 +68,15 @@ def best_attention(architecture: Architecture) -> str:
     return "sdpa" if architecture.fused else "eager"
 
 
-def explain(architecture: Architecture, attention: str, dtype: torch.dtype, options: dict[str, Any]) -> Converted:
-    """A conversion of its own, and its first explanation."""
-    model, inputs = architecture.build(attention, dtype), inputs_of(architecture, dtype)
+def explain(
+    architecture: Architecture,
+    attention: str,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    model: nn.Module | None = None,
+) -> Converted:
+    """A conversion of its own, by default of a model of its own, and its first explanation."""
+    model, inputs = model or architecture.build(attention, dtype), inputs_of(architecture, dtype)
     explainer = lrp_fx.convert(model, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights cancel
@@ -97,7 +103,13 @@ def inputs_of(architecture: Architecture, dtype: torch.dtype) -> dict[str, Tenso
 
 @lru_cache(maxsize=KEPT)
 def _converted(name: str, attention: str, dtype: torch.dtype, options: tuple[tuple[str, Any], ...]) -> Converted:
-    return explain(BY_NAME[name], attention, dtype, dict(options))
+    return explain(BY_NAME[name], attention, dtype, dict(options), _built(name, attention, dtype))
+
+
+@lru_cache(maxsize=KEPT)
+def _built(name: str, attention: str, dtype: torch.dtype) -> nn.Module:
+    """A model of several conversions: what is captured of it is captured once."""
+    return BY_NAME[name].build(attention, dtype)
 
 
 @lru_cache(maxsize=KEPT)
@@ -109,4 +121,10 @@ def trained(
     conserve: str = "total",
 ) -> lrp_fx.Explainer:
     """The explainer of a trained model of ``examples/models``; its model is ``.model``."""
-    return lrp_fx.convert(load_model(TRAINED / name, attention).to(dtype), rules=rules, conserve=conserve)
+    return lrp_fx.convert(trained_model(name, attention, dtype), rules=rules, conserve=conserve)
+
+
+@lru_cache(maxsize=KEPT)
+def trained_model(name: str, attention: str = "eager", dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A trained model of ``examples/models``, to be read: explainers of it share what is captured."""
+    return load_model(TRAINED / name, attention).to(dtype)

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -53,12 +53,14 @@ def _checked() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test works with what another has captured, or traced while a part of the compiler was replaced."""
+    """No test works with what another has captured or traced while a part of the compiler was replaced."""
     from lrp_fx.ir import traces
-    from lrp_fx.runtime.captures import forget
+    from lrp_fx.runtime import captures
 
-    forget()
-    with traces.apart() if "monkeypatch" in request.fixturenames else nullcontext():
+    with ExitStack() as stack:
+        if "monkeypatch" in request.fixturenames:
+            stack.enter_context(traces.apart())
+            stack.enter_context(captures.apart())
         yield
 
 

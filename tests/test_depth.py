@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -122,10 +124,15 @@ class Residual(nn.Module):
         return self.head(x[:, -1])
 
 
+@cache
+def residual(style: str) -> nn.Module:
+    return Residual(style).double().eval()
+
+
 @pytest.mark.parametrize("rules", ["pa-lrp", "attnlrp-gamma", "cp-lrp"])
 @pytest.mark.parametrize("style", ["pre-norm", "post-norm", "parallel", "in place"])
 def test_streams_in_any_spelling(style: str, rules: str) -> None:
-    relevance = lrp_fx.convert(Residual(style).double().eval(), rules=rules, conserve="site")(
+    relevance = lrp_fx.convert(residual(style), rules=rules, conserve="site")(
         input_ids=torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]), target=0
     )
     assert isinstance(relevance.depth, Tensor)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import lrp_fx
+from testing.converted import trained_model
 from testing.published import PUBLISHED, TOLERANCE
-from testing.scoring import hit_and_mass, load_model, load_sequences
+from testing.scoring import hit_and_mass, load_sequences
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
@@ -41,7 +42,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "preset", "attention"), CASES)
 def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
     published = PUBLISHED[name]
-    model, sequences = load_model(MODELS / name, attention), load_sequences(MODELS / name, published.count)
+    model, sequences = trained_model(name, attention), load_sequences(MODELS / name, published.count)
     assert len(sequences.ids) == published.count
     relevance = lrp_fx.convert(model, rules=preset)(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
@@ -59,7 +60,7 @@ def test_hit_and_mass(name: str, preset: str, attention: str) -> None:
 
 def test_shares_of_the_rotary_model() -> None:
     """Medians over 100 sequences: content 0.502, position 0.050, softmax 0.456 of the logit."""
-    model, sequences = load_model(MODELS / "synth_rope"), load_sequences(MODELS / "synth_rope", 100)
+    model, sequences = trained_model("synth_rope"), load_sequences(MODELS / "synth_rope", 100)
     ledger = lrp_fx.convert(model)(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     ).ledger
@@ -76,7 +77,7 @@ def test_image_model() -> None:
 
     with np.load(MODELS / "vit_mnist" / "eval.npz") as data:
         images = torch.tensor(data["images"][:15]).float().reshape(-1, 1, 28, 28) / 127.5 - 1
-    relevance = lrp_fx.convert(load_model(MODELS / "vit_mnist"))(pixel_values=images)
+    relevance = lrp_fx.convert(trained_model("vit_mnist"))(pixel_values=images)
     medians = {name: float(share.median()) for name, share in relevance.ledger.shares().items()}
     assert relevance.ledger.error.max() <= 1e-5
     for name, expected in {"content": 0.566, "position": 0.390, "learned": 0.115, "softmax": -0.037}.items():
@@ -85,6 +86,6 @@ def test_image_model() -> None:
 
 def test_story_model_closes() -> None:
     ids = torch.tensor([[1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426]])
-    relevance = lrp_fx.convert(load_model(MODELS / "stories260k"))(input_ids=ids)
+    relevance = lrp_fx.convert(trained_model("stories260k"))(input_ids=ids)
     assert relevance.ledger.error.max() <= 1e-5
     assert relevance.tokens.shape == ids.shape

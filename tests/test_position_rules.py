@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lrp_fx
 from lrp_fx.errors import InputError
 from lrp_fx.rule import registered, registry
-from testing.converted import TRAINED, trained
+from testing.converted import TRAINED, trained, trained_model
 from testing.reference_decoder import explain
 from testing.scoring import load_model, load_sequences
 
@@ -206,7 +206,7 @@ def test_without_position_the_books_do_not_close(name: str) -> None:
     """PA-LRP's lemma as a number: content, learned tokens and the sinks of pa-lrp miss the score by the position
     leaves.
     """
-    model, sequences = load_model(TRAINED / name).double(), load_sequences(TRAINED / name, 60)
+    model, sequences = trained_model(name, dtype=torch.float64), load_sequences(TRAINED / name, 60)
     ledger = lrp_fx.convert(model)(
         input_ids=sequences.ids, attention_mask=sequences.mask, target=lrp_fx.targets.Class(sequences.labels)
     ).ledger
@@ -253,7 +253,7 @@ def test_an_aggregation_of_ones_own() -> None:
 
 
 def test_the_same_sites_before_any_run() -> None:
-    explainer = lrp_fx.convert(load_model(TRAINED / "synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
+    explainer = lrp_fx.convert(trained_model("synth_rope"), {"input_ids": torch.ones(2, 9, dtype=torch.int64)})
     before = [(s.module, s.variant, s.source, s.layer) for s in explainer.sites if s.kind == "position"]
     after = [
         (p.module, f"{p.kind}, {p.variant}", p.source, p.layer)

@@ -77,7 +77,7 @@ def program(explain: lrp_fx.Explainer) -> object:
 @pytest.mark.parametrize("size", [(1, 6), (2, 6)], ids=["fixed sizes", "any sizes"])
 @pytest.mark.parametrize(
     "options",
-    [{"rules": "attnlrp"}, {"conserve": "site"}, {"keep_output": False}, {"strict": True}],
+    [{"rules": "attnlrp"}, {"conserve": "site"}, {"keep_output": False}, {"strict": True}, {"without": ("simplify",)}],
     ids=lambda options: next(iter(options)),
 )
 def test_presets_and_options_share_a_capture(options: dict[str, object], size: tuple[int, int]) -> None:
@@ -91,7 +91,7 @@ def test_presets_and_options_share_a_capture(options: dict[str, object], size: t
     assert program(other) is program(first)
 
 
-@pytest.mark.parametrize("options", [{"without": ("simplify",)}, {"dynamic": True}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize("options", [{"without": ("drop_masks",)}, {"dynamic": True}], ids=lambda o: next(iter(o)))
 def test_what_was_captured_otherwise_is_not_shared(options: dict[str, object]) -> None:
     model, given = ready(Adjustable()), ids(1, 6)
     first, other = lrp_fx.convert(model), lrp_fx.convert(model, **options)  # type: ignore[arg-type]

@@ -113,14 +113,47 @@ def test_a_program_with_another_condition_traces_anew(monkeypatch: pytest.Monkey
     assert made[0] - with_condition < with_condition / 2  # the second with the condition finds the first's
 
 
+class CutBeside(Cut):
+    """The same of an input with another name, beside one that is read by itself."""
+
+    def forward(self, others: Tensor, words: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(words) + self.words(others).mean((1, 2), keepdim=True)[:, 0]
+
+
+def test_sizes_of_other_names_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> tuple[str, lrp_fx.Relevance]:
+        explainer = lrp_fx.convert(ready(CutBeside()), dynamic=True)
+        relevance = explainer(others=ids(length=3), words=ids(), target=1)
+        return explainer.relevance_graph.print_readable(print_output=False), relevance
+
+    made = count(monkeypatch)
+    run()
+    alone = made[0]
+    traces.forget()
+    explained(ready(Cut()), dynamic=True)
+    made[0] = 0
+    graph, found = run()
+    assert made[0] < alone / 2
+    traces.forget()
+    expected_graph, expected = run()
+    assert graph == expected_graph
+    assert all(torch.equal(R, expected.content[name]) for name, R in found.content.items())
+
+
 # ------------------------------------------------------------------------------------------------ by hand
-def symbolic(rows: int, length: int) -> tuple[Any, Tensor]:
-    """A mode of its own, and a (rows, length) tensor in it whose sizes are symbols."""
+def added(mode: Any, name: str, *sizes: int) -> Tensor:
+    """A tensor of a mode whose sizes are symbols with names that come of its own."""
     from torch._dynamo.source import ConstantSource
 
+    free = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * len(sizes))
+    made: Tensor = mode.from_tensor(torch.ones(sizes), source=ConstantSource(name), symbolic_context=free)
+    return made
+
+
+def symbolic(rows: int, length: int, name: str = "x") -> tuple[Any, Tensor]:
+    """A mode of its own, and a (rows, length) tensor in it whose sizes are symbols."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    free = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 2)
-    return mode, mode.from_tensor(torch.ones(rows, length), source=ConstantSource("x"), symbolic_context=free)
+    return mode, added(mode, name, rows, length)
 
 
 def kept(
@@ -148,6 +181,59 @@ def test_values_are_made_anew_in_the_program_that_asks() -> None:
         elif isinstance(value, torch.SymInt):
             assert value.node.shape_env is mode.shape_env and value.node.hint in (3, 5, 15)
     assert mode.shape_env.guards == []
+
+
+def beside(*sizes: int) -> tuple[Any, Tensor, Tensor]:
+    """(mode, tensor, tensor of other symbols) in one mode."""
+    mode, other = symbolic(*sizes, name="other")
+    return mode, added(mode, "y", 3, 5), other
+
+
+def test_a_symbol_is_what_is_known_of_it_whatever_its_name() -> None:
+    kept(*symbolic(3, 5), lambda x: [x * 2, x.shape[0] + x.shape[1]])
+    mode, x, _ = beside(2, 7)
+    assert str(x.shape) != str(symbolic(3, 5)[1].shape)
+    found = asked(mode, x)
+    assert found is not None
+    ours = set(x.shape[0].node.expr.free_symbols | x.shape[1].node.expr.free_symbols)  # type: ignore[attr-defined]
+    for node in found.module.graph.nodes:
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, Tensor) else [value] if isinstance(value, torch.SymInt) else []
+        assert all(s.node.expr.free_symbols <= ours for s in sizes)
+    assert asked(*symbolic(5, 3)) is None  # the same symbols the other way round
+
+
+def test_conditions_count_where_they_bind_what_is_traced() -> None:
+    kept(*symbolic(3, 5), lambda x: [x * 2])
+    mode, x, other = beside(2, 7)
+    assert other.shape[0] + 3 < other.shape[1]
+    assert asked(mode, x) is not None
+    assert other.shape[1] > x.shape[0]
+    assert asked(mode, x) is None
+    mode, x, other = beside(3, 7)
+    assert other.shape[0] == x.shape[0]  # one symbol stands for both, and nothing else is known
+    assert asked(mode, x) is not None
+
+
+def test_a_symbol_that_is_another_in_a_second_place_is_another_key() -> None:
+    mode, x, other = beside(3, 5)
+    before = known_of(mode)
+    traced = Traced(trace(lambda x, y: [x + 1, y + 1], [x, x], mode))
+    Traces().keep(abstract_key([x, x]), traced, mode, before)
+    assert Traces().get(abstract_key([other, other]), mode) is not None
+    assert Traces().get(abstract_key([x, other]), mode) is None
+
+
+def test_a_size_of_the_program_in_a_call_is_not_shared() -> None:
+    mode, x = symbolic(3, 5)
+    length = x.shape[1]
+    graph = fx.Graph()
+    given = graph.placeholder("x")
+    given.meta["val"] = x
+    graph.output((graph.call_function(torch.ops.aten.expand.default, (given, [-1, length])),))
+    Traces().keep("closed over", Traced(fx.GraphModule(nn.Module(), graph)), mode, known_of(mode))
+    assert asked(mode, x, "closed over") is None
+    assert Traces().get("closed over", mode) is None
 
 
 def test_what_was_decided_by_a_size_is_not_shared() -> None:

@@ -112,9 +112,11 @@ def expand_contractions(program: Program) -> Program:
     dataflow needs to see inside.
     """
 
+    traces = Traces()
+
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if has(node, Fact.FORMULA):
-            _put(graph, node, inline_decomposed(graph, node))
+            _put(graph, node, inline_decomposed(graph, node, traces))
 
     return _rewrite(program, edit)
 

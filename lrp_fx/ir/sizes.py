@@ -18,11 +18,12 @@ def hint(size: Any) -> int:
 
 def size_key(size: Any) -> Any:
     """Equal for equal numbers and for equal expressions; quick to compare."""
-    return size if isinstance(size, int) else _printed(size.node.expr)
+    return size if isinstance(size, int) else printed(size.node.expr)
 
 
 @lru_cache(maxsize=4096)
-def _printed(expression: Any) -> str:
+def printed(expression: Any) -> str:
+    """An expression as text."""
     return str(expression)
 
 

@@ -1,8 +1,9 @@
 """Traces: flat graphs of traced functions, by what they were traced for; those that any program may use are shared.
 
 A trace depends on the function, on its abstract arguments, and on what is known of their symbols: ranges, traced
-sizes, conditions. Where all of these are equal it is the same graph, in whatever program, and is copied instead of
-traced again: an abstract value is kept as its sizes, strides and type, and made anew in the other program's own mode.
+sizes, conditions. Where all of these are equal, however the symbols are called, it is the same graph, in whatever
+program, and is copied instead of traced again: an abstract value is kept as its sizes, strides and type, and made anew
+in the other program's own mode.
 
 requires  keys that say all that a function does
 ensures   a shared trace is the graph that tracing again would give
@@ -20,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from lrp_fx.ir.program import FlatModule
+from lrp_fx.ir.symbols import conditions, traced_sizes, unnamed
 
 #: How many are kept for all programs; the one that was not asked for the longest goes first.
 KEPT = 512
@@ -49,8 +52,12 @@ class Traces:
     def get(self, key: Any, mode: Any) -> Traced | None:
         """What was traced for the key; ``mode``: that of the program's abstract values."""
         found = self.own.get(key)
-        if found is None and (known := known_of(mode)) is not None and (stored := _STORE.get((known, key))) is not None:
-            found = self.own[key] = Traced(stored.module(mode, self._values), stored.sinks)
+        if found is not None or known_of(mode) is None:
+            return found
+        asked, symbols = _shared_key(key, mode)
+        stored = _STORE.get(asked)
+        if stored is not None:
+            found = self.own[key] = Traced(stored.module(mode, symbols, self._values), stored.sinks)
         return found
 
     def keep(self, key: Any, traced: Traced, mode: Any, before: Any = None, holds: Any = None) -> None:
@@ -61,9 +68,10 @@ class Traces:
         self.own[key] = traced
         if before is None or before != known_of(mode):
             return  # it has decided something by the sizes: another program has to be told
-        stored = _Stored.of(traced, holds)
+        shared, symbols = _shared_key(key, mode)
+        stored = _Stored.of(traced, symbols, holds)
         if stored is not None:
-            _STORE.put((before, key), stored)
+            _STORE.put(shared, stored)
 
 
 def forget() -> None:
@@ -85,26 +93,26 @@ def apart() -> Iterator[None]:
 
 def known_of(mode: Any) -> Any:
     """All that tracing may take for granted of symbols and of kernels; None if it cannot be told."""
-    kernels = (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), *_fused_attention())
     environment = mode.shape_env
     if environment is None:
-        return kernels
-    sizes, ranges = _traced_sizes(environment), environment.var_to_range
+        return _kernels()
+    sizes, ranges = traced_sizes(environment), environment.var_to_range
     if environment.deferred_runtime_asserts or not ranges.keys() <= sizes.keys():
         return None  # sizes that depend on values
-    return (
-        *kernels,
-        tuple(sorted((str(s), s, sizes[s], r.lower, r.upper) for s, r in ranges.items())),
-        tuple(guard.expr for guard in environment.guards),
-        frozenset(environment.replacements.items()),
-        frozenset(environment.divisible),
-    )
+    return _kernels(), frozenset((s, sizes[s], r.lower, r.upper) for s, r in ranges.items()), conditions(environment)
 
 
-def _fused_attention() -> tuple[bool, ...]:
-    """Which kernels fused attention may take."""
+def _shared_key(key: Any, mode: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What programs share a trace for, and the program's symbols by their number in it."""
+    key, symbols = unnamed(key, mode.shape_env)
+    return (_kernels(), key), symbols
+
+
+def _kernels() -> tuple[Any, ...]:
+    """Which kernels may be taken, those of fused attention above all."""
     cuda: Any = torch.backends.cuda
-    return (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
+    fused = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
+    return (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), *fused)
 
 
 # ------------------------------------------------------------------------------------------------ in any mode
@@ -129,31 +137,36 @@ class _NotData(Exception):
 
 @dataclass(frozen=True)
 class _Stored:
-    """A traced function as data; ``holds`` keeps alive what its key names by identity."""
+    """A traced function as data; ``symbols``: of the program that it is from, by number; ``holds`` keeps alive what its
+    key names by identity.
+    """
 
     graph: fx.Graph
+    symbols: tuple[Any, ...]
     constants: dict[str, Tensor]
     sinks: tuple[str, ...]
     holds: Any
 
     @classmethod
-    def of(cls, traced: Traced, holds: Any) -> _Stored | None:
+    def of(cls, traced: Traced, symbols: tuple[Any, ...], holds: Any) -> _Stored | None:
         """None where it cannot be told from its values' data."""
         module = traced.module
         constants = {str(n.target): getattr(module, str(n.target)) for n in module.graph.find_nodes(op="get_attr")}
-        if not all(map(_is_number, constants.values())):
+        if not all(map(_is_number, constants.values())) or _holds_sizes(module.graph):
             return None
         try:
-            return cls(copied(module.graph, _as_data), constants, traced.sinks, holds)
+            graph = copied(module.graph, lambda value: _as_data(value, frozenset(symbols)))
+            return cls(graph, symbols, constants, traced.sinks, holds)
         except _NotData:
             return None
 
-    def module(self, mode: Any, values: dict[Any, Any]) -> fx.GraphModule:
-        """The traced function in a mode; ``values``: those made in it before, added to."""
+    def module(self, mode: Any, symbols: tuple[Any, ...], values: dict[Any, Any]) -> fx.GraphModule:
+        """The traced function in a mode with these symbols; ``values``: those made in it before, added to."""
         root = nn.Module()
         for name, constant in self.constants.items():
             root.register_buffer(name, constant)
-        return FlatModule(root, copied(self.graph, lambda data: _in_mode(data, mode, values)))
+        own = {theirs: ours for theirs, ours in zip(self.symbols, symbols, strict=True) if theirs != ours}
+        return FlatModule(root, copied(self.graph, lambda data: _in_mode(_renamed(data, own), mode, values)))
 
 
 def copied(graph: fx.Graph, change: Callable[[Any], Any] | None = None) -> fx.Graph:
@@ -171,6 +184,14 @@ def copied(graph: fx.Graph, change: Callable[[Any], Any] | None = None) -> fx.Gr
     return new
 
 
+def _holds_sizes(graph: fx.Graph) -> bool:
+    """Has it a symbol of its program in a call, which no argument gave?"""
+    found: list[Any] = []
+    for node in graph.nodes:
+        map_aggregate((node.args, node.kwargs), lambda a: found.append(a) if isinstance(a, torch.SymInt) else a)
+    return bool(found)
+
+
 def _is_number(constant: Any) -> bool:
     """Is it a single number? Larger constants belong to a model."""
     return isinstance(constant, Tensor) and not isinstance(constant, FakeTensor) and constant.numel() == 1
@@ -180,19 +201,38 @@ def _is_data(value: Any) -> bool:
     return isinstance(value, (_Value, _Size))
 
 
-def _as_data(value: Any) -> Any:
+def _as_data(value: Any, symbols: frozenset[Any]) -> Any:
+    """``symbols``: those that a value may have."""
     if value is None or type(value) in (int, float, bool):
         return value
     if isinstance(value, torch.SymInt):
-        return _Size(_expression(value))
+        return _Size(_expression(value, symbols))
     if type(value) is not FakeTensor or value.layout != torch.strided or value.is_conj() or value.is_neg():
         raise _NotData
-    sizes, strides = (tuple(map(_expression, numbers)) for numbers in (value.shape, value.stride()))
+    sizes, strides = (tuple(_expression(n, symbols) for n in numbers) for numbers in (value.shape, value.stride()))
     return _Value(sizes, strides, value.dtype, value.device)
 
 
-def _expression(size: Any) -> Any:
-    return size if isinstance(size, int) else size.node.expr
+def _expression(size: Any, symbols: frozenset[Any]) -> Any:
+    if isinstance(size, int):
+        return size
+    if not size.node.expr.free_symbols <= symbols:
+        raise _NotData
+    return size.node.expr
+
+
+def _renamed(data: Any, own: dict[Any, Any]) -> Any:
+    """A value with a program's own symbols for another's."""
+    if not own or not _is_data(data):
+        return data
+    if isinstance(data, _Size):
+        return _Size(_replaced(data.expression, own))
+    sizes, strides = (tuple(_replaced(n, own) for n in numbers) for numbers in (data.sizes, data.strides))
+    return _Value(sizes, strides, data.dtype, data.device)
+
+
+def _replaced(expression: Any, own: dict[Any, Any]) -> Any:
+    return expression if isinstance(expression, int) else expression.xreplace(own)
 
 
 def _in_mode(data: Any, mode: Any, values: dict[Any, Any]) -> Any:
@@ -213,13 +253,7 @@ def _size(expression: Any, mode: Any) -> Any:
     if isinstance(expression, int):
         return expression
     environment = mode.shape_env
-    return environment.create_symintnode(expression, hint=int(expression.xreplace(_traced_sizes(environment))))
-
-
-def _traced_sizes(environment: Any) -> Any:
-    """The number behind each symbol; its name changed with torch 2.11."""
-    name = "backed_var_to_val" if hasattr(environment, "backed_var_to_val") else "var_to_val"
-    return getattr(environment, name)
+    return environment.create_symintnode(expression, hint=int(expression.xreplace(traced_sizes(environment))))
 
 
 class _Store:

@@ -18,12 +18,13 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, copy_node, drop_dead_code, value_of
 from lrp_fx.ir.leftovers import forget_source, without_code
 from lrp_fx.ir.operators import has
+from lrp_fx.ir.program import FlatModule
 from lrp_fx.ir.sizes import size_key
 from lrp_fx.ir.spared import methods_left_alone, without_notes
-from lrp_fx.ir.traces import Traced, Traces
+from lrp_fx.ir.traces import Traced, Traces, copied, known_of
 
 
-def decomposed(node: fx.Node, mode: Any, traces: Traces | None = None) -> tuple[fx.GraphModule, list[fx.Node]]:
+def decomposed(node: fx.Node, mode: Any, traces: Traces) -> tuple[fx.GraphModule, list[fx.Node]]:
     """The kernels that a composite operation calls, as a flat graph of the operands that come with it.
 
     traces: what was traced before, by what it was traced for; added to.
@@ -42,18 +43,23 @@ def decomposed(node: fx.Node, mode: Any, traces: Traces | None = None) -> tuple[
         with torch.set_grad_enabled(looped):
             return [target(args[0].requires_grad_() if looped else args[0], *args[1:], **kwargs)]
 
-    if traces is None:
-        return trace(run, [value_of(a) for a in operands], mode), operands
     arguments = tuple(abstract_key(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat)
     key = ("decomposed", str(target), str(spec), arguments)
     found = traces.get(key, mode)
     if found is None:
-        found = Traced(trace(run, [value_of(a) for a in operands], mode))
-        traces.keep(key, found, mode)
+        known = known_of(mode) if is_torchs_own(target) else None
+        module = trace(run, [value_of(a) for a in operands], mode)
+        found = Traced(FlatModule(module, copied(module.graph)))
+        traces.keep(key, found, mode, known)
     return found.module, operands
 
 
-def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: Traces | None = None) -> Any:
+def is_torchs_own(operation: Any) -> bool:
+    """Is it an operation that nobody defines anew under the same name?"""
+    return operation.namespace in ("aten", "prims") if isinstance(operation, torch._ops.OpOverload) else True
+
+
+def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: Traces) -> Any:
     """The kernels that a composite operation calls, inserted before the node: what gives its result (a list of them if
     it has several).
     """

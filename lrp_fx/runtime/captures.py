@@ -8,7 +8,8 @@ of Python) shows in the numbers: before it is used the program is compared with 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -129,6 +130,20 @@ def carry_over(model: nn.Module) -> None:
 def forget() -> None:
     """Share nothing that was captured so far."""
     _SHARED.clear()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is captured in here is shared among explainers that work in here, and with no others: parts of the compiler
+    may be replaced meanwhile.
+    """
+    before = dict(_SHARED)
+    _SHARED.clear()
+    try:
+        yield
+    finally:
+        _SHARED.clear()
+        _SHARED.update(before)
 
 
 def _holds_no_copies(model: nn.Module, program: Program) -> bool:

@@ -36,6 +36,8 @@ from lrp_fx.transpose.inside import NOTHING, Inside
 
 #: Between masks that are dropped and rules that are chosen.
 _BEFORE_RULES = (PASSES["write_out_attention"], PASSES["find_provenance"])
+#: Those whose result explainers of one model share: what another leaves out behind them is no matter.
+_SHARED = frozenset(step.name for step in (*CAPTURED, *ANALYSED))
 CACHED_PROGRAMS = 16
 _CACHED_GRAPHS = 32
 NO_REQUEST = Request()
@@ -241,7 +243,7 @@ class Compiler:
     def _captured(self, call: ModelCall, methods: Sequence[str]) -> Captured:
         self.statistics.captures += 1
         options = self.options
-        wanted = (tuple(methods), options.output, options.without)
+        wanted = (tuple(methods), options.output, tuple(n for n in options.without if n in _SHARED))
         captured = taken_over(call, wanted, options.ruleset.as_autograd)
         if captured is None:
             state, history = run(State(options, call, methods), CAPTURED, without=options.without)

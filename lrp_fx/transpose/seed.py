@@ -16,11 +16,11 @@ from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint, same_size
-from lrp_fx.ir.traces import Traced
+from lrp_fx.ir.traces import Traced, known_of
 from lrp_fx.ir.tracing import abstract_key, inline
 from lrp_fx.rewrite.refuse import outside_of
 from lrp_fx.structure.places import Place
-from lrp_fx.targets import Custom, Direction, Target, score_of
+from lrp_fx.targets import At, Custom, Direction, Target, score_of
 from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import as_it_lay, batch_of
@@ -92,18 +92,25 @@ def _seed_of(
     values: list[Any],
     inside: bool,
 ) -> fx.GraphModule:
-    """The traced seed. A kind of target is traced once; a function every time: traces outlive explainers, and what it
-    holds (the model, perhaps) would live as long.
+    """The traced seed. A kind of target is traced once, one of this package once for all programs; a function every
+    time: traces outlive explainers, and what it holds (the model, perhaps) would live as long.
     """
     batch = builder.facts.batch
     key = ("seed", target.signature, tuple(names), keeps, axis, inside, abstract_key(batch), abstract_key(values))
     if not isinstance(target, Custom) and (found := builder.traces.get(key, builder.mode)) is not None:
         return found.module
+    known = known_of(builder.mode) if _is_shipped(target) else None
     function = _seeding(target, names, keeps, axis, batch, inside)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
     if not isinstance(target, Custom):
-        builder.traces.keep(key, Traced(module), builder.mode)
+        builder.traces.keep(key, Traced(module), builder.mode, known)
     return module
+
+
+def _is_shipped(target: Target) -> bool:
+    """Is its code this package's alone? A user may write another class that has the same signature."""
+    read = target.target if isinstance(target, At) else target
+    return not isinstance(read, Custom) and type(read).__module__.startswith("lrp_fx.targets.")
 
 
 def _seeding(

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.analysis.segment_ids import total_by_segment
 from lrp_fx.ir.layout import BatchAxis, Segmented
-from lrp_fx.ir.tracing import abstract_key
+from lrp_fx.ir.tracing import abstract_key, is_torchs_own
 from lrp_fx.rule import Call, Rule, Tape, precise, recording, where_positive
 
 
@@ -254,5 +254,4 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
 
 def may_be_shared(plan: Plan) -> bool:
     """Is it what this package and torch define, not what a user may define anew under the same name?"""
-    own = plan.op.namespace in ("aten", "prims") if isinstance(plan.op, torch._ops.OpOverload) else True
-    return own and plan.rule.is_shipped
+    return is_torchs_own(plan.op) and plan.rule.is_shipped
