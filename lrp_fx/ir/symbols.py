@@ -8,7 +8,7 @@ condition with these; not on others that a program may have.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -29,11 +29,12 @@ def unnamed(key: Any, environment: Any) -> tuple[Any, tuple[Any, ...]]:
     """
     if environment is None:
         return key, ()
-    order = _Order(environment)
-    key = order.numbered(key)
-    facts = order.facts()  # may number some more
-    symbols = tuple(order.symbols[name] for name in order.numbers)
-    return (key, tuple(_known_alone(s, environment) for s in symbols), facts), symbols
+    symbols = {str(s): s for s in environment.var_to_range}
+    names = _Names(symbols)
+    key = names.numbered(key)
+    facts, order = _facts(*conditions(environment), tuple(names.numbers))
+    found = tuple(symbols[name] for name in order)
+    return (key, tuple(_known_alone(s, environment) for s in found), facts), found
 
 
 def traced_sizes(environment: Any) -> Any:
@@ -53,13 +54,12 @@ def _known_alone(symbol: Any, environment: Any) -> tuple[Any, ...]:
     return traced_sizes(environment)[symbol], values.lower, values.upper, symbol.is_integer, symbol.is_positive
 
 
-class _Order:
-    """``numbers``: of symbols by name, in the order they were met in."""
+class _Names:
+    """``numbers``: of those of ``known`` that were met, in the order they were met in."""
 
-    def __init__(self, environment: Any) -> None:
-        self.environment = environment
-        self.symbols = {str(s): s for s in environment.var_to_range}
-        self.numbers: dict[str, int] = {}
+    def __init__(self, known: Container[str], met: Iterable[str] = ()) -> None:
+        self.known = known
+        self.numbers = {name: number for number, name in enumerate(met)}
 
     def numbered(self, part: Any) -> Any:
         """A part of a key with numbers for names; what holds a name elsewhere than in a text keeps it."""
@@ -69,40 +69,54 @@ class _Order:
             return _WORD.sub(self._number, part)
         if type(part) in _NAMELESS:
             return part
-        named = tuple(word for word in _WORD.findall(repr(part)) if word in self.symbols)
+        named = tuple(word for word in _WORD.findall(repr(part)) if word in self.known)
         return (part, named) if named else part
-
-    def facts(self) -> tuple[Any, ...]:
-        """Conditions on the symbols met, and on those that are in a condition with them; what stands for a symbol."""
-        texts, stands_for = _told(*conditions(self.environment))
-        known: list[str] = []
-        while found := next(self._reached(texts, stands_for, known), None):
-            known.append(found)
-            self.numbered(found)
-        return tuple(map(self.numbered, known))
-
-    def _reached(self, texts: list[str], stands_for: dict[str, str], known: list[str]) -> Iterator[str]:
-        yield from (t for name in self.numbers if (t := stands_for.get(name)) is not None and t not in known)
-        yield from (t for t in texts if t not in known and not self.numbers.keys().isdisjoint(_WORD.findall(t)))
 
     def _number(self, match: re.Match[str]) -> str:
         name = match.group()
-        return f"#{self.numbers.setdefault(name, len(self.numbers))}" if name in self.symbols else name
+        return f"#{self.numbers.setdefault(name, len(self.numbers))}" if name in self.known else name
 
 
-@lru_cache(maxsize=64)
-def _told(guards: tuple[Any, ...], replaced: frozenset[Any], divisible: frozenset[Any]) -> tuple[list[str], Any]:
-    """The conditions as text, and by name what stands for a symbol; a condition that only says so is none."""
+@lru_cache(maxsize=256)
+def _facts(
+    guards: tuple[Any, ...], replaced: frozenset[Any], divisible: frozenset[Any], met: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``(facts, names)``: conditions on symbols, and on those that are in a condition with them, with numbers for
+    names; the names by number, those that were met first.
+    """
+    told = _told(guards, replaced, divisible)
+    names = _Names(told, met)
+    facts: dict[str, str] = {}
+    for name in (reached := list(met)):  # grows
+        for fact in told.get(name, ()):
+            if fact not in facts:
+                facts[fact] = names.numbered(fact)
+                reached += [n for n in names.numbers if n not in reached]
+    return tuple(facts.values()), tuple(names.numbers)
+
+
+@lru_cache(maxsize=16)
+def _told(guards: tuple[Any, ...], replaced: frozenset[Any], divisible: frozenset[Any]) -> dict[str, list[str]]:
+    """The conditions as text by the symbols in them; of a symbol that another expression stands for, this expression
+    alone. A condition that only says so is none.
+    """
     instead = dict(replaced)
-    conditions = [printed(_settled(guard, instead)) for guard in guards]
-    products = sorted(printed(_settled(d, instead)) for d in divisible)
-    return [*(c for c in conditions if c != "True"), *(f"{p} = 0" for p in products)], {
-        printed(a): f"{a} = {b}" for a, b in instead.items()
-    }
+    held = [_settled(guard, instead) for guard in guards]
+    zero = sorted((_settled(product, instead) for product in divisible), key=printed)
+    told: dict[str, list[str]] = {printed(symbol): [f"{symbol} = {other}"] for symbol, other in instead.items()}
+    for text, symbols in [*((printed(h), h.free_symbols) for h in held), *((f"{z} = 0", z.free_symbols) for z in zero)]:
+        for symbol in symbols:
+            told.setdefault(printed(symbol), []).append(text)
+    for _, other in replaced:
+        for symbol in other.free_symbols:
+            told.setdefault(printed(symbol), [])
+    return told
 
 
 def _settled(expression: Any, instead: dict[Any, Any]) -> Any:
     """With nothing in it that another expression stands for; what does may be in another's place in turn."""
-    while not expression.free_symbols.isdisjoint(instead):
+    for _ in instead:
+        if expression.free_symbols.isdisjoint(instead):
+            break
         expression = expression.xreplace(instead)
     return expression
