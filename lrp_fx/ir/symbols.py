@@ -20,12 +20,13 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _NAMELESS = (int, float, bool, type(None), torch.dtype)
 
 
-def unnamed(key: Any, environment: Any) -> tuple[Any, tuple[Any, ...]]:
+def unnamed(key: Any, environment: Any) -> tuple[Any, tuple[Any, ...]] | None:
     """``(key, symbols)``: the key with its symbols numbered in the order they appear in, beside all that is known of
     them; and the symbols by number.
 
     key: nested tuples; expressions in them as text. environment: what knows the symbols, None where sizes are numbers.
-    Two keys are equal where they are one but for names, and the same is known of what is named.
+    Two keys are equal where they are one but for names, and the same is known of what is named. None where a condition
+    is on what has no range.
     """
     if environment is None:
         return key, ()
@@ -33,6 +34,8 @@ def unnamed(key: Any, environment: Any) -> tuple[Any, tuple[Any, ...]]:
     names = _Names(symbols)
     key = names.numbered(key)
     facts, order = _facts(*conditions(environment), tuple(names.numbers))
+    if not symbols.keys() >= set(order):
+        return None
     found = tuple(symbols[name] for name in order)
     return (key, tuple(_known_alone(s, environment) for s in found), facts), found
 

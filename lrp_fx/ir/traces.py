@@ -52,12 +52,10 @@ class Traces:
     def get(self, key: Any, mode: Any) -> Traced | None:
         """What was traced for the key; ``mode``: that of the program's abstract values."""
         found = self.own.get(key)
-        if found is not None or known_of(mode) is None:
-            return found
-        asked, symbols = _shared_key(key, mode)
-        stored = _STORE.get(asked)
-        if stored is not None:
-            found = self.own[key] = Traced(stored.module(mode, symbols, self._values), stored.sinks)
+        if found is None and known_of(mode) is not None and (asked := _shared_key(key, mode)) is not None:
+            stored = _STORE.get(asked[0])
+            if stored is not None:
+                found = self.own[key] = Traced(stored.module(mode, asked[1], self._values), stored.sinks)
         return found
 
     def keep(self, key: Any, traced: Traced, mode: Any, before: Any = None, holds: Any = None) -> None:
@@ -68,10 +66,10 @@ class Traces:
         self.own[key] = traced
         if before is None or before != known_of(mode):
             return  # it has decided something by the sizes: another program has to be told
-        shared, symbols = _shared_key(key, mode)
-        stored = _Stored.of(traced, symbols, holds)
-        if stored is not None:
-            _STORE.put(shared, stored)
+        shared = _shared_key(key, mode)
+        stored = _Stored.of(traced, shared[1], holds) if shared is not None else None
+        if shared is not None and stored is not None:
+            _STORE.put(shared[0], stored)
 
 
 def forget() -> None:
@@ -102,10 +100,9 @@ def known_of(mode: Any) -> Any:
     return _kernels(), frozenset((s, sizes[s], r.lower, r.upper) for s, r in ranges.items()), conditions(environment)
 
 
-def _shared_key(key: Any, mode: Any) -> tuple[Any, tuple[Any, ...]]:
+def _shared_key(key: Any, mode: Any) -> tuple[Any, tuple[Any, ...]] | None:
     """What programs share a trace for, and the program's symbols by their number in it."""
-    key, symbols = unnamed(key, mode.shape_env)
-    return (_kernels(), key), symbols
+    return unnamed((_kernels(), key), mode.shape_env)
 
 
 def _kernels() -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def decomposed(node: fx.Node, mode: Any, traces: Traces) -> tuple[fx.GraphModule
 
 def is_torchs_own(operation: Any) -> bool:
     """Is it an operation that nobody defines anew under the same name?"""
-    return operation.namespace in ("aten", "prims") if isinstance(operation, torch._ops.OpOverload) else True
+    return isinstance(operation, torch._ops.OpOverload) and operation.namespace in ("aten", "prims")
 
 
 def inline_decomposed(graph: fx.Graph, node: fx.Node, traces: Traces) -> Any:
