@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.examples import Examples
+from lrp_fx.analysis.indicators import Indicators
 from lrp_fx.analysis.layout import propagate
 from lrp_fx.analysis.meeting import Meeting
 from lrp_fx.analysis.sources import (
@@ -112,6 +113,7 @@ class _Walk:
         self.rows: dict[fx.Node, str] = {}
         self.chosen: set[fx.Node] = set()
         content = frozenset(n for n, info in self.by_node.items() if info.role == CONTENT)
+        self.indicators = Indicators(self.sources, self.uniform)
         self.meeting = Meeting(self.sources, self.layout, self.uniform, self.rows, self.chosen, content)
 
     def _batch_size(self) -> Any:
@@ -139,6 +141,7 @@ class _Walk:
         source = CONTENT if info.role == CACHED else info.role
         self.sources[node] = frozenset({source})
         self.inputs[node] = frozenset({info.name} if source == CONTENT else ())
+        self.indicators.note_input(node, source, info.is_index)
         if info.shape:
             kinds = [BATCH, *[TOKEN] * (len(info.shape) - 1)]
             if info.shape[0] != hint(self.batch) and (source == CONTENT or info.shape[0] == 1):
@@ -162,8 +165,9 @@ class _Walk:
         for declared, kind in self.meeting.leaves_met(node, args):
             self.sources[declared] = frozenset({kind})
         self.inputs[node] = frozenset().union(*(self.inputs[a] for a in tensor_args(node) if a in self.inputs))
+        self.indicators.note(node)
         self.sources[node] = self._sources(node, args)
-        if CONTENT not in self.sources[node]:
+        if CONTENT not in self.sources[node] and node not in self.indicators.kinds:
             self.inputs[node] = frozenset()
         if self._is_uniform(node):
             self.uniform.add(node)
@@ -173,7 +177,7 @@ class _Walk:
             self.example[node] = example
         layout = self._layout(node)
         if layout is not None:
-            self.layout[node] = layout
+            self.layout[node] = layout = self.indicators.laid_out(node, layout)
             self.examples.note(node, layout)
 
     def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
@@ -189,6 +193,10 @@ class _Walk:
         if not tensors:
             return frozenset({CONSTANT})
         union = frozenset().union(*(self.sources[a] for a in tensors))
+        if (kind := self.indicators.chosen(node, tensors)) is not None:
+            if kind == POSITION:
+                self.rows[node] = POSITION
+            return frozenset({kind})
         if (
             isinstance(value, torch.Tensor)
             and not is_float(node)
@@ -225,6 +233,8 @@ class _Walk:
             return True
         if has(node, Fact.COUNTER | Fact.CUMULATIVE) or op_name(node) == "aten.embedding":
             return False
+        if not tensors:
+            return all(size == 1 for size in shape_of(node))  # others than fills: the identity matrix, a window
         if has(node, Fact.LOOKUP):
             return bool(tensors) and tensors[0] in self.uniform
         return all(a in self.uniform for a in tensors)

@@ -183,7 +183,7 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
 
 def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:
     name = leaf.inputs[0] if leaf.inputs else leaf.name
-    fits = name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
+    fits = not leaf.apart and name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
     key = name if fits else f"{name}:{leaf.name}"
     content[key] = content[key] + R if key in content else R
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
-from lrp_fx.ir.operators import argument, axis_of, has, is_matrix_product, keeps_order, operand_of
+from lrp_fx.ir.operators import argument, axis_of, has, is_matrix_product
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
 
@@ -101,19 +101,3 @@ def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
     return next(
         (s for s in against if not isinstance(s, int) and s.node.expr.is_Symbol and hint(s) == hint(size)), size
     )
-
-
-def input_looked_up(lookup: fx.Node) -> fx.Node | None:
-    """The input whose elements, all of them and in their order, a lookup takes as indices, its batch first."""
-    index = lookup.args[1] if has(lookup, Fact.LOOKUP) and len(lookup.args) > 1 else None
-    while isinstance(index, fx.Node) and (keeps_order(index) or has(index, Fact.CAST | Fact.IDENTITY) or _whole(index)):
-        index = index.args[0]
-    return index if isinstance(index, fx.Node) and index.op == "placeholder" else None
-
-
-def _whole(node: fx.Node) -> bool:
-    """Is it a slice that leaves nothing out?"""
-    if op_name(node) != "aten.slice":
-        return False
-    x, part = value_of(operand_of(node)), value_of(node)
-    return x.dim() == part.dim() and all(same_size(a, b) for a, b in zip(x.shape, part.shape, strict=True))

@@ -24,7 +24,7 @@ from lrp_fx.optimize.simplify import simplify_part
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rule import Rule
 from lrp_fx.structure.structure import Structure
-from lrp_fx.transpose.alignment import input_looked_up
+from lrp_fx.transpose.origins import input_looked_up
 
 aten = torch.ops.aten
 

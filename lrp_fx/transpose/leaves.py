@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lrp_fx.analysis.provenance import CACHED, CONTENT, POSITION
+from lrp_fx.analysis.provenance import CACHED, CONTENT, LEARNED, POSITION
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import value_of
@@ -21,8 +21,9 @@ from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call, Rule, identity, where_positive
 from lrp_fx.structure.scores import softmax_after
 from lrp_fx.structure.structure import Structure
-from lrp_fx.transpose.alignment import counted_size, input_looked_up, token_axes_of
+from lrp_fx.transpose.alignment import counted_size, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.origins import Origins, input_looked_up, may_be_turned, origins_of
 from lrp_fx.transpose.signature import Leaf, Owned
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
@@ -32,14 +33,17 @@ class Reading:
     """How one leaf is read.
 
     ``axis``: where its batch is, None if it has none. ``by_token``: sum features away (index inputs). ``reshaped``: and
-    lay out what is left as the index input is. ``rows``: put the batch first, keeping what was merged with it as an
-    axis of its own. ``rule``: a leaf rule, or None for ``x c``.
+    lay out what is left as the index input is. ``sent``: to the elements of the index input that rows were looked up
+    for; what was looked up for ``constants``, if there are such, is read apart. ``rows``: put the batch first, keeping
+    what was merged with it as an axis of its own. ``rule``: a leaf rule, or None for ``x c``.
     ``finite``: is the value known to be finite?
     """
 
     axis: BatchAxis | None
     by_token: bool = False
     reshaped: bool = False
+    sent: bool = False
+    constants: bool = False
     rows: bool = False
     rule: Rule | None = None
     audit: bool = False
@@ -47,15 +51,13 @@ class Reading:
 
 
 def reader(reading: Reading) -> Callable[..., list[Any]]:
-    """The function to trace: ``(x, c, batch[, weights or index input]) -> [relevance, total, magnitude per example (,
-    sink)(, site totals)]``.
+    """The function to trace: ``(x, c, batch[, weights or index input][, origins]) -> [relevance, total, magnitude per
+    example (, sink)(, relevance, total, magnitude of constants)(, site totals)]``.
     """
 
     def read(x: Tensor, c: Tensor, batch: Any, extra: Tensor | None = None) -> list[Any]:
         R, sunk = _relevance(reading, x, c, extra)
-        total = per_example(R, reading.axis, batch)
-        magnitude = per_example(R.abs(), reading.axis, batch)
-        results = [_laid_out(reading, R, batch, extra), total, magnitude]
+        results = [_laid_out(reading, R, batch, extra), *_amounts(R, reading.axis, batch)]
         if sunk is not None:
             results.append(per_example(sunk, reading.axis, batch))
         if reading.audit:
@@ -64,7 +66,30 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
         return results
 
     # The tracer counts arguments: a leaf without a rule of its own is read without weights.
+    if reading.sent:
+        return lambda x, c, batch, given, origins: _sent(reading, relevance_of(x, c, safe=True), batch, given, origins)
     return read if reading.rule is not None or reading.reshaped else lambda x, c, batch: read(x, c, batch)
+
+
+def _sent(reading: Reading, R: Tensor, batch: Any, given: Tensor, origins: Tensor) -> list[Any]:
+    """[relevance, total, magnitude] of the elements of ``given``(, the same of constants)(, site totals)."""
+    features = [d for d, size in enumerate(origins.shape) if isinstance(size, int) and size == 1]
+    of_row = (R.sum(features, keepdim=True) if features else R).flatten()
+    sums = of_row.new_zeros(given.numel() + 1).index_add(0, origins.flatten(), of_row)
+    of_constants = torch.where(origins == 0, R, 0)
+    results = [sums[1:].reshape(given.shape), *_amounts(R - of_constants, reading.axis, batch)]
+    if reading.constants:
+        rows = _unmerged(of_constants.sum(-1), reading.axis, batch)
+        results += [rows, *_amounts(of_constants, reading.axis, batch)]
+    if reading.audit:
+        nothing = torch.zeros((), dtype=torch.float64, device=R.device)
+        results += [sum_by_rows(R), nothing, sum_by_rows(R.abs())]
+    return results
+
+
+def _amounts(R: Tensor, axis: BatchAxis | None, batch: Any) -> list[Tensor]:
+    """[total, magnitude] of each example."""
+    return [per_example(R, axis, batch), per_example(R.abs(), axis, batch)]
 
 
 def _laid_out(reading: Reading, R: Tensor, batch: Any, given: Tensor | None) -> Tensor:
@@ -131,13 +156,14 @@ class Arrival:
 @dataclass(frozen=True)
 class LeafReading:
     """A leaf as it is read: ``values`` are [relevance, total, magnitude], then the leaf rule's sink, then site
-    totals.
+    totals. ``constants``: that what was looked up for constants got, with its three values.
     """
 
     leaf: Leaf
     at: fx.Node
     rule: Rule | None
     values: list[Any]
+    constants: tuple[Leaf, list[Any]] | None = None
 
 
 class LeafBooks:
@@ -168,12 +194,16 @@ class LeafBooks:
         nodes = [builder.env[node], arrival.c, builder.batch]
         if rule is not None:
             nodes.append(self._attention_weights(application, rule))
-        given = input_looked_up(node) if by_token and arrival.axis is not None and arrival.axis.is_merged else None
-        if given is not None:
-            nodes.append(builder.env[given])
         reading = Reading(
-            arrival.axis, by_token, given is not None, kind == POSITION, rule, self.audit, _is_finite(node)
+            arrival.axis, by_token, False, False, False, kind == POSITION, rule, self.audit, _is_finite(node)
         )
+        given, origins = input_looked_up(node) if by_token else None, None
+        if given is not None and arrival.axis is not None and arrival.axis.is_merged:
+            nodes.append(builder.env[given])
+            reading = replace(reading, reshaped=True)
+        elif by_token and given is None and (origins := self._origins(node, arrival)) is not None:
+            nodes += [builder.env[origins.input], self._numbers(node, origins)]
+            reading = replace(reading, sent=True, constants=origins.constants)
         same = (replace(reading, rule=None), id(rule))
         values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same, rule)
         tokens, owners = self._token_axes(node, kind, arrival, rule)
@@ -181,10 +211,24 @@ class LeafBooks:
             module_path(application.node) or module_path(node),
             application.node.name if kind == POSITION else None,
         )
-        leaf = Leaf(
-            node.name, self._reported(kind, names), names, where, source_line(application.node), tokens, owners, user
-        )
-        return LeafReading(leaf, application.node if kind == POSITION else node, rule, values)
+        apart = by_token and given is None and origins is None and may_be_turned(node, builder.facts)
+        kind_of, source = self._reported(kind, names), source_line(application.node)
+        leaf = Leaf(node.name, kind_of, names, where, source, tokens, owners, user, apart)
+        constants = None
+        if reading.constants:
+            constants = replace(leaf, kind=LEARNED, inputs=()), values[3:6]
+        return LeafReading(leaf, application.node if kind == POSITION else node, rule, values, constants)
+
+    def _origins(self, node: fx.Node, arrival: Arrival) -> Origins | None:
+        """Of which elements its rows are, where each row is an example's own."""
+        own = arrival.axis is not None and value_of(arrival.c).dim() == value_of(node).dim()
+        return origins_of(node, self.builder.facts) if own else None
+
+    def _numbers(self, node: fx.Node, origins: Origins) -> fx.Node:
+        env = self.builder.env
+        given = [env[origins.input], *(env[a] for a in origins.given)]
+        (numbers,) = self.builder.add(lambda *values: [origins.numbers(*values)], given, (node.name, "origins", 0))
+        return numbers  # type: ignore[no-any-return]
 
     def _reported(self, kind: str, names: tuple[str, ...]) -> str:
         """The kind that the books name: content of earlier tokens, given in a cache, by itself."""

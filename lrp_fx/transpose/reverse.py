@@ -346,7 +346,11 @@ class _Walk:
         name = f"leaf: {leaf.kind}" if rule is None else rule.name
         info = SiteInfo(node.name, name, module_path(node), source_line(node))
         self.sites.note_leaf(info, node, read.values[-3:], one_use=leaf.kind == POSITION)
-        return list(read.values[:3])
+        if read.constants is None:
+            return list(read.values[:3])
+        self.signature.leaves.append(read.constants[0])
+        self.leaf_nodes.append(read.at)
+        return [*read.values[:3], *read.constants[1]]
 
 
 def _require_apart(application: Application, coefficients: list[Any], results: list[Any]) -> None:

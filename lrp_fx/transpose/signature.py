@@ -19,7 +19,7 @@ class Leaf:
     """A place where relevance ends: ``name`` of the graph node, its kind, the inputs it comes from, where it is used.
 
     ``user``: for position, the node it meets content in. ``owners``: for each token axis, the index input whose tokens
-    it counts (None if it counts something else).
+    it counts (None if it counts something else). ``apart``: its rows may stand in another order than the input's.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Leaf:
     token_axes: tuple[int, ...]
     owners: tuple[Owned | None, ...]
     user: str | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,27 @@ class Tokens(nn.Module):
         raise NotImplementedError
 
 
+class Embedded(Tokens):
+    """x + Wx; the spelling looks up the rows of tokens."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.project = nn.Linear(WIDTH, WIDTH)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.spelling(input_ids, self.table.weight) + self.positions(torch.arange(input_ids.shape[1]))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.project(x))
+
+
+class Placed(Embedded):
+    """The same; the spelling looks up the rows of places, given how many there are."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.table(input_ids) + self.spelling(input_ids.shape[1], self.positions.weight)  # type: ignore[no-any-return]
+
+
 class Normalised(Tokens):
     """x + norm(Wx) with weight (and bias) of the norm given to the spelling."""
 
