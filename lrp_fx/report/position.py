@@ -179,7 +179,8 @@ class PositionSite:
     def of_owner(self, rows: Tensor, credit: str, count: int) -> Tensor:
         """(B, count): of a site's rows those at which tokens of its owner stand."""
         start = self.starts[0 if credit == QUERY else -1] if self.starts else 0
-        return rows[:, start : start + count]
+        found = rows[:, start : start + count]
+        return torch.nn.functional.pad(found, (0, count - found.shape[1]))  # the last may stand nowhere
 
 
 def find_aggregation(name: str) -> Aggregation:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from lrp_fx.analysis.provenance import CONTENT
 from lrp_fx.errors import LrpError, TransposeError, raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import AbstractResults, copy_node, op_name, value_of
-from lrp_fx.ir.layout import token_axes
-from lrp_fx.ir.operators import axis_of, has
+from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.program import FlatModule
-from lrp_fx.ir.sizes import same_size
 from lrp_fx.ir.traces import Traced, Traces, copied, known_of
 from lrp_fx.ir.tracing import abstract_key, decomposed, inline, trace
 from lrp_fx.optimize.simplify import simplify_part
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rule import Rule
 from lrp_fx.structure.structure import Structure
-from lrp_fx.transpose.origins import input_looked_up
+from lrp_fx.transpose.owners import Owners
 
 aten = torch.ops.aten
 
@@ -44,6 +40,7 @@ class RelevanceBuilder:
         self.constants: dict[str, Tensor] = {}
         self.mode = next(v.fake_mode for n in self.program.graph.nodes if hasattr(v := value_of(n), "fake_mode"))
         self._results = AbstractResults(self.mode)
+        self.owners = Owners(self.program, self.facts)
 
     def add(
         self,
@@ -150,50 +147,6 @@ class RelevanceBuilder:
     def result(self, node: fx.Node, index: int | None) -> fx.Node:
         """The copy of one result of an operation."""
         return self.env[node] if index is None else self.env[part_of(node, index)]
-
-    def owned(self, size: Any) -> tuple[str, int] | None:
-        """The index input whose tokens are among rows of this (symbolic) number, and at which row they begin."""
-        return next(((name, start) for known, name, start in self._rows_of_inputs if same_size(known, size)), None)
-
-    @cached_property
-    def _texts(self) -> list[tuple[Any, str]]:
-        """(length, input) of each text; several of an example, answers to choose from, stand along an axis between."""
-        inputs = zip(self.program.inputs, self.program.input_nodes().values(), strict=True)
-        looked_up = {input_looked_up(n) for n in self.program.graph.nodes if has(n, Fact.LOOKUP)}
-        return [
-            (value_of(n).shape[-1], i.name)
-            for i, n in inputs
-            if i.role == CONTENT and i.is_index and (len(i.shape) == 2 or (len(i.shape) > 2 and n in looked_up))
-        ]
-
-    @cached_property
-    def _rows_of_inputs(self) -> list[tuple[Any, str, int]]:
-        """(number of rows, input, its first row): each text, and what other rows are put beside it."""
-        found: list[tuple[Any, str, int]] = [(size, name, 0) for size, name in self._texts]
-        for node in self.program.graph.nodes:
-            if op_name(node) == "aten.cat" and CONTENT in self.facts.sources.get(node, ()):
-                found += self._rows_joined(node, found)
-        return found
-
-    def _rows_joined(self, node: fx.Node, known: list[tuple[Any, str, int]]) -> list[tuple[Any, str, int]]:
-        """The rows of inputs in a concatenation of a text with other rows."""
-        rank = value_of(node).dim()
-        given: Any = node.args[0]
-        parts = [p for p in given if value_of(p).dim() == rank]  # `torch.tensor([])`, which a cache begins with, is not
-        dim = axis_of(node, rank)
-        sizes = [value_of(p).shape[dim] for p in parts]
-        for number, part in enumerate(parts):
-            is_text = CONTENT in self.facts.sources.get(part, ()) and dim in token_axes(self.facts.layout.get(part))
-            ahead = sizes[:number]
-            if is_text and all(isinstance(s, int) for s in ahead):
-                whole = value_of(node).shape[dim]
-                own = [(name, start) for size, name, start in known if same_size(size, sizes[number])]
-                return [(whole, name, start + sum(ahead)) for name, start in own]
-        return []
-
-    def owner(self, size: Any) -> str | None:
-        """The index input whose length is this (symbolic) size."""
-        return next((name for known, name in self._texts if same_size(known, size)), None)
 
 
 class Root(nn.Module):

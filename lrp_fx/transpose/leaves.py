@@ -248,7 +248,8 @@ class LeafBooks:
             )
             sizes = [counted_size(node, application, a) for a in own]
             axes = [a + rank - value_of(node).dim() for a in own]  # growing over the batch put axes in front
-        pairs = [(a, builder.owned(s)) for a, s in zip(axes, sizes, strict=True)]
+        owned, at = builder.owners.owned, application.node
+        pairs = [(a, owned(s, at, keys=a == rank - 1)) for a, s in zip(axes, sizes, strict=True)]
         if kind != POSITION:
             return tuple(a for a, _ in pairs), tuple(o for _, o in pairs)
         # windows merged with the batch are no tokens

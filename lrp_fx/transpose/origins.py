@@ -18,7 +18,7 @@ from lrp_fx.analysis.provenance import CONTENT, Facts
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
 from lrp_fx.ir.operators import argument, has, is_pointwise, keeps_order, operand_of
-from lrp_fx.ir.sizes import same_size
+from lrp_fx.ir.sizes import hint, same_size, shape_of
 
 _MOVED = Fact.MOVE | Fact.SELECTION | Fact.PADDING
 _TURNS = _MOVED | Fact.ASSEMBLY | Fact.SORTED | Fact.LOOKUP | Fact.SCATTER
@@ -69,6 +69,52 @@ def origins_of(leaf: fx.Node, facts: Facts) -> Origins | None:
         return told.reshape(*told.shape, *[1] * axes)
 
     return Origins(found, tuple(way.given), way.constants, numbers)
+
+
+def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
+    """At which row the tokens of the index input begin, where they stand in their order; None where they do not, or
+    where that depends on values.
+    """
+    if input_looked_up(lookup) is not None:
+        return 0
+    index, way = index_of(lookup), _Way(facts)
+    if index is None or not way.holds(index) or value_of(index).dim() != 2:
+        return None
+    (found,) = way.inputs
+    if value_of(found).dim() != 2:
+        return None
+    try:
+        values = [_example(node, facts) for node in way.given]
+    except _NoExampleError:
+        return None
+    text = torch.zeros(shape_of(found), dtype=torch.int64)
+    row = way.run(index, text, values)[0].tolist()
+    begins = row.index(1) if 1 in row else len(row)
+    in_order = [max(0, place - begins + 1) for place in range(len(row))]
+    return begins if row == [n if n <= text.shape[1] else 0 for n in in_order] and begins < len(row) else None
+
+
+class _NoExampleError(Exception):
+    """A value that is not known before a call."""
+
+
+def _example(node: fx.Node, facts: Facts) -> Any:
+    """A value as in the traced call, where it depends on sizes alone; masks of values hide nothing."""
+    value = value_of(node)
+    if not isinstance(value, Tensor):
+        return value if isinstance(value, int) else hint(value)
+    if CONTENT in facts.sources[node] or node.op == "placeholder":
+        raise _NoExampleError
+    read = ancestors([node], until=lambda n: not isinstance(value_of(n), Tensor))  # of a size nobody asks whose it is
+    if value.dtype == torch.bool and any(isinstance(value_of(n), Tensor) and n.op == "placeholder" for n in read):
+        return torch.zeros(shape_of(node), dtype=torch.bool)
+    if has(node, Fact.FILL):
+        return torch.zeros(shape_of(node), dtype=value.dtype)  # which number does not say where elements are
+    if node.op == "get_attr":
+        return getattr(node.graph.owning_module, str(node.target))
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: _example(n, facts))
+    target: Any = node.target
+    return target(*args, **kwargs)
 
 
 def index_of(leaf: fx.Node) -> fx.Node | None:

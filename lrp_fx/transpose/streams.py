@@ -91,8 +91,9 @@ class StreamBooks:
         """Where an injection's relevance is read pair by pair, if it arrived there."""
         if injection.pairs is None or injection.pairs[0] not in self.pairs:
             return None
-        sizes = value_of(injection.pairs[0]).shape[-2:]
-        return PairsInfo(injection.pairs[0].name, tuple(self.builder.owned(s) for s in sizes))
+        node, owned = injection.pairs[0], self.builder.owners.owned
+        queries, keys = value_of(node).shape[-2:]
+        return PairsInfo(node.name, (owned(queries, node), owned(keys, node, keys=True)))
 
     def infos(self, leaf_nodes: list[fx.Node], sink_nodes: list[fx.Node | None]) -> list[tuple[DepthInfo, fx.Node]]:
         """Every depth that relevance reaches: what lies above it, and its relevance. The arguments say where each leaf
@@ -107,7 +108,7 @@ class StreamBooks:
                 sinks = tuple(i for i, at in enumerate(sink_nodes) if at is None or not cut.is_below(at, depth))
                 passing = tuple(i for i, (_, depths) in enumerate(self.passing) if depth in depths[number])
                 tokens = token_axes(self.builder.facts.layout[node])
-                owner = self.builder.owner(value_of(node).shape[tokens[0]]) if len(tokens) == 1 else None
+                owner = self.builder.owners.owner(value_of(node).shape[tokens[0]], node) if len(tokens) == 1 else None
                 found.append(
                     (DepthInfo(number, node.name, module_path(node), owner, leaves, sinks, passing), self.streams[node])
                 )
