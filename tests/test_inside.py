@@ -455,6 +455,13 @@ def test_targets_that_are_none(given: Callable[[], Any], said: str) -> None:
         given()
 
 
+@pytest.mark.parametrize("target", [3, lambda value: value[:, -1].sum(-1), lrp_fx.targets.Direction([1.0] * 8)])
+def test_a_target_where_relevance_ends(target: Any) -> None:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(48, 2)).double().eval()
+    with pytest.raises(TargetError, match="where relevance ends"):
+        lrp_fx.convert(model)(IDS, target=lrp_fx.targets.At("0", target))
+
+
 def test_a_direction_of_another_size(explainer: lrp_fx.Explainer) -> None:
     with pytest.raises(TargetError, match=r"\(5,\) for a value of shape \(3, 6, 8\)"):
         explainer(input_ids=IDS, target=At("mlp.0", Direction(torch.ones(5))))

@@ -323,6 +323,50 @@ def test_rules_of_the_user_are_traced_for_each_program() -> None:
     assert not rule.is_shipped and all(r.is_shipped for r in registry.rules.values())
 
 
+class Class(lrp_fx.targets.Class):
+    """A user's target that is called as one of this package's."""
+
+    @property
+    def score(self) -> Callable[..., Tensor]:
+        own = super().score
+        return lambda *args, **kwargs: 2 * own(*args, **kwargs)
+
+
+@pytest.mark.parametrize("first", [lrp_fx.targets.Class, Class])
+def test_a_targets_kind_is_its_class_and_not_its_name(first: type[lrp_fx.targets.Class]) -> None:
+    """In one model, in another, and inside it."""
+    second = Class if first is lrp_fx.targets.Class else lrp_fx.targets.Class
+    explainer = lrp_fx.convert(ready(Cut()))
+    other = lrp_fx.convert(ready(Cut()))
+    for place in (None, "inner"):
+
+        def given(kind: type[lrp_fx.targets.Class], place: str | None = place) -> Any:
+            return kind(1) if place is None else lrp_fx.targets.At(place, kind(1))
+
+        scores = [explainer(ids(), target=given(first)).score, explainer(ids(), target=given(second)).score]
+        scores = scores if first is lrp_fx.targets.Class else scores[::-1]
+        assert torch.allclose(scores[1], 2 * scores[0], rtol=1e-12)
+        assert torch.equal(other(ids(), target=given(Class)).score, scores[1])
+
+
+def test_a_size_that_is_a_node_is_none_that_is_a_number() -> None:
+    class Sized(nn.Module):
+        def __init__(self, literal: bool) -> None:
+            super().__init__()
+            self.words, self.literal = nn.Embedding(V, F), literal
+
+        def forward(self, input_ids: Tensor, others: Tensor) -> Tensor:
+            x = self.words(input_ids)
+            size = F if self.literal else self.words(others).mT.shape[1]
+            return nn.functional.layer_norm(x, (size,)).mean(1) + self.words(others).mean(1)
+
+    for literal in (False, True, False):
+        explainer = lrp_fx.convert(ready(Sized(literal)), dynamic=True)
+        explainer(input_ids=ids(), others=ids(length=3), target=1)
+        explainer(input_ids=ids(length=4), others=ids(length=3), target=1)
+        assert explainer.statistics.captures == 1
+
+
 def test_the_methods_of_modules_stay_as_they_are_while_operations_are_traced() -> None:
     """Each change of them takes as long as there are graphs in the process."""
     before, mode = (nn.Module.__call__, nn.Module.__getattr__), FakeTensorMode()

@@ -284,8 +284,8 @@ class _Walk:
         axis = batch_axis(self.layout.get(taken[0])) if taken is not None else None
         if taken is not None and axis is not None and not axis.is_merged and taken[1] == axis.axis:
             return taken[2] % hint(self.batch)
-        content = [a for a in tensor_args(node) if a in self.sources and CONTENT in self.sources[a] and is_float(a)]
-        found = {self.example.get(a) for a in content}
+        content = [a for a in tensor_args(node) if a in self.sources and CONTENT in self.sources[a]]
+        found = {self.example.get(a) for a in [c for c in content if is_float(c)] or content}
         return found.pop() if len(found) == 1 else None
 
     def _gathered(self, node: fx.Node) -> Layout | None:

@@ -44,6 +44,7 @@ class Traces:
 
     def __init__(self) -> None:
         self.own: dict[Any, Traced] = {}
+        self._held: dict[Any, Any] = {}
         self._values: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -64,6 +65,7 @@ class Traces:
         ``before``: None for what is not to be shared. ``holds``: what the key names by identity, kept with it.
         """
         self.own[key] = traced
+        self._held[key] = holds
         if before is None or before != known_of(mode):
             return  # it has decided something by the sizes: another program has to be told
         shared = _shared_key(key, mode)
@@ -106,10 +108,18 @@ def _shared_key(key: Any, mode: Any) -> tuple[Any, tuple[Any, ...]] | None:
 
 
 def _kernels() -> tuple[Any, ...]:
-    """Which kernels may be taken, those of fused attention above all."""
+    """Which kernels may be taken, those of fused attention above all, and in what types."""
     cuda: Any = torch.backends.cuda
-    fused = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
-    return (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), *fused)
+    names = ("flash", "mem_efficient", "math", "cudnn")
+    fused = tuple(getattr(cuda, f"{name}_sdp_enabled")() for name in names)
+    casts = tuple(torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
+    return (
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        *fused,
+        cuda.cudnn_sdp_enabled(),
+        casts,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ in any mode

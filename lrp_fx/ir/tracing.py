@@ -44,7 +44,7 @@ def decomposed(node: fx.Node, mode: Any, traces: Traces) -> tuple[fx.GraphModule
             return [target(args[0].requires_grad_() if looped else args[0], *args[1:], **kwargs)]
 
     arguments = tuple(abstract_key(value_of(a)) if isinstance(a, fx.Node) else repr(a) for a in flat)
-    key = ("decomposed", str(target), str(spec), arguments)
+    key = ("decomposed", str(target), str(spec), tuple(positions), arguments)  # a size may be a node or a number
     found = traces.get(key, mode)
     if found is None:
         known = known_of(mode) if is_torchs_own(target) else None

@@ -31,7 +31,7 @@ from lrp_fx.runtime.strategies import Strategies
 from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights, check_followed
 from lrp_fx.structure.remarks import remarks
-from lrp_fx.targets import At, Target
+from lrp_fx.targets import At, Target, kind_of
 from lrp_fx.transpose.inside import NOTHING, Inside
 
 #: Between masks that are dropped and rules that are chosen.
@@ -124,7 +124,7 @@ class Compiler:
     def compiled(self, call: ModelCall, target: Target, request: Request = NO_REQUEST) -> tuple[CompiledProgram, Built]:
         """Program and relevance graph for a call; where its kind of capture defeats the transposer, by another."""
         entry = (self._having(call, target) if request.is_empty else None) or self.entry(call)
-        seen = target.signature in entry.graphs
+        seen = kind_of(target) in entry.graphs
         entry, self.built = self._built(entry, call, target, request)
         if not entry.fits(call):  # drawing decided something by the sizes it was traced with
             entry = self.entry(call, self._exactly)
@@ -141,7 +141,7 @@ class Compiler:
         if len(self.entries) < 2:
             return None
         kept = [k for k in self.entries if k.key == call.key and k.constants == call.constants]
-        found = next((k for k in kept if target.signature in k.entry.graphs and k.entry.serves(call)), None)
+        found = next((k for k in kept if kind_of(target) in k.entry.graphs and k.entry.serves(call)), None)
         if found is None:
             return None
         self.entries.remove(found)
@@ -367,7 +367,7 @@ class Compiler:
 
     def build(self, entry: CompiledProgram, target: Target, inside: Inside = NOTHING) -> Built:
         """The relevance graph of a program for a kind of target, and for what is asked of places inside the model."""
-        key = target.signature if inside is NOTHING else (target.signature, inside.key)
+        key = kind_of(target) if inside is NOTHING else (kind_of(target), inside.key)
         if key not in entry.graphs:
             self.statistics.transposes += 1
             if self.options.differentiable:

@@ -25,7 +25,7 @@ from lrp_fx.optimize.reuse_buffers import reuse_buffers
 from lrp_fx.report.decode import read_statement, settle
 from lrp_fx.report.explained import SOFTMAX, explained
 from lrp_fx.report.relevance import Relevance
-from lrp_fx.targets import Span, Target, as_target, score_of
+from lrp_fx.targets import At, Span, Target, as_target, score_of
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
 #: Is given a graph's signature and what the graph returned.
@@ -231,11 +231,14 @@ def _read(
     answer: Callable[[], Tensor | None],
 ) -> Tensor | None:
     """(B,): the absolute amounts that the score reads of the explained output, each value times its derivative; None
-    where nobody has that (a graph does not return it, and ``answer`` does not), or its examples are not its rows.
+    where nobody has that (a graph does not return it, and ``answer`` does not; a target inside the model reads none),
+    or its examples are not its rows.
 
     A value counts for no less than the median of all outputs: one that is zero by chance is as rounded as its like. One
     that is huge, or infinite where it is masked, says nothing of the others.
     """
+    if isinstance(target, At):
+        return None
     output = flat[signature.explained] if signature.explained is not None else answer()
     if output is None:
         return None

@@ -11,7 +11,7 @@ from lrp_fx.targets.at import At
 from lrp_fx.targets.classes import LAST, Class, Contrast, Predicted, rows_at
 from lrp_fx.targets.custom import Custom
 from lrp_fx.targets.direction import Direction
-from lrp_fx.targets.given import as_target, asked, named, score_of
+from lrp_fx.targets.given import as_target, asked, kind_of, named, score_of
 from lrp_fx.targets.indices import Index, Names
 from lrp_fx.targets.span import Span
 from lrp_fx.targets.target import Target
@@ -30,6 +30,7 @@ __all__ = [
     "Target",
     "as_target",
     "asked",
+    "kind_of",
     "named",
     "rows_at",
     "score_of",

@@ -67,6 +67,12 @@ def asked(target: Target, shape: Sequence[int], dtype: torch.dtype, device: torc
     return target.asked(shape, dtype, device) if isinstance(target, Custom) else target
 
 
+def kind_of(target: Target) -> tuple[Any, ...]:
+    """What tells targets apart in a process: another class may have a score of its own under the same signature."""
+    inner = (kind_of(target.target),) if isinstance(target, At) else ()
+    return (type(target), *inner, target.signature)
+
+
 def score_of(
     target: Target, output: Tensor, mask: Tensor | None, arguments: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:

@@ -73,18 +73,28 @@ def reader(reading: Reading) -> Callable[..., list[Any]]:
 
 def _sent(reading: Reading, R: Tensor, batch: Any, given: Tensor, origins: Tensor) -> list[Any]:
     """[relevance, total, magnitude] of the elements of ``given``(, the same of constants)(, site totals)."""
-    features = [d for d, size in enumerate(origins.shape) if isinstance(size, int) and size == 1]
-    of_row = (R.sum(features, keepdim=True) if features else R).flatten()
-    sums = of_row.new_zeros(given.numel() + 1).index_add(0, origins.flatten(), of_row)
-    of_constants = torch.where(origins == 0, R, 0)
-    results = [sums[1:].reshape(given.shape), *_amounts(R - of_constants, reading.axis, batch)]
-    if reading.constants:
-        rows = _unmerged(of_constants.sum(-1), reading.axis, batch)
-        results += [rows, *_amounts(of_constants, reading.axis, batch)]
+    of_element = _gathered(R, given, origins)
+    if reading.axis is None:  # one example's, in a loop over the batch
+        amounts = (of_element, _gathered(R.abs(), given, origins))
+        results = [of_element, *(per_example(a, BatchAxis(0, 1, 1), batch) for a in amounts)]
+    else:
+        of_constants = torch.where(origins == 0, R, 0)
+        results = [of_element, *_amounts(R - of_constants, reading.axis, batch)]
+        if reading.constants:
+            rows = _unmerged(of_constants.sum(-1), reading.axis, batch)
+            results += [rows, *_amounts(of_constants, reading.axis, batch)]
     if reading.audit:
         nothing = torch.zeros((), dtype=torch.float64, device=R.device)
         results += [sum_by_rows(R), nothing, sum_by_rows(R.abs())]
     return results
+
+
+def _gathered(R: Tensor, given: Tensor, origins: Tensor) -> Tensor:
+    """Summed by the element that each row was looked up for, as ``given`` is laid out."""
+    features = [d for d, size in enumerate(origins.shape) if isinstance(size, int) and size == 1]
+    of_row = (R.sum(features, keepdim=True) if features else R).flatten()
+    sums = of_row.new_zeros(given.numel() + 1).index_add(0, origins.flatten(), of_row)
+    return sums[1:].reshape(given.shape)
 
 
 def _amounts(R: Tensor, axis: BatchAxis | None, batch: Any) -> list[Tensor]:
@@ -221,8 +231,10 @@ class LeafBooks:
 
     def _origins(self, node: fx.Node, arrival: Arrival) -> Origins | None:
         """Of which elements its rows are, where each row is an example's own."""
-        own = arrival.axis is not None and value_of(arrival.c).dim() == value_of(node).dim()
-        return origins_of(node, self.builder.facts) if own else None
+        if value_of(arrival.c).dim() != value_of(node).dim():
+            return None
+        found = origins_of(node, self.builder.facts)
+        return None if arrival.axis is None and found is not None and found.constants else found
 
     def _numbers(self, node: fx.Node, origins: Origins) -> fx.Node:
         env = self.builder.env

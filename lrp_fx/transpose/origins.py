@@ -25,6 +25,7 @@ _TURNS = _MOVED | Fact.ASSEMBLY | Fact.SORTED | Fact.LOOKUP | Fact.SCATTER
 #: Put together: the operands that hold elements, by their names.
 _HOLD = {
     "aten.flip": ("self",),
+    "aten.unfold": ("self",),
     "aten.roll": ("self",),
     "aten.cat": ("tensors",),
     "aten.stack": ("tensors",),
@@ -186,7 +187,7 @@ class _Way:
         if not ours or not all(self._visit(h) for h in ours):
             return False
         self.constants |= len(ours) < len(held) or has(node, Fact.PADDING)
-        self.given += [a for a in node.all_input_nodes if a not in ours and a not in self.given]
+        self.given += [a for a in _call(node).all_input_nodes if a not in ours and a not in self.given]
         self.steps.append(node)
         return True
 
@@ -195,6 +196,9 @@ class _Way:
 
     def _held(self, node: fx.Node) -> list[Any]:
         """Operands that hold what the result is made of, element by element; numbers among them are constants."""
+        call = _call(node)
+        if call is not node:
+            return [call.args[0]]
         if names := _HOLD.get(op_name(node)):
             found = [argument(node, name) for name in names]
             flat = [a for f in found for a in (f if isinstance(f, (list, tuple)) else [f])]
@@ -218,10 +222,10 @@ class _Way:
         return told[index]
 
     def _step(self, node: fx.Node, told: dict[fx.Node, Tensor], known: dict[fx.Node, Any]) -> Tensor:
-        held = self._held(node)
+        held, call = self._held(node), _call(node)
         if op_name(node) == "aten.one_hot":
             return told[held[0]].unsqueeze(-1).expand(*[-1] * (value_of(node).dim() - 1), argument(node, "num_classes"))
-        if has(node, Fact.CAST) or (op_name(node) not in _HOLD and not has(node, _MOVED)):
+        if has(node, Fact.CAST) or (call is node and op_name(node) not in _HOLD and not has(node, _MOVED)):
             others = [v for a in node.all_input_nodes if isinstance(v := known.get(a), Tensor)]
             return torch.broadcast_tensors(told[held[0]], *others)[0]  # type: ignore[no-any-return, no-untyped-call]
         if op_name(node) == "aten.where":
@@ -235,14 +239,22 @@ class _Way:
                 return told[argument]
             return torch.zeros_like(known[argument], dtype=torch.int64) if argument in held else known[argument]
 
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
-        target: Any = node.target
+        args, kwargs = fx.map_arg((call.args, dict(call.kwargs)), value)
+        target: Any = call.target
+        if call is not node:
+            return target(*args, **kwargs)[node.args[1]]  # type: ignore[no-any-return]
         if op_name(node) == "aten.scatter" and not isinstance(node.args[3], fx.Node):
             args = (*args[:3], 0)
         if has(node, Fact.PADDING):
             args, kwargs = (*args[:2], 0), {}
             target = torch.ops.aten.constant_pad_nd.default
         return target(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def _call(node: fx.Node) -> fx.Node:
+    """The operation whose result it is: of one part, what gives all of them."""
+    whole = node.args[0] if op_name(node) == "getitem" else None
+    return whole if isinstance(whole, fx.Node) and has(whole, Fact.SPLIT) else node
 
 
 def _number(argument: Any, told: dict[fx.Node, Tensor]) -> Any:

@@ -20,7 +20,7 @@ from lrp_fx.ir.traces import Traced, known_of
 from lrp_fx.ir.tracing import abstract_key, inline
 from lrp_fx.rewrite.refuse import outside_of
 from lrp_fx.structure.places import Place
-from lrp_fx.targets import At, Custom, Direction, Target, score_of
+from lrp_fx.targets import At, Custom, Direction, Target, kind_of, score_of
 from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import as_it_lay, batch_of
@@ -73,6 +73,11 @@ def add_seed(
         raise TargetError(
             f"the explained output %{explained.name} does not depend on any input that carries relevance{why}"
         )
+    if source is not None and explained in rewritten.leaves:
+        raise TargetError(
+            f"At({source.name!r}, ...) is %{explained.name}, where relevance ends ({rewritten.leaves[explained]}): all "
+            "of it is its own\n    next: read a place that something is computed in"
+        )
     mask, keeps = target_mask(builder.program, explained) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
@@ -96,7 +101,7 @@ def _seed_of(
     time: traces outlive explainers, and what it holds (the model, perhaps) would live as long.
     """
     batch = builder.facts.batch
-    key = ("seed", target.signature, tuple(names), keeps, axis, inside, abstract_key(batch), abstract_key(values))
+    key = ("seed", kind_of(target), tuple(names), keeps, axis, inside, abstract_key(batch), abstract_key(values))
     if not isinstance(target, Custom) and (found := builder.traces.get(key, builder.mode)) is not None:
         return found.module
     known = known_of(builder.mode) if _is_shipped(target) else None

@@ -248,7 +248,8 @@ def vjp_keys(plan: Plan, *values: list[Any]) -> tuple[Any, Any]:
     )
     places = (tuple(sorted(plan.grow.items())), tuple(sorted(plan.expand)), plan.outputs, str(plan.spec), plan.bases)
     audit = plan.audit and plan.rule.audit is not None
-    plain = (statics, places, audit, plan.gaps, tuple(tuple(abstract_key(v) for v in group) for group in values))
+    grown = plan.y_axis if plan.grow else None
+    plain = (statics, places, audit, plan.gaps, grown, tuple(tuple(abstract_key(v) for v in group) for group in values))
     return (plain, (plan.y_axis, plan.x_axes, plan.safe)), plain
 
 
