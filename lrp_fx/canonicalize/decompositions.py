@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from lrp_fx.canonicalize.bags import split_bags
 from lrp_fx.canonicalize.kernels import KERNELS
 from lrp_fx.ir.graph import ancestors, call_like, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
@@ -320,6 +321,7 @@ def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
 
 #: Operation -> the function that writes it out.
 DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
+    "aten.embedding_bag": split_bags,
     "aten.copy": replace_copy,
     "aten.fill": spread_fill,
     "aten.masked_fill": choose_filled,

@@ -1,0 +1,75 @@
+"""Bags: rows of a table summed, averaged or compared by one kernel, as a lookup and what is done with its rows.
+
+requires  an `embedding_bag` of bags that are equally long, as torch writes those of a batch of texts: their offsets are
+          a counter from 0 to the number of indices, in steps of their length
+ensures   the lookup has a row for each index; other bags, and the largest beside padding, stay whole
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+
+from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.operators import argument, operand_of
+
+aten = torch.ops.aten
+_SUM, _MEAN, _MAX = range(3)
+
+
+def split_bags(graph: fx.Graph, node: fx.Node) -> None:
+    """The rows of each bag, then their sum, mean or largest."""
+    results = [u for u in node.users if u.args[1] == 0]
+    length = _length(argument(node, "offsets"))
+    others = [u for u in node.users if u not in results and u.users]
+    if length is None or others or argument(node, "include_last_offset"):
+        return
+    mode, padding = argument(node, "mode"), argument(node, "padding_idx")
+    padding = None if padding == -1 else padding
+    if mode not in (_SUM, _MEAN, _MAX) or (mode == _MAX and padding is not None):
+        return
+    table, indices, weights = operand_of(node), operand_of(node, 1), argument(node, "per_sample_weights")
+    with graph.inserting_before(node):
+        write = _Writer(graph, node)
+        bags = write(aten.reshape.default, indices, [-1, length])
+        rows = write(aten.embedding.default, table, bags)
+        if isinstance(weights, fx.Node):
+            rows = write(aten.mul.Tensor, rows, write(aten.reshape.default, weights, [-1, length, 1]))
+        if padding is None:
+            result = write({_SUM: aten.sum.dim_IntList, _MEAN: aten.mean.dim, _MAX: aten.amax.default}[mode], rows, [1])
+        else:
+            kept = write(aten.unsqueeze.default, write(aten.ne.Scalar, bags, padding), 2)
+            kept = write(aten._to_copy.default, kept, dtype=value_of(rows).dtype)
+            result = write(aten.sum.dim_IntList, write(aten.mul.Tensor, rows, kept), [1])
+            if mode == _MEAN:
+                count = write(aten.clamp_min.default, write(aten.sum.dim_IntList, kept, [1]), 1)
+                result = write(aten.div.Tensor, result, count)
+    for user in list(node.users):
+        user.replace_all_uses_with(result)
+        graph.erase_node(user)
+    graph.erase_node(node)
+
+
+class _Writer:
+    """Calls in the place of a node: where it stands in the model's code, they stand."""
+
+    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
+        self.graph, self.node = graph, node
+        self.mode = value_of(operand_of(node)).fake_mode
+
+    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        new = self.graph.call_function(target, args, kwargs)
+        with self.mode, enable_python_dispatcher():
+            value = target(*fx.map_arg(args, value_of), **fx.map_arg(kwargs, value_of))
+        new.meta = {**self.node.meta, "val": value}
+        return new
+
+
+def _length(offsets: Any) -> Any:
+    """The step of a counter that begins at 0, None for other offsets."""
+    counts = isinstance(offsets, fx.Node) and op_name(offsets) == "aten.arange"
+    step = argument(offsets, "step") if counts else None
+    return step if step is not None and argument(offsets, "start") == 0 else None
