@@ -64,9 +64,11 @@ def origins_of(leaf: fx.Node, facts: Facts) -> Origins | None:
         return None
     (found,) = way.inputs
     axes = 0 if op_name(leaf) == "aten.gather" else value_of(leaf).dim() - value_of(index).dim()
+    classes = op_name(index) == "aten.one_hot"  # all of one element
 
     def numbers(given: Tensor, *values: Tensor) -> Tensor:
         told = way.run(index, given, values)
+        told = told[..., :1] if classes else told
         return told.reshape(*told.shape, *[1] * axes)
 
     return Origins(found, tuple(way.given), way.constants, numbers)
@@ -85,7 +87,7 @@ def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
     if value_of(found).dim() != 2:
         return None
     try:
-        values = [_example(node, facts) for node in way.given]
+        values = [_hides_nothing(node) if _depends_on_values(node) else _example(node) for node in way.given]
     except _NoExampleError:
         return None
     text = torch.zeros(shape_of(found), dtype=torch.int64)
@@ -99,21 +101,30 @@ class _NoExampleError(Exception):
     """A value that is not known before a call."""
 
 
-def _example(node: fx.Node, facts: Facts) -> Any:
-    """A value as in the traced call, where it depends on sizes alone; masks of values hide nothing."""
+def _depends_on_values(node: fx.Node) -> bool:
+    """Of an input; whose size is asked for, or what something is made like, is no matter."""
+    read = ancestors([node], until=lambda n: not isinstance(value_of(n), Tensor) or has(n, Fact.FILL))
+    return any(n.op == "placeholder" and isinstance(value_of(n), Tensor) for n in read)
+
+
+def _hides_nothing(node: fx.Node) -> Tensor:
+    """A mask of values, as it is for most: nothing is put in the place of any element."""
+    value = value_of(node)
+    if not isinstance(value, Tensor) or value.dtype != torch.bool:
+        raise _NoExampleError
+    return torch.zeros(shape_of(node), dtype=torch.bool)
+
+
+def _example(node: fx.Node) -> Any:
+    """A value as in the traced call: it depends on sizes alone."""
     value = value_of(node)
     if not isinstance(value, Tensor):
         return value if isinstance(value, int) else hint(value)
-    if CONTENT in facts.sources[node] or node.op == "placeholder":
-        raise _NoExampleError
-    read = ancestors([node], until=lambda n: not isinstance(value_of(n), Tensor))  # of a size nobody asks whose it is
-    if value.dtype == torch.bool and any(isinstance(value_of(n), Tensor) and n.op == "placeholder" for n in read):
-        return torch.zeros(shape_of(node), dtype=torch.bool)
     if has(node, Fact.FILL):
         return torch.zeros(shape_of(node), dtype=value.dtype)  # which number does not say where elements are
     if node.op == "get_attr":
         return getattr(node.graph.owning_module, str(node.target))
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: _example(n, facts))
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), _example)
     target: Any = node.target
     return target(*args, **kwargs)
 
