@@ -123,10 +123,13 @@ def _example(node: fx.Node) -> Any:
     if has(node, Fact.FILL):
         return torch.zeros(shape_of(node), dtype=value.dtype)  # which number does not say where elements are
     if node.op == "get_attr":
-        return getattr(node.graph.owning_module, str(node.target))
+        tensor = getattr(node.graph.owning_module, str(node.target))
+        if tensor.is_meta:
+            raise _NoExampleError
+        return tensor.detach().cpu()
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), _example)
     target: Any = node.target
-    return target(*args, **kwargs)
+    return target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
 
 
 def index_of(leaf: fx.Node) -> fx.Node | None:
@@ -148,22 +151,23 @@ def index_of(leaf: fx.Node) -> fx.Node | None:
 def input_looked_up(lookup: fx.Node) -> fx.Node | None:
     """The input whose elements, all of them and in their order, a lookup takes as indices, its batch first."""
     index: Any = index_of(lookup)
-    while isinstance(index, fx.Node) and (
-        keeps_order(index) or has(index, Fact.CAST | Fact.IDENTITY) or is_whole(index)
-    ):
+    while isinstance(index, fx.Node) and _changes_nothing(index):
         index = index.args[0]
     return index if isinstance(index, fx.Node) and index.op == "placeholder" else None
 
 
 def may_be_turned(leaf: fx.Node, facts: Facts) -> bool:
     """May its rows stand in another order than the elements of the index input, or some of them be left out?"""
-    integers = (
-        n for n in ancestors([leaf]) if n is not leaf and not is_float(n) and CONTENT in facts.sources.get(n, ())
-    )
-    return any(has(n, _TURNS) and not keeps_order(n) and not is_whole(n) for n in integers)
+    behind = (n for n in ancestors([leaf]) if n is not leaf and CONTENT in facts.sources.get(n, ()))
+    return any(has(n, _TURNS) and not is_float(n) and not _changes_nothing(n) for n in behind)
 
 
-def is_whole(node: fx.Node) -> bool:
+def _changes_nothing(node: fx.Node) -> bool:
+    """Does it leave all elements in their order?"""
+    return keeps_order(node) or has(node, Fact.CAST | Fact.IDENTITY) or _is_whole(node)
+
+
+def _is_whole(node: fx.Node) -> bool:
     """Is it a slice that leaves nothing out?"""
     if op_name(node) != "aten.slice":
         return False
