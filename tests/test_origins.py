@@ -108,7 +108,8 @@ def test_a_text_that_is_read_one_place_later(name: str, dynamic: bool) -> None:
     assert torch.allclose(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-12)
     for kind in ("content", "learned", "position"):
         assert torch.allclose(found.ledger.leaves[kind], expected.ledger.leaves[kind], rtol=1e-9, atol=1e-12)
-    assert isinstance(found.tokens, Tensor)
+    assert isinstance(found.tokens, Tensor) and isinstance(expected.tokens, Tensor)
+    assert torch.allclose(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)
     rows = sum(site.per_token() for site in found.position)  # type: ignore[misc]
     assert torch.allclose(
         found.tokens[:, :-1], (found.content["input_ids"][:, :-1] + rows[:, 1:]), rtol=1e-9, atol=1e-12
@@ -146,17 +147,28 @@ def bart() -> nn.Module:
     return transformers.BartForSequenceClassification(config).double().eval()
 
 
+def t5() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2, num_labels=3,
+        decoder_start_token_id=2, pad_token_id=1, eos_token_id=30,
+    )  # fmt: skip
+    return transformers.T5ForSequenceClassification(config).double().eval()
+
+
 TEXT = torch.cat(
     [torch.zeros(2, 1, dtype=torch.int64), IDS + 5, torch.full((2, 1), 2)], 1
 )  # begins with <s>, ends with </s>
 
 
-def test_a_decoder_that_reads_the_text_of_its_encoder() -> None:
-    """Bart's classifier makes the decoder's text of the encoder's: the same as giving both, token by token."""
-    explainer = lrp_fx.convert(bart())
-    later = torch.cat([torch.full((2, 1), 2), TEXT[:, :-1]], 1)
-    both = explainer(input_ids=TEXT, decoder_input_ids=later, target=1)
-    alone = explainer(input_ids=TEXT, target=1)
+@pytest.mark.parametrize(("make", "last"), [(bart, 2), (t5, 30)], ids=["places", "distances"])
+def test_a_decoder_that_reads_the_text_of_its_encoder(make: Callable[[], nn.Module], last: int) -> None:
+    """These classifiers make the decoder's text of the encoder's: the same as giving both, token by token."""
+    explainer = lrp_fx.convert(make())
+    text = torch.cat([TEXT[:, :-1], torch.full((2, 1), last)], 1)
+    later = torch.cat([torch.full((2, 1), 2), text[:, :-1]], 1)
+    both = explainer(input_ids=text, decoder_input_ids=later, target=1)
+    alone = explainer(input_ids=text, target=1)
     for found, expected in ((alone.content, both.content), ({"input_ids": alone.tokens}, both.tokens)):
         assert isinstance(expected, dict)
         together = expected["input_ids"].clone()

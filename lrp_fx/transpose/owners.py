@@ -16,7 +16,7 @@ from lrp_fx.analysis.provenance import CONTENT, Facts
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_float, op_name, value_of
 from lrp_fx.ir.layout import token_axes
-from lrp_fx.ir.operators import axis_of, has, operator_of
+from lrp_fx.ir.operators import argument, axis_of, has, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import same_size
 from lrp_fx.transpose.origins import index_of, input_looked_up, may_be_turned, shift_of
@@ -66,7 +66,23 @@ class Owners:
         """Lookups of texts that were turned before, and at which row these begin; None where they lost their order."""
         lookups = [n for n in self.program.graph.nodes if is_float(n) and index_of(n) is not None]
         of_content = [n for n in lookups if self.facts.inputs.get(n) and input_looked_up(n) is None]
-        return {n: shift_of(n, self.facts) for n in of_content if may_be_turned(n, self.facts)}
+        found = {n: shift_of(n, self.facts) for n in of_content if may_be_turned(n, self.facts)}
+        for node in self.program.graph.nodes:
+            if op_name(node) == "aten.cat" and (ahead := self._put_ahead(node)):
+                found[node] = ahead
+        return found
+
+    def _put_ahead(self, node: fx.Node) -> int | None:
+        """How many rows are put ahead of the first rows of a text, whose last are left out."""
+        dim = axis_of(node, value_of(node).dim())
+        given: Any = node.args[0]
+        *others, part = given
+        if op_name(part) != "aten.slice" or not self.facts.inputs.get(part) or argument(part, "dim") != dim:
+            return None
+        sizes = [value_of(o).shape[dim] for o in others if value_of(o).dim() == value_of(node).dim()]
+        ours = any(self.facts.inputs.get(o) for o in others)
+        known = all(isinstance(size, int) for size in sizes) and argument(part, "start") in (None, 0)
+        return None if ours or not known else sum(sizes)
 
     @cached_property
     def _texts(self) -> list[tuple[Any, str]]:
@@ -121,6 +137,8 @@ class Owners:
             elif across := [columns[a] for a in given if a in columns]:
                 columns[node] = _NOWHERE.union(*across)
             rows[node] = _NOWHERE.union(*(rows[a] for a in given)) if given else frozenset({node})
-            if given and has(node, _TURNS):
+            if node in self._shifts:
+                rows[node] = frozenset({node})
+            elif given and has(node, _TURNS):
                 rows[node] = frozenset(placeholders[name] for name in self.facts.inputs[node])
         return rows, columns
