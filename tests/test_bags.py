@@ -59,3 +59,20 @@ def test_a_bag_is_its_rows(name: str, dynamic: bool) -> None:
     padding = options.get("padding_idx")
     if padding is not None:
         assert not found.content["input_ids"][padding == IDS].any()
+
+
+def test_bags_of_a_part_of_the_text_stay_whole() -> None:
+    """Two bags of four of twelve words are none of the batch's texts."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            bags = nn.functional.embedding_bag(input_ids.flatten(), self.table, torch.arange(0, 8, 4), mode="sum")
+            return self.head(bags)  # type: ignore[no-any-return]
+
+    model, given = Part().double().eval(), IDS[:2, :6]
+    found = lrp_fx.convert(model, conserve="off")(input_ids=given, target=1)
+    assert torch.allclose(found.score, model(given)[:, 1], rtol=1e-12)

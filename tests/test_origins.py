@@ -91,6 +91,38 @@ def written(words: nn.Embedding, ids: Tensor) -> Tensor:
     return words(later)  # type: ignore[no-any-return]
 
 
+KEPT: dict[str, tuple[Way, Way]] = {
+    "a prefix of words": (
+        lambda words, ids: words(torch.cat([torch.arange(2).expand(len(ids), 2), ids[:, :4]], 1)),
+        lambda words, ids: torch.cat([words(torch.arange(2)).expand(len(ids), 2, F), words(ids)[:, :4]], 1),
+    ),
+    "counted by ones": (lambda words, ids: words(ids.gather(1, torch.ones_like(ids).cumsum(1) - 1)), plain),
+    "parts of a counter": (lambda words, ids: words(ids[:, torch.cat(torch.arange(T).split(3))]), plain),
+    "a sorted counter": (lambda words, ids: words(ids[:, torch.arange(T).flip(0).sort().values]), plain),
+    "hidden by a mask": (lambda words, ids: words(torch.where(ids > 0, ids, 1)), plain),
+    "the first one another": (
+        lambda words, ids: words(torch.where(torch.arange(T) == 0, 2, ids)),
+        lambda words, ids: torch.cat([words(torch.full_like(ids[:, :1], 2)), words(ids[:, 1:])], 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("name", KEPT)
+def test_places_are_those_of_the_tokens(name: str, dynamic: bool) -> None:
+    look, plainly = KEPT[name]
+    found, expected = explained(look, dynamic=dynamic), explained(plainly)
+    assert torch.allclose(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_places_of_a_text_that_is_rolled_by_counting_are_nobodys() -> None:
+    rolled = explained(
+        lambda words, ids: words(ids.gather(1, ((torch.arange(T) + torch.ones(T).long()) % T).expand_as(ids)))
+    )
+    assert {site.owner() for site in rolled.position} == {None}
+
+
 SHIFTED: dict[str, Way] = {
     "put together": lambda words, ids: words(torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :-1]], 1)),
     "padded": lambda words, ids: words(nnf.pad(ids, (1, 0))[:, :-1]),

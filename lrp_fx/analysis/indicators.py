@@ -12,11 +12,12 @@ from torch import fx
 
 from lrp_fx.analysis.sources import CONSTANT, CONTENT, FIXED, POSITION, SEGMENT
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_float, op_name, tensor_args
+from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
 from lrp_fx.ir.layout import FEATURE, Layout, single
 from lrp_fx.ir.operators import has
-from lrp_fx.ir.sizes import shape_of
+from lrp_fx.ir.sizes import same_size, shape_of
 
+_MORE = frozenset({CONTENT})
 _MULTIPLIES = Fact.CONTRACTION | Fact.SCALING | Fact.PRODUCT
 
 
@@ -25,7 +26,7 @@ class Indicators:
     """What the walk knows when a node is noted: the facts it has found so far, which grow.
 
     ``integers``: values that hold an index input's numbers, or a counter's, as they are, and the source of these;
-    ``kinds``: indicators of them; ``axes``: those along which an indicator's codes are.
+    ``kinds``: indicators of them; ``axes``: those along which an indicator's codes are; ``inputs``: whose they are.
     """
 
     sources: dict[fx.Node, frozenset[str]]
@@ -33,11 +34,13 @@ class Indicators:
     integers: dict[fx.Node, str] = field(default_factory=dict)
     kinds: dict[fx.Node, str] = field(default_factory=dict)
     axes: dict[fx.Node, list[int]] = field(default_factory=dict)
+    inputs: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def note_input(self, node: fx.Node, role: str, is_index: bool) -> None:
         """An input of the program."""
         if is_index and role in (CONTENT, POSITION, SEGMENT):
             self.integers[node] = role
+            self.inputs[node] = node
 
     def note(self, node: fx.Node) -> None:
         """A call whose operands have been noted."""
@@ -48,13 +51,24 @@ class Indicators:
             for known in (self.integers, self.kinds):
                 if tensors[0] in known and (known is self.kinds or not is_float(node)):
                     known[node] = known[tensors[0]]
+                    self._pass_on(tensors[0], node)
         elif op_name(node) == "aten.eq" and len(tensors) == 2:
             for integers, codes in (tensors, tensors[::-1]):
                 axes = self._told_apart(integers, codes)
                 if axes and node not in self.kinds:
                     self.kinds[node], self.axes[node] = self.integers[integers], axes
+                    self._pass_on(integers, node)
         elif has(node, Fact.CHOICE) and tensors and tensors[0] in self.kinds and self._of_numbers(node, tensors[1:]):
             self.kinds[node] = self.kinds[tensors[0]]
+            self._pass_on(tensors[0], node)
+
+    def _pass_on(self, before: fx.Node, node: fx.Node) -> None:
+        if before in self.inputs:
+            self.inputs[node] = self.inputs[before]
+
+    def speaks(self, node: fx.Node, tensors: list[fx.Node]) -> bool:
+        """Does the result depend on an indicator as on content: is it one, or rows that one chooses?"""
+        return node in self.kinds or self.chosen(node, tensors) is not None
 
     def laid_out(self, node: fx.Node, layout: Layout) -> Layout:
         """The layout of a value: codes are features."""
@@ -68,8 +82,9 @@ class Indicators:
         tables = [a for a in tensors if a not in self.kinds]
         if not has(node, _MULTIPLIES) or len(told) != 1 or not is_float(node):
             return None
-        fixed = all(self.sources[t] <= FIXED for t in tables) and any(t not in self.uniform for t in tables)
-        return self.kinds[told[0]] if fixed else None
+        fixed = all(self.sources.get(t, _MORE) <= FIXED for t in tables) and any(t not in self.uniform for t in tables)
+        given = self.inputs.get(told[0])
+        return self.kinds[told[0]] if fixed and (given is None or _is_row_by_row(node, given)) else None
 
     def _told_apart(self, integers: fx.Node, codes: fx.Node) -> list[int]:
         """The axes, counted from the last, along which each of the integers is compared with each of the codes."""
@@ -85,3 +100,9 @@ class Indicators:
         return op_name(node) == "aten.where" and all(
             t in self.uniform and self.sources[t] <= {CONSTANT} for t in tensors
         )
+
+
+def _is_row_by_row(product: fx.Node, given: fx.Node) -> bool:
+    """Has it a row for each of the input's integers, laid out as they are?"""
+    rows, sizes = value_of(product).shape, value_of(given).shape
+    return len(rows) == len(sizes) + 1 and all(same_size(a, b) for a, b in zip(rows, sizes, strict=False))

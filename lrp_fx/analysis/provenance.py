@@ -164,8 +164,10 @@ class _Walk:
         args = [a for a in node.all_input_nodes if a in self.sources]
         for declared, kind in self.meeting.leaves_met(node, args):
             self.sources[declared] = frozenset({kind})
-        self.inputs[node] = frozenset().union(*(self.inputs[a] for a in tensor_args(node) if a in self.inputs))
         self.indicators.note(node)
+        told = self.indicators.speaks(node, tensor_args(node))
+        given = [a for a in tensor_args(node) if a in self.inputs and (told or a not in self.indicators.kinds)]
+        self.inputs[node] = frozenset().union(*(self.inputs[a] for a in given))
         self.sources[node] = self._sources(node, args)
         if CONTENT not in self.sources[node] and node not in self.indicators.kinds:
             self.inputs[node] = frozenset()
@@ -233,8 +235,6 @@ class _Walk:
             return True
         if has(node, Fact.COUNTER | Fact.CUMULATIVE) or op_name(node) == "aten.embedding":
             return False
-        if not tensors:
-            return all(size == 1 for size in shape_of(node))  # others than fills: the identity matrix, a window
         if has(node, Fact.LOOKUP):
             return bool(tensors) and tensors[0] in self.uniform
         return all(a in self.uniform for a in tensors)
@@ -245,7 +245,7 @@ class _Walk:
         own = self.sources[table]
         if own - {PARAMETER, CONSTANT}:
             return own  # activations (or positions) picked by an index: routing
-        if table in self.uniform:
+        if table in self.uniform and op_name(table) != "aten.eye":
             return own
         chosen = frozenset().union(*(self.sources[i] for i in indices))
         uniform = all(i in self.uniform for i in indices)

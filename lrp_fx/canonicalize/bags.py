@@ -15,6 +15,7 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import argument, operand_of
+from lrp_fx.ir.sizes import same_size
 
 aten = torch.ops.aten
 _SUM, _MEAN, _MAX = range(3)
@@ -23,7 +24,7 @@ _SUM, _MEAN, _MAX = range(3)
 def split_bags(graph: fx.Graph, node: fx.Node) -> None:
     """The rows of each bag, then their sum, mean or largest."""
     results = [u for u in node.users if u.args[1] == 0]
-    length = _length(argument(node, "offsets"))
+    length = _length(argument(node, "offsets"), operand_of(node, 1))
     others = [u for u in node.users if u not in results and u.users]
     if length is None or others or argument(node, "include_last_offset"):
         return
@@ -68,8 +69,11 @@ class _Writer:
         return new
 
 
-def _length(offsets: Any) -> Any:
-    """The step of a counter that begins at 0, None for other offsets."""
+def _length(offsets: Any, indices: fx.Node) -> Any:
+    """The step of a counter from 0 to the number of indices, None for other offsets."""
     counts = isinstance(offsets, fx.Node) and op_name(offsets) == "aten.arange"
-    step = argument(offsets, "step") if counts else None
-    return step if step is not None and argument(offsets, "start") == 0 else None
+    step, end = (argument(offsets, name) if counts else None for name in ("step", "end"))
+    end = value_of(end) if isinstance(end, fx.Node) else end
+    if step is None or argument(offsets, "start") != 0 or value_of(indices).dim() != 1:
+        return None
+    return step if same_size(end, value_of(indices).shape[0]) else None

@@ -81,55 +81,58 @@ def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
     if input_looked_up(lookup) is not None:
         return 0
     index, way = index_of(lookup), _Way(facts)
-    if index is None or not way.holds(index) or value_of(index).dim() != 2:
+    if index is None or value_of(index).dim() < 2 or not way.holds(index):
         return None
     (found,) = way.inputs
-    if value_of(found).dim() != 2:
-        return None
+    known: dict[fx.Node, Any] = {}
+    values = [None if _depends_on_values(node) else _example(node, known) for node in way.given]
     try:
-        values = [_hides_nothing(node) if _depends_on_values(node) else _example(node) for node in way.given]
-    except _NoExampleError:
+        row = way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values).flatten(0, -2)[0].tolist()
+    except (RuntimeError, IndexError, TypeError, AttributeError):  # a step needs what is None
         return None
-    text = torch.zeros(shape_of(found), dtype=torch.int64)
-    row = way.run(index, text, values)[0].tolist()
-    begins = row.index(1) if 1 in row else len(row)
-    in_order = [max(0, place - begins + 1) for place in range(len(row))]
-    return begins if row == [n if n <= text.shape[1] else 0 for n in in_order] and begins < len(row) else None
-
-
-class _NoExampleError(Exception):
-    """A value that is not known before a call."""
+    begins = {place + 1 - number for place, number in enumerate(row) if number}
+    return begins.pop() if len(begins) == 1 and min(begins) >= 0 else None
 
 
 def _depends_on_values(node: fx.Node) -> bool:
     """Of an input; whose size is asked for, or what something is made like, is no matter."""
-    read = ancestors([node], until=lambda n: not isinstance(value_of(n), Tensor) or has(n, Fact.FILL))
-    return any(n.op == "placeholder" and isinstance(value_of(n), Tensor) for n in read)
+    read = ancestors([node], until=lambda n: not _is_tensors(n) or has(n, Fact.FILL))
+    return any(n.op == "placeholder" and _is_tensors(n) for n in read)
 
 
-def _hides_nothing(node: fx.Node) -> Tensor:
-    """A mask of values, as it is for most: nothing is put in the place of any element."""
+def _is_tensors(node: fx.Node) -> bool:
+    return isinstance(value_of(node), (Tensor, list, tuple))
+
+
+def _example(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    """A value as in the traced call: it depends on sizes alone; None where it cannot be told."""
+    if node in known:
+        return known[node]
     value = value_of(node)
-    if not isinstance(value, Tensor) or value.dtype != torch.bool:
-        raise _NoExampleError
-    return torch.zeros(shape_of(node), dtype=torch.bool)
-
-
-def _example(node: fx.Node) -> Any:
-    """A value as in the traced call: it depends on sizes alone."""
-    value = value_of(node)
-    if not isinstance(value, Tensor):
-        return value if isinstance(value, int) else hint(value)
-    if has(node, Fact.FILL):
-        return torch.zeros(shape_of(node), dtype=value.dtype)  # which number does not say where elements are
-    if node.op == "get_attr":
+    found: Any
+    if not _is_tensors(node):
+        found = value if isinstance(value, int) else hint(value)
+    elif node.op == "get_attr":
         tensor = getattr(node.graph.owning_module, str(node.target))
-        if tensor.is_meta:
-            raise _NoExampleError
-        return tensor.detach().cpu()
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), _example)
+        found = None if tensor.is_meta else tensor.detach().cpu()
+    else:
+        found = _run_example(node, known)
+    known[node] = found
+    return found
+
+
+def _run_example(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    def given(argument: fx.Node) -> Any:
+        if has(node, Fact.FILL) and isinstance(value_of(argument), Tensor):  # what it is made like
+            return torch.zeros(shape_of(argument), dtype=value_of(argument).dtype)
+        return _example(argument, known)
+
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), given)
     target: Any = node.target
-    return target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+    try:
+        return target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+    except (RuntimeError, IndexError, TypeError, AttributeError):
+        return None
 
 
 def index_of(leaf: fx.Node) -> fx.Node | None:
@@ -227,7 +230,7 @@ class _Way:
             return ours if len(ours) == 1 else []
         return []
 
-    def run(self, index: fx.Node, given: Tensor, values: Sequence[Tensor]) -> Tensor:
+    def run(self, index: fx.Node, given: Tensor, values: Sequence[Any]) -> Tensor:
         """The numbers of an index's elements."""
         (source,) = self.inputs
         known: dict[fx.Node, Any] = dict(zip(self.given, values, strict=True))
@@ -245,9 +248,9 @@ class _Way:
             return torch.broadcast_tensors(told[held[0]], *others)[0]  # type: ignore[no-any-return, no-untyped-call]
         if op_name(node) == "aten.where":
             yes, no = (_number(a, told) for a in node.args[1:3])
-            return torch.where(known[node.args[0]], yes, no)  # type: ignore[index]
+            return _chosen(known[node.args[0]], yes, no)  # type: ignore[index]
         if op_name(node) == "aten.masked_fill":
-            return torch.where(known[node.args[1]], 0, _number(node.args[0], told))  # type: ignore[index]
+            return _chosen(known[node.args[1]], 0, _number(node.args[0], told))  # type: ignore[index]
 
         def value(argument: fx.Node) -> Any:
             if argument in told:
@@ -270,6 +273,16 @@ def _call(node: fx.Node) -> fx.Node:
     """The operation whose result it is: of one part, what gives all of them."""
     whole = node.args[0] if op_name(node) == "getitem" else None
     return whole if isinstance(whole, fx.Node) and has(whole, Fact.SPLIT) else node
+
+
+def _chosen(mask: Tensor | None, yes: Any, no: Any) -> Tensor:
+    """A mask that is not known, in an example, puts nothing in the place of any element."""
+    if mask is not None:
+        return torch.where(mask, yes, no)
+    elements = [side for side in (yes, no) if isinstance(side, Tensor)]
+    if len(elements) != 1:
+        raise TypeError("which of two texts is read depends on values")
+    return elements[0]
 
 
 def _number(argument: Any, told: dict[fx.Node, Tensor]) -> Any:

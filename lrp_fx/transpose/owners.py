@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx
 
 from lrp_fx.analysis.provenance import CONTENT, Facts
+from lrp_fx.ir.axes import axis_order
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import is_float, op_name, value_of
 from lrp_fx.ir.layout import token_axes
@@ -54,7 +55,8 @@ class Owners:
         name, start = next((entry for entry in found if entry[0] in of_way.values()), found[0])
         shifts = {self._shifts.get(way, 0) for way, known in of_way.items() if known == name} or {0}
         shift = shifts.pop()
-        return (name, start + shift) if not shifts and shift is not None else None
+        # a lookup of a text that had others put ahead knows by itself where the text begins
+        return (name, shift or start) if not shifts and shift is not None else None
 
     def _name(self, way: fx.Node) -> str | None:
         """The input that a lookup (or a placeholder of vectors) has its rows from."""
@@ -120,6 +122,17 @@ class Owners:
                 return [(whole, name, start + sum(ahead)) for name, start in own]
         return []
 
+    def _along_tokens(self, node: fx.Node, ways: _Ways) -> bool:
+        """Does it put tokens in another order, and not features or heads side by side?"""
+        if has(node, Fact.LOOKUP | Fact.SORTED | Fact.SCATTER):
+            return True
+        dims = argument(node, "dims", argument(node, "dim"))
+        rank, tokens = value_of(node).dim(), token_axes(self.facts.layout.get(node))
+        named = {int(d) % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
+        if op_name(node) == "aten.stack":  # a new axis: what it becomes is seen behind it
+            return any(self._shifts.get(way, 0) is None for way in ways)
+        return not named.isdisjoint(tokens)
+
     @cached_property
     def _ways(self) -> tuple[Mapping[fx.Node, _Ways], Mapping[fx.Node, _Ways]]:
         """The lookups (or placeholders) that rows of a value come from, and columns of scores. Rows that were put in
@@ -137,8 +150,18 @@ class Owners:
             elif across := [columns[a] for a in given if a in columns]:
                 columns[node] = _NOWHERE.union(*across)
             rows[node] = _NOWHERE.union(*(rows[a] for a in given)) if given else frozenset({node})
-            if node in self._shifts:
+            if given and _swaps(node) and given[0] in columns:
+                rows[node], columns[node] = columns[given[0]], rows[given[0]]
+            elif node in self._shifts:
                 rows[node] = frozenset({node})
-            elif given and has(node, _TURNS):
+            elif given and has(node, _TURNS) and self._along_tokens(node, rows[node]):
                 rows[node] = frozenset(placeholders[name] for name in self.facts.inputs[node])
         return rows, columns
+
+
+def _swaps(node: fx.Node) -> bool:
+    """Does it exchange the last two axes?"""
+    if operator_of(node).axes is not Axes.PERMUTED:
+        return False
+    order = axis_order(node)
+    return len(order) > 1 and list(order[-2:]) == [len(order) - 1, len(order) - 2]

@@ -91,7 +91,7 @@ class SiteBooks:
 
     def table(self) -> list[fx.Node]:
         """One tensor (sites, 4): out, in, sinks, scale."""
-        if not self.audit:
+        if not self.audit or not self.rows:
             return []
         rows: list[fx.Node] = []
         for _, credits, totals in self.rows:
