@@ -100,6 +100,10 @@ KEPT: dict[str, tuple[Way, Way]] = {
     "parts of a counter": (lambda words, ids: words(ids[:, torch.cat(torch.arange(T).split(3))]), plain),
     "a sorted counter": (lambda words, ids: words(ids[:, torch.arange(T).flip(0).sort().values]), plain),
     "hidden by a mask": (lambda words, ids: words(torch.where(ids > 0, ids, 1)), plain),
+    "features put ahead": (
+        lambda words, ids: torch.cat([words.weight.new_zeros(*ids.shape, 2), words(ids.clone())[..., :6]], -1),
+        lambda words, ids: nnf.pad(words(ids)[..., :6], (2, 0)),
+    ),
     "the first one another": (
         lambda words, ids: words(torch.where(torch.arange(T) == 0, 2, ids)),
         lambda words, ids: torch.cat([words(torch.full_like(ids[:, :1], 2)), words(ids[:, 1:])], 1),

@@ -79,7 +79,9 @@ class Owners:
         dim = axis_of(node, value_of(node).dim())
         given: Any = node.args[0]
         *others, part = given
-        if op_name(part) != "aten.slice" or not self.facts.inputs.get(part) or argument(part, "dim") != dim:
+        if dim not in token_axes(self.facts.layout.get(node)) or op_name(part) != "aten.slice":
+            return None
+        if not self.facts.inputs.get(part) or argument(part, "dim") != dim:
             return None
         sizes = [value_of(o).shape[dim] for o in others if value_of(o).dim() == value_of(node).dim()]
         ours = any(self.facts.inputs.get(o) for o in others)
