@@ -7,13 +7,13 @@ ensures   the lookup has a row for each index; other bags, and the largest besid
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
 
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.graph import call_like, op_name, value_of
 from lrp_fx.ir.operators import argument, operand_of
 from lrp_fx.ir.sizes import same_size
 
@@ -26,7 +26,7 @@ def split_bags(graph: fx.Graph, node: fx.Node) -> None:
     results = [u for u in node.users if u.args[1] == 0]
     length = _length(argument(node, "offsets"), operand_of(node, 1))
     others = [u for u in node.users if u not in results and u.users]
-    if length is None or others or argument(node, "include_last_offset"):
+    if not results or length is None or others or argument(node, "include_last_offset"):
         return
     mode, padding = argument(node, "mode"), argument(node, "padding_idx")
     padding = None if padding == -1 else padding
@@ -34,7 +34,7 @@ def split_bags(graph: fx.Graph, node: fx.Node) -> None:
         return
     table, indices, weights = operand_of(node), operand_of(node, 1), argument(node, "per_sample_weights")
     with graph.inserting_before(node):
-        write = _Writer(graph, node)
+        write = partial(call_like, graph, results[0])
         bags = write(aten.reshape.default, indices, [-1, length])
         rows = write(aten.embedding.default, table, bags)
         if isinstance(weights, fx.Node):
@@ -52,21 +52,6 @@ def split_bags(graph: fx.Graph, node: fx.Node) -> None:
         user.replace_all_uses_with(result)
         graph.erase_node(user)
     graph.erase_node(node)
-
-
-class _Writer:
-    """Calls in the place of a node: where it stands in the model's code, they stand."""
-
-    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
-        self.graph, self.node = graph, node
-        self.mode = value_of(operand_of(node)).fake_mode
-
-    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        new = self.graph.call_function(target, args, kwargs)
-        with self.mode, enable_python_dispatcher():
-            value = target(*fx.map_arg(args, value_of), **fx.map_arg(kwargs, value_of))
-        new.meta = {**self.node.meta, "val": value}
-        return new
 
 
 def _length(offsets: Any, indices: fx.Node) -> Any:

@@ -222,8 +222,8 @@ class LeafBooks:
             application.node.name if kind == POSITION else None,
         )
         apart = by_token and given is None and origins is None and may_be_turned(node, builder.facts)
-        kind_of, source = self._reported(kind, names), source_line(application.node)
-        leaf = Leaf(node.name, kind_of, names, where, source, tokens, owners, user, apart)
+        reported, source = self._reported(kind, names), source_line(application.node)
+        leaf = Leaf(node.name, reported, names, where, source, tokens, owners, user, apart)
         constants = None
         if reading.constants:
             constants = replace(leaf, kind=LEARNED, inputs=()), values[3:6]
