@@ -113,7 +113,8 @@ class Operator:
     """One row: an operation's name, what is known of it, and how its axes belong together (None: not known).
 
     ``behind_bias``: for a map by weights, how many axes of the result follow the one that its bias runs along.
-    ``same_as``: the operation, as ``name.overload``, of which this is another name.
+    ``same_as``: the operation, as ``name.overload``, of which this is another name. ``holds``: the arguments whose
+    elements stand in the result, where it is put together of some.
     """
 
     name: str
@@ -121,3 +122,4 @@ class Operator:
     axes: Axes | None = None
     behind_bias: int | None = None
     same_as: str | None = None
+    holds: tuple[str, ...] = ()

@@ -15,31 +15,14 @@ import torch
 from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import CONTENT, Facts
+from lrp_fx.ir.examples import FAILS, depends_on_values, example
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, value_of
-from lrp_fx.ir.operators import argument, has, is_pointwise, keeps_order, operand_of
-from lrp_fx.ir.sizes import hint, same_size, shape_of
+from lrp_fx.ir.operators import argument, has, is_pointwise, keeps_order, operand_of, operator_of
+from lrp_fx.ir.sizes import same_size, shape_of
 
 _MOVED = Fact.MOVE | Fact.SELECTION | Fact.PADDING
 _TURNS = _MOVED | Fact.ASSEMBLY | Fact.SORTED | Fact.LOOKUP | Fact.SCATTER
-#: Put together: the operands that hold elements, by their names.
-_HOLD = {
-    "aten.flip": ("self",),
-    "aten.unfold": ("self",),
-    "aten.roll": ("self",),
-    "aten.cat": ("tensors",),
-    "aten.stack": ("tensors",),
-    "aten.where": ("self", "other"),
-    "aten.masked_fill": ("self", "value"),
-    "aten.slice_scatter": ("self", "src"),
-    "aten.select_scatter": ("self", "src"),
-    "aten.scatter": ("self", "src", "value"),
-    "aten.index_put": ("self", "values"),
-    "aten.gather": ("self",),
-    "aten.index_select": ("self",),
-    "aten.take_along_dim": ("self",),
-    "aten.index": ("self",),
-}
 
 
 @dataclass(frozen=True)
@@ -85,54 +68,13 @@ def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
         return None
     (found,) = way.inputs
     known: dict[fx.Node, Any] = {}
-    values = [None if _depends_on_values(node) else _example(node, known) for node in way.given]
+    values = [None if depends_on_values(node) else example(node, known) for node in way.given]
     try:
         row = way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values).flatten(0, -2)[0].tolist()
-    except (RuntimeError, IndexError, TypeError, AttributeError):  # a step needs what is None
+    except FAILS:  # a step needs what is None
         return None
     begins = {place + 1 - number for place, number in enumerate(row) if number}
     return begins.pop() if len(begins) == 1 and min(begins) >= 0 else None
-
-
-def _depends_on_values(node: fx.Node) -> bool:
-    """Of an input; whose size is asked for, or what something is made like, is no matter."""
-    read = ancestors([node], until=lambda n: not _is_tensors(n) or has(n, Fact.FILL))
-    return any(n.op == "placeholder" and _is_tensors(n) for n in read)
-
-
-def _is_tensors(node: fx.Node) -> bool:
-    return isinstance(value_of(node), (Tensor, list, tuple))
-
-
-def _example(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    """A value as in the traced call: it depends on sizes alone; None where it cannot be told."""
-    if node in known:
-        return known[node]
-    value = value_of(node)
-    found: Any
-    if not _is_tensors(node):
-        found = value if isinstance(value, int) else hint(value)
-    elif node.op == "get_attr":
-        tensor = getattr(node.graph.owning_module, str(node.target))
-        found = None if tensor.is_meta else tensor.detach().cpu()
-    else:
-        found = _run_example(node, known)
-    known[node] = found
-    return found
-
-
-def _run_example(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    def given(argument: fx.Node) -> Any:
-        if has(node, Fact.FILL) and isinstance(value_of(argument), Tensor):  # what it is made like
-            return torch.zeros(shape_of(argument), dtype=value_of(argument).dtype)
-        return _example(argument, known)
-
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), given)
-    target: Any = node.target
-    try:
-        return target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
-    except (RuntimeError, IndexError, TypeError, AttributeError):
-        return None
 
 
 def index_of(leaf: fx.Node) -> fx.Node | None:
@@ -217,7 +159,7 @@ class _Way:
         call = _call(node)
         if call is not node:
             return [call.args[0]]
-        if names := _HOLD.get(op_name(node)):
+        if names := operator_of(node).holds:
             found = [argument(node, name) for name in names]
             flat = [a for f in found for a in (f if isinstance(f, (list, tuple)) else [f])]
             return [a for a in flat if a is not None]
@@ -243,7 +185,7 @@ class _Way:
         held, call = self._held(node), _call(node)
         if op_name(node) == "aten.one_hot":
             return told[held[0]].unsqueeze(-1).expand(*[-1] * (value_of(node).dim() - 1), argument(node, "num_classes"))
-        if has(node, Fact.CAST) or (call is node and op_name(node) not in _HOLD and not has(node, _MOVED)):
+        if has(node, Fact.CAST) or (call is node and not operator_of(node).holds and not has(node, _MOVED)):
             others = [v for a in node.all_input_nodes if isinstance(v := known.get(a), Tensor)]
             return torch.broadcast_tensors(told[held[0]], *others)[0]  # type: ignore[no-any-return, no-untyped-call]
         if op_name(node) == "aten.where":
