@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 import lrp_fx
+from lrp_fx.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quiet")
 V, F, T = 20, 8, 6
@@ -168,7 +169,10 @@ def test_rows_whose_order_is_not_known_stay_apart() -> None:
     def look(words: nn.Embedding, ids: Tensor) -> Tensor:
         return words(ids.sort(1).values)  # type: ignore[no-any-return]
 
-    assert list(explained(look).content) == ["input_ids:embedding"]
+    found = explained(look)
+    assert list(found.content) == ["input_ids:embedding"]
+    with pytest.raises(InputError, match="of which tokens the rows of input_ids:embedding are is not known"):
+        found.tokens  # noqa: B018
 
 
 # ------------------------------------------------------------------------------------------------ encoder and decoder

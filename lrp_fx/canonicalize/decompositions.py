@@ -14,8 +14,9 @@ import torch
 from torch import fx
 
 from lrp_fx.canonicalize.bags import split_bags
+from lrp_fx.canonicalize.columns import look_up_rows
 from lrp_fx.canonicalize.kernels import KERNELS
-from lrp_fx.ir.graph import ancestors, call_like, is_tensor, op_name, value_of
+from lrp_fx.ir.graph import ancestors, call_like, is_computed, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
 
@@ -244,7 +245,7 @@ def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
 def split_bias(graph: fx.Graph, node: fx.Node) -> None:
     """A map whose weights are computed from inputs is a product of two values; its bias is a term of its own."""
     bias, weight = argument(node, "bias"), node.args[1]
-    if not isinstance(weight, fx.Node) or not _is_computed(weight):
+    if not isinstance(weight, fx.Node) or not is_computed(weight):
         return
     trailing = operator_of(node).behind_bias
     with graph.inserting_before(node):
@@ -263,19 +264,6 @@ def split_bias(graph: fx.Graph, node: fx.Node) -> None:
             result = call_like(graph, node, aten.add.Tensor, result, term)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
-
-
-def _is_computed(weight: fx.Node) -> bool:
-    """Does it depend on an input of the program?"""
-    stack, seen = [weight], {weight}
-    while stack:
-        current = stack.pop()
-        if current.op == "placeholder":
-            return True
-        new = [a for a in current.all_input_nodes if a not in seen and isinstance(value_of(a), torch.Tensor)]
-        seen.update(new)
-        stack.extend(new)
-    return False
 
 
 def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
@@ -302,7 +290,7 @@ def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
         return
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
     only_compared = all(value_of(user).dtype == torch.bool for user in node.users if is_tensor(user))
-    if not value_of(node).is_floating_point() or only_compared or not any(map(_is_computed, operands)):
+    if not value_of(node).is_floating_point() or only_compared or not any(map(is_computed, operands)):
         return
     with graph.inserting_before(node):
         quotient = call_like(graph, node, aten.div.Tensor, *node.args[:2])
@@ -322,6 +310,8 @@ def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
 #: Operation -> the function that writes it out.
 DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.embedding_bag": split_bags,
+    "aten.index": look_up_rows,
+    "aten.index_select": look_up_rows,
     "aten.copy": replace_copy,
     "aten.fill": spread_fill,
     "aten.masked_fill": choose_filled,

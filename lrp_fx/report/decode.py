@@ -34,6 +34,7 @@ class Statement:
     streams: list[Stream]
     ledger: Ledger
     forms: dict[str, Form]
+    apart: tuple[str, ...]
     at: Activations
 
 
@@ -123,7 +124,8 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
     ledger = _ledger(signature, values, books)
     streams = _streams(signature, values, position)
     at = _activations(signature, values, position)
-    return Statement(content, position, learned, segment, cached, streams, ledger, forms, at)
+    apart = tuple(_content_key(leaf) for leaf, *_ in values.leaves if leaf.kind == CONTENT and leaf.apart)
+    return Statement(content, position, learned, segment, cached, streams, ledger, forms, apart, at)
 
 
 def _activations(signature: GraphSignature, values: _Values, position: list[PositionSite]) -> Activations:
@@ -184,8 +186,13 @@ def _values(signature: GraphSignature, flat: tuple[Any, ...]) -> _Values:
 def _add_content(content: dict[str, Tensor], leaf: Leaf, R: Tensor, bound: dict[str, Any]) -> None:
     name = leaf.inputs[0] if leaf.inputs else leaf.name
     fits = not leaf.apart and name in bound and isinstance(bound[name], Tensor) and R.shape == bound[name].shape
-    key = name if fits else f"{name}:{leaf.name}"
+    key = name if fits else _content_key(leaf)
     content[key] = content[key] + R if key in content else R
+
+
+def _content_key(leaf: Leaf) -> str:
+    """The name of content that is not laid out as its input is."""
+    return f"{leaf.inputs[0] if leaf.inputs else leaf.name}:{leaf.name}"
 
 
 def _position(

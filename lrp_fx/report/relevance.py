@@ -62,7 +62,8 @@ class Relevance(Readings):
     and given in a cache (keys, values, states), in its own shape; `past` sums it by earlier token. ``vocabulary``: what
     ids and classes are called, where the explainer knows it. ``target``: what is explained, for each example, by
     index, name, place and probability; as text, the target as it was given. ``forms``: input
-    name -> what its axes stand for (time, patches in one list), as the model reads it. ``at``: the places inside the
+    name -> what its axes stand for (time, patches in one list), as the model reads it. ``apart``: names in ``content``
+    whose rows are in an order that is not known, and stand for no token. ``at``: the places inside the
     model that were asked for (``explainer(..., at=...)``), by name. ``edges``: what passes between places, None unless
     it was asked for (``explainer(..., edges=...)``); `graph` draws it.
     """
@@ -81,6 +82,7 @@ class Relevance(Readings):
     cached: dict[str, Tensor] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     forms: dict[str, Form] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
     at: Activations = field(default_factory=Activations)
     edges: Edges | None = None
 
@@ -221,8 +223,7 @@ class Relevance(Readings):
             )
         rows = self._stream_rows() if depth == "mean" else self._token_rows()
         result = {n: (R.clone() if content else torch.zeros_like(R)) for n, R in rows.items()}
-        if not result:
-            raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
+        self._check_tokens(result)
         if position is not None:
             self._add_position(result, position, credit, depth)
         if hide is not None:
@@ -239,6 +240,16 @@ class Relevance(Readings):
         """Content by token: of each text, or of the several texts of an example."""
         texts = {n for n, x in self.inputs.items() if not x.is_floating_point() and x.dim() > 2}
         return {n: R for n, R in self.content.items() if R.dim() == 2 or n in texts}
+
+    def _check_tokens(self, rows: dict[str, Tensor]) -> None:
+        """Refuse where nothing, or nothing that is known by token, was read."""
+        if not rows:
+            raise InputError("this model has no token input; use .content (in the input's own shape) or .heatmap()")
+        if all(name in self.apart for name in rows):
+            raise InputError(
+                f"of which tokens the rows of {', '.join(rows)} are is not known: they may stand in another order than "
+                "those of the input, or be no rows\n    next: .content has what they got, as it is read"
+            )
 
     def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
         for number, site in enumerate(self.position):

@@ -51,6 +51,14 @@ def compared_with_codes_in_another_order(input_ids: Tensor, table: Tensor) -> Te
     return (input_ids[..., None] == codes).to(table.dtype) @ table.flip(0)
 
 
+def columns(input_ids: Tensor, table: Tensor) -> Tensor:
+    return table.t()[:, input_ids].permute(1, 2, 0)
+
+
+def selected_columns(input_ids: Tensor, table: Tensor) -> Tensor:
+    return table.t().index_select(1, input_ids.flatten()).t().unflatten(0, input_ids.shape)
+
+
 SPELLINGS = (
     embedding,
     indexed,
@@ -62,4 +70,6 @@ SPELLINGS = (
     compared,
     compared_and_chosen,
     compared_with_codes_in_another_order,
+    columns,
+    selected_columns,
 )
