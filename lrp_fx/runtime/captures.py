@@ -89,13 +89,18 @@ def taken_over(call: ModelCall, wanted: Sequence[Any], detached: bool) -> Captur
     shared = _SHARED.get(call.model)
     if not shared:
         return None
-    key, seen = (call.key, *wanted), fingerprint(call.model)
+    key, seen = (_kind(call), *wanted), fingerprint(call.model)
     for entry in reversed(shared):
         captured = entry.captured
         same = entry.wanted == key and entry.detached in (None, detached)
         if same and entry.seen == seen and refusal(captured.guards, call) is None:
             return captured if _is_right(call, captured.program) else None
     return None
+
+
+def _kind(call: ModelCall) -> tuple[Any, ...]:
+    """What a program is captured for; inputs have the roles that they were given."""
+    return call.key, tuple(sorted(call.roles.items()))
 
 
 def _is_right(call: ModelCall, program: Program) -> bool:
@@ -114,7 +119,7 @@ def share(call: ModelCall, wanted: Sequence[Any], detached: bool, captured: Capt
         return
     shared = _SHARED.setdefault(call.model, [])
     kept_apart = detached if has_detached(program) else None
-    shared.append(_Shared((call.key, *wanted), kept_apart, fingerprint(call.model), captured))
+    shared.append(_Shared((_kind(call), *wanted), kept_apart, fingerprint(call.model), captured))
     del shared[:-KEPT]
 
 
