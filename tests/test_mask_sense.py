@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp_fx
-from lrp_fx.analysis.mask_sense import keeps_where_true
+from lrp_fx.analysis.mask_sense import sense_of
 from lrp_fx.targets import Predicted
 from testing.handmade import F, T, V, ids, ready
 
@@ -139,7 +139,7 @@ class Replaced(Attention):
     """Hidden tokens are a learned one."""
 
     def forward(self, input_ids: Tensor, padding_mask: Tensor) -> Tensor:
-        x = torch.where(padding_mask[..., None], self.words(input_ids), self.maps[0].bias)
+        x = torch.where(padding_mask[..., None], self.words(input_ids), self.maps[0].bias)  # type: ignore[arg-type]
         return self.head(x + (x @ x.mT).softmax(-1) @ x)  # type: ignore[no-any-return]
 
 
@@ -176,7 +176,7 @@ def test_a_mask_that_nobody_reads() -> None:
     check(ready(Ignoring(hides=True)), padding(hides=False), [5, 5])
     explain = lrp_fx.convert(ready(Ignoring(hides=True)))
     explain(ids(), padding())
-    assert keeps_where_true(explain.rewritten.program, "padding_mask") is None
+    assert sense_of(explain.rewritten.program, "padding_mask") is None
 
 
 class Frames(nn.Module):
@@ -201,3 +201,91 @@ def test_which_row_is_the_last_has_to_be_said() -> None:
         explain(samples=samples, attention_mask=mask)
     told = explain(samples=samples, attention_mask=mask, target=Predicted(position=[2, 5]))
     assert torch.allclose(told.score, told.output[torch.arange(2), [2, 5]].amax(-1))
+
+
+# ------------------------------------------------------------------------------------------------ found by running
+#: What a mask does to scores, in ways of which no list has all: 1 hides.
+HIDDEN_SOMEHOW: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "scaled sum": lambda s, m: torch.add(s, m, alpha=-1e30),
+    "turned about": lambda s, m: -(1e9 * m - s),
+    "in between": lambda s, m: torch.lerp(s, torch.full_like(s, -1e30), m.expand_as(s)),
+    "product and sum": lambda s, m: torch.addcmul(s, m, torch.full_like(s, -1e30)),
+    "bounded": lambda s, m: s.clamp(max=torch.where(m != 0, -1e30, 1e30)),
+    "lesser": lambda s, m: torch.fmin(s, torch.where(m != 0, -1e30, 1e30)),
+    "not so low": lambda s, m: s - 100 * m,
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN_SOMEHOW)
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.float64])
+def test_what_is_hidden_reaches_no_other_token(name: str, dtype: torch.dtype) -> None:
+    model = ready(Attention(lambda s, m, t: HIDDEN_SOMEHOW[name](s, m[:, None, None, :].to(s.dtype))))
+    check(model, padding().to(dtype), [3, 5])
+
+
+def test_masks_of_queries_and_keys() -> None:
+    """(B, 1, queries, keys): true where a key is seen, or a very low number where it is not."""
+    shown = padding(hides=False)[:, None, None, :] & ~causal(T)
+    check(ready(Attention(lambda s, m, t: s.masked_fill(~m, LOW))), shown, [3, 5])
+    added = torch.zeros(shown.shape, dtype=torch.float64).masked_fill(~shown, -1e300)
+    check(ready(Attention(lambda s, m, t: s + m)), added, [3, 5])
+    check(ready(Attention(lambda s, m, t: s.masked_fill(~m[:, None], LOW))), shown[:, 0], [3, 5])
+
+
+def test_masks_of_numbers_with_a_point() -> None:
+    check(ready(Attention(lambda s, m, t: s - 1e9 * (1 - m[:, None, None, :]))), padding(hides=False).double(), [3, 5])
+    check(ready(Attention(lambda s, m, t: s + m[:, None, None, :])), padding().double() * -1e9, [3, 5])
+
+
+class Prefixed(Attention):
+    """Tokens of a prefix see each other; the others see what is before them. A padding mask may come behind."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, m, t: s.masked_fill(causal(t) & (m == 0)[:, None, None, :], LOW))
+
+    def forward(self, input_ids: Tensor, prefix_mask: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.words(input_ids)
+        scores = self.hide((x @ x.mT)[:, None], prefix_mask, x.shape[1])[:, 0]
+        if attention_mask is not None:
+            scores = scores.masked_fill(attention_mask[:, None, :] == 0, LOW)
+        return self.head(x + scores.softmax(-1) @ x)  # type: ignore[no-any-return]
+
+
+def test_a_mask_that_hides_no_token_from_all_others_is_no_padding() -> None:
+    prefix = torch.zeros(2, T, dtype=torch.long)
+    prefix[:, :2] = 1
+    check(ready(Prefixed()), prefix, [5, 5])
+    kept = padding(hides=False).long()
+    found = lrp_fx.convert(ready(Prefixed()))(ids(), prefix, kept)
+    assert [one.position for one in found.target] == [3, 5]
+
+
+def test_truth_values_named_for_places_are_none() -> None:
+    class Masked(Attention):
+        def forward(self, input_ids: Tensor, bool_masked_pos: Tensor, attention_mask: Tensor) -> Tensor:  # type: ignore[override]
+            x = torch.where(bool_masked_pos[..., None], self.head.weight[0], self.words(input_ids))
+            scores = (x @ x.mT).masked_fill(attention_mask[:, None, :] == 0, LOW)
+            return self.head(x + scores.softmax(-1) @ x)  # type: ignore[no-any-return]
+
+    masked = torch.zeros(2, T, dtype=torch.bool)
+    masked[:, 1] = True
+    found = lrp_fx.convert(ready(Masked(lambda s, m, t: s)))(ids(), masked, padding(hides=False).long())
+    assert [one.position for one in found.target] == [3, 5]
+
+
+def test_rows_counted_back_onto_hidden_tokens_are_said() -> None:
+    model = ready(Attention(lambda s, m, t: s.masked_fill(m[:, None, None, :] == 0, LOW)))
+    holes = torch.tensor([[1, 1, 1, 0, 0, 1], [1] * T])
+    with pytest.warns(UserWarning, match=r"row 4 of the output is padding in example 0"):
+        lrp_fx.convert(model)(ids(), holes, target=Predicted(position=-2))
+
+
+def test_explainers_of_one_model_have_their_own_roles() -> None:
+    class Named(Attention):
+        def forward(self, input_ids: Tensor, valid: Tensor) -> Tensor:
+            return super().forward(input_ids, valid)
+
+    model = ready(Named(lambda s, m, t: s.masked_fill(m[:, None, None, :] == 0, LOW)))
+    given = (ids(), padding(hides=False).long())
+    for roles, last in ((None, [5, 5]), ({"valid": "mask"}, [3, 5]), (None, [5, 5])):
+        assert [one.position for one in lrp_fx.convert(model, roles=roles)(*given).target] == last

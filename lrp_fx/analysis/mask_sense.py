@@ -1,9 +1,9 @@
 """Mask sense: does a mask keep tokens where it is true, or hide them?
 
 It is decided by evaluation, not by spelling: all that a program computes of the mask is computed for a mask of ones and
-for one of zeros, up to where it meets what is computed of content. There a choice of something else, a sum with a very
-low number, a product with zero, or an attention kernel hides entries. The mask that hides more is the one that hides
-tokens.
+for one of zeros, each with another number in the middle, up to where it meets what is computed of content. There a
+choice of something else, a sum with a very low number, a product with zero, or an attention kernel hides entries. Where
+that tells nothing, the program is run (`lrp_fx.analysis.mask_effect`): what is hidden reaches no other token.
 
 requires  a captured program, masks in it as they were given (before any that say nothing are dropped)
 ensures   one answer for every way to write the same mask
@@ -11,13 +11,14 @@ ensures   one answer for every way to write the same mask
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, sense_by_running
 from lrp_fx.analysis.provenance import POSITION, VERY_LOW
 from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
@@ -27,34 +28,68 @@ from lrp_fx.ir.program import CONTENT_ROLE, Input, Program
 from lrp_fx.ir.sizes import hint
 
 #: Answers for captured graphs, which no pass edits: every kind of target asks again.
-_KNOWN: WeakKeyDictionary[fx.GraphModule, dict[str, bool | None]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[fx.GraphModule, dict[str, str | None]] = WeakKeyDictionary()
 #: (what is computed of a mask and of no content, an operation in which it meets content)
 Meeting = tuple[fx.Node, fx.Node]
 
 
-def keeps_where_true(program: Program, name: str) -> bool | None:
-    """Does a mask input keep tokens where it is true (or 1), or does it hide them there? None where nothing that is
-    computed of it meets content, or hides anything.
+def kept(mask: Tensor, sense: str) -> Tensor:
+    """(B, T): which tokens a mask (B, T), or (B, ..., queries, T), keeps: shows to some query at least."""
+    shown = mask > VERY_LOW if sense == LOW else (mask == 0 if sense == HIDES else mask != 0)
+    return shown.flatten(1, -2).any(1) if shown.dim() > 2 else shown
+
+
+def sense_of(program: Program, name: str) -> str | None:
+    """What a mask input says (`KEEPS`, `HIDES`, `LOW` or `NO_PADDING`), None where neither what is computed of it nor
+    the program's output tells.
     """
-    if program.captured is None:
-        return _keeps_where_true(program, name)
-    known = _KNOWN.setdefault(program.captured, {})
+    module = program.captured or program.module
+    known = _KNOWN.setdefault(module, {}) if program.captured is not None else {}
     if name not in known:
-        known[name] = _keeps_where_true(program, name)
+        known[name] = _sense(program, module, name)
     return known[name]
 
 
-def _keeps_where_true(program: Program, name: str) -> bool | None:
-    module = program.captured or program.module
+def _sense(program: Program, module: fx.GraphModule, name: str) -> str | None:
+    dtype = next(i.dtype for i in program.inputs if i.name == name)
+    lowest = [(LOW, 0, torch.finfo(dtype).min)] if dtype.is_floating_point else []
+    by_truth = _by_meeting(program, module, name, [(KEEPS, 1, 0), (HIDES, 0, 1)])
+    # what is very low where it meets content may be turned about behind it: running comes first
+    return by_truth or sense_by_running(program, module, name) or _by_meeting(program, module, name, lowest)
+
+
+def _by_meeting(
+    program: Program, module: fx.GraphModule, name: str, settings: Sequence[tuple[str, float, float]]
+) -> str | None:
+    """By what is hidden where the mask meets content; None where that hides nothing, or no token from all queries."""
     inputs = dict(zip(program.inputs, module.graph.find_nodes(op="placeholder"), strict=True))
+    node = next(n for i, n in inputs.items() if i.name == name)
     met = list(_meetings(module.graph, inputs, name))
-    hidden = []
-    for number in (0, 1):
+    tokens = hint(value_of(node).shape[-1]) if value_of(node).dim() else 0
+    if not met or tokens < 2:
+        return None
+
+    def hidden(number: float, hole: float) -> list[Tensor | None]:
         given = {n: _given(i, value_of(n), number if i.name == name else 1) for i, n in inputs.items()}
+        given[node][..., tokens // 2] = hole
         values = _evaluated(module, [a for _, user in met for a in user.all_input_nodes], given)
-        found = (_hidden(user, node, values) for node, user in met if isinstance(values.get(node), Tensor))
-        hidden.append(sum(int(entries.sum()) for entries in found if entries is not None))
-    return None if hidden[0] == hidden[1] else hidden[0] > hidden[1]
+        return [_hidden(user, a, values) if isinstance(values.get(a), Tensor) else None for a, user in met]
+
+    for sense, keeping, hiding in settings:
+        pairs = zip(hidden(keeping, hiding), hidden(keeping, keeping), strict=True)
+        if any(a is not None and b is not None and _is_gone(a & ~b, tokens) for a, b in pairs):
+            return sense
+    return None
+
+
+def _is_gone(hidden: Tensor, tokens: int) -> bool:
+    """Is a token in the middle hidden from the last query, where queries are told apart?"""
+    while hidden.dim() > 1 and hidden.shape[-1] == 1:  # features of the token
+        hidden = hidden.squeeze(-1)
+    if hidden.dim() == 0 or hidden.shape[-1] != tokens:
+        return False
+    column = hidden[..., tokens // 2]
+    return bool((column[..., -1] if column.dim() > 1 else column).any())
 
 
 def _meetings(graph: fx.Graph, inputs: Mapping[Input, fx.Node], name: str) -> Iterator[Meeting]:
@@ -78,10 +113,10 @@ def _is_size(node: fx.Node) -> bool:
     return op_name(node) == "aten.sym_size"
 
 
-def _given(info: Input, value: Tensor, number: int) -> Tensor:
+def _given(info: Input, value: Tensor, number: float) -> Tensor:
     """An input of the traced sizes that holds one number; places count."""
     shape = [hint(s) for s in value.shape]
-    if info.role == POSITION and info.is_index and shape:
+    if info.role == POSITION and info.is_index and info.dtype != torch.bool and shape:
         return torch.arange(shape[-1], dtype=value.dtype, device=value.device).expand(shape)
     return torch.full(shape, number, dtype=value.dtype, device=value.device)
 
@@ -144,8 +179,10 @@ def _hidden(user: fx.Node, node: fx.Node, values: Mapping[fx.Node, Any]) -> Tens
         given = argument(user, "attn_mask") is node
         return (~value if value.dtype == torch.bool else value <= VERY_LOW) if given else None
     if has(user, Fact.SUM) or name == "aten.minimum":
-        low: Tensor = value if name != "aten.sub" or user.args[0] is node else -value
-        return low <= VERY_LOW if value.is_floating_point() else None
+        sign = -1 if name == "aten.sub" and user.args[0] is not node else 1
+        times = argument(user, "alpha", 1) if user.args[0] is not node else 1
+        factor = sign * times if isinstance(times, (int, float)) else sign
+        return value * factor <= VERY_LOW if value.is_floating_point() else None
     return value == 0 if has(user, Fact.PRODUCT | Fact.SCALING) else None
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.analysis.mask_sense import keeps_where_true
+from lrp_fx.analysis.mask_effect import KEEPS, NO_PADDING
+from lrp_fx.analysis.mask_sense import kept as kept_by
+from lrp_fx.analysis.mask_sense import sense_of
 from lrp_fx.capture.call import as_call, bind
 from lrp_fx.errors import InputError
 from lrp_fx.ir.program import CONTENT_ROLE, MASK_ROLE
@@ -99,9 +101,8 @@ def _unpadded(explainer: Explainer, inputs: dict[str, Any], roles: Mapping[str, 
     if mask is None or bool((inputs[mask] == inputs[mask][0, 0]).all()):
         return Given(inputs, name, everything)
     explainer.trace(**inputs)
-    keeps = keeps_where_true(explainer.rewritten.program, mask)
-    kept = (inputs[mask][0] != 0).cpu()
-    kept = ~kept if keeps is False else kept
+    sense = sense_of(explainer.rewritten.program, mask)
+    kept = kept_by(inputs[mask], KEEPS if sense in (None, NO_PADDING) else sense)[0].cpu()
     wide = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.dim() > 2 and length in v.shape[1:]]
     if wide:
         raise InputError(

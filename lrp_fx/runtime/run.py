@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.analysis.mask_sense import kept
 from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory, warn_user
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
 from lrp_fx.guards.inputs import TensorGuard
@@ -190,10 +191,9 @@ def _result(
     shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
     named = dict(zip(signature.arguments, arguments, strict=True))
     plain = tuple(v.detach() if isinstance(v, Tensor) else v for v in flat)
-    said = explained(target, named, score.detach(), shape, output, _kept(signature, call), terms.link)
-    if not isinstance(position := getattr(target, "position", None), int) or position >= 0:
-        given = named["position"].unsqueeze(1) if said.positions is None and "position" in named else said.positions
-        _warn_of_padding(given, _kept(signature, call))
+    said = explained(target, named, score.detach(), shape, output, _kept(signature, call, batch), terms.link)
+    given = named["position"].unsqueeze(1) if said.positions is None and "position" in named else said.positions
+    _warn_of_padding(given, _kept(signature, call, batch))
     statement = read_statement(signature, flat, call.bound)
     return settle(
         statement,
@@ -242,7 +242,7 @@ def _read(
     output = flat[signature.explained] if signature.explained is not None else answer()
     if output is None:
         return None
-    score, mask = flat[signature.outputs], _kept(signature, call)
+    score, mask = flat[signature.outputs], _kept(signature, call, len(flat[signature.outputs]))
     if output.shape[:1] != score.shape:
         return None
     with torch.inference_mode(False), torch.enable_grad():
@@ -254,12 +254,12 @@ def _read(
     return amounts.reshape(len(amounts), -1).sum(1)
 
 
-def _kept(signature: GraphSignature, call: Arguments) -> Tensor | None:
+def _kept(signature: GraphSignature, call: Arguments, rows: int) -> Tensor | None:
     """(B, T): which rows count for a target; None for all."""
     if signature.target_mask is None:
         return None
-    name, keeps = signature.target_mask
-    return call.bound[name] != 0 if keeps else call.bound[name] == 0  # type: ignore[no-any-return]
+    name, sense = signature.target_mask
+    return kept(call.bound[name], sense).expand(rows, -1)
 
 
 @contextlib.contextmanager

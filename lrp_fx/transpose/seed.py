@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.mask_sense import keeps_where_true
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW
+from lrp_fx.analysis.mask_sense import kept, sense_of
 from lrp_fx.analysis.provenance import MASK
 from lrp_fx.errors import TargetError, UntracedTargetError
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.program import Program
-from lrp_fx.ir.sizes import hint, same_size
+from lrp_fx.ir.sizes import hint, is_one, same_size
 from lrp_fx.ir.traces import Traced, known_of
 from lrp_fx.ir.tracing import abstract_key, inline
 from lrp_fx.rewrite.refuse import outside_of
@@ -78,13 +79,13 @@ def add_seed(
             f"At({source.name!r}, ...) is %{explained.name}, where relevance ends ({rewritten.leaves[explained]}): all "
             "of it is its own\n    next: read a place that something is computed in"
         )
-    mask, keeps = target_mask(builder.program, explained) or (None, None)
+    mask, sense = target_mask(builder.program, explained) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
     values = [value_of(n) for n in (*inputs, *arguments.values())]
     layout = builder.facts.layout.get(explained) if source is None else source.layout
     axis = batch_axis(layout) or BatchAxis(0, 1, 1)
-    module = _seed_of(builder, target, list(arguments), keeps, axis, values, source is not None)
+    module = _seed_of(builder, target, list(arguments), sense, axis, values, source is not None)
     return Seed(*inline(builder.graph, module, nodes, ("target", "seed", 0), builder.constant))
 
 
@@ -92,7 +93,7 @@ def _seed_of(
     builder: RelevanceBuilder,
     target: Target,
     names: list[str],
-    keeps: bool | None,
+    sense: str | None,
     axis: BatchAxis,
     values: list[Any],
     inside: bool,
@@ -101,11 +102,11 @@ def _seed_of(
     time: traces outlive explainers, and what it holds (the model, perhaps) would live as long.
     """
     batch = builder.facts.batch
-    key = ("seed", kind_of(target), tuple(names), keeps, axis, inside, abstract_key(batch), abstract_key(values))
+    key = ("seed", kind_of(target), tuple(names), sense, axis, inside, abstract_key(batch), abstract_key(values))
     if not isinstance(target, Custom) and (found := builder.traces.get(key, builder.mode)) is not None:
         return found.module
     known = known_of(builder.mode) if _is_shipped(target) else None
-    function = _seeding(target, names, keeps, axis, batch, inside)
+    function = _seeding(target, names, sense, axis, batch, inside)
     module = builder.traced(function, values, lambda: f"the target {target!r}", UntracedTargetError)
     if not isinstance(target, Custom):
         builder.traces.keep(key, Traced(module), builder.mode, known)
@@ -119,7 +120,7 @@ def _is_shipped(target: Target) -> bool:
 
 
 def _seeding(
-    target: Target, names: list[str], mask_keeps: bool | None, axis: BatchAxis, batch: Any, inside: bool
+    target: Target, names: list[str], sense: str | None, axis: BatchAxis, batch: Any, inside: bool
 ) -> Callable[..., list[Any]]:
     """The function to trace: ``(output[, mask], arguments...) -> [score, coefficient, remainder, total]``. inside: is
     it a value inside the model, which a target sees with its examples first?
@@ -127,8 +128,8 @@ def _seeding(
 
     def run(output: Tensor, *rest: Any) -> list[Any]:
         mask = None
-        if mask_keeps is not None:  # targets see 1 where a token counts, whatever the model's convention
-            mask, rest = (rest[0] != 0 if mask_keeps else rest[0] == 0), rest[1:]
+        if sense is not None:  # targets see 1 where a token counts, whatever the model's convention
+            mask, rest = kept(rest[0], sense), rest[1:]
         read = batch_first(output, axis, batch) if inside else output
         score, seed = score_of(target, read, mask, dict(zip(names, rest, strict=True)))
         if inside:
@@ -150,31 +151,42 @@ def _check_score(score: Tensor, batch: Any) -> None:
         )
 
 
-def mask_of_target(program: Program, read: fx.Node) -> tuple[str, bool] | None:
-    """The name of the `target_mask`, and whether it keeps tokens where it is true."""
+def mask_of_target(program: Program, read: fx.Node) -> tuple[str, str] | None:
+    """The name of the `target_mask`, and what it says (`lrp_fx.analysis.mask_sense`)."""
     found = target_mask(program, read)
     if found is None:
         return None
     return next(name for name, node in program.input_nodes().items() if node is found[0]), found[1]
 
 
-def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, bool] | None:
-    """The mask input that speaks of the positions of what a target reads (same batch, same length), and whether it
-    keeps tokens where it is true. Where the model does not say by what it does, whole numbers keep: that is their
-    convention; truth has none. None if there is no such mask.
+def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
+    """The mask input that speaks of the positions of what a target reads (same batch, same length), and what it says.
+    Where the model does not say by what it does, whole numbers keep: that is their convention; truth has none. None if
+    there is no such mask.
     """
     shape = value_of(read).shape
     if len(shape) < 3:
         return None
-    for info, node in zip(program.inputs, program.input_nodes().values(), strict=True):
-        if info.role == MASK and info.is_index and len(info.shape) == 2:
-            sizes = value_of(node).shape
-            if same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0]):
-                continue  # between pairs of tokens
-            keeps = keeps_where_true(program, info.name)
-            by_convention = keeps is None and info.dtype != torch.bool
-            if same_size(sizes[1], shape[1]) and (keeps is not None or by_convention):
-                return node, keeps is not False
-            if not node.users and by_convention and hint(sizes[1]) == hint(shape[1]):
-                return node, True  # its length is tied to nothing, for nothing reads it
+    nodes = zip(program.inputs, program.input_nodes().values(), strict=True)
+    masks = [(info, node) for info, node in nodes if info.role == MASK and _speaks_of_rows(node, shape)]
+    senses = {node: sense_of(program, info.name) for info, node in masks}
+    for _, node in masks:
+        if senses[node] in (KEEPS, HIDES, LOW):
+            return node, str(senses[node])
+    for info, node in masks:
+        if senses[node] is None and info.is_index and info.dtype != torch.bool and len(info.shape) == 2:
+            return node, KEEPS
     return None
+
+
+def _speaks_of_rows(node: fx.Node, shape: Sequence[Any]) -> bool:
+    """Has a mask (B, T), or (B or 1, ..., T), the batch and the length of what is read (B, T, ...)?"""
+    sizes = value_of(node).shape
+    if len(sizes) < 2:
+        return False
+    if len(sizes) > 2:
+        return (same_size(sizes[0], shape[0]) or is_one(sizes[0])) and same_size(sizes[-1], shape[1])
+    if same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0]):
+        return False  # between pairs of tokens
+    unread = not node.users and hint(sizes[1]) == hint(shape[1])  # its length is tied to nothing, for nothing reads it
+    return same_size(sizes[1], shape[1]) or unread

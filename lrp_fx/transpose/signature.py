@@ -109,14 +109,15 @@ class PlaceInfo:
 class GraphSignature:
     """What the outputs of a relevance graph are, in order; ``dtype``: the coarsest on the way
     (`Rewritten.precision`). ``outputs``: how many are the model's own; ``explained``: which of them, None if no one is.
-    ``target_mask``: the input that tells a target which rows count, and whether it keeps them where it is true.
+    ``target_mask``: the input that tells a target which rows count, and what it says
+    (`lrp_fx.analysis.mask_sense`).
     ``gates``: arguments behind the target's, masks of what relevance has to pass. ``inside``: places that are read.
     ``stops``: how many places relevance starts anew from; their arguments are among the gates'.
     """
 
     outputs: int = 0
     explained: int | None = None
-    target_mask: tuple[str, bool] | None = None
+    target_mask: tuple[str, str] | None = None
     dtype: torch.dtype = torch.float32
     leaves: list[Leaf] = field(default_factory=list)
     sinks: list[tuple[str, SiteInfo]] = field(default_factory=list)
