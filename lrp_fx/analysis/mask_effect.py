@@ -46,7 +46,8 @@ def sense_by_running(program: Program, module: fx.GraphModule, name: str) -> str
         for sense, effect in seen:
             if effect is not None and effect[0] > 0 and effect[1] <= _UNSEEN * effect[0]:
                 return sense
-        if any(effect is not None and effect[0] > 0 for _, effect in seen):
+        effects = {number for _, effect in seen if effect is not None for number in effect}
+        if len(effects) > 1:  # one number: the program does not read the mask, or is the record of one
             return NO_PADDING
     return None
 
