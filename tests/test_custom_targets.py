@@ -401,3 +401,15 @@ def test_tensors_of_inference_mode_are_read_too(shared: lrp_fx.Explainer) -> Non
 def test_a_function_may_ask_the_model_itself() -> None:
     explain, other = lrp_fx.convert(ready(Small())), ids(seed=5)
     scored(lambda output: (output - explain.model(other)).square().sum(-1), explain, ids())
+
+
+def test_dropout_in_a_target_drops() -> None:
+    """What it keeps, it doubles; what it drops has no relevance."""
+    explain, given = lrp_fx.convert(ready(Small())), ids(8)
+    whole = explain(given, target=0)
+    torch.manual_seed(0)
+    found = explain(given, target=lambda output: functional.dropout(output, 0.5)[:, 0])
+    kept = (found.score != 0).double()
+    assert 0 < kept.sum() < 8
+    assert torch.allclose(found.score, 2 * kept * whole.score)
+    assert torch.allclose(found.content["input_ids"], 2 * kept[:, None] * whole.content["input_ids"])

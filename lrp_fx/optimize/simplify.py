@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Axes, Fact, Operator
 from lrp_fx.ir.graph import deduplicate, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, keeps_order, operator_of, same_operation
+from lrp_fx.ir.operators import argument, has, keeps_order, operator_of, same_operation
 from lrp_fx.ir.sizes import same_shape, size_key
 
 aten = torch.ops.aten
@@ -123,7 +123,9 @@ def _may_go(known: Operator) -> bool:
 
 
 def _is_identity(node: fx.Node) -> bool:
-    return has(node, Fact.IDENTITY | Fact.RECONSTRUCTION) and not has(node, Fact.COPY)
+    if not has(node, Fact.IDENTITY | Fact.RECONSTRUCTION) or has(node, Fact.COPY):
+        return False
+    return not argument(node, "train")  # dropout that drops, which a target may ask for
 
 
 def _is_mere_copy(node: fx.Node) -> bool:
