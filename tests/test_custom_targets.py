@@ -413,3 +413,59 @@ def test_dropout_in_a_target_drops() -> None:
     assert 0 < kept.sum() < 8
     assert torch.allclose(found.score, 2 * kept * whole.score)
     assert torch.allclose(found.content["input_ids"], 2 * kept[:, None] * whole.content["input_ids"])
+
+
+MIXED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "less the mean": (lambda output: output[:, 0] - output[:, 0].mean(), "example 0 .* of examples 1, 2$"),
+    "another's": (lambda output: output[:, 0] * output.flip(0)[:, 0], "example 0 .* of example 2$"),
+    "standardised": (lambda output: ((output - output.mean(0)) / output.std(0))[:, 0], "of examples 1, 2$"),
+    "the first's": (lambda output: output[:, 0] * output[0, 1], "example 2 .* of example 0$"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_scores_that_read_other_examples_are_refused(name: str) -> None:
+    """Before anything is captured, and where the function was asked for one example before."""
+    function, says = MIXED[name]
+    explain = lrp_fx.convert(ready(Small()))
+    with pytest.raises(lrp_fx.TargetError, match=f"(?m){says}\n    next: explain one example at a time"):
+        explain(ids(3), target=function)
+    assert explain.statistics.captures == 0
+    if name != "standardised":  # one example has no deviation
+        explain = lrp_fx.convert(ready(Small()), dynamic=True)
+        explain(ids(1), target=function)
+        with pytest.raises(lrp_fx.TargetError, match="reads other examples"):
+            explain(ids(3), target=function)
+
+
+def test_examples_need_not_be_the_first_axis_of_the_output() -> None:
+    class Crossed(Small):
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.embed(input_ids))).transpose(0, 1)  # type: ignore[no-any-return]
+
+    model = ready(Crossed())
+    for batch in (2, 3):  # as many tokens as examples
+        given = ids(batch, 3)
+        explain = lrp_fx.convert(model)
+        assert torch.equal(explain(given, target=lambda output: output[-1, :, 0]).score, model(given)[-1, :, 0])
+        with pytest.raises(lrp_fx.TargetError, match="reads other examples"):
+            explain(given, target=lambda output, n=batch: output[:n, 0, 0])
+
+
+def test_functions_of_a_value_inside_read_one_example_each() -> None:
+    explain, at = lrp_fx.convert(ready(Small())), lrp_fx.targets.At
+    assert explain(ids(3), target=at("head", lambda value: value[:, 0])).score.shape == (3,)
+    with pytest.raises(lrp_fx.TargetError, match="reads other examples"):
+        explain(ids(3), target=at("head", lambda value: value[:, 0] - value[:, 0].mean()))
+
+
+def test_a_function_may_differentiate_by_autograd(shared: lrp_fx.Explainer) -> None:
+    """With ``create_graph``, as `torch.func.grad` does; before anything is captured, and after."""
+
+    def by_autograd(output: Tensor) -> Tensor:
+        return torch.autograd.grad((output**3).sum(), output, create_graph=True)[0][:, 0]
+
+    for explain in (lrp_fx.convert(shared.model), shared):
+        ours, plain = (explain(ids(), target=f) for f in (by_autograd, lambda output: 3 * output[:, 0] ** 2))
+        assert torch.allclose(ours.score, plain.score)
+        assert torch.allclose(ours.content["input_ids"], plain.content["input_ids"])

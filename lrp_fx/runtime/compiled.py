@@ -51,7 +51,8 @@ class CompiledProgram:
     """A compiled program. ``base``: the same before masks that say nothing were dropped, ``assumed``: for which masks
     they were.
 
-    ``graphs`` by the target's signature; ``history``: what the passes did that made it.
+    ``graphs`` by the target's signature; ``history``: what the passes did that made it; ``apart``: kinds of functions
+    as targets that were seen to read each example by itself.
     """
 
     base: Captured
@@ -61,6 +62,7 @@ class CompiledProgram:
     structure: Structure
     history: tuple[Step, ...] = ()
     graphs: OrderedDict[Any, Built] = field(default_factory=OrderedDict)
+    apart: set[Any] = field(default_factory=set)
 
     @cached_property
     def places(self) -> Places:

@@ -41,7 +41,7 @@ from lrp_fx.runtime.mapping import Mapped, Maps
 from lrp_fx.runtime.memory import Frugal
 from lrp_fx.runtime.pipeline import Options
 from lrp_fx.runtime.prepared import mapped_model
-from lrp_fx.runtime.refuse import refuse_targets
+from lrp_fx.runtime.refuse import refuse_mixing, refuse_targets
 from lrp_fx.runtime.run import Executable, Taking, Terms, explain, goals_of, output_shape
 from lrp_fx.runtime.saving import save
 from lrp_fx.runtime.settings import check_gradients, check_roles, check_settings, ruleset_of
@@ -272,6 +272,7 @@ class Explainer(Maps, Looks, Writes, Frugal):
                 outer = [goal for goal in goals if not isinstance(goal, At)]
                 refuse_targets(call, outer, compiler.options.output)
             goals = asked_now(goals, compiler.entry(call), call)
+            refuse_mixing(goals, compiler.entry(call), call)
             arguments = arguments_of(goals, compiler.entry(call), call)
             follow = request.follow
             followed = [compiler.compiled(call, goal, follow) for goal in goals] if follow is not None else []

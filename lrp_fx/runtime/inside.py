@@ -107,11 +107,16 @@ def asked_now(goals: Sequence[Target], entry: CompiledProgram, call: Arguments) 
     """The targets of a call; functions as they are now, for what they read in it."""
     found = []
     for goal in goals:
-        place = entry.places.one(goal.place) if isinstance(goal, At) else None
-        like = value_of(entry.program.explained_node if place is None else place.node)
-        shape = output_shape(entry.guards, call) if place is None else shape_at(entry, place, call)
+        like, shape = read_by(goal, entry, call)
         found.append(asked(goal, shape, like.dtype, like.device))
     return found
+
+
+def read_by(goal: Target, entry: CompiledProgram, call: Arguments) -> tuple[Tensor, tuple[int, ...]]:
+    """The abstract value that a target reads, and its shape in a call (inside the model examples first)."""
+    place = entry.places.one(goal.place) if isinstance(goal, At) else None
+    like = value_of(entry.program.explained_node if place is None else place.node)
+    return like, output_shape(entry.guards, call) if place is None else shape_at(entry, place, call)
 
 
 def arguments_of(goals: Sequence[Target], entry: CompiledProgram, call: Arguments) -> list[list[Tensor]]:

@@ -92,6 +92,16 @@ def _tracked(value: Tensor) -> Tensor:
         return value.clone()
 
 
+class Tracking(TorchFunctionMode):
+    """For a function that is run on real values with gradients: what was made in inference mode is copied."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = pytree.tree_leaves((args, kwargs or {}))
+        if any(isinstance(value, Tensor) and value.is_inference() for value in given):
+            args, kwargs = pytree.tree_map_only(Tensor, _tracked, (args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class Meeting(TorchFunctionMode):
     """Replaces, in calls that have something abstract among their arguments, what is not."""
 
