@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lrp_fx
+from testing.handmade import Small, V, ids, ready
 
 D, T, N = 8, 5, 16
 
@@ -63,3 +66,32 @@ def test_vectors_of_columns_are_weights() -> None:
     product, linear = (lrp_fx.convert(Columns(how).double().eval())(x, target=1) for how in ("product", "linear"))
     assert not product.position
     torch.testing.assert_close(product.content["x"], linear.content["x"], rtol=0, atol=1e-12)
+
+
+class Bounded(Small):
+    """Its lookups write their rows, scaled, back into the table."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.embed, self.tied = nn.Embedding(V, D, max_norm=0.5), tied
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = torch.tanh(self.embed(input_ids) + self.embed(input_ids.flip(1))).mean(1)
+        return x @ self.embed.weight.T if self.tied else self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("rules", ["gradient", "attnlrp", "pa-lrp", "pa-lrp-path"])
+def test_a_table_that_lookups_scale_is_one_that_was_scaled_before(rules: str) -> None:
+    model = ready(Bounded())
+    scaled = copy.deepcopy(model)
+    scaled(torch.arange(V)[None])  # writes all rows
+    scaled.embed.max_norm = None  # type: ignore[union-attr]
+    found, expected = (lrp_fx.convert(m, rules=rules)(ids(), target=0) for m in (model, scaled))
+    assert torch.allclose(found.score, expected.score, rtol=1e-12)
+    assert torch.allclose(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("rules", ["gradient", "pa-lrp"])
+def test_a_table_that_is_written_into_and_read_elsewhere_is_refused(rules: str) -> None:
+    with pytest.raises(lrp_fx.UnsupportedOperatorError, match=r"writes into its own table(?s:.*)next: scale the table"):
+        lrp_fx.convert(ready(Bounded(tied=True)), rules=rules)(ids(), target=0)

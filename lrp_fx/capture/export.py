@@ -26,6 +26,7 @@ from lrp_fx.capture.detached import drop_idle, open_regions, with_gradients
 from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autocast, write_functionally
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
+from lrp_fx.capture.renormed import scale_tables
 from lrp_fx.capture.unfollowed import unfollowed_write
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import copy_node, output_node
@@ -113,6 +114,7 @@ def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] |
     with environment_let_go(), without_code(), without_notes(), quick:
         exported = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
     forget_source(exported.graph_module)
+    scale_tables(exported.graph)
     for value in (n.meta.get("val") for n in exported.graph.nodes):
         if (mode := getattr(value, "fake_mode", None)) is not None:
             forget_inputs(mode)

@@ -22,6 +22,7 @@ from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran
 from lrp_fx.capture.ladder import capture
 from lrp_fx.capture.outputs import called
+from lrp_fx.capture.renormed import refuse_written_tables
 from lrp_fx.dictionaries.dictionary import Dictionary
 from lrp_fx.dictionaries.put import put_dictionaries, require_dependence
 from lrp_fx.errors import LrpError, TargetError
@@ -133,7 +134,9 @@ def _size(state: State) -> int:
 def _capture(state: State) -> State:
     call: ModelCall = _found(state.call)
     known = Ran(call.bound, call.result)
-    return replace(state, program=capture(call.model, call.bound, call.roles, methods=state.methods, known=known))
+    program = capture(call.model, call.bound, call.roles, methods=state.methods, known=known)
+    refuse_written_tables(program.graph)
+    return replace(state, program=program)
 
 
 def _keep_detached(state: State) -> State:
