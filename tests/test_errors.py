@@ -189,3 +189,12 @@ def test_what_all_examples_share_is_refused_and_one_example_is_not() -> None:
     with pytest.raises(lrp_fx.LrpError, match=r"%mean.*one value for all examples(?s:.*)one example at a time"):
         lrp_fx.convert(Centred())(torch.randn(2, 3), target=0)
     assert lrp_fx.convert(Centred())(torch.randn(1, 3), target=0).ledger.error.max() < 1e-5
+
+
+def test_verify_takes_inputs_by_position_too() -> None:
+    model, given = Centred(), torch.randn(1, 3)
+    expected = str(lrp_fx.verify(model, {"x": given}, target=0))
+    for inputs in ((given,), [given], given):
+        assert str(lrp_fx.verify(model, inputs, target=0)) == expected
+    with pytest.raises(lrp_fx.InputError, match=r"got 'a text'\n    next: give a dictionary"):
+        lrp_fx.verify(model, "a text")

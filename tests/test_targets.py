@@ -198,11 +198,31 @@ def test_a_list_of_targets_is_one_for_each_example(language_model: tuple) -> Non
         ([targets.Class([1, 0]), 1], r"index=\[1, 0\] in the target of one example: give one"),
         (10**20, "no such index: 1000"),
         (b"good", "not a target"),
+        (targets.Class, r"^Class is a class, not a target\n    next: make one, Class\(...\)$"),
+        (targets.At("head", targets.Class), "Class is a class"),
     ],
 )
 def test_what_is_no_target_is_refused_as_it_is_given(target: Any, says: str) -> None:
     with pytest.raises(lrp_fx.TargetError, match=says):
         targets.as_target(target)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: targets.Class([1, [2]]), r"index: \[1, \[2\]\] has lists"),
+        (lambda: targets.Class([torch.tensor([1]), 2]), "index: .* has lists"),
+        (
+            lambda: targets.Predicted(position=[[0], [1, 2]]),
+            r"position: .* has lists of different lengths.*\n    next: ",
+        ),
+        (lambda: targets.Span([1, 2], [0, [1]]), "start: .* has lists"),
+        (lambda: targets.Span([[1, 2], [3]], 0), "as many tokens in every example"),
+    ],
+)
+def test_lists_that_are_no_table_are_refused(make: Any, says: str) -> None:
+    with pytest.raises(lrp_fx.TargetError, match=says):
+        make()
 
 
 @pytest.mark.parametrize("fixture", ["language_model", "classifier"])

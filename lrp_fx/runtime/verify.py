@@ -6,7 +6,7 @@ ensures   a report that says what was compared with what; nothing is raised for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.compare import CAPTURE_ULPS, inference_configuration, largest_difference
 from lrp_fx.capture.outputs import opened
-from lrp_fx.errors import ConservationError
+from lrp_fx.errors import ConservationError, InputError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.report.tokens import TOKEN_CANCELLATION_LIMIT
 from lrp_fx.rule import Ruleset
@@ -73,19 +73,25 @@ class Report:
 
 
 def verify(
-    model: nn.Module, inputs: Mapping[str, Any], *, rules: str | Ruleset = "pa-lrp", target: Any = None
+    model: nn.Module,
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor,
+    *,
+    rules: str | Ruleset = "pa-lrp",
+    target: Any = None,
 ) -> Report:
     """Convert with every site balanced, explain ``inputs`` once, and compare the forward pass with the model's own.
 
-    inputs: keyword arguments of the model's forward. target: as in the explainer's call.
+    inputs: keyword arguments of the model's forward, or a tuple of those by position. target: as in the explainer's
+        call.
     Raises what converting and explaining raise (`CaptureError`, `InputError`, `TargetError`), but books that do not
     close are reported, not raised.
     """
+    args, named = _arguments(inputs)
     explainer = convert(model, rules=rules, conserve="site")
     explainer.conserve = "off"  # its graphs balance every site; whether they do is asked below
-    relevance = explainer(**inputs, target=target)
+    relevance = explainer(*args, **named, target=target)
     with torch.no_grad(), inference_configuration(model):
-        expected = _floats(model(**inputs))
+        expected = _floats(model(*args, **named))
     got = _floats(relevance.output)
     same = len(got) == len(expected)
     try:
@@ -107,6 +113,20 @@ def verify(
         else None,
         worst_sites=tuple(relevance.ledger.worst_sites()),
         failure=failure,
+    )
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """By position, and by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)) and any(isinstance(value, Tensor) for value in inputs):
+        return tuple(inputs), {}
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    raise InputError(
+        f"verify takes what the model's forward takes, got {inputs!r}\n    next: give a dictionary of its arguments by "
+        "name, or a tuple of tensors"
     )
 
 

@@ -28,6 +28,8 @@ def as_target(target: Any) -> Target:
         return target.read_by(as_target)
     if isinstance(target, (bool, bytes)):
         raise TargetError(f"not a target: {target!r}")
+    if isinstance(target, type):
+        raise TargetError(f"{target.__name__} is a class, not a target\n    next: make one, {target.__name__}(...)")
     if isinstance(target, (list, tuple)) and any(map(_is_more_than_an_index, target)):
         return _for_each(target)
     if isinstance(target, (int, str, list, tuple, Tensor)) and not callable(target):

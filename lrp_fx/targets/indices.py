@@ -18,6 +18,10 @@ Index = int | str | Sequence[int | str] | Tensor
 Names = Callable[[str, int], int]
 
 
+class RaggedError(TargetError, ValueError):
+    """Lists of numbers that are no table: of different lengths, or beside numbers."""
+
+
 def listed(index: Any) -> Any:
     """A column of a table, an array of names, any other sequence: as a list, or an array of numbers."""
     if isinstance(index, (str, list, tuple, range, Tensor)):
@@ -37,7 +41,14 @@ def whole_numbers(index: Any, what: str) -> Tensor:
         if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
             raise TargetError(f"{what}: a whole number is needed, got a tensor of {index.dtype}")
         return index.detach().to(torch.int64)
-    return torch.tensor(_plain(index, what), dtype=torch.int64)
+    plain = _plain(index, what)
+    try:
+        return torch.tensor(plain, dtype=torch.int64)
+    except (TypeError, ValueError) as error:
+        raise RaggedError(
+            f"{what}: {index!r} has lists of different lengths, or lists beside numbers\n    next: give one number, or "
+            "a list with one for each example"
+        ) from error
 
 
 def _plain(index: Any, what: str) -> Any:

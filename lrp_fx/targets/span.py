@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrp_fx.errors import TargetError
 from lrp_fx.targets.classes import rows_at
-from lrp_fx.targets.indices import Index, check_range, column, has_names, listed, whole_numbers
+from lrp_fx.targets.indices import Index, RaggedError, check_range, column, has_names, listed, whole_numbers
 
 
 class Span:
@@ -135,7 +135,7 @@ def _id(word: Any, token: Callable[[str], int]) -> Any:
 def _tokens(tokens: Any) -> Tensor:
     try:
         found = whole_numbers(tokens, "a span's tokens")
-    except ValueError as error:  # rows of different lengths
+    except RaggedError as error:
         raise TargetError("a span needs as many tokens in every example") from error
     if found.dim() not in (1, 2) or found.shape[-1] == 0:
         raise TargetError(f"a span needs tokens of shape (n,) or (B, n), got {tuple(found.shape)}")
