@@ -15,6 +15,7 @@ from lrp_fx import targets
 from lrp_fx.capture.outputs import named_leaves
 from testing.architectures import BY_NAME
 from testing.converted import converted
+from testing.handmade import Small, ids, ready
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,33 @@ def test_rows_that_are_padding_are_named(language_model: tuple) -> None:
         warnings.simplefilter("always")
         explain(**given, target=targets.Class(3, position=[8, -1]))
     assert not any("padding" in str(w.message) for w in said)
+
+
+class Last(Small):
+    """One row of output: the last token's, as of a language model that generates."""
+
+    hides = False
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.embed(input_ids))
+        hidden = (attention_mask != 0) == self.hides
+        weights = x.sum(-1).masked_fill(hidden, -1e9).softmax(-1)
+        return self.head((weights[..., None] * x).sum(1, keepdim=True) + x[:, -1:])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_single_row_is_the_last_tokens_where_the_mask_keeps_it(hides: bool) -> None:
+    model, given = ready(Last()), ids(2, 6)
+    model.hides = hides  # type: ignore[assignment]
+    left = torch.ones(2, 6, dtype=torch.int64)
+    left[0, :2] = 0
+    explain = lrp_fx.convert(model)
+    mask = 1 - left if hides else left
+    found = explain(given, attention_mask=mask, target=None)
+    assert torch.allclose(found.score, model(given, mask)[:, 0].amax(-1))
+    assert torch.equal(found.score, explain(given, attention_mask=mask, target=targets.Predicted(position=0)).score)
+    with pytest.raises(lrp_fx.TargetError, match="hides some of 6 places, and the output has 1 rows"):
+        explain(given, attention_mask=mask.flip(1))
 
 
 def test_a_list_of_targets_is_one_for_each_example(language_model: tuple) -> None:

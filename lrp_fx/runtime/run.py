@@ -29,6 +29,8 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.targets import At, Span, Target, as_target, score_of
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
+#: Does a mask keep tokens where it is true?
+Sense = Callable[[str], bool | None]
 #: Is given a graph's signature and what the graph returned.
 Taking = Callable[[GraphSignature, tuple[Any, ...]], None] | None
 
@@ -50,9 +52,10 @@ class Executable:
     differentiable: bool = False
 
 
-def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -> None:
+def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments, keeps: Sense) -> None:
     """Raise `TargetError` for a place counted from the last row that counts, where a mask hides places of something of
-    another length (samples of sound, of which the output has frames): which row is the last is not known.
+    another length (samples of sound, of which the output has frames): which row is the last is not known. A single row
+    is the last token's where the mask keeps that of every example.
     """
     if len(shape) != 3 or not getattr(goal, "counts_back", False):
         return
@@ -60,8 +63,11 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments) -
     hiding = [n for n, v in call.tensors.items() if call.roles[n] == MASK_ROLE and v.dim() == 2]
     constant = {name for name, _ in call.constants}
     for name in hiding:
-        places = call.tensors[name].shape[1]
-        if shape[1] not in {places, *lengths} and name not in constant and not call.tensors[name].is_floating_point():
+        mask = call.tensors[name]
+        places = mask.shape[1]
+        if shape[1] not in {places, *lengths} and name not in constant and not mask.is_floating_point():
+            if shape[1] == 1 and (sense := keeps(name)) is not None and bool(((mask[:, -1] != 0) == sense).all()):
+                continue
             raise TargetError(
                 f"{name} hides some of {places} places, and the output has {shape[1]} rows: which of them is the last "
                 f"that counts is not known\n    next: say which, for example Predicted(position={shape[1] - 1}), or a "
@@ -103,13 +109,18 @@ def output_shape(guards: Iterable[Guard], call: Arguments) -> tuple[int, ...]:
     return guard_of(SizeGuard, tuple(guards)).sizes.output_shape(call.shapes)
 
 
-def target_arguments(goals: Sequence[Target], guards: Iterable[Guard], call: Arguments) -> list[list[Tensor]]:
-    """What a graph is given beside the inputs, for each target; raises `TargetError` for what the output has not."""
+def target_arguments(
+    goals: Sequence[Target], guards: Iterable[Guard], call: Arguments, keeps: Sense = lambda name: None
+) -> list[list[Tensor]]:
+    """What a graph is given beside the inputs, for each target; raises `TargetError` for what the output has not.
+
+    keeps: does a mask keep tokens where it is true? None where that is not known.
+    """
     guards = tuple(guards)
     shape = output_shape(guards, call)
     device = call.tensors[guard_of(TensorGuard, guards).inputs[0].name].device
     for goal in goals:
-        _refuse_unknown_end(goal, shape, call)
+        _refuse_unknown_end(goal, shape, call, keeps)
     found = [goal.arguments(shape, device) if goal.example_arguments() else {} for goal in goals]
     for goal, arguments in zip(goals, found, strict=True):
         if isinstance(goal, Span) and (slip := goal.slip(arguments, _texts(call, shape))):
