@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lrp_fx
+from lrp_fx.capture.backwards import watching
 from lrp_fx.runtime import captures
 from testing.handmade import F, V, ids, ready
 
@@ -237,3 +240,69 @@ def _own_value(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("function", [_kept_before, _own_value])
 def test_writes_without_a_gradient_are_no_matter(function: Callable[[Tensor], Tensor]) -> None:
     check(function, ids(3))
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return -3 * gradient
+
+
+class Backwards(nn.Module):
+    """Defines derivatives in its forward, or in hooks of a module."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.embed, self.head, self.how = nn.Embedding(V, F), nn.Linear(F, 3), how
+        if how == "head":
+            self.head.register_full_backward_hook(lambda module, given, got: None)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = torch.tanh(self.embed(input_ids))
+        if self.how == "hook" and x.requires_grad:
+            x.register_hook(lambda gradient: -3 * gradient)
+        return self.head(Reversed.apply(x).mean(1) if self.how == "function" else x.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("function", r"\(Reversed\)"),
+        ("hook", r"\(a hook of a tensor at \w+\.py:\d+\)"),
+        ("head", r"\(backward hooks of h"),
+    ],
+)
+def test_derivatives_that_the_model_defines_itself_are_named(how: str, says: str) -> None:
+    """By this preset, once; relevance asks what forward computes."""
+    model = ready(Backwards(how))
+    methods = vars(torch.autograd.Function)["apply"], vars(Tensor)["register_hook"]
+    explain = lrp_fx.convert(model, rules="gradient")
+    with pytest.warns(UserWarning, match=f"defines derivatives itself {says}(?s:.*)operations of forward"):
+        found = explain(ids(), target=0)
+    assert methods == (vars(torch.autograd.Function)["apply"], vars(Tensor)["register_hook"])
+    x = torch.tanh(values := model.embed(ids()))  # type: ignore[operator]
+    score = model.head((2 * x if how == "function" else x).mean(1))[:, 0]  # type: ignore[operator]
+    (gradient,) = torch.autograd.grad(score.sum(), values)
+    assert torch.allclose(found.content["input_ids"], (gradient * values).sum(-1).detach(), rtol=1e-9)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        explain(ids(3), target=0)
+        lrp_fx.convert(model, rules="pa-lrp")(ids(), target=0)
+    assert not [str(w.message) for w in told if "derivatives itself" in str(w.message)]
+
+
+def test_what_others_call_meanwhile_is_not_noted() -> None:
+    with watching() as found:
+        thread = threading.Thread(target=lambda: Reversed.apply(torch.ones(2)))
+        thread.start()
+        thread.join()
+        assert not found
+        assert torch.equal(Reversed.apply(torch.ones(2)), torch.full((2,), 2.0))  # type: ignore[no-untyped-call]
+    assert found == ["Reversed"]
+    with pytest.raises(ValueError, match="inside"), watching():
+        raise ValueError("inside")
+    assert "watching" not in vars(torch.autograd.Function)["apply"].__func__.__qualname__

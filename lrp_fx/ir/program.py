@@ -68,8 +68,9 @@ class Program:
     ``method``: how it was captured; ``refusals``: why the methods that would hold for more inputs did not;
     ``captured``: the graph before any pass, to be compared with the model to the model's own precision; ``stamped``:
     were blocks that are alike traced once? ``unfollowed``: a write of which autograd knows nothing
-    (`lrp_fx.capture.unfollowed`); ``outside``: where values left torch (`lrp_fx.capture.outside`); ``read``: tensors of
-    the model that matrices of the program were computed from, with their versions (`lrp_fx.canonicalize.opaque_maps`).
+    (`lrp_fx.capture.unfollowed`); ``outside``: where values left torch (`lrp_fx.capture.outside`); ``backwards``: what
+    has a derivative of its own in the model's code (`lrp_fx.capture.backwards`); ``read``: tensors of the model that
+    matrices of the program were computed from, with their versions (`lrp_fx.canonicalize.opaque_maps`).
     """
 
     module: fx.GraphModule
@@ -81,6 +82,7 @@ class Program:
     stamped: bool = False
     unfollowed: str = ""
     outside: tuple[str, ...] = ()
+    backwards: tuple[str, ...] = ()
     read: tuple[tuple[torch.Tensor, int], ...] = ()
 
     @property

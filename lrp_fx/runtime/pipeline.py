@@ -18,6 +18,7 @@ from lrp_fx.canonicalize.detached import has_detached, keep_detached
 from lrp_fx.canonicalize.drop_masks import drop_full_masks
 from lrp_fx.canonicalize.passes import PASSES as CANONICALIZE
 from lrp_fx.canonicalize.written_out import has_fused_attention, write_out_attention
+from lrp_fx.capture.backwards import hooked, watching
 from lrp_fx.capture.call import ModelCall
 from lrp_fx.capture.compare import Ran
 from lrp_fx.capture.ladder import capture
@@ -134,9 +135,10 @@ def _size(state: State) -> int:
 def _capture(state: State) -> State:
     call: ModelCall = _found(state.call)
     known = Ran(call.bound, call.result)
-    program = capture(call.model, call.bound, call.roles, methods=state.methods, known=known)
+    with watching() as called:
+        program = capture(call.model, call.bound, call.roles, methods=state.methods, known=known)
     refuse_written_tables(program.graph)
-    return replace(state, program=program)
+    return replace(state, program=replace(program, backwards=(*hooked(call.model), *called)))
 
 
 def _keep_detached(state: State) -> State:

@@ -26,6 +26,12 @@ def remarks(rewritten: Rewritten) -> Iterator[str]:
         )
     if rewritten.program.outside and not rewritten.ruleset.as_autograd:
         yield outside_of(rewritten.program)
+    if rewritten.program.backwards and rewritten.ruleset.as_autograd:
+        yield (
+            f"the model's code defines derivatives itself ({_some(rewritten.program.backwards)}): the derivative here "
+            "is that of the operations of forward, whatever a backward or a hook makes of it\n    next: say it in "
+            "forward with detach(), as in x + (y - x).detach(), which this ruleset follows"
+        )
     yield from _of_matrices(rewritten.program)
 
 
