@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from lrp_fx.analysis.beside import Beside, beside
 from lrp_fx.analysis.examples import Examples
 from lrp_fx.analysis.indicators import Indicators
 from lrp_fx.analysis.layout import propagate
@@ -67,6 +68,7 @@ class Facts:
     ``layout[n]`` is present for values that run over a batch; ``batch`` is the (symbolic) batch size. ``example[n]``:
     the one example that a value belongs to, where a model loops over its batch. ``rows[n]``: of a batch of fixed size
     cut and put together otherwise, the example of each row along the axis of that kind (`lrp_fx.ir.layout.SEGMENTED`).
+    ``beside[n]``: how many elements stand beside the batch, where both sides of it may change from call to call.
     """
 
     sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Facts:
     batch: Any = 1
     example: dict[fx.Node, int] = field(default_factory=dict)
     rows: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    beside: dict[fx.Node, Beside] = field(default_factory=dict)
 
     def is_position_only(self, node: fx.Node) -> bool:
         """Depends on positions and on no content (a frozen statistic of content is never position)."""
@@ -95,7 +98,7 @@ def find_provenance(program: Program) -> Facts:
     for node in program.graph.nodes:
         if node.op != "output":
             walk.visit(node)
-    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example, walk.examples.rows)
+    return Facts(walk.sources, walk.inputs, walk.layout, walk.batch, walk.example, walk.examples.rows, walk.beside)
 
 
 class _Walk:
@@ -105,6 +108,7 @@ class _Walk:
         self.sources: dict[fx.Node, frozenset[str]] = {}
         self.inputs: dict[fx.Node, frozenset[str]] = {}
         self.layout: dict[fx.Node, Layout] = {}
+        self.beside: dict[fx.Node, Beside] = {}
         self.uniform: set[fx.Node] = set()
         self.codes: set[fx.Node] = set()  # integers taken out of weights that are packed
         self.batch = self._batch_size()
@@ -181,6 +185,8 @@ class _Walk:
         if layout is not None:
             self.layout[node] = layout = self.indicators.laid_out(node, layout)
             self.examples.note(node, layout)
+            if (known := beside(node, self.layout, self.beside)) is not None:
+                self.beside[node] = known
 
     def _sources(self, node: fx.Node, args: list[fx.Node]) -> frozenset[str]:
         name = op_name(node)

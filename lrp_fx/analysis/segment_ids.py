@@ -114,7 +114,7 @@ class SegmentIds:
 
         if above is not None and segmented_axes(layout) == [dim]:
             return self._added_once(put, [above, self.env[node], self.env[index]], node)
-        if place is None or place.axis != dim:
+        if place is None or place.axis != dim or not place.is_told_apart:
             return None
         return self._added_once(
             lambda v, y, at, b: put(_counted(v, place, b), y, at),
@@ -162,7 +162,7 @@ class SegmentIds:
             return self._added_once(
                 lambda o, i: [_at(o, axis, i, first, behind)], [above, self.env[indices[axis]]], node
             )
-        if place is None or place.axis not in indices:
+        if place is None or place.axis not in indices or not place.is_told_apart:
             return None
         return self._added_once(
             lambda v, i, b: [_at(_counted(v, place, b), place.axis, i, first, behind)],

@@ -8,7 +8,7 @@ kind matter at run time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from lrp_fx.ir.graph import value_of
-from lrp_fx.ir.sizes import hint
+from lrp_fx.ir.sizes import hint, is_one
 
 BATCH, TOKEN, FEATURE, UNKNOWN = "batch", "token", "feature", "unknown"
 #: Rows of all examples in an order that only the run knows (see `lrp_fx.analysis.segment_ids`).
@@ -29,23 +29,52 @@ Layout = tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
+class Given:
+    """A size that is told where it is needed: the ``slot``-th of what is told there."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
 class BatchAxis:
     """Where the examples of a batch are: axis ``axis`` is ``outer * batch * inner`` elements long.
 
-    A side that may change from call to call (tokens merged with the batch) is None.
+    A side that may change from call to call (tokens merged with the batch) is None. Where both may, one of them is what
+    a graph computes (`lrp_fx.transpose.batch_axes`): a node in it, `Given` in the key of a trace, a symbol while it is
+    traced.
     """
 
     axis: int
-    outer: int | None
-    inner: int | None
+    outer: Any
+    inner: Any
 
     @property
     def is_merged(self) -> bool:
-        return (self.outer, self.inner) != (1, 1)
+        return not (is_one(self.outer) and is_one(self.inner))
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Is it known enough to split the axis?"""
+        return self.outer is not None or self.inner is not None
+
+    def with_sizes(self, told: Sequence[Any]) -> BatchAxis:
+        """What is told for the size that is `Given`."""
+        outer, inner = (told[s.slot] if isinstance(s, Given) else s for s in (self.outer, self.inner))
+        return replace(self, outer=outer, inner=inner)
+
+    def given(self, nodes: list[fx.Node]) -> BatchAxis:
+        """The same without nodes of a graph: what is told in their place goes to ``nodes``."""
+        sides = []
+        for size in (self.outer, self.inner):
+            if isinstance(size, fx.Node):
+                nodes.append(size)
+                size = Given(len(nodes) - 1)
+            sides.append(size)
+        return BatchAxis(self.axis, *sides)
 
     def split(self, t: torch.Tensor, batch: Any) -> torch.Tensor:
         """``t`` with the axis as three: outer, batch, inner (the batch is then axis ``axis + 1``)."""
-        if self.outer is None and self.inner is None:
+        if not self.is_told_apart:
             raise ValueError("tokens on both sides of a batch axis: its examples cannot be told apart")
         sizes: tuple[Any, Any, Any] = (-1, batch, self.inner) if self.outer is None else (self.outer, batch, -1)
         return t.reshape(*t.shape[: self.axis], *sizes, *t.shape[self.axis + 1 :])

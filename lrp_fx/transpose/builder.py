@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from lrp_fx.errors import LrpError, TransposeError, raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import AbstractResults, copy_node, op_name, value_of
+from lrp_fx.ir.layout import BatchAxis
 from lrp_fx.ir.operators import has
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.program import FlatModule
@@ -69,6 +70,29 @@ class RelevanceBuilder:
             found = make()
             self.traces.keep(key, found, self.mode, known, rule)
         return inline(self.graph, found.module, nodes, tag)
+
+    def add_by_example(
+        self,
+        make: Callable[[BatchAxis | None], Callable[..., list[Any]]],
+        axis: BatchAxis | None,
+        nodes: Sequence[Any],
+        tag: tuple[str, str, int],
+        same: Any,
+        rule: Rule | None = None,
+    ) -> list[Any]:
+        """`add` a function that is made for the place of the batch: a size in this that the graph computes is told to
+        it behind its own arguments.
+        """
+        sizes: list[fx.Node] = []
+        place, count = axis.given(sizes) if axis is not None else None, len(nodes)
+        if place is None or not sizes:
+            return self.add(make(place), nodes, tag, (place, same), rule)
+        at: BatchAxis = place
+
+        def told(*values: Any) -> list[Any]:
+            return make(at.with_sizes(values[count:]))(*values[:count])
+
+        return self.add(told, [*nodes, *sizes], tag, (place, same), rule)
 
     def traced(
         self,

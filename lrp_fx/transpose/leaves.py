@@ -214,8 +214,10 @@ class LeafBooks:
         elif by_token and given is None and (origins := self._origins(node, arrival)) is not None:
             nodes += [builder.env[origins.input], self._numbers(node, origins)]
             reading = replace(reading, sent=True, constants=origins.constants)
-        same = (replace(reading, rule=None), id(rule))
-        values = builder.add(reader(reading), nodes, (node.name, "leaf", 0), same, rule)
+        same = (replace(reading, axis=None, rule=None), id(rule))
+        values = builder.add_by_example(
+            lambda axis: reader(replace(reading, axis=axis)), arrival.axis, nodes, (node.name, "leaf", 0), same, rule
+        )
         tokens, owners = self._token_axes(node, kind, arrival, rule)
         where, user = (
             module_path(application.node) or module_path(node),

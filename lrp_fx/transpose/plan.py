@@ -12,13 +12,14 @@ from lrp_fx.analysis.provenance import CONTENT, MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
 from lrp_fx.ir.facts import Axes
 from lrp_fx.ir.graph import value_of
-from lrp_fx.ir.layout import BatchAxis, Layout, Segmented, batch_axis
+from lrp_fx.ir.layout import BatchAxis, Segmented
 from lrp_fx.ir.operators import axis_of, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
 from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
 from lrp_fx.transpose.alignment import aligned_batch
+from lrp_fx.transpose.batch_axes import BatchAxes
 from lrp_fx.transpose.builder import part_of
 from lrp_fx.transpose.vjp import Plan
 
@@ -37,13 +38,14 @@ class Planner:
         self,
         facts: Facts,
         segment_ids: SegmentIds,
+        axes: BatchAxes,
         batch: Any,
         expands: Callable[[fx.Node, Application], bool],
         *,
         together: bool = False,
         gaps: bool = False,
     ) -> None:
-        self.facts, self.segment_ids, self.batch, self.expands = facts, segment_ids, batch, expands
+        self.facts, self.segment_ids, self.axes, self.batch, self.expands = facts, segment_ids, axes, batch, expands
         self.together, self.gaps = together, gaps
 
     def plan(
@@ -54,11 +56,12 @@ class Planner:
         rows: list[fx.Node],
         bases: tuple[int, ...],
     ) -> Plan:
-        """What is to be transposed, given which results have coefficients and which operands a base; segment ids that
-        it needs go to ``rows``.
+        """What is to be transposed, given which results have coefficients and which operands a base; segment ids and
+        sizes that it needs go to ``rows``.
         """
         flat = application.flat()
-        y_axis = batch_axis(self._layout_of_result(application.node, present[0]))
+        y_axis = self.axes.of(application.node if present[0] is None else part_of(application.node, present[0]))
+        y_axis = y_axis.given(rows) if y_axis is not None else None
         y_place: Place = y_axis or self._segmented(application.node, rows)
         carriers = tuple(sorted(application.carriers))
         grow: dict[int, tuple[int, int]] = {}
@@ -66,7 +69,7 @@ class Planner:
         x_axes: list[Place] = []
         for position in carriers:
             axis, growth = self._batch_of(flat[position], application, y_axis)
-            place: Place = axis or self._segmented(flat[position], rows)
+            place: Place = axis.given(rows) if axis is not None else self._segmented(flat[position], rows)
             if place is None and isinstance(y_place, Segmented) and position not in expand:
                 growth = self._grown_by_rows(flat[position], application.node)
                 place = y_place if growth is not None else None
@@ -97,7 +100,7 @@ class Planner:
         self, operand: fx.Node, application: Application, y_axis: BatchAxis | None
     ) -> tuple[BatchAxis | None, tuple[int, int] | None]:
         """Where the batch is in an operand, and the (axis, rank) along which it has to be grown to have it."""
-        axis = batch_axis(self.facts.layout.get(operand))
+        axis = self.axes.of(operand)
         if axis is not None:
             return axis, None
         node = application.node
@@ -150,9 +153,6 @@ class Planner:
             return None
         rows.append(found)
         return Segmented(len(rows) - 1)
-
-    def _layout_of_result(self, node: fx.Node, index: int | None) -> Layout | None:
-        return self.facts.layout.get(node if index is None else part_of(node, index))
 
 
 def holds_nan(program: Program) -> bool:

@@ -19,7 +19,7 @@ from lrp_fx.analysis.provenance import POSITION
 from lrp_fx.analysis.segment_ids import SegmentIds, summed_by_segment
 from lrp_fx.errors import RuleError, TransposeError
 from lrp_fx.ir.graph import op_name, output_node, value_of
-from lrp_fx.ir.layout import BatchAxis, Segmented, batch_axis
+from lrp_fx.ir.layout import BatchAxis, Segmented
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.ir.traces import Traced, Traces, known_of
@@ -32,6 +32,7 @@ from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
 from lrp_fx.targets import Target
 from lrp_fx.transpose.bases import Bases
+from lrp_fx.transpose.batch_axes import BatchAxes
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import ELSEWHERE, NOTHING, Inside, InsideBooks
 from lrp_fx.transpose.leaves import Arrival, LeafBooks, LeafReading
@@ -124,6 +125,7 @@ class _Walk:
         self.planner = Planner(
             self.facts,
             segment_ids,
+            BatchAxes(self.facts, self.builder.env, self.builder.add, self.builder.batch),
             self.builder.batch,
             self._is_read_by_pairs,
             together=self.rewritten.ruleset.as_autograd,
@@ -236,7 +238,7 @@ class _Walk:
         whole: Any = part.args[0]
         index: Any = part.args[1]
         for c in self.contributions.pop((part, None), []):
-            self.streams.note_passing(part, whole, part, c, batch_axis(self.facts.layout.get(part)))
+            self.streams.note_passing(part, whole, part, c, self.planner.axes.of(part))
             self.contributions[whole, index].append(c)
         self.sites.hand_on(part, whole)
 
@@ -298,7 +300,7 @@ class _Walk:
                 self.marked.add(c)
             self.contributions[operand, None].append(c)
             place = plan.x_axes[k]
-            axis = place if isinstance(place, BatchAxis) else None
+            axis = place.with_sizes(ids) if isinstance(place, BatchAxis) else None
             if isinstance(place, Segmented) and position in plan.grow:
                 c, axis = self._by_example(c, plan.grow[position][0], ids[place.slot], application.node)
             self.streams.note_passing(application.node, operand, operand, c, axis)

@@ -53,11 +53,12 @@ class StreamBooks:
         depths = [cut.passed(user, operand) for cut in self.structure.cuts]
         if any(depths):
             builder = self.builder
-            (total,) = builder.add(
-                lambda x, c_x, b: [per_example(relevance_of(x, c_x, safe=True), axis, b)],
+            (total,) = builder.add_by_example(
+                lambda at: lambda x, c_x, b: [per_example(relevance_of(x, c_x, safe=True), at, b)],
+                axis,
                 [builder.env[value], c, builder.batch],
                 (operand.name, "passing", 0),
-                (axis,),
+                (),
             )
             self.passing.append((total, depths))
 

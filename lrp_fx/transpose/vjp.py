@@ -135,7 +135,7 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         coefficients, results, size = values[:n_out], values[n_out : 2 * n_out], values[-1]
         arguments, rest = list(values[2 * n_out : 2 * n_out + len(plan.flat)]), values[2 * n_out + len(plan.flat) : -1]
         bases, ids = dict(zip(plan.bases, rest, strict=False)), rest[len(plan.bases) :]
-        y_axis, *x_axes = (ids[a.slot] if isinstance(a, Segmented) else a for a in (plan.y_axis, *plan.x_axes))
+        y_axis, *x_axes = (_told(a, ids) for a in (plan.y_axis, *plan.x_axes))
         flat, carriers = with_leaves(plan, arguments, results[0], size)
         args, kwargs = pytree.tree_unflatten(flat, plan.spec)
         value = results[0] if plan.outputs == (None,) else None
@@ -189,6 +189,14 @@ def transpose_rule(plan: Plan, batch: Any) -> Callable[..., list[Any]]:
         return [*c_x, *sinks, *([checked.get(n, s) for n, s in zip(names, sinks, strict=True)] if checked else [])]
 
     return function
+
+
+def _told(axis: BatchAxis | Segmented | None, told: Sequence[Any]) -> BatchAxis | Tensor | None:
+    """Where examples are, with the segment ids or sizes that are told."""
+    if isinstance(axis, Segmented):
+        ids: Tensor = told[axis.slot]
+        return ids
+    return axis.with_sizes(told) if axis is not None else None
 
 
 def with_leaves(plan: Plan, arguments: list[Any], result: Tensor, batch: Any) -> tuple[list[Any], list[Tensor]]:
