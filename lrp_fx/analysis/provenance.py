@@ -137,7 +137,8 @@ class _Walk:
         self.sources[node] = frozenset({source_of_tensor(tensor, origin)})
         self.inputs[node] = frozenset()
         single_number = tensor.numel() == 1 and origin != PARAMETER
-        if single_number or (not tensor.is_floating_point() and tensor.numel() and is_one_number(tensor)):
+        dense = tensor.layout is torch.strided
+        if single_number or (dense and not tensor.is_floating_point() and tensor.numel() and is_one_number(tensor)):
             self.uniform.add(node)
 
     def _visit_input(self, node: fx.Node) -> None:

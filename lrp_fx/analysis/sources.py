@@ -23,7 +23,7 @@ def source_of_tensor(tensor: Tensor, origin: str) -> str:
     Weights are held as parameters, buffers, plain attributes, integers with a scale, indices into a code book. No
     weight, but ``constant``, is what chooses (truth values), what fills a mask, and one number everywhere.
     """
-    if origin == PARAMETER:
+    if origin == PARAMETER or tensor.layout is not torch.strided:  # a mask or a fill is not sparse
         return PARAMETER
     if tensor.dtype == torch.bool or is_one_number(tensor):
         return CONSTANT

@@ -12,6 +12,7 @@ from lrp_fx.capture.compare import inference_configuration, own_tensors
 from lrp_fx.capture.unloaded import run_waiting, waits
 from lrp_fx.errors import InputError, raise_if_out_of_memory
 from lrp_fx.ir.program import CONTENT_ROLE
+from lrp_fx.ir.sparse import numbers_held
 
 
 def check_mode(model: nn.Module) -> None:
@@ -59,9 +60,10 @@ def check_weights(model: nn.Module) -> None:
 
 
 def plain_tensors(tensor: Tensor) -> list[Tensor]:
-    """The tensor, or those that it is made of where it is quantised or packed (integers and their scales)."""
+    """The tensor, or those that it is made of where it is quantised or packed (integers and their scales), or
+    sparse."""
     if not is_traceable_wrapper_subclass(tensor):
-        return [tensor]
+        return [numbers_held(tensor)]
     names, _ = tensor.__tensor_flatten__()
     return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
 

@@ -12,10 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.errors import InputError
+from lrp_fx.ir.sparse import address_of
 
 #: Kernels for vectors begin by where memory does, and sum in another order: to the bit the same numbers need the same
 #: place in it.
 _ALIGNMENT = 64
+
+
+def require_dense(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` for a sparse tensor: a file has no place for one."""
+    sparse = [name for name, tensor in tensors.items() if tensor.layout is not torch.strided]
+    if sparse:
+        raise InputError(
+            f"{sparse[0]} is sparse, which a file does not hold\n    next: write it out before the model is explained "
+            "(weight.to_dense())"
+        )
 
 
 def pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, dict[str, Any]]]:
@@ -97,7 +108,7 @@ def references(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, dic
     """For every tensor that is a weight of the model: its names there, shape, type, order in memory and fingerprint."""
     names: dict[Any, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        names.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
+        names.setdefault((address_of(tensor), tuple(tensor.shape)), []).append(name)
     found = {n: names.get((t.data_ptr(), tuple(t.shape))) for n, t in tensors.items() if t.numel()}
     return {
         n: {"names": known, **_described(tensors[n]), "sha256": fingerprint(tensors[n])}

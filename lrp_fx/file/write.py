@@ -30,6 +30,7 @@ def write(path: str | Path, contents: Contents, *, model: nn.Module, weights: bo
     """
     writer = ManifestWriter()
     graphs = [writer.saved(graph) for graph in contents.graphs]
+    storage.require_dense(writer.weights)
     referenced = {} if weights else storage.references(writer.weights, model)
     kept = {n: t for n, t in writer.weights.items() if n not in referenced} | writer.values
     blob, places = storage.pack(kept)

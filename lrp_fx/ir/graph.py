@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.operators import argument, has, operation_name, operator_of
+from lrp_fx.ir.sparse import strides_of
 
 
 def output_node(graph: fx.Graph) -> fx.Node:
@@ -103,8 +104,8 @@ class AbstractResults:
 def described(value: Any) -> Any:
     """All that an operation's abstract result depends on; no container that `fx.map_arg` would open."""
     if isinstance(value, torch.Tensor):
-        sizes = [s if isinstance(s, int) else s.node.expr for s in (*value.shape, *value.stride())]
-        return frozenset(enumerate((*sizes, value.dtype, value.device, value.is_conj(), value.is_neg())))
+        sizes = [s if isinstance(s, int) else s.node.expr for s in (*value.shape, *strides_of(value))]
+        return frozenset(enumerate((*sizes, value.dtype, value.device, value.layout, value.is_conj(), value.is_neg())))
     if isinstance(value, (list, tuple)):
         return frozenset(enumerate(map(described, value)))
     return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value

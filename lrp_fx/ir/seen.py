@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrp_fx.ir.sparse import address_of
+
 #: Values that are what they say, whoever holds them.
 PLAIN = (int, float, str, bool, bytes, complex, type(None), torch.dtype, torch.device, type)
 _DEEPEST, _LONGEST = 6, 1 << 16
@@ -25,7 +27,7 @@ def seen(value: Any, depth: int = 0) -> Any:
     """Something that can be hashed and compared."""
     if isinstance(value, Tensor):
         version = None if value.is_inference() else value._version
-        return (id(value), value.data_ptr(), value.dtype, version)
+        return (id(value), address_of(value), value.dtype, version)
     if isinstance(value, PLAIN) or depth > _DEEPEST:
         return repr(value)
     if isinstance(value, nn.Module):  # what is inside it changes rarely, and may hold it in turn

@@ -21,6 +21,7 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.program import FlatModule
 from lrp_fx.ir.sizes import size_key
 from lrp_fx.ir.spared import methods_left_alone, without_notes
+from lrp_fx.ir.sparse import strides_of
 from lrp_fx.ir.traces import Traced, Traces, copied, known_of
 
 
@@ -221,7 +222,8 @@ def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
 
 def abstract_key(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (tuple(map(size_key, value.shape)), tuple(map(size_key, value.stride())), value.dtype, str(value.device))
+        sizes, strides = (tuple(map(size_key, numbers)) for numbers in (value.shape, strides_of(value)))
+        return (sizes, strides, value.dtype, str(value.device), str(value.layout))
     if isinstance(value, (list, tuple)):
         return tuple(abstract_key(v) for v in value)
     return size_key(value) if isinstance(value, torch.SymInt) else str(value)

@@ -53,7 +53,11 @@ def make_contiguous(graph: fx.Graph, mode: Any, own_outputs: int) -> None:
 def _is_across(value: Any) -> bool:
     """Is the last axis not the one that runs along memory?"""
     return (
-        isinstance(value, Tensor) and value.dim() > 1 and not is_one(value.stride()[-1]) and not is_one(value.shape[-1])
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.dim() > 1
+        and not is_one(value.stride()[-1])
+        and not is_one(value.shape[-1])
     )
 
 

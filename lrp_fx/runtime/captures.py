@@ -26,6 +26,7 @@ from lrp_fx.guards.masks import MaskGuard
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
 from lrp_fx.ir.seen import PLAIN, own_classes, seen
+from lrp_fx.ir.sparse import address_of
 from lrp_fx.ir.traces import Traces
 
 #: Programs that are kept for each model, and variants of each without masks.
@@ -153,9 +154,9 @@ def apart() -> Iterator[None]:
 
 def _holds_no_copies(model: nn.Module, program: Program) -> bool:
     """Are all large tensors of the program the model's own? Others would be kept alive, and not change with them."""
-    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    own = {address_of(t) for t in (*model.parameters(), *model.buffers())}
     held = (getattr(program.module, str(n.target)) for n in program.graph.nodes if n.op == "get_attr")
-    return all(t.data_ptr() in own or t.numel() <= 1 << 16 for t in held) and not any(
+    return all(address_of(t) in own or t.numel() <= 1 << 16 for t in held) and not any(
         t.is_inference() for t in (*model.parameters(), *model.buffers())
     )
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from lrp_fx.dictionaries.dictionary import Dictionary, require_evaluation
 from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.sparse import address_of
 
 
 class Dictionaries:
@@ -45,5 +46,5 @@ def _held(module: Any) -> Any:
     tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
     plain = {n: repr(v) for n, v in vars(module).items() if isinstance(v, PLAIN)}
     hooks = tuple(map(id, (*module._forward_hooks.values(), *module._forward_pre_hooks.values())))
-    places = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors.items())
+    places = tuple((n, id(t), address_of(t), t.dtype, t.device) for n, t in tensors.items())
     return id(module), places, plain, hooks

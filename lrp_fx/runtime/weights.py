@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lrp_fx.capture.checks import check_mode, check_weights
 from lrp_fx.errors import InputError
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.sparse import address_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Weights:
         """The tensors as they are. Raises `InputError` for a model in training mode."""
         check_mode(self.model)
         tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
-        identity = tuple((n, id(t), t.data_ptr(), t.dtype, t.device) for n, t in tensors)
+        identity = tuple((n, id(t), address_of(t), t.dtype, t.device) for n, t in tensors)
         changing = tuple(t for t in (*(t for _, t in tensors), *self.loose.values()) if not t.is_inference())
         return Now(identity, changing, tuple(t._version for t in changing))
 
@@ -107,12 +108,12 @@ def check_followed(modules: Iterable[nn.Module], program: Program) -> None:
 def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, str], Tensor]:
     """Tensors of a program that are plain attributes of the model's modules: they may be replaced without a trace."""
     module = program.captured or program.module  # before passes that copy tensors (`promote_precision`)
-    captured = {getattr(module, str(n.target)).data_ptr() for n in module.graph.nodes if n.op == "get_attr"}
+    captured = {address_of(getattr(module, str(n.target))) for n in module.graph.nodes if n.op == "get_attr"}
     return {
         (m, name): v
         for m in model.modules()
         for name, v in vars(m).items()
-        if isinstance(v, Tensor) and v.data_ptr() in captured
+        if isinstance(v, Tensor) and address_of(v) in captured
     }
 
 

@@ -16,6 +16,7 @@ from lrp_fx.ir.layout import BatchAxis, Segmented
 from lrp_fx.ir.operators import axis_of, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
+from lrp_fx.ir.sparse import numbers_held
 from lrp_fx.recognize.weights import rows_by_example
 from lrp_fx.rewrite.application import Application
 from lrp_fx.transpose.alignment import aligned_batch
@@ -161,4 +162,4 @@ def holds_nan(program: Program) -> bool:
     constants = [n for n in program.graph.find_nodes(op="get_attr") if n.meta.get("origin") == "constant"]
     held = [getattr(program.module, str(n.target)) for n in constants]
     few = [t for t in held if t.is_floating_point() and t.numel() <= 4096]  # a table that is no weight is not so large
-    return any(map(isnan, numbers)) or any(bool(t.isnan().any()) for t in few)
+    return any(map(isnan, numbers)) or any(bool(numbers_held(t).isnan().any()) for t in few)
