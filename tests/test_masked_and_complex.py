@@ -56,6 +56,9 @@ FUNCTIONS: dict[str, Function] = {
     "a sum with gaps": lambda m, x: x + x.masked_fill(torch.arange(F) == 0, float("nan")).nansum(-1, keepdim=True),
     "a conjugated spectrum": conjugated,
     "a power spectrum": power,
+    "an imaginary part": lambda m, x: (m.inner(x) + 1j * x).abs(),
+    "complex numbers": lambda m, x: (torch.complex(x, m.inner(x)) * (1 + 2j) / (2 - 1j)).imag,
+    "a turn": lambda m, x: ((x.cos() + 1j * x.sin()) * (m.inner(x) + 1j * x)).real,
     "a GRU cell": lambda m, x: m.gru(x.flatten(0, 1), m.inner(x).flatten(0, 1)).view_as(x),
     "an LSTM cell": lambda m, x: m.lstm(x.flatten(0, 1))[0].view_as(x),
 }

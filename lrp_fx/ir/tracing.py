@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -94,8 +95,7 @@ def trace(function: Callable[..., list[Any]], values: Sequence[Any], mode: Any) 
             forget_source(written)
     _read_no_strides(module.graph)
     _lay_out_what_is_read_by_strides(module.graph)
-    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten._conj.default):
-        node.target = torch.ops.aten.conj_physical.default  # `view_as_real` takes no lazy conjugate
+    _conjugate(module.graph)
     drop_dead_code(module.graph)
     return module
 
@@ -116,6 +116,24 @@ def _is_symbolic(value: Any) -> bool:
     if isinstance(value, Tensor):
         return any(isinstance(size, torch.SymInt) for size in value.shape)
     return isinstance(value, torch.SymInt)
+
+
+def _conjugate(graph: fx.Graph) -> None:
+    """Conjugates are written out: `view_as_real` takes no lazy one. That of a Python number is a number."""
+    for node in list(graph.find_nodes(op="call_function", target=torch.ops.aten._conj.default)):
+        given: Any = node.args[0]
+        number = given.meta["val"] if isinstance(given, fx.Node) else given
+        if isinstance(number, Tensor):
+            node.target = torch.ops.aten.conj_physical.default
+            continue
+        instead = {node: number.conjugate()}
+        for user in list(node.users):
+            user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), partial(_replaced, instead))
+        graph.erase_node(node)
+
+
+def _replaced(instead: dict[fx.Node, Any], node: fx.Node) -> Any:
+    return instead.get(node, node)
 
 
 def _read_no_strides(graph: fx.Graph) -> None:
