@@ -219,6 +219,7 @@ def _position(
         score=values.score,
         paired=paired,
         windows=info.windows,
+        grid=leaves[0].grid and paired is None,
     )
 
 

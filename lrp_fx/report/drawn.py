@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrp_fx.render.data import Array, Raster, Series
 from lrp_fx.report.lists import Frame, find_frames, pixels
-from lrp_fx.report.patches import patch_grid, pool, position_map
+from lrp_fx.report.patches import grid_of, pool, position_map
 from lrp_fx.report.position import PositionSite
 from lrp_fx.structure.forms import Form
 
@@ -142,7 +142,7 @@ def _patch_grid(given: Given, size: tuple[int, ...], row: int, count: int | None
     pixels, grid = position_map(given.position, size, "signed")
     if pixels is None or grid is None or (count is not None and len(pixels) != count):
         return None, 0
-    found = (patch_grid(R.shape[1], size) for site in given.position if (R := site.per_token()) is not None)
+    found = (grid_of(site, R.shape[1], size) for site in given.position if (R := site.per_token()) is not None)
     prefix = next(f[0] for f in found if f is not None and f[1:] == grid)
     return array(pool(pixels, grid)[min(row, len(pixels) - 1)]), prefix
 

@@ -26,6 +26,14 @@ def patch_grid(tokens: int, size: Sequence[int]) -> tuple[int, int, int] | None:
     return None
 
 
+def grid_of(site: PositionSite, tokens: int, size: Sequence[int]) -> tuple[int, int, int] | None:
+    """The same of a site's tokens: what is added to a grid has its rows and columns."""
+    if not site.grid:
+        return patch_grid(tokens, size)
+    fits = len(site.cells) == 2 and all(pixels % cells == 0 for pixels, cells in zip(size, site.cells, strict=True))
+    return (0, site.cells[0], site.cells[1]) if fits else None
+
+
 def position_map(
     sites: Sequence[PositionSite], size: Sequence[int], position: str, credit: str = KEY
 ) -> tuple[Tensor | None, tuple[int, int] | None]:
@@ -36,7 +44,7 @@ def position_map(
     finest: tuple[int, int] | None = None
     for site in sites:
         share = site.per_token(position, credit)
-        grid = None if share is None or site.owner(credit) is not None else patch_grid(share.shape[1], size)
+        grid = None if share is None or site.owner(credit) is not None else grid_of(site, share.shape[1], size)
         if share is None or grid is None:
             continue
         prefix, rows, columns = grid

@@ -39,6 +39,7 @@ class PositionSite:
                    stand in front of them.
     ``planes``     for each part the rotation plane of every feature, None where nothing is rotated.
     ``score``      (B,): what was explained.
+    ``grid``       are ``token_axes`` rows and columns of one grid (patches of a picture)?
     ``summed``     is it kept as signed sums by token only (`Relevance.save`), which have no other reading?
     """
 
@@ -58,6 +59,7 @@ class PositionSite:
     windows: Windows | None = None
     starts: tuple[int, ...] = ()
     summed: bool = False
+    grid: bool = False
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(R.shape)) for R in self.parts.values())
@@ -66,7 +68,12 @@ class PositionSite:
     @property
     def is_pairwise(self) -> bool:
         """Does position enter between pairs of tokens (a bias on their scores)?"""
-        return len(self.token_axes) == 2
+        return len(self.token_axes) == 2 and not self.grid
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """How many places there are along each axis of tokens."""
+        return tuple(self._by_token.shape[a] for a in self.token_axes)
 
     @cached_property
     def relevance(self) -> Tensor:
@@ -128,11 +135,9 @@ class PositionSite:
     def _per_token(self, aggregation: Aggregation, which: int, texts: int) -> Tensor:
         def rows(R: Tensor) -> Tensor:
             R = R if texts == 1 else self._by_text(R, texts)
-            return (
-                R.movedim(self.token_axes[which], 1).flatten(2)
-                if R.dim() > 2
-                else R.movedim(self.token_axes[which], 1).unsqueeze(-1)
-            )
+            axes = self.token_axes if self.grid else (self.token_axes[which],)
+            R = R.movedim(axes, tuple(range(1, 1 + len(axes)))).flatten(1, len(axes))
+            return R.flatten(2) if R.dim() > 2 else R.unsqueeze(-1)
 
         if self.windows is not None and texts == 1:
             return self._over_windows(aggregation, self.windows, self.token_axes[which])
@@ -158,14 +163,14 @@ class PositionSite:
     def sums(self) -> PositionSite:
         """The same with signed sums by token in place of raw relevance: little to keep, and no other reading."""
         rows = self.per_token()
-        one = self.total.unsqueeze(1) if rows is None else rows
-        keys = slice(-1, None) if rows is not None else slice(0)
+        one = self.total.unsqueeze(1) if rows is None else rows.reshape(len(rows), *self.cells) if self.grid else rows
+        keys = slice(None) if self.grid else slice(-1, None) if rows is not None else slice(0)
         return replace(
             self,
             parts={self.name: one},
             paired=None,
             windows=None,
-            token_axes=() if rows is None else (1,),
+            token_axes=() if rows is None else tuple(range(1, one.dim())),
             owners=self.owners[keys],
             starts=self.starts[keys],
             planes=(None,),

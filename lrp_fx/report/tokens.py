@@ -159,9 +159,10 @@ def _signed(site: PositionSite, texts: int) -> list[Tensor]:
         except InputError:
             return []
         return [] if rows is None else [rows]
-    axis = site.token_axes[-1]
+    axes = site.token_axes if site.grid else site.token_axes[-1:]
     parts = site.parts.values() if site.paired is None else (site.paired,)
-    return [R.sum([a for a in range(1, R.dim()) if a != axis]) if R.dim() > 2 else R for R in parts]
+    others = [[a for a in range(1, R.dim()) if a not in axes] for R in parts]
+    return [(R.sum(o) if o else R).flatten(1) for R, o in zip(parts, others, strict=True)]
 
 
 def largest(rows: Mapping[str, Tensor]) -> list[TokenShare]:

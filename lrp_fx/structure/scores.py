@@ -5,16 +5,35 @@ from __future__ import annotations
 from torch import fx
 
 from lrp_fx.analysis.provenance import CONTENT
+from lrp_fx.ir.layout import token_axes
 from lrp_fx.ir.operators import is_matrix_product
 from lrp_fx.rewrite.application import Rewritten
 
 #: Kinds of operations between a score and its softmax.
 _ON_THE_WAY = frozenset({"move", "sum", "route", "elementwise", "linear"})
+_AMONG_PAIRS = _ON_THE_WAY | {"product", "gate", "softmax"}
 
 
 def becomes_scores(rewritten: Rewritten, node: fx.Node) -> bool:
     """Does the value go into a softmax as it is, but for moves, masks, scales and further terms?"""
     return softmax_after(rewritten, node) is not None
+
+
+def holds_pairs(rewritten: Rewritten, node: fx.Node) -> bool:
+    """Is it made of a product of tokens with tokens, by moves, masks, scales and further terms?"""
+    stack, seen = [node], {node}
+    while stack:
+        found = stack.pop()
+        layout, application = rewritten.facts.layout.get(found), rewritten.applications.get(found)
+        if application is None:
+            continue
+        if is_matrix_product(found):
+            if application.kind == "product" and {-1, -2} <= {a - len(layout or ()) for a in token_axes(layout)}:
+                return True
+        elif application.kind in _AMONG_PAIRS:
+            stack += [o for o in application.operands if o not in seen]
+            seen |= set(application.operands)
+    return False
 
 
 def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from lrp_fx.structure.scores import softmax_after
 from lrp_fx.structure.structure import Structure
 from lrp_fx.transpose.alignment import counted_size, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder
+from lrp_fx.transpose.grids import Grids
 from lrp_fx.transpose.origins import Origins, input_looked_up, may_be_turned, origins_of
 from lrp_fx.transpose.signature import Leaf, Owned
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
@@ -181,6 +183,7 @@ class LeafBooks:
 
     def __init__(self, builder: RelevanceBuilder, structure: Structure, audit: bool) -> None:
         self.builder, self.structure, self.audit = builder, structure, audit
+        self.grids = Grids(builder, structure)
         self.arrivals: dict[fx.Node, list[Arrival]] = defaultdict(list)
 
     def note(self, leaf: fx.Node, arrival: Arrival) -> None:
@@ -194,6 +197,13 @@ class LeafBooks:
             return None
         injection = self.structure.injection_of(node, application)
         return rewritten.leaf_rules.get(injection.kind) if injection is not None else None
+
+    def is_expanded(self, operand: fx.Node, application: Application) -> bool:
+        """Is an operand read in the shape of the whole result: pair by pair, or place by place of a grid?"""
+        if self.rule_of(operand, application) is not None:
+            return True
+        is_position = self.builder.rewritten.leaves.get(operand) == POSITION
+        return is_position and self.grids.is_one_way_only(operand, application)
 
     def read(self, node: fx.Node, kind: str, arrival: Arrival) -> LeafReading:
         """Add the reading of one leaf (of one use, for position)."""
@@ -218,14 +228,14 @@ class LeafBooks:
         values = builder.add_by_example(
             lambda axis: reader(replace(reading, axis=axis)), arrival.axis, nodes, (node.name, "leaf", 0), same, rule
         )
-        tokens, owners = self._token_axes(node, kind, arrival, rule)
+        tokens, owners, grid = self._token_axes(node, kind, arrival, rule)
         where, user = (
             module_path(application.node) or module_path(node),
             application.node.name if kind == POSITION else None,
         )
         apart = by_token and given is None and origins is None and may_be_turned(node, builder.facts)
         reported, source = self._reported(kind, names), source_line(application.node)
-        leaf = Leaf(node.name, reported, names, where, source, tokens, owners, user, apart)
+        leaf = Leaf(node.name, reported, names, where, source, tokens, owners, user, apart, grid)
         constants = None
         if reading.constants:
             constants = replace(leaf, kind=LEARNED, inputs=()), values[3:6]
@@ -251,24 +261,39 @@ class LeafBooks:
 
     def _token_axes(
         self, node: fx.Node, kind: str, arrival: Arrival, rule: Rule | None
-    ) -> tuple[tuple[int, ...], tuple[Owned | None, ...]]:
-        """Axes of the leaf's relevance that run over tokens, and the input whose tokens each counts."""
+    ) -> tuple[tuple[int, ...], tuple[Owned | None, ...], bool]:
+        """Axes of the leaf's relevance that run over tokens, the input whose tokens each counts, is it a grid?"""
         builder, application, rank = self.builder, arrival.application, value_of(arrival.c).dim()
         if rule is not None:  # expanded to the scores: queries by keys
             axes, sizes = [rank - 2, rank - 1], value_of(arrival.c).shape[-2:]
+        elif kind == POSITION and self.grids.is_one_way_only(node, application):  # expanded to the grid
+            axes = self.grids.axes(node, application)
+            sizes = [value_of(arrival.c).shape[a] for a in axes]
         else:
             own = token_axes_of(
                 node, application, builder.facts.layout.get(node), builder.facts.layout.get(application.node)
             )
             sizes = [counted_size(node, application, a) for a in own]
             axes = [a + rank - value_of(node).dim() for a in own]  # growing over the batch put axes in front
+        if kind == POSITION and len(axes) > 1 and self.grids.axes(node, application):
+            return self._on_grid(axes, sizes, arrival)
         owned, at = builder.owners.owned, application.node
         pairs = [(a, owned(s, at, keys=a == rank - 1)) for a, s in zip(axes, sizes, strict=True)]
         if kind != POSITION:
-            return tuple(a for a, _ in pairs), tuple(o for _, o in pairs)
+            return tuple(a for a, _ in pairs), tuple(o for _, o in pairs), False
         # windows merged with the batch are no tokens
         kept = [(a, o) for a, o in pairs if arrival.axis is None or a != arrival.axis.axis]
-        return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), tuple(o for _, o in kept)
+        return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), tuple(o for _, o in kept), False
+
+    def _on_grid(
+        self, axes: Sequence[int], sizes: Sequence[Any], arrival: Arrival
+    ) -> tuple[tuple[int, ...], tuple[Owned | None, ...], bool]:
+        """The same of rows and columns: together they count the tokens of a text, or patches."""
+        if self.grids.in_windows(arrival.application):
+            return (), (), False  # of which window a place is, is not known
+        kept = [(a, s) for a, s in zip(axes, sizes, strict=True) if arrival.axis is None or a != arrival.axis.axis]
+        owner = self.builder.owners.owned(prod(s for _, s in kept), arrival.application.node)
+        return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), (owner,) * len(kept), True
 
     def _attention_weights(self, application: Application, rule: Rule) -> fx.Node:
         """The attention weights that a score bias leads to: the softmax's own, or those of a fused kernel written

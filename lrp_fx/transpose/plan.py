@@ -30,7 +30,8 @@ Place = BatchAxis | Segmented | None
 class Planner:
     """Makes the plan of one application after the other.
 
-    ``expands``: is an operand of an application read pair by pair, expanded to the whole result? ``together``: has what
+    ``expands``: is an operand of an application read pair by pair (or place by place of a grid), expanded to the whole
+    result? ``together``: has what
     is made of all examples one coefficient, of all their scores, or one for each? ``gaps``: may values hold NaN that a
     mask hides?
     """

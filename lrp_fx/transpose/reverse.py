@@ -127,7 +127,7 @@ class _Walk:
             segment_ids,
             BatchAxes(self.facts, self.builder.env, self.builder.add, self.builder.batch),
             self.builder.batch,
-            self._is_read_by_pairs,
+            self.leaves.is_expanded,
             together=self.rewritten.ruleset.as_autograd,
             gaps=holds_nan(self.rewritten.program),
         )
@@ -322,9 +322,6 @@ class _Walk:
         self.signature.sinks.append((name, info))
         self.sinks.append(total)
         self.sink_nodes.append(at)
-
-    def _is_read_by_pairs(self, operand: fx.Node, application: Application) -> bool:
-        return self.leaves.rule_of(operand, application) is not None
 
     # ------------------------------------------------------------------------------------------------ leaves
     def _leaf_relevances(self) -> list[fx.Node]:

@@ -20,6 +20,7 @@ class Leaf:
 
     ``user``: for position, the node it meets content in. ``owners``: for each token axis, the index input whose tokens
     it counts (None if it counts something else). ``apart``: its rows may stand in another order than the input's.
+    ``grid``: its axes of tokens are rows and columns of one grid.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Leaf:
     owners: tuple[Owned | None, ...]
     user: str | None = None
     apart: bool = False
+    grid: bool = False
 
 
 @dataclass(frozen=True)

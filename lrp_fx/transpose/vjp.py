@@ -29,7 +29,8 @@ class Plan:
     ``grow``  for each carrier without a batch, (axis, rank): the axis of its (left-padded) shape that is broadcast over
               the result's batch axis; it is expanded, so that coefficients stay apart by example. An axis in front of
               the result's: the batch.
-    ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair.
+    ``expand``  carriers expanded to the whole result (to the scores, in fused attention): biases read pair by pair,
+              rows and columns of a grid.
     ``bases``   positions of carriers that have a base (`lrp_fx.rule.Call`).
     ``gaps``  may operands hold NaN that a mask hides? What is no number has no coefficient, though its slope is NaN.
     ``outputs``  which results (of an operation that returns several) have coefficients; ``(None,)`` for a plain result.
