@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.analysis.mask_sense import keeps_where_true
+from lrp_fx.analysis.mask_sense import sense_of
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
 from lrp_fx.guards.sizes import sizes_of
@@ -126,7 +126,7 @@ def arguments_of(goals: Sequence[Target], entry: CompiledProgram, call: Argument
     found: list[list[Tensor]] = []
     for goal in goals:
         if not isinstance(goal, At):
-            found += target_arguments([goal], entry.guards, call, lambda name: keeps_where_true(entry.program, name))
+            found += target_arguments([goal], entry.guards, call, lambda name: sense_of(entry.program, name))
             continue
         shape = shape_at(entry, entry.places.one(goal.place), call)
         found.append(list(goal.arguments(shape, device).values()) if goal.example_arguments() else [])

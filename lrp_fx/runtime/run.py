@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS
 from lrp_fx.analysis.mask_sense import kept
 from lrp_fx.errors import InputError, TargetError, raise_if_out_of_memory, warn_user
 from lrp_fx.guards.guard import Arguments, Guard, guard_of
@@ -29,8 +30,8 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.targets import At, Span, Target, as_target, score_of
 from lrp_fx.transpose.signature import GraphSignature, RelevanceGraph
 
-#: Does a mask keep tokens where it is true?
-Sense = Callable[[str], bool | None]
+#: What a mask says (`lrp_fx.analysis.mask_sense`).
+Sense = Callable[[str], str | None]
 #: Is given a graph's signature and what the graph returned.
 Taking = Callable[[GraphSignature, tuple[Any, ...]], None] | None
 
@@ -52,7 +53,7 @@ class Executable:
     differentiable: bool = False
 
 
-def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments, keeps: Sense) -> None:
+def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments, sense: Sense) -> None:
     """Raise `TargetError` for a place counted from the last row that counts, where a mask hides places of something of
     another length (samples of sound, of which the output has frames): which row is the last is not known. A single row
     is the last token's where the mask keeps that of every example.
@@ -66,7 +67,8 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments, k
         mask = call.tensors[name]
         places = mask.shape[1]
         if shape[1] not in {places, *lengths} and name not in constant and not mask.is_floating_point():
-            if shape[1] == 1 and (sense := keeps(name)) is not None and bool(((mask[:, -1] != 0) == sense).all()):
+            says = sense(name) if shape[1] == 1 else None
+            if says in (KEEPS, HIDES) and bool(kept(mask, says)[:, -1].all()):
                 continue
             raise TargetError(
                 f"{name} hides some of {places} places, and the output has {shape[1]} rows: which of them is the last "
@@ -110,17 +112,17 @@ def output_shape(guards: Iterable[Guard], call: Arguments) -> tuple[int, ...]:
 
 
 def target_arguments(
-    goals: Sequence[Target], guards: Iterable[Guard], call: Arguments, keeps: Sense = lambda name: None
+    goals: Sequence[Target], guards: Iterable[Guard], call: Arguments, sense: Sense = lambda name: None
 ) -> list[list[Tensor]]:
     """What a graph is given beside the inputs, for each target; raises `TargetError` for what the output has not.
 
-    keeps: does a mask keep tokens where it is true? None where that is not known.
+    sense: what a mask says, None where that is not known.
     """
     guards = tuple(guards)
     shape = output_shape(guards, call)
     device = call.tensors[guard_of(TensorGuard, guards).inputs[0].name].device
     for goal in goals:
-        _refuse_unknown_end(goal, shape, call, keeps)
+        _refuse_unknown_end(goal, shape, call, sense)
     found = [goal.arguments(shape, device) if goal.example_arguments() else {} for goal in goals]
     for goal, arguments in zip(goals, found, strict=True):
         if isinstance(goal, Span) and (slip := goal.slip(arguments, _texts(call, shape))):
