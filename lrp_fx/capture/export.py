@@ -27,6 +27,7 @@ from lrp_fx.capture.functional import NeedsRetracing, check_flat, check_no_autoc
 from lrp_fx.capture.outputs import explained_name, key_name, named_leaves
 from lrp_fx.capture.record import Recorded
 from lrp_fx.capture.renormed import scale_tables
+from lrp_fx.capture.same_attributes import attributes_kept
 from lrp_fx.capture.unfollowed import unfollowed_write
 from lrp_fx.errors import CaptureError
 from lrp_fx.ir.graph import copy_node, output_node
@@ -111,7 +112,7 @@ def _exported(model: nn.Module, values: dict[str, Any], shapes: dict[str, Any] |
     ``shapes``: which axes may change; None where none may.
     """
     quick = _uncached() if shapes is not None else contextlib.nullcontext()
-    with environment_let_go(), without_code(), without_notes(), quick:
+    with environment_let_go(), without_code(), without_notes(), quick, attributes_kept(model):
         exported = torch.export.export(model, (), values, strict=False, dynamic_shapes=shapes)
     forget_source(exported.graph_module)
     scale_tables(exported.graph)
