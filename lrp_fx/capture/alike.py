@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
-from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.contents import PLAIN
 
 #: As many blocks as it takes for stamping to be worth its while.
 MIN_BLOCKS = 3

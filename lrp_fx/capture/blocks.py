@@ -27,8 +27,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.alike import Watched, repeated_blocks
+from lrp_fx.ir.contents import PLAIN
 from lrp_fx.ir.graph import copy_node
-from lrp_fx.ir.seen import PLAIN
 from lrp_fx.ir.tracing import abstract_key
 from lrp_fx.ir.undo import surely
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.trees import Hole, holds_tensor, leaves, rebuilt
-from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.contents import PLAIN
 
 
 class Opened(dict[str, Any]):

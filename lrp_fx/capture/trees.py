@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_fx.errors import raise_if_out_of_memory
-from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.contents import PLAIN
 
 _DEEPEST = 8
 #: Objects that are what they are, not what their attributes say.

@@ -1,8 +1,9 @@
 """Captures: canonical programs, and those that explainers of one model share, whatever their rules are.
 
-A program is taken over where the model is, as far as can be seen, what it was when it was captured: the same modules of
-the same classes with the same tensors, plain attributes and hooks. What cannot be seen (a function replaced in a module
-of Python) shows in the numbers: before it is used the program is compared with the model as every capture is.
+A program is taken over where the model is, as far as can be seen (`lrp_fx.ir.look`), what it was when it was captured:
+the same modules of the same classes with the same tensors, attributes and hooks. What cannot be seen (a function
+replaced in a module of Python) shows in the numbers: before it is used the program is compared with the model as every
+capture is.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from lrp_fx.capture.compare import Ran, verify_capture
 from lrp_fx.errors import CaptureError
 from lrp_fx.guards.guard import Constants, Guard, refusal
 from lrp_fx.guards.masks import MaskGuard
+from lrp_fx.ir.contents import state
+from lrp_fx.ir.look import Look
 from lrp_fx.ir.passes import Step
 from lrp_fx.ir.program import CONCRETE, Program
-from lrp_fx.ir.seen import PLAIN, own_classes, seen
 from lrp_fx.ir.sparse import address_of
 from lrp_fx.ir.traces import Traces
 
@@ -163,15 +165,6 @@ def _holds_no_copies(model: nn.Module, program: Program) -> bool:
 
 # ------------------------------------------------------------------------------------------------ what a model is
 def fingerprint(model: nn.Module) -> Any:
-    """Whatever of a model's modules may decide what they compute: equal as long as nobody has changed it."""
-    modules = list(model.named_modules())
-    classes = dict.fromkeys(c for _, module in modules for c in own_classes(module))
-    return (
-        tuple((name, id(module), _of_module(module)) for name, module in modules),
-        tuple((id(c), n, seen(v) if isinstance(v, PLAIN) else id(v)) for c in classes for n, v in vars(c).items()),
-    )
-
-
-def _of_module(module: nn.Module) -> Any:
-    """Its submodules are listed by themselves."""
-    return tuple((name, seen(value)) for name, value in vars(module).items() if name != "_modules")
+    """Whatever of a model may decide what it computes: equal as long as nobody has changed it."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return tuple((name, id(t), state(t)) for name, t in tensors), Look(model).print()

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from lrp_fx.dictionaries.dictionary import Dictionary, require_evaluation
-from lrp_fx.ir.seen import PLAIN
+from lrp_fx.ir.contents import PLAIN
 from lrp_fx.ir.sparse import address_of
 
 

@@ -1,86 +1,87 @@
 """Watch: has a model been changed without a tensor of it being another?
 
-A hook added, an adapter merged or switched off, a number, a name or a configuration set: a graph made before answers as
-the model did then. What modules and their configurations hold is compared with what they held, by identity and equality
-(a model of 200 modules takes half a millisecond).
+A hook added, an adapter merged or switched off, a number, a name or a configuration set, however deep it lies: a graph
+made before answers as the model did then. Some of what a model holds it writes itself when it is run (counters, lengths
+of the last text, caches): that is learned from runs, and is no change that somebody made.
 
 requires  a model
-ensures   a change of an attribute, a hook, a submodule or a forward is seen; a function replaced in a Python module is
-          not
+ensures   a change of an attribute, a hook, a submodule or a forward is seen, within the bounds of `lrp_fx.ir.look`; a
+          function replaced in a Python module is not
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from lrp_fx.ir.seen import PLAIN, own_classes
-
-_CONTAINERS = (dict, list, set)
-_DEEPEST = 3
+from lrp_fx.ir.look import Look, Place, in_words
+from lrp_fx.ir.undo import surely
 
 
 class Watch:
-    """``held``: (an object, what it held)."""
+    """``own``: the places that the model itself writes when it is run."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.held: list[tuple[Any, dict[str, Any]]] = []
+        self.own: set[Place] = set()
+        self._then: Look | None = None
 
     def look(self) -> None:
         """Remember what the model is now."""
-        self.held = [(each, _copied(vars(each))) for each in _parts(self.model)]
+        self._then = Look(self.model)
 
     def changed(self) -> bool:
         """Is anything other than it was when it was looked at last? (Modules added are attributes of others.)"""
-        return any(_differ(vars(each), held) for each, held in self.held)
+        return self._then is not None and self._then.changed()
 
     def changes(self) -> tuple[str, ...]:
-        """What is another, in words: the module (or the class of another object) and its attributes."""
-        names = {id(module): name or "the model" for name, module in self.model.named_modules()}
-        return tuple(
-            f"{names.get(id(each), f'a {type(each).__name__}')}: {', '.join(_others(vars(each), held))}"
-            for each, held in self.held
-            if _differ(vars(each), held)
-        )
+        """What is another, in words: modules and classes with their attributes."""
+        return in_words(self._places())
+
+    def set_by_others(self) -> bool:
+        """Is anything another that the model does not write itself, as far as is known?"""
+        return any(not self._is_own(place) for place in self._places())
+
+    def learn(self) -> None:
+        """What has become another since the last look was written by the model itself."""
+        self.own.update(self._places())
+
+    def learn_from(self, run: Callable[[], Any]) -> None:
+        """Run the model, and learn what it writes, be it what was there before."""
+        before = Look(self.model)
+        with attributes_set() as written:
+            run()
+        self.own.update(before.places())
+        self.own.update((*before.modules[m], f".{name}") for m, name in written if m in before.modules)
+
+    def _places(self) -> list[Place]:
+        return self._then.places() if self._then is not None else []
+
+    def _is_own(self, place: Place) -> bool:
+        return any(place[:steps] in self.own for steps in range(1, len(place) + 1))
 
 
-def _differ(now: Any, held: Any) -> bool:
+@contextlib.contextmanager
+def attributes_set() -> Iterator[set[tuple[int, str]]]:
+    """The attributes of modules that are set meanwhile in this thread: identities of modules, and names."""
+    written: set[tuple[int, str]] = set()
+    plain: Any = nn.Module.__setattr__
+    thread = threading.get_ident()
+
+    def noting(module: nn.Module, name: str, value: Any) -> None:
+        if threading.get_ident() == thread:
+            written.add((id(module), name))
+        plain(module, name, value)
+
+    def restore() -> None:
+        nn.Module.__setattr__ = plain  # type: ignore[method-assign]
+
     try:
-        return bool(now != held)
-    except (RuntimeError, ValueError, TypeError):  # tensors or arrays that are others cannot be compared: they are
-        return True
-
-
-def _others(now: Mapping[str, Any], held: Mapping[str, Any]) -> list[str]:
-    missing = object()
-    return [n for n in dict.fromkeys([*held, *now]) if _differ(now.get(n, missing), held.get(n, missing))]
-
-
-def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as they are: what is written to in place is copied."""
-    return {n: v.copy() if isinstance(v, _CONTAINERS) else v for n, v in attributes.items()}
-
-
-def _parts(model: nn.Module) -> Iterator[Any]:
-    """The modules, their classes, and the objects that hold what they are set to (configurations, adapters)."""
-    known: set[int] = set()
-    yield from dict.fromkeys(c for module in model.modules() for c in own_classes(module))
-    for module in model.modules():
-        yield module
-        yield from _held_by(module, known, 0)
-
-
-def _held_by(owner: Any, known: set[int], depth: int) -> Iterator[Any]:
-    for value in vars(owner).values():
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-        for each in inside:
-            if id(each) in known or isinstance(each, (*PLAIN, Tensor, nn.Module, types.FunctionType, types.ModuleType)):
-                continue
-            known.add(id(each))
-            if hasattr(each, "__dict__") and depth < _DEEPEST:
-                yield each
-                yield from _held_by(each, known, depth + 1)
+        nn.Module.__setattr__ = noting  # type: ignore[method-assign, assignment]
+        yield written
+    finally:
+        surely(restore)
