@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
 from lrp_fx.capture.guards import guards_of
 from lrp_fx.capture.ladder import first_line
 from lrp_fx.errors import InputError, PassError, TransposeError, UntracedTargetError, warn_user
@@ -25,10 +24,10 @@ from lrp_fx.runtime.calls import holds_for, own_copy, shared_inputs, try_one_row
 from lrp_fx.runtime.captures import Captured, Variant, share, taken_over
 from lrp_fx.runtime.changed import Dictionaries
 from lrp_fx.runtime.compiled import Built, CompiledProgram, Kept, Statistics
+from lrp_fx.runtime.doubts import Doubts, agree
 from lrp_fx.runtime.inside import Request, asked_now
 from lrp_fx.runtime.pipeline import ANALYSED, BUILT, CAPTURED, PASSES, Options, State
 from lrp_fx.runtime.strategies import Strategies
-from lrp_fx.runtime.watch import Watch
 from lrp_fx.runtime.weights import Weights, check_followed
 from lrp_fx.structure.remarks import remarks
 from lrp_fx.targets import At, Target, kind_of
@@ -51,10 +50,9 @@ class Compiler:
         self.statistics = Statistics()
         self.entries: list[Kept] = []  # the last one was used last
         self.strategies = Strategies(options.dynamic)
-        self.weights, self.watch = Weights(model), Watch(model)
+        self.weights, self.doubts = Weights(model), Doubts(model, every=options.every)
         self.dictionaries = Dictionaries(options.dictionaries)
         self.remarked: set[str] = set()
-        self.doubted: set[Captured] = set()  # captured before the model was changed, and not compared with it since
         self.current: CompiledProgram | None = None
         self.built: Built | None = None
 
@@ -81,23 +79,34 @@ class Compiler:
         self.weights.remember(now)
 
     def check_changes(self, call: ModelCall) -> None:
-        """Where the model has been changed without a tensor being another (or in every call, if that was asked for),
-        compare the programs that a call may use; where one computes something else than the model, forget all.
+        """Where the model has been changed without a tensor being another, forget all; where it wrote something itself
+        (or in every call, if that was asked for), if a program that the call may use computes something else.
         """
-        if self.options.every or self.has_changed():
-            self.doubted.update(kept.entry.base for kept in self.entries)
-            self.watch.look()
-        used = [kept.entry for kept in self.entries if kept.entry.base in self.doubted and kept.key == call.key]
-        doubted = {entry.base for entry in used if entry.fits(call)}
-        known = Ran(call.bound, call.result) if doubted else None
-        if known is not None and any(not difference(base.program, known) <= CAPTURE_ULPS for base in doubted):
+        if not self.entries:
+            self.doubts.begin()  # the next is captured from the model as it is now
+        elif self.doubts.refuted(call, lambda: self._bases(call)):
             self._forget_all()
-        self.doubted -= doubted
+            self.doubts.begin()
+
+    def renew(self, call: ModelCall) -> None:
+        """Capture again for a call, and build the graphs that programs for it had, of a model that was changed but
+        computes on it what it did.
+        """
+        targets = {kind: built.target for kept in self.entries for kind, built in kept.entry.graphs.items()}
+        if self.entries and agree(self._bases(call), call):
+            self.check_changes(call)
+            for target in targets.values() if not self.entries else ():
+                self.compiled(call, target)
+
+    def _bases(self, call: ModelCall | None = None) -> set[Captured]:
+        """What is kept; of that, what a call may use."""
+        kept = self.entries if call is None else [k for k in self.entries if k.key == call.key and k.entry.fits(call)]
+        return {each.entry.base for each in kept}
 
     def agreement(self, call: ModelCall) -> Agreement:
         """Do the programs that a call may use compute what the model computes on it? If not, forget all."""
         now = self.weights.now()
-        changed = ("the weights",) if self.weights.differ(now) else self.watch.changes()
+        changed = ("the weights",) if self.weights.differ(now) else self.doubts.watch.changes()
         serving = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
         found = compare({entry.base: entry.base.program for entry in serving}.values(), call, changed)
         if not found.ok or changed == ("the weights",):
@@ -105,18 +114,13 @@ class Compiler:
         self.weights.remember(now)
         return found
 
-    def has_changed(self) -> bool:
-        """Has the model been changed since it was looked at last?"""
-        return bool(self.entries) and self.watch.changed()
-
     def trusts(self, entry: CompiledProgram) -> bool:
         """Is the program what the model computes, as far as it was compared since the model was changed last?"""
-        kept = any(each.entry.base is entry.base for each in self.entries)
-        return kept and entry.base not in self.doubted and not self.has_changed()
+        return entry.base in self._bases() and self.doubts.trusted(entry.base)
 
     def _forget_all(self) -> None:
         self.entries.clear()  # first: graphs without doubts would answer, should this be interrupted
-        self.doubted.clear()
+        self.doubts.forget()
         self.strategies.clear()
         self.weights.forget()
         self.current = self.built = None
@@ -133,7 +137,7 @@ class Compiler:
             try_one_row(entry, call)
         self.current = entry
         if not seen:
-            self.watch.look()  # running the model may have set something of it
+            self.doubts.settle(self._bases())
         return entry, self.built
 
     def _having(self, call: ModelCall, target: Target) -> CompiledProgram | None:
@@ -251,6 +255,7 @@ class Compiler:
             captured = Captured(state.program, guards_of(state.program, call), history)
             share(call, wanted, options.ruleset.as_autograd, captured)
         self.weights.note(captured.program)
+        self.doubts.captured(captured)
         return captured
 
     def for_any_size(self, entry: CompiledProgram, goals: Sequence[Target]) -> CompiledProgram:

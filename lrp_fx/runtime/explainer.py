@@ -354,7 +354,8 @@ class Explainer(Maps, Looks, Writes, Frugal):
         with ALONE, compiling(self.progress):  # nobody else builds or captures meanwhile
             last = self._entry()
             if self._last is not None and not self._used.trusts(last):
-                self._used.check_changes(as_call(self.model, self._last, self.roles))
+                self._used.renew(as_call(self.model, self._last, self.roles))
+                last = self._entry()
             goals = None if targets is None else named_goals(list(map(as_target, targets)), self._reader)
             save(self._used, last, path, goals, self._told(last), weights=weights)
 
