@@ -23,6 +23,7 @@ from lrp_fx.ir.graph import ancestors, call_like, drop_dead_code, hashable, is_r
 from lrp_fx.ir.operators import is_foreign, operator_of
 from lrp_fx.ir.passes import is_own_fault
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.read import Read
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rule import registry
 
@@ -96,13 +97,11 @@ def _has_autograd(target: torch._ops.OpOverload) -> bool:
 
 
 class _Constants:
-    """What does not depend on inputs, computed; ``noted``: tensors of the model that matrices were read from, with
-    their versions.
-    """
+    """What does not depend on inputs, computed; ``noted``: tensors of the model that matrices were read from."""
 
     def __init__(self, program: Program) -> None:
         self.module = program.module
-        self.noted: list[tuple[Tensor, int]] = []
+        self.noted: list[Read] = []
         self._values: dict[fx.Node, Any] = {}
 
     def map_of(self, node: fx.Node) -> _Map | None:
@@ -135,8 +134,7 @@ class _Constants:
         """Note which tensors of the model a matrix was read from."""
         if matrix is None:
             return
-        tensors = (getattr(self.module, str(n.target)) for n in ancestors(one.read) if n.op == "get_attr")
-        self.noted += [(t, t._version) for t in tensors if not t.is_inference()]
+        self.noted += [Read(getattr(self.module, str(n.target))) for n in ancestors(one.read) if n.op == "get_attr"]
 
 
 def _is_constant(node: fx.Node) -> bool:

@@ -7,6 +7,7 @@ ensures   in a program whose weights are mostly float64, nothing is computed in 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from lrp_fx.ir.graph import (
 )
 from lrp_fx.ir.operators import is_pointwise
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.read import Read
 
 aten = torch.ops.aten
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -35,7 +37,7 @@ def promote_precision(program: Program) -> Program:
     """In a float64 program (most weights are) compute forced float32 islands in float64."""
     if not _is_wide(program):
         return program
-    module = program.module
+    module, read = program.module, list[Read]()
     changed: set[fx.Node] = set()
     for node in list(module.graph.nodes):
         if node.op == "call_function":
@@ -45,10 +47,10 @@ def promote_precision(program: Program) -> Program:
             )
             changed |= {node} if (node.args, node.kwargs) != before else _widen_integers(module.graph, node)
         elif node.op == "get_attr":
-            changed |= _widen_constant(module, node)
+            changed |= _widen_constant(module, node, read)
     _recompute_values(module.graph, changed)
     module.recompile()
-    return program
+    return replace(program, read=(*program.read, *read))
 
 
 def _is_wide(program: Program) -> bool:
@@ -58,13 +60,14 @@ def _is_wide(program: Program) -> bool:
     return known and 2 * wide > sum(p.numel() for p in parameters)
 
 
-def _widen_constant(module: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
+def _widen_constant(module: fx.GraphModule, node: fx.Node, read: list[Read]) -> set[fx.Node]:
     tensor = getattr(module, str(node.target))
     if tensor.dtype not in _WIDER:
         return set()
     wide = tensor.to(_WIDER[tensor.dtype])
     made = nn.Parameter(wide, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else wide
     setattr(module, str(node.target), made)
+    read.append(Read(tensor))
     node.meta["val"] = node.meta["val"].to(_WIDER[tensor.dtype])
     return {node}
 

@@ -23,6 +23,7 @@ from lrp_fx.errors import CaptureError, raise_if_out_of_memory
 from lrp_fx.ir.devices import callers_device
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Program
+from lrp_fx.ir.read import all_as_read
 from lrp_fx.ir.undo import surely
 
 #: Agreement demanded between model and capture, in units in the last place of the largest output.
@@ -59,11 +60,14 @@ def verify_capture(
 
 
 def difference(program: Program, trial: Ran) -> float:
-    """Largest difference of an output from the model's, in units in the last place of the largest number in it. Of a
-    model without weights shapes and types are compared: 0 where they agree.
+    """Largest difference of an output from the model's, in units in the last place of the largest number in it;
+    infinite where the program holds copies of tensors that are others now. Of a model without weights shapes and types
+    are compared: 0 where they agree.
     """
     if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(trial.result)):
         return 0.0 if _agree_abstractly(program, trial) else float("inf")
+    if not all_as_read(program.read):  # what is compared reads the tensors themselves
+        return float("inf")
     with torch.no_grad():
         ours = (program.captured or program.module)(*[trial.inputs[i.name] for i in program.inputs])
     theirs = pytree.tree_leaves(trial.result)

@@ -20,13 +20,16 @@ from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, op_name, value_of
 from lrp_fx.ir.operators import has, operand_of
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.read import Read
 
 aten = torch.ops.aten
 _BY_VALUE = ("aten.masked_select", "aten.nonzero", "aten.nonzero_numpy", "aten.argwhere")
 
 
-def fix_constant_masks(program: Program) -> fx.GraphModule | None:
-    """The program's module with constant masks as indices, in place; None where it has none."""
+def fix_constant_masks(program: Program) -> tuple[fx.GraphModule, tuple[Read, ...]] | None:
+    """The program's module with constant masks as indices, in place, and the tensors that they were made of; None where
+    it has none.
+    """
     fixer = _Fixer(program)
     for node in list(program.graph.nodes):
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
@@ -38,7 +41,7 @@ def fix_constant_masks(program: Program) -> fx.GraphModule | None:
             program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
     program.module.recompile()
-    return program.module
+    return program.module, tuple(fixer.read.values())
 
 
 class _Fixer:
@@ -47,6 +50,7 @@ class _Fixer:
         self.order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.numbers = itertools.count()
         self.found = False
+        self.read: dict[str, Read] = {}
 
     def visit(self, node: fx.Node) -> None:
         target: Any = node.target
@@ -113,7 +117,9 @@ class _Fixer:
         with torch.no_grad():
             for n in needed:
                 if n.op == "get_attr":
-                    env[n] = getattr(self.module, str(n.target)).clone()  # an operation may write into it
+                    held = getattr(self.module, str(n.target))
+                    self.read.setdefault(str(n.target), Read(held))
+                    env[n] = held.clone()  # an operation may write into it
                 else:
                     args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: env[a])
                     env[n] = n.target(*args, **kwargs)  # type: ignore[operator]

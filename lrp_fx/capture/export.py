@@ -135,9 +135,10 @@ def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Pro
     if not any(size_is_by_value(n) for n in exported.graph.nodes):
         return None
     program = _to_program(exported, wanted)
-    module = fix_constant_masks(program)
-    if module is None:
+    fixed = fix_constant_masks(program)
+    if fixed is None:
         return None
+    module, read = fixed
     names, nodes = [i.name for i in program.inputs], program.input_nodes()
     axes = {traceable_name(n): _symbolic_axes(nodes[n].meta["val"]) for n in names}
     spec = exported.call_spec.out_spec
@@ -147,7 +148,7 @@ def _masks_fixed(exported: torch.export.ExportedProgram, wanted: _Wanted) -> Pro
     shapes = _by_parameter(again, axes) if any(axes.values()) else None
     retraced = _exported(again, values, shapes)
     wanted = replace(wanted, example={n: wanted.example[n] for n in names}, prefix=_prefix(again))
-    return _retraced_if_needed(retraced, wanted)
+    return replace(_retraced_if_needed(retraced, wanted), read=read)
 
 
 def _stamped(

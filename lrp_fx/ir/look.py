@@ -2,8 +2,8 @@
 
 Followed are its modules, their classes, and whatever their attributes hold: containers, objects, functions with all
 that they read. At most `DEEPEST` levels below a module, at most `LONGEST` values of a container, and, beside the
-modules and their own dictionaries, at most `MOST` things, the nearest first: of a data set that a model holds not all is
-seen. Of arrays `lrp_fx.ir.contents.WHOLE` bytes are compared.
+modules and their own dictionaries, at most `MOST` things, the nearest first: of a data set that a model holds not all
+is seen. Of arrays `lrp_fx.ir.contents.WHOLE` bytes are compared.
 
 requires  a model
 ensures   a comparison takes some tenths of a millisecond for a model of 300 modules

@@ -15,6 +15,7 @@ from lrp_fx.ir.code import function_of
 from lrp_fx.ir.graph import copy_node, output_node, value_of
 from lrp_fx.ir.leftovers import with_source
 from lrp_fx.ir.listing import source
+from lrp_fx.ir.read import Read
 
 CONTENT_ROLE, MASK_ROLE, CACHED_ROLE = "content", "mask", "cached"
 ROLES = (CONTENT_ROLE, "position", "segment", MASK_ROLE, CACHED_ROLE)
@@ -70,7 +71,7 @@ class Program:
     were blocks that are alike traced once? ``unfollowed``: a write of which autograd knows nothing
     (`lrp_fx.capture.unfollowed`); ``outside``: where values left torch (`lrp_fx.capture.outside`); ``backwards``: what
     has a derivative of its own in the model's code (`lrp_fx.capture.backwards`); ``read``: tensors of the model that
-    matrices of the program were computed from, with their versions (`lrp_fx.canonicalize.opaque_maps`).
+    constants of the program were made of: matrices, indices, copies of another type.
     """
 
     module: fx.GraphModule
@@ -83,7 +84,7 @@ class Program:
     unfollowed: str = ""
     outside: tuple[str, ...] = ()
     backwards: tuple[str, ...] = ()
-    read: tuple[tuple[torch.Tensor, int], ...] = ()
+    read: tuple[Read, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

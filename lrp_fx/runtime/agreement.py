@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.compare import CAPTURE_ULPS, largest_difference
+from lrp_fx.capture.compare import CAPTURE_ULPS
+from lrp_fx.capture.compare import largest_difference as _between
 from lrp_fx.capture.outputs import named_leaves
 from lrp_fx.ir.program import Program
+from lrp_fx.ir.read import all_as_read
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ def compare(programs: Iterable[Program], call: ModelCall, changed: tuple[str, ..
 
 
 def _differences(program: Program, call: ModelCall) -> list[tuple[str, float]]:
+    old = not all_as_read(program.read)  # the graph that is run has copies, the one that is compared has not
     with torch.no_grad():
         flat = (program.captured or program.module)(*[call.bound[i.name] for i in program.inputs])
     ours = {n: v for n, v in zip(program.outputs.names, pytree.tree_leaves(flat), strict=True) if isinstance(v, Tensor)}
     theirs = {n: v for n, v in named_leaves(call.result) if isinstance(v, Tensor)}
     return [
-        (name, largest_difference(ours[name], theirs[name]) if name in ours and name in theirs else float("inf"))
+        (name, float("inf") if old or name not in ours or name not in theirs else _between(ours[name], theirs[name]))
         for name in dict.fromkeys([*theirs, *ours])
     ]

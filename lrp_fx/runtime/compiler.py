@@ -18,6 +18,7 @@ from lrp_fx.guards.inputs import device_guard
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.passes import report_fault, run
 from lrp_fx.ir.program import CONCRETE, DYNAMIC, MASK_ROLE, STATIC
+from lrp_fx.ir.read import all_as_read
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.runtime.agreement import Agreement, compare
 from lrp_fx.runtime.calls import holds_for, own_copy, shared_inputs, try_one_row
@@ -79,9 +80,7 @@ class Compiler:
         self.weights.remember(now)
 
     def check_changes(self, call: ModelCall) -> None:
-        """Where the model has been changed without a tensor being another, forget all; where it wrote something itself
-        (or in every call, if that was asked for), if a program that the call may use computes something else.
-        """
+        """Forget all where something of the model was set, and where a program computes something else (`Doubts`)."""
         if not self.entries:
             self.doubts.begin()  # the next is captured from the model as it is now
         elif self.doubts.refuted(call, lambda: self._bases(call)):
@@ -89,9 +88,7 @@ class Compiler:
             self.doubts.begin()
 
     def renew(self, call: ModelCall) -> None:
-        """Capture again for a call, and build the graphs that programs for it had, of a model that was changed but
-        computes on it what it did.
-        """
+        """Capture again, with the graphs that there were, for a call on which a changed model computes what it did."""
         targets = {kind: built.target for kept in self.entries for kind, built in kept.entry.graphs.items()}
         if self.entries and agree(self._bases(call), call):
             self.check_changes(call)
@@ -108,7 +105,7 @@ class Compiler:
         now = self.weights.now()
         changed = ("the weights",) if self.weights.differ(now) else self.doubts.watch.changes()
         serving = [kept.entry for kept in self.entries if kept.key == call.key and kept.entry.fits(call)]
-        found = compare({entry.base: entry.base.program for entry in serving}.values(), call, changed)
+        found = compare([replace(entry.base.program, read=entry.program.read) for entry in serving], call, changed)
         if not found.ok or changed == ("the weights",):
             self._forget_all()
         self.weights.remember(now)
@@ -292,7 +289,7 @@ class Compiler:
         """
         key = (constants, self.options.written_out)
         found = base.variants.get(key)
-        if found is None:
+        if found is None or not all_as_read(found.program.read):
             without = self.options.without
             state = State(self.options, constants=constants, program=base.program)
             state, history = run(state, ANALYSED, until="drop_masks", without=without)
@@ -315,6 +312,7 @@ class Compiler:
 
     def _analysed(self, base: Captured, found: Variant) -> CompiledProgram:
         """A variant with its rules and its structure."""
+        self.weights.note_read(found.program)
         state = State(self.options, program=found.program, assumed=found.assumed, facts=found.facts)
         after = ANALYSED[ANALYSED.index(PASSES["find_provenance"]) + 1 :]
         state, steps = run(state, after, without=self.options.without)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lrp_fx.capture.checks import check_mode, check_weights
 from lrp_fx.errors import InputError
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import CONCRETE, Program
+from lrp_fx.ir.read import Read, all_as_read
 from lrp_fx.ir.sparse import address_of
 
 
@@ -30,16 +30,15 @@ class Now:
 class Weights:
     """The tensors of one model as they were when it was looked at last.
 
-    ``loose``: captured tensors that are neither parameters nor buffers, by place; ``narrow``: versions of those
-    that a program of another precision may hold as copies (`promote_precision`); ``read``: tensors that matrices of
-    programs were computed from, with their versions (`write_opaque_maps`).
+    ``loose``: captured tensors that are neither parameters nor buffers, by place; ``read``: tensors that constants of
+    programs were made of; ``deciding``: all those of the model, where a program is the record of one call.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.loose: dict[tuple[nn.Module, str], Tensor] = {}
-        self.narrow: dict[int, int] = {}
-        self.read: list[tuple[Tensor, int]] = []
+        self.read: list[Read] = []
+        self.deciding: list[Read] = []
         self._identity: Any = None
         self._checked: Any = None
 
@@ -56,18 +55,13 @@ class Weights:
         if self._identity is None:
             return False
         replaced = any(getattr(module, name, None) is not tensor for (module, name), tensor in self.loose.items())
-        rewritten = any(tensor._version != version for tensor, version in self.read)
-        return now.identity != self._identity or replaced or rewritten or self._copies_are_old(now)
+        return now.identity != self._identity or replaced or not all_as_read(self.read)
 
     def written_to(self, now: Now) -> bool:
         """Do the tensors hold other numbers than when they were looked at last?"""
-        return self._checked is not None and (now.identity, now.versions) != self._checked
-
-    def _copies_are_old(self, now: Now) -> bool:
-        """Was a tensor written to that a program in double precision may hold a copy of?"""
-        if (now.identity, now.versions) == self._checked or all(t.dtype != torch.float64 for t in now.changing):
+        if self._checked is None:
             return False
-        return any(self.narrow.get(t, version) != version for t, version in _narrow_versions(now.changing).items())
+        return (now.identity, now.versions) != self._checked or not all_as_read(self.deciding)
 
     def remember(self, now: Now) -> None:
         """Check the weights, again only after they have changed, and take these for what graphs hold from now on:
@@ -75,7 +69,6 @@ class Weights:
         """
         if (now.identity, now.versions) != self._checked:
             check_weights(self.model)
-            self.narrow = _narrow_versions(now.changing)
             self._checked = (now.identity, now.versions)
         self._identity = now.identity
 
@@ -83,12 +76,20 @@ class Weights:
         """Look after no program any more."""
         self.loose.clear()
         self.read.clear()
+        self.deciding.clear()
 
     def note(self, program: Program) -> None:
         """Look after the tensors of a program, too."""
         self.loose |= _loose_tensors(self.model, program)
-        self.read += [each for each in program.read if all(each[0] is not tensor for tensor, _ in self.read)]
-        self.narrow |= _narrow_versions([t for t in self.loose.values() if not t.is_inference()])
+        self.note_read(program)
+        if program.method == CONCRETE:
+            tensors = (*self.model.parameters(), *self.model.buffers(), *self.loose.values())
+            self.deciding = [Read(t) for t in tensors]
+
+    def note_read(self, program: Program) -> None:
+        """Look after what constants of a program were made of."""
+        known = {id(one) for one in self.read}
+        self.read += [one for one in program.read if id(one) not in known]
 
 
 def check_followed(modules: Iterable[nn.Module], program: Program) -> None:
@@ -115,7 +116,3 @@ def _loose_tensors(model: nn.Module, program: Program) -> dict[tuple[nn.Module, 
         for name, v in vars(m).items()
         if isinstance(v, Tensor) and address_of(v) in captured
     }
-
-
-def _narrow_versions(tensors: Iterable[Tensor]) -> dict[int, int]:
-    return {id(t): t._version for t in tensors if t.dtype in (torch.float32, torch.complex64)}
