@@ -50,6 +50,7 @@ def explained_output(result: Any, name: str | None) -> Tensor | None:
 
 
 def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
+    goal.asked(output.shape, output.dtype, output.device)  # first: one that writes into tensors of others is refused
     values, score = _scored(goal, output.detach().clone())
     if not isinstance(score, Tensor) or score.dim() != 1:
         given = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
@@ -59,7 +60,6 @@ def _check_function(goal: Custom, output: Tensor, call: ModelCall) -> None:
         raise TargetError(
             f"the target gives {score.shape[0]} scores for a batch of {batches.pop()}: one for each example"
         )
-    goal.asked(output.shape, output.dtype, output.device)
     refuse_others(goal, score, values, lambda batch: possible_axes(output.shape, batch))
 
 

@@ -22,7 +22,10 @@ def derived(score: Callable[[Tensor], Tensor], output: Tensor) -> tuple[Tensor, 
             given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
             raise TargetError(f"a target must give one number per example, shape (B,); got {given}")
         if not found.requires_grad:
-            raise TargetError("the target does not depend on the model's output in a way that has a derivative")
+            raise TargetError(
+                "the target does not depend on the model's output in a way that has a derivative\n    next: leave out "
+                "detach() and no_grad; one that it takes itself has one by torch.func.grad or create_graph=True"
+            )
         (coefficient,) = torch.autograd.grad(found.sum(), leaf, allow_unused=True)
     if coefficient is None:
         raise TargetError("the target does not depend on the model's output")
