@@ -20,6 +20,8 @@ from lrp_fx.ir.sizes import shape_of
 
 #: Where a parameter meets content it may be a leaf of its own.
 _MEETING = Fact.ASSEMBLY | Fact.SUM | Fact.SCALING | Fact.PRODUCT
+#: Assemblies along one axis, which may be that of features.
+_BESIDE = ("aten.cat", "aten.slice_scatter", "aten.select_scatter")
 _PLACES = frozenset({BATCH, TOKEN})
 #: Arguments that are weights by the operation's own declaration.
 _WEIGHTS = ("weight", "bias")
@@ -89,7 +91,7 @@ class Meeting:
             return POSITION if rows or self._is_term_of_scores(candidate, node, args) else None
         if has(node, Fact.ASSEMBLY):
             if (
-                op_name(node) == "aten.cat"
+                op_name(node) in _BESIDE
                 and not self._joins_tokens(node, args)
                 and candidate not in self.uniform
                 and self._varies_along_tokens(candidate, node, args)
@@ -121,7 +123,7 @@ class Meeting:
         return [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
 
     def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
-        """Does a concatenation put tokens behind tokens (not features beside features)?"""
+        """Are tokens put behind tokens, or written in their place (not features beside features)?"""
         known = self._content_layouts(args)
         dim = axis_of(node, len(shape_of(node)))
         return not known or any(dim in token_axes(layout) for layout in known)
@@ -135,6 +137,9 @@ class Meeting:
         while has(candidate, Fact.EXPANSION) and isinstance(candidate.args[0], fx.Node):
             candidate = candidate.args[0]  # copies do not vary
         shape, rank = shape_of(candidate), len(shape_of(node))
+        if op_name(node) == "aten.select_scatter" and candidate is not node.args[0]:  # lacks the axis it is written to
+            dim, shape = axis_of(node, rank), (1,) * (rank - 1 - len(shape)) + shape
+            shape = (*shape[:dim], 1, *shape[dim:])
         for layout in self._content_layouts(args):
             for axis in token_axes(layout):
                 own = axis + (rank - len(layout)) - (rank - len(shape))

@@ -109,9 +109,7 @@ def replace_copy(graph: fx.Graph, node: fx.Node) -> None:
             cast.meta = {**node.meta, "val": value_of(source).to(dtype)}
             source = cast
         if tuple(value_of(source).shape) != tuple(shape):
-            grown = graph.call_function(aten.expand_as.default, (source, destination))
-            grown.meta = {**node.meta, "val": value_of(source).expand(shape)}
-            source = grown
+            source = call_like(graph, node, aten.expand.default, source, _sizes(graph, node, destination))
     node.replace_all_uses_with(source)
     graph.erase_node(node)
 

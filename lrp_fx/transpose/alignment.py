@@ -80,11 +80,14 @@ def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | No
         or (is_matrix_product(node) and not has(node, Fact.PRODUCT))
     ):
         return []
-    shift = len(layout) - max(value_of(leaf).dim(), 0)
     shape = value_of(leaf).shape
-    return [
-        axis - shift for axis in token_axes(layout) if 0 <= axis - shift < len(shape) and hint(shape[axis - shift]) > 1
-    ]
+    found = []
+    for axis in token_axes(layout):
+        rank, at = _written(leaf, node, axis)
+        own = at - (rank - len(shape)) if at is not None else -1
+        if 0 <= own < len(shape) and hint(shape[own]) > 1:
+            found.append(own)
+    return found
 
 
 def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:
