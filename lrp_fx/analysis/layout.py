@@ -17,6 +17,7 @@ from lrp_fx.analysis.layout_rules import (
     rows_added,
     scattered,
     sizes_of,
+    stayed,
 )
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
@@ -59,7 +60,7 @@ def _by_rule(node: fx.Node, x: fx.Node, known: dict[fx.Node, Layout], shape: tup
     axes = operator_of(node).axes
     rule = by_factors if has(node, Fact.EXPANSION) else None if axes is None else BY_AXES.get(axes)
     layout: Layout | None = None
-    if rule is not None and node.args and (node.args[0] is x or rule in (contracted, scattered, rows_added)):
+    if rule is not None and node.args and (node.args[0] is x or rule in (contracted, rows_added, scattered, stayed)):
         try:
             layout = rule(node, known[x], shape, known)
         except (IndexError, TypeError, ValueError):

@@ -168,6 +168,21 @@ def scattered(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx
     )
 
 
+def stayed(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
+    """Laid out as before; what is picked out of a table of which nothing is known, as what picks it, whose copies along
+    other axes pick the same row of each feature.
+    """
+    if operand_of(node) in known:
+        return _resized(node, lay, shape, known)
+    index = argument(node, "index") if has(node, Fact.PICK) else None
+    if not isinstance(index, fx.Node) or len(known.get(index, ())) != len(shape):
+        return None
+    dim, axes = axis_of(node, len(shape)), zip(known[index], shape, strict=True)
+    return tuple(
+        single(FEATURE, s) if i != dim and all(k == UNKNOWN for k, _ in a) else a for i, (a, s) in enumerate(axes)
+    )
+
+
 def rows_added(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.Node, Layout]) -> Layout | None:
     """Rows added at places that an index names: as what they are added to; in fresh zeros as what they were taken from,
     or they keep their segment ids.
@@ -194,12 +209,13 @@ def _repeat(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> L
 BY_AXES: dict[Axes, Any] = {
     **dict.fromkeys((Axes.PERMUTED, Axes.SELECTED, Axes.REDUCED, Axes.ALONG, Axes.LAST_ALONG), by_factors),
     **dict.fromkeys((Axes.MAPPED, Axes.ATTENTION), _with_features),
-    **dict.fromkeys((Axes.CUT, Axes.STAYING), _resized),
+    Axes.CUT: _resized,
     Axes.REGROUPED: _reshape,
     Axes.UNITS: _units,
     Axes.REPEATED: _repeat,
     Axes.CONTRACTED: contracted,
     Axes.CONVOLVED: _conv,
+    Axes.STAYING: stayed,
     Axes.PART: _getitem,
     Axes.WRITTEN: scattered,
     Axes.ADDED_ROWS: rows_added,

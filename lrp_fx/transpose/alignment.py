@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.layout import BatchAxis, Layout, token_axes
+from lrp_fx.ir.layout import UNKNOWN, BatchAxis, Layout, token_axes
 from lrp_fx.ir.operators import argument, axis_of, has, is_matrix_product
 from lrp_fx.ir.sizes import hint, same_size
 from lrp_fx.rewrite.application import Application
@@ -60,8 +60,8 @@ def _indexed(indices: Sequence[Any], rank: int, axis: int) -> tuple[int, int | N
 
 
 def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, result: Layout | None) -> list[int]:
-    """Axes of a position leaf that run over tokens: those of its own layout, else of the value it is broadcast
-    against.
+    """Axes of a position leaf that run over tokens: those of its own layout, where it has none or does not know them,
+    those of the value it is broadcast against.
     """
     if application.kind == "attention":  # a bias on the scores: queries by keys
         rank = value_of(leaf).dim()
@@ -69,7 +69,11 @@ def token_axes_of(leaf: fx.Node, application: Application, own: Layout | None, r
     # rows of a table stand for distances; a matrix for each token does not
     if has(application.node, Fact.PRODUCT):
         return [axis for axis in _aligned_tokens(leaf, application, result) if axis < value_of(leaf).dim() - 2]
-    return token_axes(own) if own is not None else _aligned_tokens(leaf, application, result)
+    aligned = _aligned_tokens(leaf, application, result)
+    if own is None:
+        return aligned
+    unknown = {i for i, axis in enumerate(own) if axis and all(k == UNKNOWN for k, _ in axis)}  # rows put side by side
+    return sorted({*token_axes(own), *unknown.intersection(aligned)})
 
 
 def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | None) -> list[int]:

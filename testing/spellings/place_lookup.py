@@ -29,6 +29,10 @@ def selected(tokens: int, table: Tensor) -> Tensor:
     return torch.index_select(table, 0, torch.arange(tokens))
 
 
+def gathered(tokens: int, table: Tensor) -> Tensor:
+    return table.gather(0, torch.arange(tokens)[:, None].expand(-1, table.shape[1]))
+
+
 def one_hot(tokens: int, table: Tensor) -> Tensor:
     return F.one_hot(torch.arange(tokens), table.shape[0]).to(table.dtype) @ table
 
@@ -52,6 +56,7 @@ SPELLINGS = (
     cut,
     narrowed,
     selected,
+    gathered,
     one_hot,
     rows_of_the_identity,
     compared,
