@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_fx.capture.trees import is_object, leaves, rebuilt
+from lrp_fx.capture.trees import is_object, leaves, own, rebuilt
 from lrp_fx.ir.program import CACHED_ROLE
 
 #: A dot cannot be part of a Python name, and the tracer wants Python names.
@@ -62,6 +62,10 @@ class Flattened(nn.Module):
             [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in self.names]
         )
         self.forward = forward
+
+    def with_own_values(self) -> Flattened:
+        """The same, with plain values that nobody else changes."""
+        return Flattened(self.model, {n: own(tree) for n, tree in self.template.items()})
 
 
 def traceable_name(name: str) -> str:

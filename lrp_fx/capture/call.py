@@ -16,7 +16,6 @@ from lrp_fx.capture.checks import run_model
 from lrp_fx.errors import InputError
 from lrp_fx.guards.guard import Arguments
 from lrp_fx.ir.devices import default_device
-from lrp_fx.ir.seen import told
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ModelCall(Arguments):
             autocast,
             (str(torch.get_default_dtype()), default_device()),
             *(
-                (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else told(v))
+                (n, (v.dtype, v.dim(), str(v.device)) if isinstance(v, Tensor) else self.plain[n])
                 for n, v in sorted(self.bound.items())
             ),
         )

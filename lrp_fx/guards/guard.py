@@ -48,9 +48,9 @@ class Arguments:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return shapes_in(self.bound)
 
-    @property
+    @cached_property
     def plain(self) -> dict[str, str]:
-        """What is no tensor, as text: it is part of what was traced."""
+        """What is no tensor, as text: it is part of what was traced. (Told once: there may be much of it.)"""
         return {n: told(v) for n, v in sorted(self.bound.items()) if not isinstance(v, Tensor)}
 
     @cached_property

@@ -227,11 +227,12 @@ _BUILTIN = (dict, list, tuple, set, frozenset, types.FunctionType, types.MethodT
 
 def own_classes(module: Any) -> Iterator[type]:
     """The classes that say what a module (or another object) computes, down to torch's and Python's own."""
-    return (c for c in type(module).__mro__ if not _is_given(c))
+    return (c for c in type(module).__mro__ if not is_given(c))
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_given(kind: type) -> bool:
+def is_given(kind: type) -> bool:
+    """Is a class torch's or Python's own?"""
     place = kind.__module__.split(".", maxsplit=1)[0]
     return kind.__module__.startswith("torch.nn.") or place in ("builtins", "numpy") or place in _STANDARD
 

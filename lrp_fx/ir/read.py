@@ -29,14 +29,14 @@ class Read:
         self.tensor = tensor
         self._place = _place_of(tensor)
         with torch.no_grad():
-            self._numbers = [part.clone() for part in _numbers_of(tensor)]
+            self._numbers = [part.clone() for part in numbers_of(tensor)]
 
     def changed(self) -> bool:
         """Does it hold other numbers, as far as can be told?"""
         if _place_of(self.tensor) != self._place:
             return True
         with torch.no_grad():
-            return not all(map(_equal, _numbers_of(self.tensor), self._numbers))
+            return not all(map(_equal, numbers_of(self.tensor), self._numbers))
 
 
 def all_as_read(read: Iterable[Read]) -> bool:
@@ -46,21 +46,21 @@ def all_as_read(read: Iterable[Read]) -> bool:
 
 def _place_of(tensor: Tensor) -> Any:
     version = None if tensor.is_inference() else tensor._version
-    return version, None if _holds_none(tensor) else tensor.data_ptr()
+    return version, None if holds_none(tensor) else tensor.data_ptr()
 
 
-def _holds_none(tensor: Tensor) -> bool:
+def holds_none(tensor: Tensor) -> bool:
     """Has it no numbers, or none of its own?"""
     special = is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor)
     return special or tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized
 
 
-def _numbers_of(tensor: Tensor) -> list[Tensor]:
-    """All of them, or some: views."""
-    if _holds_none(tensor):
+def numbers_of(tensor: Tensor, whole: int = WHOLE) -> list[Tensor]:
+    """All of them, or some where there are more than ``whole``: views."""
+    if holds_none(tensor):
         return []
     plain = tensor.detach()
-    if tensor.numel() <= WHOLE:
+    if tensor.numel() <= whole:
         return [plain]
     if not tensor.is_contiguous():
         plain = plain.as_strided((plain.untyped_storage().nbytes() // plain.element_size(),), (1,), 0)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lrp_fx.capture.arguments import Flattened
 from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.trees import own
 from lrp_fx.guards.guard import Guard
 from lrp_fx.guards.sizes import SizeGuard
 from lrp_fx.ir.program import DYNAMIC
@@ -15,8 +17,10 @@ from lrp_fx.runtime.compiled import CompiledProgram
 
 
 def own_copy(call: ModelCall) -> ModelCall:
-    """A call with tensors that nobody else changes."""
-    return replace(call, bound={n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in call.bound.items()})
+    """A call with tensors and plain values that nobody else changes."""
+    model = call.model.with_own_values() if isinstance(call.model, Flattened) else call.model
+    bound = {n: v.detach().clone() if isinstance(v, Tensor) else own(v) for n, v in call.bound.items()}
+    return replace(call, bound=bound, model=model)
 
 
 def try_one_row(entry: CompiledProgram, call: ModelCall) -> None:
