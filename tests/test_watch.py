@@ -49,13 +49,14 @@ class Counting(Gated):
     def __init__(self) -> None:
         super().__init__()
         self.calls, self.last_length, self.lengths = 0, 0, [0]
-        self.counts = {"calls": 0, "by": types.SimpleNamespace(tokens=0)}
+        self.counts = {"calls": 0, "length": 0, "by": types.SimpleNamespace(tokens=0)}
 
     def forward(self, input_ids: Tensor) -> Tensor:
         self.calls += 1
         self.last_length = input_ids.shape[1]
         self.lengths.append(1)
         self.counts["calls"] += 1  # type: ignore[operator]
+        self.counts["length"] = input_ids.shape[1]
         self.counts["by"].tokens += 4  # type: ignore[union-attr]
         found = super().forward(input_ids)
         self.last = found.detach()
@@ -65,6 +66,24 @@ class Counting(Gated):
 def explained_anew(model: nn.Module, ids: Tensor, rules: str) -> lrp_fx.Relevance:
     captures.forget()
     return lrp_fx.convert(model, rules=rules, progress=False)(ids)
+
+
+def test_a_number_that_was_set_is_as_it_was_set() -> None:
+    """The model is run with what was there before, to learn whether it writes it itself."""
+    model = Gated()
+    explain = lrp_fx.convert(model, progress=False)
+    explain(FULL)
+    model.pad = seven = 7_000
+    explain(FULL)
+    assert model.pad is seven and explain.statistics.captures == 2
+
+
+def test_another_class_is_seen() -> None:
+    model = Gated()
+    explain = lrp_fx.convert(model, progress=False)
+    explain(FULL)
+    model.__class__ = type("Tripled", (Gated,), {"forward": lambda self, input_ids: 3 * Gated.forward(self, input_ids)})
+    assert torch.allclose(explain(FULL).output, model(FULL))
 
 
 @pytest.mark.parametrize("kind", [Gated, Counting])

@@ -40,12 +40,13 @@ class Part(NamedTuple):
     """Some of what a value is made of. ``names`` and ``values`` are live: read again, they say what is there then.
 
     ``names``: None where they are places in a row. ``fixed``: are the names attributes, none of which is added by way
-    of what the value holds?
+    of what the value holds? ``into``: the dictionary that they are in, if they are in one.
     """
 
     names: Iterable[Any] | None
     values: Iterable[Any]
     fixed: bool = True
+    into: dict[Any, Any] | None = None
 
 
 class _Fields:
@@ -70,7 +71,7 @@ def parts(value: Any) -> list[Part]:
         return _of_function(value)
     found = []
     if isinstance(value, dict):
-        found.append(Part(dict.keys(value), dict.values(value), fixed=False))
+        found.append(Part(dict.keys(value), dict.values(value), fixed=False, into=value))
     elif isinstance(value, types.MappingProxyType):
         found.append(Part(value.keys(), value.values(), fixed=False))
     elif isinstance(value, (list, tuple, deque)):
@@ -85,7 +86,7 @@ def parts(value: Any) -> list[Part]:
         return found
     held = getattr(value, "__dict__", None)
     if isinstance(held, dict):
-        found.append(Part(held.keys(), held.values()))
+        found.append(Part(held.keys(), held.values(), into=held))
     kind: Any = type(value)
     slots = _slots(kind)
     if slots:
@@ -176,13 +177,13 @@ def has_state(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray, np.generic, bytearray, memoryview))
 
 
-def state(value: Any) -> Any:
-    """Of a tensor where it lies and its version; of others their numbers (of long ones some)."""
+def state(value: Any, whole: int = WHOLE) -> Any:
+    """Of a tensor where it lies and its version; of others their numbers (of those of more bytes some)."""
     if isinstance(value, Tensor):
         return (_place(value), value.dtype, None if value.is_inference() else value._version)
     if isinstance(value, (np.ndarray, np.generic)):
-        return (value.shape, str(value.dtype), _bytes(np.asarray(value)))
-    return _bytes(np.frombuffer(value, np.uint8)) if len(value) else b""
+        return (value.shape, value.dtype, _bytes(np.asarray(value), whole))
+    return _bytes(np.frombuffer(value, np.uint8), whole) if len(value) else b""
 
 
 def _place(tensor: Tensor) -> int | None:
@@ -192,11 +193,11 @@ def _place(tensor: Tensor) -> int | None:
         return None
 
 
-def _bytes(array: Any) -> bytes:
-    if array.nbytes <= WHOLE:
+def _bytes(array: Any, whole: int) -> bytes:
+    if array.nbytes <= whole:
         return bytes(array.tobytes())
     flat = array.reshape(-1)  # a view where that can be
-    step = flat.size // (WHOLE // array.itemsize) + 1
+    step = flat.size // max(whole // array.itemsize, 1) + 1
     return bytes(flat[::step].tobytes() + flat[-1:].tobytes())
 
 

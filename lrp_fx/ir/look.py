@@ -3,7 +3,7 @@
 Followed are its modules, their classes, and whatever their attributes hold: containers, objects, functions with all
 that they read. At most `DEEPEST` levels below a module, at most `LONGEST` values of a container, and, beside the
 modules and their own dictionaries, at most `MOST` things, the nearest first: of a data set that a model holds not all
-is seen. Of arrays `lrp_fx.ir.contents.WHOLE` bytes are compared.
+is seen. Arrays are compared up to `BYTES` of one (`FEW` where there are many), arrays and tensors up to `NUMBERS`.
 
 requires  a model
 ensures   a comparison takes some tenths of a millisecond for a model of 300 modules
@@ -33,9 +33,11 @@ from lrp_fx.ir.contents import (
     state,
 )
 
-DEEPEST, LONGEST, MOST = 8, 1024, 4096
+DEEPEST, LONGEST, MOST = 8, 1024, 2048
+BYTES, FEW, NUMBERS = 1 << 16, 1 << 10, 512
 #: A module or a class by name, then attributes and keys.
 Place: TypeAlias = tuple[str, ...]
+_MANY = 16  # arrays
 _END = object()
 
 
@@ -54,7 +56,9 @@ class Look:
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[int, Place] = {}
         self._held: list[_Held] = []
-        self._leaves: list[tuple[Place, Any, Any]] = []
+        self._leaves: list[tuple[Place, Any, int, Any]] = []
+        self._objects: list[Any] = []
+        self._places: list[Place] = []
         self._known: set[int] = {id(t) for t in (*model.parameters(), *model.buffers())}  # weights are looked at apart
         self._left = MOST
         self._waiting: deque[tuple[Place, Any, int]] = deque()
@@ -70,11 +74,16 @@ class Look:
         if isinstance(value, nn.Module):
             self.modules[id(value)] = place
         if has_state(value):
-            self._leaves.append((place, value, state(value)))
+            if len(self._leaves) < NUMBERS:
+                whole = BYTES if len(self._leaves) < _MANY else FEW
+                self._leaves.append((place, value, whole, state(value, whole)))
             return
         for part in parts(value):
             self._hold(place, part, depth)
         if type(value).__module__ != "builtins":
+            if hasattr(value, "__dict__"):
+                self._objects.append(value)
+                self._places.append(place)
             for kind in own_classes(value):
                 if id(kind) not in self._known:
                     self._known.add(id(kind))
@@ -91,7 +100,7 @@ class Look:
                 continue
             if (type(value) is dict or type(value) is OrderedDict) and not value:  # most of what modules hold
                 self._known.add(id(value))
-                empty = Part(value.keys(), value.values(), fixed=False)
+                empty = Part(value.keys(), value.values(), fixed=False, into=value)
                 self._held.append(_Held((*place, _step(name, part)), empty, (), ()))
                 continue
             if is_closed(value) or self._left <= 0 or (inside_class and _is_of_class(name, value)):
@@ -112,6 +121,8 @@ class Look:
         self._live.append((_END,))
         self._flat = [value for each in filled for row in (each.names, each.values) if row is not None for value in row]
         self._flat.append(_END)
+        self._kinds = [type(each) for each in self._objects]
+        self._dictionaries = [vars(each) for each in self._objects]
 
     # -------------------------------------------------------------------------------------------- comparing
     def changed(self) -> bool:
@@ -130,7 +141,9 @@ class Look:
             alike = all(map(operator.is_, itertools.chain.from_iterable(self._live), self._flat))
         except RuntimeError:  # somebody else writes to it this moment
             return False
-        return alike and all(state(value) == held for _, value, held in self._leaves)
+        alike = alike and list(map(type, self._objects)) == self._kinds
+        alike = alike and all(map(operator.is_, map(vars, self._objects), self._dictionaries))
+        return alike and all(state(value, whole) == held for _, value, whole, held in self._leaves)
 
     def _arrange_anew(self) -> None:
         self._flat = list(itertools.chain.from_iterable(self._live))
@@ -156,13 +169,32 @@ class Look:
                 both = name in now and name in then
                 if (each.part.fixed and not both) or (both and not same(now[name], then[name])):
                     yield (*each.place, _step(name, each.part))
-        yield from (place for place, value, held in self._leaves if state(value) != held)
+        yield from (place for place, value, whole, held in self._leaves if state(value, whole) != held)
+        for place, each, kind, held_in in zip(
+            self._places, self._objects, self._kinds, self._dictionaries, strict=True
+        ):
+            if type(each) is not kind or vars(each) is not held_in:
+                yield (*place, ".__class__")
+
+    def plain(self, places: Iterable[Place]) -> list[tuple[Place, dict[Any, Any], Any, Any]]:
+        """Of these places those that hold another plain value in a dictionary: the dictionary, the name, and the value
+        that it had.
+        """
+        wanted = set(places)
+        return [
+            (place, each.part.into, name, value)
+            for each in self._held
+            if each.part.into is not None and each.names is not None
+            for name, value in zip(each.names, each.values, strict=True)
+            if isinstance(value, PLAIN) and isinstance(each.part.into.get(name, _END), PLAIN)
+            if (place := (*each.place, _step(name, each.part))) in wanted
+        ]
 
     # -------------------------------------------------------------------------------------------- telling
     def print(self) -> Any:
         """All that it held, as something that holds none of it: equal for a model that nobody has changed."""
         held = [(e.place, tuple(map(_described, e.names or ())), tuple(map(_described, e.values))) for e in self._held]
-        return (tuple(held), tuple((place, then) for place, _, then in self._leaves))
+        return (tuple(held), tuple((place, then) for place, _, _, then in self._leaves))
 
 
 def _is_of_class(name: Any, value: Any) -> bool:
@@ -188,7 +220,7 @@ def _shortened(part: Part) -> Part:
     if size <= LONGEST:
         return part
     names = None if part.names is None else _First(part.names)
-    return Part(names, _First(part.values), part.fixed)
+    return Part(names, _First(part.values), part.fixed, part.into)
 
 
 def _step(name: Any, part: Part) -> str:

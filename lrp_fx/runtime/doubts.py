@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from lrp_fx.capture.call import ModelCall
+from lrp_fx.capture.checks import run_model
 from lrp_fx.capture.compare import CAPTURE_ULPS, Ran, difference
 from lrp_fx.ir.look import Look
 from lrp_fx.runtime.captures import Captured
@@ -49,6 +50,8 @@ class Doubts:
         changed = self.watch.changed()
         if changed and self.watch.set_by_others():
             self.watch.learn_from(lambda: call.result)
+            if self.watch.set_by_others():
+                self.watch.learn_again(lambda: run_model(call.model, call.bound))
             if self.watch.set_by_others():
                 return True
         if not (self.every or changed or self.older):

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.look import Look, Place, in_words
 from lrp_fx.ir.undo import surely
 
@@ -57,6 +58,32 @@ class Watch:
             run()
         self.own.update(before.places())
         self.own.update((*before.modules[m], f".{name}") for m, name in written if m in before.modules)
+
+    def learn_again(self, run: Callable[[], Any]) -> None:
+        """Run the model once more with the plain values that were there before, in the places that others seem to have
+        set: what is something else then, it writes itself.
+        """
+        if self._then is None:
+            return
+        others = [place for place in self._places() if not self._is_own(place)]
+        found = [(place, held, name, then, held[name]) for place, held, name, then in self._then.plain(others)]
+        if len(found) < len(others):  # there is more than that, and a capture anyway
+            return
+
+        def restore() -> None:
+            for _, held, name, then, now in found:
+                if held.get(name) is then:
+                    held[name] = now
+
+        try:
+            for _, held, name, then, _ in found:
+                held[name] = then
+            run()
+            self.own.update(place for place, held, name, then, _ in found if held.get(name) is not then)
+        except Exception as error:  # it does not run like that any more: nothing is learned
+            raise_if_out_of_memory(error)
+        finally:
+            surely(restore)
 
     def _places(self) -> list[Place]:
         return self._then.places() if self._then is not None else []
