@@ -106,3 +106,44 @@ def test_a_recurrent_layer_is_its_cells(layer: type[nn.RNNBase]) -> None:
     explainer = lrp_fx.convert(ready(Recurrent()), conserve="site")
     relevance = explainer(input_ids=ids(2), target=1)
     assert float(relevance.ledger.error.max()) < 1e-9 and not explainer.coverage["unexplained"]
+
+
+def _causal(x: Tensor) -> Tensor:
+    return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril()
+
+
+HELD = torch.zeros(4, 4, dtype=torch.float64).masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), float("-inf"))
+BIASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "a logarithm": lambda x: _causal(x).log(),
+    "a quotient": lambda x: 1 - 1 / _causal(x),
+    "held": lambda x: HELD,
+}
+
+
+def _attended(bias: Callable[[Tensor], Tensor]) -> Function:
+    return lambda m, x: x + (m.inner(x) @ x.mT + bias(x)).softmax(-1) @ x
+
+
+@pytest.mark.parametrize("preset", ["pa-lrp", "attnlrp", "gradient"])
+@pytest.mark.parametrize("name", BIASES)
+def test_a_bias_that_is_minus_infinity_is_a_mask(name: str, preset: str) -> None:
+    def filled(x: Tensor) -> Tensor:
+        return torch.zeros_like(_causal(x)).masked_fill(_causal(x) == 0, float("-inf"))
+
+    found, expected = (
+        lrp_fx.convert(ready(Model(_attended(bias))), rules=preset)(input_ids=ids(2)[:, :4], target=1)
+        for bias in (BIASES[name], filled)
+    )
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)
+    for sink, total in expected.ledger.sinks.items():
+        torch.testing.assert_close(found.ledger.sinks[sink], total, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("preset", ["pa-lrp", "attnlrp", "gradient"])
+def test_a_decay_that_ends_in_a_mask_closes(preset: str) -> None:
+    def decay(x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        return (0.9 ** (places[:, None] - places[None])).to(x.dtype).tril().log()
+
+    relevance = lrp_fx.convert(ready(Model(_attended(decay))), rules=preset)(input_ids=ids(2), target=1)
+    assert float(relevance.ledger.error.max()) < 1e-9

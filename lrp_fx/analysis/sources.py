@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.ir.graph import ancestors
+from lrp_fx.ir.graph import ancestors, is_float, op_name
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
 #: What masks are filled with is minus infinity, or as low as this.
 VERY_LOW = -1e4
+#: Functions that are infinite somewhere.
+_POLES = frozenset(
+    f"aten.{n}" for n in "log log2 log10 log1p logit atanh xlogy div true_divide reciprocal rsqrt pow tan".split()
+)
 #: Sources that can carry relevance; the others are coefficients, routing or constants.
 LEAF_KINDS = (CONTENT, POSITION, LEARNED, SEGMENT)
 #: Sources of what depends on no input.
@@ -50,6 +54,14 @@ def is_very_low(value: object) -> bool:
     if isinstance(value, fx.Node):
         return any(_is_low_number(a) for node in ancestors([value]) for a in node.args)
     return _is_low_number(value)
+
+
+def may_be_infinite(value: fx.Node) -> bool:
+    """May it be minus infinity: computed by a function that has a pole, or held beside the parameters, which are
+    checked to be finite? (Asked of what depends on no input.)
+    """
+    through = [n for n in ancestors([value], until=lambda n: not is_float(n)) if is_float(n)]
+    return any(op_name(n) in _POLES or (n.op == "get_attr" and n.meta.get("origin") != PARAMETER) for n in through)
 
 
 def _is_low_number(value: object) -> bool:

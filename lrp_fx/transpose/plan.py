@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import CONTENT, MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
+from lrp_fx.analysis.sources import may_be_infinite
 from lrp_fx.ir.facts import Axes
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, Segmented
@@ -146,7 +147,13 @@ class Planner:
         passed = application.facts.get("masked", False) and (
             application.kind != "softmax" or application.rule.remainder is not None  # else no score is read
         )
-        return application.kind == "route" or bias or passed or any(MASK in s for s in sources)
+        masked = application.kind == "route" or bias or passed or any(MASK in s for s in sources)
+        return masked or (application.kind in ("sum", "residual") and self._adds_a_pole(application))
+
+    def _adds_a_pole(self, application: Application) -> bool:
+        """May a term be minus infinity by what computes or holds it: the logarithm of a mask?"""
+        terms = [a for a in application.flat() if isinstance(a, fx.Node)]
+        return any(CONTENT not in self.facts.sources.get(a, (CONTENT,)) and may_be_infinite(a) for a in terms)
 
     def _segmented(self, node: fx.Node, rows: list[fx.Node]) -> Segmented | None:
         """The example of each row of a value, where rows are in no fixed order."""
