@@ -14,11 +14,15 @@ from torch import Tensor, fx
 
 from lrp_fx.analysis.by_running import Place, irregular, numbers_along, regular
 from lrp_fx.analysis.drawn_calls import constant
+from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.layout import BATCH, SEGMENTED, Layout
-from lrp_fx.ir.operators import axis_of, operand_of
+from lrp_fx.ir.operators import axis_of, has, operand_of, operator_of
 from lrp_fx.ir.sizes import shape_of
 
+_ALONG_ONE = ("aten.index_add", "aten.index_copy")
+#: Operations that put rows at places that an index names.
+PUT = frozenset((*_ALONG_ONE, "aten.index_put", "aten.scatter", "aten.scatter_add"))
 #: (axis, the example of each row along it); None where no axis has any.
 Owners = tuple[int, Tensor] | None
 
@@ -33,6 +37,35 @@ def row_indices(node: fx.Node) -> tuple[fx.Node, dict[int, fx.Node]]:
     used = {i: index for i, index in enumerate(indices) if index is not None}
     plain = all(isinstance(index, fx.Node) and len(shape_of(index)) == 1 for index in used.values())
     return x, dict(used) if plain and list(used) == list(range(min(used), max(used) + 1)) else {}
+
+
+def rows_put(node: fx.Node) -> tuple[int, fx.Node, fx.Node] | None:
+    """(axis, one-dimensional index along it, rows) of rows put into a value by one of `PUT`; None where elements of a
+    row may go to several.
+    """
+    rank = len(shape_of(node))
+    if op_name(node) == "aten.index_put":
+        _, indices = row_indices(node)
+        rows = node.args[2]
+        whole = len(indices) == 1 and isinstance(rows, fx.Node) and len(shape_of(rows)) == rank
+        return (*next(iter(indices.items())), rows) if whole and isinstance(rows, fx.Node) else None
+    dim, index, rows = axis_of(node, rank), node.args[2], node.args[3]
+    if not isinstance(index, fx.Node) or not isinstance(rows, fx.Node):
+        return None
+    at = index if op_name(node) in _ALONG_ONE else _same_along_rows(index, dim)
+    return (dim, at, rows) if at is not None else None
+
+
+def _same_along_rows(index: fx.Node, dim: int) -> fx.Node | None:
+    """The one-dimensional index that an index for each element repeats along rows."""
+    while has(index, Fact.EXPANSION):
+        index = operand_of(index)
+    shape = shape_of(index)
+    if any(size != 1 for axis, size in enumerate(shape) if axis != dim):
+        return None
+    while len(shape_of(index)) != 1 and operator_of(index).axes in (Axes.UNITS, Axes.REGROUPED):
+        index = operand_of(index)
+    return index if shape_of(index) == (shape[dim],) else None
 
 
 def owners_of(layout: Layout, rows: tuple[int, ...]) -> Owners:

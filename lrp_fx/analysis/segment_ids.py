@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.provenance import Facts
-from lrp_fx.analysis.row_indices import row_indices
+from lrp_fx.analysis.provenance import CONTENT, Facts
+from lrp_fx.analysis.row_indices import PUT, row_indices, rows_put
 from lrp_fx.ir.axes import origins
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
@@ -84,8 +84,8 @@ class SegmentIds:
         name = op_name(node)
         if has(node, Fact.INDEXING):
             return self._indexed(node, batch)
-        if name == "aten.index_add":
-            return self._added(node, batch)
+        if name in PUT:
+            return self._put(node, batch)
         if name == "aten.cat":
             return self._joined(node, batch)
         if node.target is operator.getitem:
@@ -100,11 +100,14 @@ class SegmentIds:
             )
         return self._added_once(self._move(node, source), [above], node)
 
-    def _added(self, node: fx.Node, batch: Any) -> fx.Node | None:
-        """Rows added to zeros at places that an index names (a place that none is added to holds nothing, whoever owns
-        it).
+    def _put(self, node: fx.Node, batch: Any) -> fx.Node | None:
+        """Rows put (or added) at places that an index names into zeros: a place that gets none holds nothing, whoever
+        owns it.
         """
-        dim, index, rows = axis_of(node, len(shape_of(node))), operand_of(node, 2), operand_of(node, 3)
+        found = rows_put(node)
+        if found is None or CONTENT in self.facts.sources[operand_of(node)]:
+            return None
+        dim, index, rows = found
         layout = self.facts.layout.get(rows)
         place, above = batch_axis(layout), self.of(rows, batch)
 
