@@ -222,3 +222,13 @@ def test_instance_norm_is_group_norm_of_single_channels() -> None:
     explainers = [lrp_fx.convert(Normed(instance).eval(), strict=True) for instance in (True, False)]
     (one, other) = (explain(x, target=0) for explain in explainers)
     torch.testing.assert_close(one.content["pixels"], other.content["pixels"], rtol=1e-9, atol=1e-12)
+
+
+def test_windows_by_strides_of_any_length() -> None:
+    def strided(block: Block, x: Tensor) -> Tensor:
+        rows, tokens = x.shape[:2]
+        return block(x.contiguous().as_strided((rows, tokens - 1, D), (tokens * D, D, 1)))
+
+    cut: Operation = lambda g, x: g(x[:, :-1])  # noqa: E731
+    one, other = (lrp_fx.convert(Model(operation).eval()) for operation in (strided, cut))
+    torch.testing.assert_close(one(IDS, target=1).tokens, other(IDS, target=1).tokens, rtol=1e-9, atol=1e-12)

@@ -322,3 +322,12 @@ def test_refused_after_one_run_of_the_model(target: Any, message: str) -> None:
     with pytest.raises(lrp_fx.TargetError, match=message):
         explain(torch.randn(2, 3), target=target)
     assert model.runs == 1 and explain.statistics.captures == 0
+
+
+def test_an_output_that_is_an_input_is_refused() -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(lrp_fx.TargetError, match=r"output is %x itself, where relevance ends"):
+        lrp_fx.convert(Same().eval())(torch.randn(2, 6), target=1)

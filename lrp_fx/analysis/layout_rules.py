@@ -146,7 +146,7 @@ def _as_strided(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) 
     source, strides = sizes_of(lay), [hint(s) for s in value_of(operand_of(node)).stride()]
     kept = {(size, stride): axis for size, stride, axis in zip(source, strides, lay, strict=True)}
     same_step = {stride: axis for stride, axis in zip(strides, lay, strict=True) if {k for k, _ in axis} <= {TOKEN}}
-    asked = [hint(s) for s in argument(node, "stride")]
+    asked = [hint(value_of(s) if isinstance(s, fx.Node) else s) for s in argument(node, "stride")]
     return tuple(
         kept.get((n, s)) or (single(TOKEN, n) if s in same_step else single(UNKNOWN, n))
         for n, s in zip(shape, asked, strict=True)

@@ -79,6 +79,11 @@ def add_seed(
             f"At({source.name!r}, ...) is %{explained.name}, where relevance ends ({rewritten.leaves[explained]}): all "
             "of it is its own\n    next: read a place that something is computed in"
         )
+    if explained in rewritten.leaves:
+        raise TargetError(
+            f"the explained output is %{explained.name} itself, where relevance ends ({rewritten.leaves[explained]}): "
+            "the score is all its own\n    next: explain an output that something is computed for"
+        )
     mask, sense = target_mask(builder.program, explained) or (None, None)
     inputs = [explained] + ([mask] if mask is not None else [])
     nodes = [*(builder.env[n] for n in inputs), *arguments.values()]
