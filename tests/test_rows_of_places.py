@@ -62,3 +62,56 @@ def test_places_that_are_given(name: str) -> None:
         return explainer(IDS, PLACES, target=1)
 
     same(given(GIVEN[name]), given(lambda t, x, p: x + F.embedding(p, t)))
+
+
+def padded(table: Tensor, x: Tensor) -> Tensor:
+    return (F.pad(x, (0, 0, 1, 1)) + F.pad(table[:TOKENS], (0, 0, 1, 1)))[:, 1:-1]
+
+
+PARTS: dict[str, Block] = {
+    "row by row": lambda t, x: torch.stack([x[:, i] + t[i] for i in range(TOKENS)], 1),
+    "rows looked up": lambda t, x: torch.stack([x[:, i] + F.embedding(torch.tensor(i), t) for i in range(TOKENS)], 1),
+    "halves": lambda t, x: torch.cat([x[:, :4] + t[:4], x[:, 4:] + t[4:TOKENS]], 1),
+    "even and odd": lambda t, x: torch.stack([x[:, ::2] + t[:TOKENS:2], x[:, 1::2] + t[1:TOKENS:2]], 2).flatten(1, 2),
+    "padded": padded,
+    "a grid": lambda t, x: (x.view(-1, 2, 4, WIDTH) + t[:TOKENS].view(2, 4, WIDTH)).flatten(1, 2),
+    "flat": lambda t, x: (x.reshape(-1, WIDTH) + t[:TOKENS].repeat(x.shape[0], 1)).view(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_places_that_are_added_in_parts(name: str) -> None:
+    same(explained(PARTS[name]), explained(lambda t, x: x + t[:TOKENS]))
+
+
+def test_one_row_at_one_token_is_no_place() -> None:
+    found = explained(lambda t, x: torch.cat([x[:, :2], (x[:, 2] + t[2])[:, None], x[:, 3:]], 1))
+    assert not found.position
+
+
+class Loop(nn.Module):
+    """A cell that reads one token after the other."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(20, WIDTH), nn.Embedding(16, WIDTH)
+        self.cell, self.head, self.at_once = nn.GRUCell(WIDTH, WIDTH), nn.Linear(WIDTH, 3), at_once
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.words.weight.new_zeros(len(ids), WIDTH)
+        whole = self.words(ids) + self.places.weight[: ids.shape[1]]
+        for t in range(TOKENS):
+            h = self.cell(whole[:, t] if self.at_once else self.words(ids[:, t]) + self.places.weight[t], h)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+def test_places_in_a_loop_over_tokens() -> None:
+    looped, at_once = (lrp_fx.convert(Loop(how).double().eval())(IDS, target=1) for how in (False, True))
+    same(looped, at_once)
+
+
+def test_places_of_no_known_token_are_named() -> None:
+    found = explained(lambda t, x: torch.cat([x[:, :4] + x[:, 4:] + t[:4], x], 1))
+    with pytest.warns(UserWarning, match=r"add.* \(absolute\) received is not told by token"):
+        _ = found.tokens

@@ -8,14 +8,17 @@ prompt), and places where they are added to tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx
 
-from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION
+from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
+from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, tensor_args, value_of
 from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout, token_axes
-from lrp_fx.ir.operators import argument, axis_of, declared_arguments, has, is_matrix_product
+from lrp_fx.ir.operators import argument, axis_of, declared_arguments, has, is_matrix_product, operand_of
 from lrp_fx.ir.sizes import shape_of
 
 #: Where a parameter meets content it may be a leaf of its own.
@@ -23,6 +26,8 @@ _MEETING = Fact.ASSEMBLY | Fact.SUM | Fact.SCALING | Fact.PRODUCT
 #: Assemblies along one axis, which may be that of features.
 _BESIDE = ("aten.cat", "aten.slice_scatter", "aten.select_scatter")
 _PLACES = frozenset({BATCH, TOKEN})
+#: From a token to where the row of its place is added.
+_FEW_STEPS = 6
 #: Arguments that are weights by the operation's own declaration.
 _WEIGHTS = ("weight", "bias")
 
@@ -58,6 +63,8 @@ class Meeting:
 
     def _kind(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> str | None:
         own, rows = self.sources[candidate], self.rows.get(candidate)
+        if has(node, Fact.SUM) and own <= FIXED | {SEGMENT} and self._is_row_of_token(candidate, node, args):
+            return POSITION
         if rows is not None and self._joins_known_tokens(node, args) and CONTENT not in own:
             return LEARNED  # rows of a table that stand beside tokens, by whatever index
         if not own <= FIXED | {MASK} or own == {MASK}:
@@ -103,6 +110,38 @@ class Meeting:
         if candidate in self.uniform or candidate in self.chosen:
             return None
         return POSITION if self._varies_along_tokens(candidate, node, args) else None
+
+    def _is_row_of_token(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+        """Is it row i of a table, added to token i, and are others of its rows added to the tokens of their numbers?
+
+        So a loop over tokens adds a table of places. (One row at one token may be any vector.)
+        """
+        row = row_picked(candidate)
+        tokens = [a for a in args if CONTENT in self.sources[a]]
+        if row is None or len(tokens) != 1 or not self._is_token(tokens[0], row[1]):
+            return False
+        for other in row[0].users:
+            found = row_picked(other)
+            if found is not None and found[1] != row[1] and self._meets_token(other, *found):
+                return True
+        return False
+
+    def _meets_token(self, candidate: fx.Node, table: fx.Node, number: int) -> bool:
+        """Is a row added to the token of its number (which the walk may not yet have come to)?"""
+        sums = [u for u in candidate.users if has(u, Fact.SUM)]
+        return any(self._is_token(a, number) for u in sums for a in tensor_args(u) if a is not candidate)
+
+    def _is_token(self, value: fx.Node, number: int) -> bool:
+        """Is it the token of this number (or what is made of it alone), or what was looked up for it?"""
+        for _ in range(_FEW_STEPS):
+            taken = element_taken(value)
+            if taken is not None and CONTENT in self.sources.get(taken[0], ()):
+                return taken[2] == number and taken[1] in token_axes(self.layout.get(taken[0]))
+            read = [a for a in tensor_args(value) if self.content.intersection(ancestors([a]))]
+            if len(read) != 1 or read[0] in self.content:
+                return False
+            value = read[0]
+        return False
 
     def _is_number_given(self, value: fx.Node) -> bool:
         """Is it an input that gives one number for each place (a column, a time), moved, scaled or shifted?
@@ -219,6 +258,31 @@ class Meeting:
             found = found or has(node, Fact.COUNTER)
             stack.extend(tensor_args(node))
         return found
+
+
+def row_picked(value: fx.Node) -> tuple[fx.Node, int] | None:
+    """(table, number) of a row that is picked by a number that the code says."""
+    taken = element_taken(value)
+    if taken is not None:
+        return (taken[0], taken[2]) if taken[1] == 0 and len(shape_of(taken[0])) == 2 else None
+    if not has(value, Fact.LOOKUP) or len(shape_of(operand_of(value))) != 2:
+        return None
+    index: Any = argument(value, "indices", argument(value, "index"))
+    index = index[0] if isinstance(index, (list, tuple)) and len(index) == 1 else index
+    number = _number_of(index) if isinstance(index, fx.Node) else None
+    return (operand_of(value), number) if number is not None else None
+
+
+def _number_of(index: fx.Node) -> int | None:
+    """The one number that an index holds, whatever is given."""
+    while has(index, Fact.MOVE) and isinstance(index.args[0], fx.Node):
+        index = index.args[0]
+    if has(index, Fact.FILL):
+        found = index.args[1] if len(index.args) > 1 else None
+        return found if isinstance(found, int) else None
+    owner = index.graph.owning_module
+    held = getattr(owner, str(index.target), None) if index.op == "get_attr" and owner is not None else None
+    return int(held) if isinstance(held, torch.Tensor) and held.numel() == 1 and not held.is_floating_point() else None
 
 
 def _sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:

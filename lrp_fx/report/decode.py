@@ -117,7 +117,7 @@ def read_statement(signature: GraphSignature, flat: tuple[Any, ...], bound: dict
         elif leaf.kind != POSITION:
             (learned if leaf.kind == LEARNED else segment)[leaf.name] = R
     used = {(leaf.name, leaf.user): (leaf, R) for leaf, R, _, _ in values.leaves if leaf.kind == POSITION}
-    position = [_position(i, used, values) for i in signature.injections if any(u in used for u in i.uses)]
+    position = [_position(i, used, values, bound) for i in signature.injections if any(u in used for u in i.uses)]
     forms = {form.input: form for form in signature.forms}
     axes = {leaf.inputs[0]: _axis(leaf, forms) for leaf, *_ in values.leaves if _is_vectors(leaf)}
     books = TokenBooks(content, position, bound, axes, _score(values))
@@ -196,13 +196,19 @@ def _content_key(leaf: Leaf) -> str:
 
 
 def _position(
-    info: InjectionInfo, used: dict[tuple[str, str | None], tuple[Leaf, Tensor]], values: _Values
+    info: InjectionInfo,
+    used: dict[tuple[str, str | None], tuple[Leaf, Tensor]],
+    values: _Values,
+    bound: dict[str, Any],
 ) -> PositionSite:
     uses = [(use, planes) for use, planes in zip(info.uses, info.planes, strict=True) if use in used]
     leaves = [used[use][0] for use, _ in uses]
     parts = {f"{leaf.name}:{leaf.user}": used[use][1] for leaf, (use, _) in zip(leaves, uses, strict=True)}
     paired = values.pairs[info.pairs.name] if info.pairs is not None else None
-    owners = leaves[0].owners if info.pairs is None else info.pairs.owners
+    axes, windows, owners = leaves[0].token_axes, leaves[0].windows, leaves[0].owners
+    if windows is not None and owners[0] is not None and bound[owners[0][0]].shape[-1] != windows.count:
+        axes, windows, owners = (), None, ()  # of a text of another length its rows may be of other tokens
+    owners = owners if info.pairs is None else info.pairs.owners
     return PositionSite(
         name=info.uses[0][1],
         kind=info.kind,
@@ -212,13 +218,13 @@ def _position(
         source=info.source,
         rule=info.rule,
         parts=parts,
-        token_axes=leaves[0].token_axes if paired is None else (paired.dim() - 2, paired.dim() - 1),
+        token_axes=axes if paired is None else (paired.dim() - 2, paired.dim() - 1),
         owners=tuple(o[0] if o is not None else None for o in owners),
         starts=tuple(o[1] if o is not None else 0 for o in owners),
         planes=tuple(planes for _, planes in uses),
         score=values.score,
         paired=paired,
-        windows=info.windows,
+        windows=info.windows or windows,
         grid=leaves[0].grid and paired is None,
     )
 

@@ -32,7 +32,7 @@ class PositionSite:
     ``parts``      leaf name -> its raw relevance, batch first: sine and cosine of a rotation are two parts.
     ``paired``     where rows of a table stand for distances: the same relevance by pair, (B, ..., queries, keys).
     ``windows``    where attention runs inside windows (the axis after the batch): the token in each slot of each
-                   window.
+                   window; where position is added to some tokens only, these as one window.
     ``token_axes`` axes of each part (or of ``paired``) that run over tokens: none, one, or two where it is pairwise.
     ``owners``     for each token axis, the input whose tokens it counts, None where it counts something else (patches).
     ``starts``     for each token axis, the row at which the tokens of its owner begin: a class token or a prompt may
@@ -123,7 +123,7 @@ class PositionSite:
                 f"{self.name} was saved as sums by token: read it signed, with credit to the key\n    next: "
                 "relevance.save(path, positions=True) keeps the rest"
             )
-        if not self.token_axes:
+        if not self.token_axes and self.windows is None:
             return None
         if credit == BOTH and self.is_pairwise:
             queries, keys = (self._by_token.shape[a] for a in self.token_axes)
@@ -140,7 +140,7 @@ class PositionSite:
             return R.flatten(2) if R.dim() > 2 else R.unsqueeze(-1)
 
         if self.windows is not None and texts == 1:
-            return self._over_windows(aggregation, self.windows, self.token_axes[which])
+            return self._over_windows(aggregation, self.windows, which)
         parts = tuple(self.parts.values()) if self.paired is None else (self.paired,)
         return aggregation.per_token(Rows(rows(self._by_token), tuple(rows(R) for R in parts)))
 
@@ -150,11 +150,15 @@ class PositionSite:
             raise InputError(f"{self.name} does not tell the {texts} texts of an example apart: position=None")
         return R.reshape(R.shape[0] * texts, R.shape[1] // texts, *R.shape[2:])
 
-    def _over_windows(self, aggregation: Aggregation, windows: Windows, axis: int) -> Tensor:
+    def _over_windows(self, aggregation: Aggregation, windows: Windows, which: int) -> Tensor:
         """(B, T): slots of all windows put back where their tokens stand; padding falls away."""
 
         def rows(R: Tensor) -> Tensor:
-            return R.movedim(axis, 2).flatten(3).flatten(1, 2)
+            axis = self.token_axes[which] if self.token_axes else 0
+            if len(windows.tokens) == 1:  # is no axis of its own, nor is its only token
+                R, axis = R.unsqueeze(1) if axis else R[:, None, None], axis + 1 if axis else 2
+            R = R.movedim(axis, 2)
+            return (R.flatten(3) if R.dim() > 3 else R.unsqueeze(-1)).flatten(1, 2)
 
         found = aggregation.per_token(Rows(rows(self.relevance), tuple(rows(R) for R in self.parts.values())))
         place = torch.tensor(windows.tokens, device=found.device).flatten()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_fx.errors import InputError, needed
+from lrp_fx.errors import InputError, needed, warn_user
 from lrp_fx.render import figure, page
 from lrp_fx.report import heat
 from lrp_fx.report.activation import Activations
@@ -25,6 +25,7 @@ from lrp_fx.report.past import past
 from lrp_fx.report.pieces import words_at
 from lrp_fx.report.position import CREDITS, KEY, PositionSite, find_aggregation
 from lrp_fx.report.readings import Readings
+from lrp_fx.report.tokens import is_text, not_by_token
 from lrp_fx.report.view import picture
 from lrp_fx.report.vocabulary import Vocabulary
 from lrp_fx.structure.forms import Form
@@ -252,6 +253,7 @@ class Relevance(Readings):
             )
 
     def _add_position(self, result: dict[str, Tensor], position: str, credit: str, depth: str) -> None:
+        missing = []
         for number, site in enumerate(self.position):
             name = site.owner(credit)
             texts = result[name].shape[1:-1].numel() if name is not None and name in result else 1
@@ -261,6 +263,10 @@ class Relevance(Readings):
                 counted = self._counted(number, name) if depth == "mean" else 1.0
                 own = counted * site.of_owner(share, credit, result[name].shape[-1]).to(result[name].dtype)
                 result[name] = result[name] + (own.view_as(result[name]) if result[name].dim() > 2 else own)
+            elif name is None and bool(site.total.detach().any()):
+                missing.append(site)
+        if missing and all(is_text(n, R, self.inputs) for n, R in self.content.items()):  # no picture's either
+            warn_user(not_by_token(missing))
 
     def _check_rows(self, name: str, rows: Tensor) -> None:
         """Refuse texts of which several belong to one score: position is booked for each score."""

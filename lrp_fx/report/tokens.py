@@ -127,7 +127,7 @@ class TokenBooks:
         texts, size = content.shape[1:-1].numel(), (content.numel(), content.shape[1:].numel())
         found: list[Tensor] = []
         for site in self.position:
-            if site.token_axes and site.owner() == owner:
+            if (site.token_axes or site.windows is not None) and site.owner() == owner:
                 rows = _signed(site, texts)
                 if owner is not None:
                     rows = [site.of_owner(R, KEY, content.shape[-1]) for R in rows]
@@ -149,6 +149,16 @@ def is_text(name: str, R: Tensor, inputs: Mapping[str, Tensor]) -> bool:
     """Is this the relevance of whole numbers that are looked up, one for each token?"""
     given = inputs.get(name)
     return isinstance(given, Tensor) and given.dim() > 1 and not given.is_floating_point() and R.shape == given.shape
+
+
+def not_by_token(sites: Sequence[PositionSite]) -> str:
+    """What to say of positions that stand for no token that is known."""
+    named = ", ".join(dict.fromkeys(f"{site.name} ({site.kind})" for site in sites[:3]))
+    more = f" and {len(sites) - 3} more" if len(sites) > 3 else ""
+    return (
+        f"what the position added at {named}{more} received is not told by token: it is in no token\n    next: "
+        ".position has it, site by site; position=None reads content alone"
+    )
 
 
 def _signed(site: PositionSite, texts: int) -> list[Tensor]:

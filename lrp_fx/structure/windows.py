@@ -50,7 +50,7 @@ def find_windows(
         known[node], counts[node] = _numbers(rewritten, node)
     batch = hint(rewritten.facts.batch)
     try:
-        slots = _follow(rewritten, product.args[1], known)
+        slots = follow(rewritten, product.args[1], known)
     except NotFollowed:
         return None
     if not isinstance(slots, Tensor) or slots.dim() < 2 or slots.shape[0] % batch or not slots.numel():
@@ -81,22 +81,33 @@ def _numbers(rewritten: Rewritten, node: fx.Node) -> tuple[Tensor, int]:
     return torch.arange(1, count + 1, dtype=torch.float64).reshape(sizes).expand(shape), count
 
 
-def _follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+def follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     """Where the numbers are at ``node``: moves carried out, everything else leaves tokens in place."""
     if node in known:
         return known[node]
     if has(node, ROUTES | Fact.PADDING):
-        known[node] = carry_out(rewritten.program, node, known, lambda n: _follow(rewritten, n, known))
+        known[node] = carry_out(rewritten.program, node, known, lambda n: follow(rewritten, n, known))
         return known[node]
     operands = rewritten.flow.operands(node)
     if not operands:
         raise NotFollowed("no stream above")
-    before = _follow(rewritten, operands[0], known)
+    before = follow(rewritten, operands[0], known)
     shape = shape_of(node)
     if is_matrix_product(node):
         known_rows = isinstance(before, Tensor) and before.dim() == len(shape) > 0
         before = before[..., :1].expand(*before.shape[:-1], shape[-1]) if known_rows else before
     if not isinstance(before, Tensor) or tuple(before.shape) != shape or not isinstance(value_of(node), Tensor):
         raise NotFollowed("tokens are mixed on the way")
+    if has(node, Fact.SUM) and any(_are_others(rewritten, o, before, known) for o in operands[1:]):
+        raise NotFollowed("tokens are added to others")
     known[node] = before
     return before
+
+
+def _are_others(rewritten: Rewritten, node: fx.Node, numbers: Tensor, known: dict[fx.Node, Any]) -> bool:
+    """Is a further term of a sum known to be of other tokens?"""
+    try:
+        found = follow(rewritten, node, known)
+    except NotFollowed:
+        return False
+    return isinstance(found, Tensor) and found.shape == numbers.shape and not torch.equal(found, numbers)

@@ -20,8 +20,8 @@ from lrp_fx.ir.layout import BatchAxis, batch_axis
 from lrp_fx.ir.program import Program
 from lrp_fx.structure.places import Place
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.leaves import batch_first
 from lrp_fx.transpose.pairs import add_position, read_by
+from lrp_fx.transpose.standing import batch_first
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 ELSEWHERE = "elsewhere"

@@ -20,13 +20,16 @@ from lrp_fx.ir.operators import has
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call, Rule, identity, where_positive
+from lrp_fx.structure.injections import ABSOLUTE
 from lrp_fx.structure.scores import softmax_after
 from lrp_fx.structure.structure import Structure
+from lrp_fx.structure.windows import Windows
 from lrp_fx.transpose.alignment import counted_size, token_axes_of
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.grids import Grids
 from lrp_fx.transpose.origins import Origins, input_looked_up, may_be_turned, origins_of
 from lrp_fx.transpose.signature import Leaf, Owned
+from lrp_fx.transpose.standing import axes_batch_first, batch_first, tokens_met
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 
@@ -127,24 +130,6 @@ def _relevance(reading: Reading, x: Tensor, c: Tensor, weights: Tensor | None) -
     return relevance_of(substitute, c, safe=True), relevance_of(finite - replaced, c, safe=True)
 
 
-def batch_first(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
-    """``R`` with the batch as its first axis; what was merged with it (heads, windows) becomes the axis after."""
-    if axis is None:
-        return R.unsqueeze(0)
-    if not axis.is_merged:
-        return R.movedim(axis.axis, 0)
-    split = axis.split(R, batch).movedim(axis.axis + 1, 0)  # (batch, before..., outer, inner, after...)
-    return split.flatten(axis.axis + 1, axis.axis + 2)
-
-
-def axes_batch_first(axes: tuple[int, ...], axis: BatchAxis | None) -> tuple[int, ...]:
-    """Where axes of a value are after `batch_first`."""
-    if axis is None:
-        return tuple(a + 1 for a in axes)
-    kept = [a for a in axes if a != axis.axis]
-    return tuple(a + 1 if a < axis.axis or axis.is_merged else a for a in kept)
-
-
 def _unmerged(R: Tensor, axis: BatchAxis | None, batch: Any) -> Tensor:
     """Summed over windows or heads that were merged with the batch; the batch first where tokens stood before it."""
     if axis is None or axis.axis >= R.dim():
@@ -229,13 +214,14 @@ class LeafBooks:
             lambda axis: reader(replace(reading, axis=axis)), arrival.axis, nodes, (node.name, "leaf", 0), same, rule
         )
         tokens, owners, grid = self._token_axes(node, kind, arrival, rule)
+        tokens, owners, windows = self._standing(node, kind, arrival, rule, tokens, owners)
         where, user = (
             module_path(application.node) or module_path(node),
             application.node.name if kind == POSITION else None,
         )
         apart = by_token and given is None and origins is None and may_be_turned(node, builder.facts)
         reported, source = self._reported(kind, names), source_line(application.node)
-        leaf = Leaf(node.name, reported, names, where, source, tokens, owners, user, apart, grid)
+        leaf = Leaf(node.name, reported, names, where, source, tokens, owners, user, apart, grid, windows)
         constants = None
         if reading.constants:
             constants = replace(leaf, kind=LEARNED, inputs=()), values[3:6]
@@ -284,6 +270,29 @@ class LeafBooks:
         # windows merged with the batch are no tokens
         kept = [(a, o) for a, o in pairs if arrival.axis is None or a != arrival.axis.axis]
         return axes_batch_first(tuple(a for a, _ in kept), arrival.axis), tuple(o for _, o in kept), False
+
+    def _standing(
+        self,
+        node: fx.Node,
+        kind: str,
+        arrival: Arrival,
+        rule: Rule | None,
+        axes: tuple[int, ...],
+        owners: tuple[Owned | None, ...],
+    ) -> tuple[tuple[int, ...], tuple[Owned | None, ...], Windows | None]:
+        """The axis of rows that were added to some tokens of a text, whose tokens these are, and which."""
+        application = arrival.application
+        if kind != POSITION or rule is not None or any(owners) or len(axes) > 1 or arrival.axis is None:
+            return axes, owners, None
+        injection = self.structure.injection_of(node, application)
+        if (
+            injection is None
+            or injection.kind != ABSOLUTE
+            or value_of(arrival.c).dim() != value_of(application.node).dim()
+        ):
+            return axes, owners, None
+        found = tokens_met(self.builder, node, application, axes)
+        return (axes, owners, None) if found is None else (found.axes, ((found.text, 0),), found.windows)
 
     def _on_grid(
         self, axes: Sequence[int], sizes: Sequence[Any], arrival: Arrival

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -57,22 +58,35 @@ def origins_of(leaf: fx.Node, facts: Facts) -> Origins | None:
     return Origins(found, tuple(way.given), way.constants, numbers)
 
 
+def numbers_at_hand(lookup: fx.Node, facts: Facts) -> Tensor | None:
+    """The same numbers at the traced sizes, as the index of a lookup is laid out; None where they depend on values."""
+    given = input_looked_up(lookup)
+    index, way = index_of(lookup), _Way(facts)
+    if index is None:
+        return None
+    if given is not None:
+        return torch.arange(1, prod(shape_of(index)) + 1).reshape(shape_of(index))
+    if not way.holds(index):
+        return None
+    (found,) = way.inputs
+    known: dict[fx.Node, Any] = {}
+    values = [None if depends_on_values(node) else example(node, known) for node in way.given]
+    try:
+        return way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values)
+    except FAILS:  # a step needs what is None
+        return None
+
+
 def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
     """At which row the tokens of the index input begin, where they stand in their order; None where they do not, or
     where that depends on values.
     """
     if input_looked_up(lookup) is not None:
         return 0
-    index, way = index_of(lookup), _Way(facts)
-    if index is None or value_of(index).dim() < 2 or not way.holds(index):
+    numbers = numbers_at_hand(lookup, facts)
+    if numbers is None or numbers.dim() < 2:
         return None
-    (found,) = way.inputs
-    known: dict[fx.Node, Any] = {}
-    values = [None if depends_on_values(node) else example(node, known) for node in way.given]
-    try:
-        row = way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values).flatten(0, -2)[0].tolist()
-    except FAILS:  # a step needs what is None
-        return None
+    row = numbers.flatten(0, -2)[0].tolist()
     begins = {place + 1 - number for place, number in enumerate(row) if number}
     return begins.pop() if len(begins) == 1 and min(begins) >= 0 else None
 

@@ -13,7 +13,7 @@ from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call
 from lrp_fx.structure.pairs import ROTATED_SHARE, Pairs, keeps_features
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.leaves import batch_first
+from lrp_fx.transpose.standing import batch_first
 from lrp_fx.transpose.vjp import relevance_of
 
 _Change = Callable[[Tensor], Tensor]

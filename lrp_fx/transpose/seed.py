@@ -25,7 +25,7 @@ from lrp_fx.targets import At, Custom, Direction, Target, kind_of, score_of
 from lrp_fx.targets.stand_ins import actual
 from lrp_fx.transpose.builder import RelevanceBuilder
 from lrp_fx.transpose.inside import as_it_lay, batch_of
-from lrp_fx.transpose.leaves import batch_first
+from lrp_fx.transpose.standing import batch_first
 from lrp_fx.transpose.vjp import per_example, relevance_of, sum_by_rows
 
 

@@ -20,7 +20,7 @@ class Leaf:
 
     ``user``: for position, the node it meets content in. ``owners``: for each token axis, the index input whose tokens
     it counts (None if it counts something else). ``apart``: its rows may stand in another order than the input's.
-    ``grid``: its axes of tokens are rows and columns of one grid.
+    ``grid``: its axes of tokens are rows and columns of one grid. ``windows``: the token of each row (of one window).
     """
 
     name: str
@@ -33,6 +33,7 @@ class Leaf:
     user: str | None = None
     apart: bool = False
     grid: bool = False
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)

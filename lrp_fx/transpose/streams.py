@@ -13,8 +13,8 @@ from lrp_fx.ir.source import module_path
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
 from lrp_fx.transpose.builder import RelevanceBuilder
-from lrp_fx.transpose.leaves import batch_first
 from lrp_fx.transpose.signature import DepthInfo, PairsInfo
+from lrp_fx.transpose.standing import batch_first
 from lrp_fx.transpose.vjp import per_example, relevance_of
 
 
