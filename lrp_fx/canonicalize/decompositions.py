@@ -19,6 +19,7 @@ from lrp_fx.canonicalize.kernels import KERNELS
 from lrp_fx.ir.graph import ancestors, call_like, is_computed, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
+from lrp_fx.ir.sizes import is_one
 
 aten = torch.ops.aten
 _NONE = object()
@@ -264,6 +265,25 @@ def split_bias(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def split_term(graph: fx.Graph, node: fx.Node) -> None:
+    """``baddbmm`` and ``addmm`` as a product and a sum, where the term is no vector of features (a map's bias)."""
+    term, left, right = node.args[:3]
+    if not isinstance(term, fx.Node) or value_of(term).dim() < 2 or is_one(value_of(term).shape[-2]):
+        return
+    product = aten.bmm.default if op_name(node) == "aten.baddbmm" else aten.mm.default
+    with graph.inserting_before(node):
+        result = call_like(graph, node, product, left, right)
+        alpha, beta = argument(node, "alpha"), argument(node, "beta")
+        if alpha not in (None, 1):
+            result = call_like(graph, node, aten.mul.Tensor, result, alpha)
+        if beta not in (None, 1):
+            term = call_like(graph, node, aten.mul.Tensor, term, beta)
+        if beta != 0:  # else the kernel does not look at the term
+            result = call_like(graph, node, aten.add.Tensor, result, term)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
     """``x * -c`` and ``(-x) * c`` as ``-(x * c)`` (the same to the last bit)."""
     x, factor = node.args[:2]
@@ -324,6 +344,8 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.exp2": write_power_of_two,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
+    "aten.baddbmm": split_term,
+    "aten.addmm": split_term,
     "aten.to": write_cast,
     "aten.type_as": forget_model,
     "aten.expand_as": forget_model,
