@@ -126,6 +126,15 @@ class Rewritten:
     leaf_rules: Mapping[str, Rule] = field(default_factory=dict)
     scans: tuple[Scan, ...] = ()
 
+    @cached_property
+    def readers(self) -> dict[fx.Node, list[fx.Node]]:
+        """Value -> the nodes that hand relevance to it: what is written out in several operations passes some by."""
+        found: dict[fx.Node, list[fx.Node]] = {}
+        for node, application in self.applications.items():
+            for operand in dict.fromkeys(application.operands):
+                found.setdefault(operand, []).append(node)
+        return found
+
     def coverage(self) -> dict[str, dict[str, int]]:
         """How many nodes each rule serves, under ``rule``, ``inferred`` and ``unexplained``."""
         result: dict[str, Counter[str]] = {"rule": Counter(), "inferred": Counter(), "unexplained": Counter()}

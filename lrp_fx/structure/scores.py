@@ -40,7 +40,9 @@ def softmax_after(rewritten: Rewritten, node: fx.Node) -> fx.Node | None:
     """The softmax whose scores a value becomes."""
     stack, seen = [node], {node}
     while stack:
-        for user in stack.pop().users:
+        node = stack.pop()
+        users: list[fx.Node] = [*node.users, *rewritten.readers.get(node, ())]
+        for user in users:
             application = rewritten.applications.get(user)
             if user in seen or application is None:
                 continue
