@@ -14,8 +14,8 @@ from torch import fx
 
 from lrp_fx.analysis.provenance import PARAMETER, POSITION
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, is_float
-from lrp_fx.ir.operators import has, is_matrix_product
+from lrp_fx.ir.graph import ancestors, is_float, op_name
+from lrp_fx.ir.operators import axes_of, has, is_matrix_product
 from lrp_fx.ir.sizes import shape_of
 from lrp_fx.ir.source import module_path, source_line
 from lrp_fx.rewrite.application import Application, Rewritten
@@ -97,7 +97,7 @@ def _single(rewritten: Rewritten, use: Use, streams: list[ResidualStream], layer
 
 def _pairs(rewritten: Rewritten, leaf: fx.Node, application: Application) -> tuple[fx.Node, float] | None:
     """The term of the scores that a product with table rows becomes, picked by distance or shifted into place."""
-    node = application.node
+    node = _summed(rewritten, leaf, application) or application.node
     while True:
         users = [u for u in node.users if u in rewritten.applications]
         follows = rewritten.applications[users[0]] if len(users) == 1 else None
@@ -123,11 +123,29 @@ def _kind(rewritten: Rewritten, leaf: fx.Node, application: Application) -> str:
     node = application.node
     if is_matrix_product(node) and application.kind == "product" and not _is_term(application):
         return DISENTANGLED
+    if _summed(rewritten, leaf, application) is not None and _pairs(rewritten, leaf, application) is not None:
+        return DISENTANGLED  # a product with rows, written as products that are added up
     if application.kind in ("product", "gate") and not _is_term(application):
         return KERNEL if _differs_by_feature(leaf) else SCALE
     if application.kind == "attention" or becomes_scores(rewritten, node):
         return BIAS
     return ABSOLUTE if application.kind in ("sum", "residual", "route") else "other"
+
+
+def _summed(rewritten: Rewritten, leaf: fx.Node, application: Application) -> fx.Node | None:
+    """The sum over features of a product, feature by feature, of content and a leaf that has all of them."""
+    node = application.node
+    users = [u for u in node.users if u in rewritten.applications]
+    if (
+        application.kind != "product"
+        or not has(node, Fact.SCALING)
+        or len(users) != 1
+        or op_name(users[0]) != "aten.sum"
+    ):
+        return None
+    rank, shape = len(shape_of(node)), shape_of(leaf)
+    axes = [a - rank for a in axes_of(users[0], rank)]
+    return users[0] if len(axes) == 1 and -axes[0] <= len(shape) and shape[axes[0]] > 1 else None
 
 
 def _differs_by_feature(leaf: fx.Node) -> bool:

@@ -60,6 +60,10 @@ def picked_from_one_matrix(q: Tensor, table: Tensor, row: Tensor) -> Tensor:
     return torch.gather(everything, 3, row[None, None].expand(*q.shape[:3], -1))
 
 
+def multiplied_and_added_up(q: Tensor, table: Tensor, row: Tensor) -> Tensor:
+    return (q.unsqueeze(-2) * table[row]).sum(-1)
+
+
 SPELLINGS = [
     einsum, einsum_table_first, einsum_tokens_first, rows_of_one_matrix, columns_of_one_matrix, heads_in_rows,
     one_row_at_a_time, column_vectors, picked_afterwards, picked_from_one_matrix,
