@@ -35,7 +35,7 @@ from lrp_fx.analysis.sources import (
 )
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
-from lrp_fx.ir.graph import is_float, op_name, tensor_args, value_of
+from lrp_fx.ir.graph import ancestors, is_float, op_name, tensor_args, value_of
 from lrp_fx.ir.layout import (
     BATCH,
     FEATURE,
@@ -210,7 +210,7 @@ class _Walk:
             isinstance(value, torch.Tensor)
             and not is_float(node)
             and any(is_float(a) for a in tensors)
-            and name != "aten._to_copy"
+            and (name != "aten._to_copy" or self._is_activation(tensors[0]))
         ):
             # an index computed from activations only routes; one of places (which of some intervals) tells a place
             of_places = POSITION in union and not union & {CONTENT, SEGMENT, LEARNED}
@@ -225,6 +225,12 @@ class _Walk:
         if has(node, Fact.CHOICE):
             return union if union == frozenset({MASK}) or union - {MASK} <= {CONSTANT} else union - {MASK}
         return union
+
+    def _is_activation(self, node: fx.Node) -> bool:
+        """Was it computed of content by weights, and not given (whole numbers may come as others do)?"""
+        if CONTENT not in self.sources[node] or not is_float(node):
+            return False
+        return any(n.meta.get("origin") == PARAMETER for n in ancestors([node]) if n.op == "get_attr")
 
     def _unpacks(self, node: fx.Node, tensors: list[fx.Node], union: frozenset[str]) -> bool:
         """Is it made of bits of a weight (by a counter that says which, or in what order, and counts no places)?"""
