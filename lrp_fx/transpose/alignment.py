@@ -80,7 +80,7 @@ def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | No
     node = application.node
     if (
         layout is None
-        or not isinstance(value_of(leaf), Tensor)
+        or not (isinstance(value_of(leaf), Tensor) and isinstance(value_of(node), Tensor))
         or (is_matrix_product(node) and not has(node, Fact.PRODUCT))
     ):
         return []
