@@ -37,6 +37,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "scores behind a mask of content": lambda x: (
         x.masked_fill(x < x.mean(-1, keepdim=True), -torch.inf).softmax(-1) * x
     ),
+    "max_unpool1d": lambda x: functional.max_unpool1d(*functional.max_pool1d(x, 2, return_indices=True), 2),
+    "max_unpool2d": lambda x: functional.max_unpool2d(
+        *functional.max_pool2d(x[:, None], (1, 2), return_indices=True), (1, 2)
+    )[:, 0],
     "power": lambda x: x.abs().add(1) ** x,
 }
 

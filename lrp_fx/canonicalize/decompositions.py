@@ -16,6 +16,7 @@ from torch import fx
 from lrp_fx.canonicalize.bags import split_bags
 from lrp_fx.canonicalize.columns import look_up_rows
 from lrp_fx.canonicalize.kernels import KERNELS
+from lrp_fx.canonicalize.unpool import scatter_unpooled
 from lrp_fx.ir.graph import ancestors, call_like, is_computed, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
@@ -351,6 +352,8 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.expand_as": forget_model,
     "aten.view_as": forget_model,
     "aten.reshape_as": forget_model,
+    "aten.max_unpool2d": scatter_unpooled,
+    "aten.max_unpool3d": scatter_unpooled,
     "aten.mul": negate_outside,
     "aten.div": split_rounded_quotient,
     "aten.floor_divide": split_rounded_quotient,
