@@ -92,6 +92,12 @@ def axes_batch_first(axes: tuple[int, ...], axis: BatchAxis | None) -> tuple[int
     return tuple(a + 1 if a < axis.axis or axis.is_merged else a for a in kept)
 
 
+def _in_order(numbers: Tensor) -> bool:
+    """Do tokens stand as in the text? Those of a text that is turned before it is looked up have no places."""
+    rows = numbers.flatten(0, -2) if numbers.dim() > 1 else numbers.unsqueeze(1)
+    return all(bool((row[row > 0].diff() > 0).all()) for row in rows)
+
+
 def _known(builder: RelevanceBuilder, operand: fx.Node) -> tuple[str | None, dict[fx.Node, Any]]:
     """The one text that an operand is made of, and the numbers of its tokens where it is looked up."""
     behind = ancestors([operand])
@@ -103,7 +109,7 @@ def _known(builder: RelevanceBuilder, operand: fx.Node) -> tuple[str | None, dic
     known: dict[fx.Node, Any] = {}
     for lookup in lookups:
         numbers, given = numbers_at_hand(lookup, builder.facts), value_of(builder.program.input_nodes()[text])
-        if numbers is None or given.dim() != 2:
+        if numbers is None or given.dim() != 2 or not _in_order(numbers):
             return None, {}
         shape, length = shape_of(lookup), hint(given.shape[1])
         place = torch.where(numbers > 0, (numbers - 1) % length + 1, 0).to(torch.float64)
