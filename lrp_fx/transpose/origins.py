@@ -60,19 +60,23 @@ def origins_of(leaf: fx.Node, facts: Facts) -> Origins | None:
 
 def numbers_at_hand(lookup: fx.Node, facts: Facts) -> Tensor | None:
     """The same numbers at the traced sizes, as the index of a lookup is laid out; None where they depend on values."""
-    given = input_looked_up(lookup)
-    index, way = index_of(lookup), _Way(facts)
-    if index is None:
-        return None
-    if given is not None:
+    given, index = input_looked_up(lookup), index_of(lookup)
+    if given is not None and index is not None:
         return torch.arange(1, prod(shape_of(index)) + 1).reshape(shape_of(index))
+    found = _run_at_hand(index, facts) if index is not None else None
+    return found[0] if found is not None else None
+
+
+def _run_at_hand(index: fx.Node, facts: Facts) -> tuple[Tensor, int] | None:
+    """The numbers of an index's elements, and the length of the texts that they count."""
+    way = _Way(facts)
     if not way.holds(index):
         return None
     (found,) = way.inputs
     known: dict[fx.Node, Any] = {}
     values = [None if depends_on_values(node) else example(node, known) for node in way.given]
     try:
-        return way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values)
+        return way.run(index, torch.zeros(shape_of(found), dtype=torch.int64), values), shape_of(found)[-1]
     except FAILS:  # a step needs what is None
         return None
 
@@ -81,13 +85,21 @@ def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
     """At which row the tokens of the index input begin, where they stand in their order; None where they do not, or
     where that depends on values.
     """
+    index = index_of(lookup)
     if input_looked_up(lookup) is not None:
         return 0
-    numbers = numbers_at_hand(lookup, facts)
-    if numbers is None or numbers.dim() < 2:
+    found = _run_at_hand(index, facts) if index is not None else None
+    return _begin(*found) if found is not None and found[0].dim() > 1 else None
+
+
+def _begin(numbers: Tensor, length: int) -> int | None:
+    """Where the tokens of the first text begin along the axis that they lie on, in their order."""
+    places = ((numbers > 0) & (numbers <= length)).nonzero()
+    along = [a for a in range(numbers.dim()) if len(set(places[:, a].tolist())) > 1]
+    if not len(places) or len(along) > 1:
         return None
-    row = numbers.flatten(0, -2)[0].tolist()
-    begins = {place + 1 - number for place, number in enumerate(row) if number}
+    at = places[:, along[0] if along else -1]
+    begins = set((at + 1 - numbers[tuple(places.T)]).tolist())
     return begins.pop() if len(begins) == 1 and min(begins) >= 0 else None
 
 
