@@ -21,7 +21,6 @@ from lrp_fx.guards.masks import MaskGraph, MaskGuard, Shapes, kinds, mask_graph
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import argument
 from lrp_fx.ir.program import Program, copy_graph
-from lrp_fx.ir.read import Read
 from lrp_fx.ir.sizes import same_shape
 
 _PROBES = (1, 2, 3, 6, 11)
@@ -48,11 +47,7 @@ def drop_full_masks(program: Program, constants: Constants) -> tuple[Program, Ma
         if old.users and not env[old].users and old.op in ("call_function", "get_attr"):
             module.graph.erase_node(env[old])
     module.recompile()
-    made = mask_graph(program, list(used))
-    held = [Read(getattr(made.module, str(n.target))) for n in made.module.graph.find_nodes(op="get_attr")]
-    return replace(program, module=module, read=(*program.read, *held)), MaskGuard(
-        made, constants, tuple(used.values())
-    )
+    return replace(program, module=module), MaskGuard(mask_graph(program, list(used)), constants, tuple(used.values()))
 
 
 def _without_mask(node: fx.Node, new: fx.Node, masks: _Masks) -> dict[fx.Node, str]:
