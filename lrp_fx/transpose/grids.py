@@ -34,8 +34,8 @@ class Grids:
         if len(axes) < 2 or injection is None or injection.kind not in _BY_TOKEN:
             return []
         shape = value_of(node).shape
-        if all(self.builder.owners.owned(shape[a], node) for a in axes) or holds_pairs(self.builder.rewritten, node):
-            return []  # each pair of tokens has its own vector, or its own score
+        if any(self.builder.owners.owned(shape[a], node) for a in axes) or holds_pairs(self.builder.rewritten, node):
+            return []  # texts, pairs of tokens with a vector or a score each: no rows and columns of one picture
         return axes
 
     def is_one_way_only(self, leaf: fx.Node, application: Application) -> bool:
