@@ -17,7 +17,7 @@ from lrp_fx.capture.outputs import explained_name, named_leaves
 
 class _Lookups(TorchFunctionMode):
     """Rows that are looked up for an index input, or for what is made of it (a decoder's tokens), as leaves of
-    differentiation; ``found``: their values by input; ``tables``: where they were looked up.
+    differentiation; ``found``: what was looked up and its rows, by input; ``tables``: where they were looked up.
     ``wide``: what the model casts to float32, as norms do, it casts to float64, as the program of it does.
     """
 
@@ -25,7 +25,7 @@ class _Lookups(TorchFunctionMode):
         super().__init__()
         self.indices, self.wide = indices, wide
         self.tables: dict[int, str] = {}
-        self.found: dict[str, list[Tensor]] = {n: [] for n in indices}
+        self.found: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in indices}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.wide:
@@ -41,7 +41,7 @@ class _Lookups(TorchFunctionMode):
             return result
         self.tables[args[1].data_ptr()] = name
         leaf = result.detach().requires_grad_()
-        self.found[name].append(leaf)
+        self.found[name].append((args[0], leaf))
         return leaf.clone()  # a model may write into it
 
 
@@ -57,10 +57,10 @@ def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
         if own != name and isinstance(found := inputs.get(own), Tensor) and found.is_floating_point():
             continue  # rows looked up by numbers of it: no derivative leads there
         given[own] = given[own] + R if own in given else R
-    expected, size = _by_autograd(model, inputs, given, _in_float64(model))
+    expected, first, size = _by_autograd(model, inputs, given, _in_float64(model))
     if any(given[n].shape != R.shape for n, R in expected.items()):
         return float("inf")
-    off = [float((given[n] - R).abs().max()) for n, R in expected.items()]
+    off = [min(float((given[n] - R - more).abs().max()) for more in (0, first.get(n, 0))) for n, R in expected.items()]
     return max(off) / size if size > 0.0 else float("nan")
 
 
@@ -72,32 +72,47 @@ def score_all(output: Tensor) -> Tensor:
 
 def _by_autograd(
     model: nn.Module, inputs: dict[str, Any], names: Iterable[str], wide: bool
-) -> tuple[dict[str, Tensor], float]:
-    """Gradient x input of the content inputs of these names, and the largest value in them before sums."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """Gradient x input of the content inputs of these names; what the first row of a text that is read one place later
+    got, which may be a token's (its last) or a constant's; and the largest value before sums.
+    """
     given = {n: inputs[n] for n in names if isinstance(inputs.get(n), Tensor)}
     leaves = {n: v.detach().clone().requires_grad_() for n, v in given.items() if v.is_floating_point()}
     lookups = _Lookups({n: v for n, v in given.items() if not v.is_floating_point()}, wide)
     with torch.enable_grad(), inference_configuration(model), lookups:
         given_again = {n: v.clone() for n, v in leaves.items()}
         score = score_all(_explained(model(**{**inputs, **given_again}))).sum()
-    tensors = [*leaves.items(), *((n, v) for n, rows in lookups.found.items() for v in rows)]
+    tensors = [(n, None, v) for n, v in leaves.items()]
+    tensors += [(n, ids, v) for n, rows in lookups.found.items() for ids, v in rows]  # type: ignore[misc]
     if not tensors:
-        return {}, 0.0
-    grads = torch.autograd.grad(score, [v for _, v in tensors], allow_unused=True)
+        return {}, {}, 0.0
+    grads = torch.autograd.grad(score, [v for *_, v in tensors], allow_unused=True)
     found: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
     size = 0.0
-    for (name, value), grad in zip(tensors, grads, strict=True):
+    for (name, ids, value), grad in zip(tensors, grads, strict=True):
         if grad is not None:
             part = (value * grad).detach()
             size = max(size, float(part.abs().max()))
-            part = part if name in leaves else _as_given(part.sum(-1), given[name].shape)
+            if ids is not None:
+                part, more = _as_given(part.sum(-1), ids, given[name])
+                first[name] = first.get(name, torch.zeros(())) + more
             found[name] = found[name] + part if name in found else part
-    return found, size
+    return found, first, size
 
 
-def _as_given(rows: Tensor, shape: torch.Size) -> Tensor:
-    """Rows in the shape of the index input; some models put the text before the batch."""
-    return rows.mT if rows.dim() == 2 and rows.shape == shape[::-1] else rows.reshape(shape)
+def _as_given(rows: Tensor, ids: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows at the tokens that they were looked up for, and of a text that is read one place later the first row, at the
+    last token of its kind; some models put the text before the batch.
+    """
+    nothing = torch.zeros(given.shape, dtype=rows.dtype)
+    if rows.dim() == 2 and rows.shape == given.shape[::-1] and not torch.equal(ids, given):
+        return rows.mT, nothing
+    if given.dim() == 2 and ids.shape == given.shape and torch.equal(ids[:, 1:], given[:, :-1]):
+        place = torch.arange(given.shape[1]).where(given == ids[:, :1], -1).amax(1, keepdim=True)
+        first = nothing.scatter(1, place.clamp(min=0), rows[:, :1]).where(place >= 0, 0)
+        return torch.cat([rows[:, 1:], nothing[:, :1]], 1), first
+    return rows.reshape(given.shape), nothing
 
 
 def _in_float64(model: nn.Module) -> bool:
