@@ -52,9 +52,12 @@ def gradient_error(model: nn.Module, inputs: dict[str, Any]) -> float:
     """
     explainer = lrp_fx.convert(model, rules="gradient", conserve="off", dynamic=True)
     given: dict[str, Tensor] = {}
-    for name, R in explainer(**inputs, target=score_all).content.items():
+    found = explainer(**inputs, target=score_all)
+    for name, R in found.content.items():
         own = name.split(":")[0]  # rows of several tables are told apart
-        if own != name and isinstance(found := inputs.get(own), Tensor) and found.is_floating_point():
+        if name in found.apart:
+            continue  # looked up by what is computed of several integers: of no token, and of no lookup that is noted
+        if own != name and isinstance(value := inputs.get(own), Tensor) and value.is_floating_point():
             continue  # rows looked up by numbers of it: no derivative leads there
         given[own] = given[own] + R if own in given else R
     expected, first, size = _by_autograd(model, inputs, given, _in_float64(model))
