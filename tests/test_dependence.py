@@ -217,3 +217,23 @@ def test_two_spellings_get_the_same(name: str) -> None:
     assert float((one.content["x"] - two.content["x"]).abs().max()) <= 1e-9 * scale, (
         f"{first.rewritten.print_readable()}\n{second.rewritten.print_readable()}"
     )
+
+
+def test_weights_that_are_a_part_of_a_split_depend_on_what_was_split() -> None:
+    class Written(nn.Module):
+        """A map whose weights another map writes."""
+
+        def __init__(self, chunked: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.chunked, self.writer, self.bias = chunked, nn.Linear(6, 72), nn.Parameter(torch.randn(6))
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            written = self.writer(x.mean((0, 1)))
+            weight = written.chunk(2)[0] if self.chunked else written[:36]
+            return nn.functional.linear(x, weight.view(6, 6), self.bias).mean(1)
+
+    x = torch.randn(1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, expected = (lrp_fx.convert(Written(chunked))(x, target=1).content["x"] for chunked in (True, False))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

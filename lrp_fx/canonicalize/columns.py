@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import fx
 
-from lrp_fx.ir.graph import call_like, is_computed, op_name, value_of
+from lrp_fx.ir.examples import depends_on_values
+from lrp_fx.ir.graph import call_like, op_name, value_of
 from lrp_fx.ir.operators import argument, operand_of
 
 aten = torch.ops.aten
@@ -20,10 +21,10 @@ aten = torch.ops.aten
 def look_up_rows(graph: fx.Graph, node: fx.Node) -> None:
     """``table[:, ids]`` as ``table.t()[ids]``, its axes put back."""
     table, found = operand_of(node), _index_and_axis(node)
-    if found is None or not value_of(table).is_floating_point() or is_computed(table):
+    if found is None or not value_of(table).is_floating_point() or depends_on_values(table):
         return
     index, axis = found
-    if axis == 0 or not is_computed(index):
+    if axis == 0 or not depends_on_values(index):
         return
     others = [d for d in range(value_of(table).dim()) if d != axis]
     length = value_of(index).dim()

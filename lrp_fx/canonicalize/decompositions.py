@@ -17,7 +17,8 @@ from lrp_fx.canonicalize.bags import split_bags
 from lrp_fx.canonicalize.columns import look_up_rows
 from lrp_fx.canonicalize.kernels import KERNELS
 from lrp_fx.canonicalize.unpool import scatter_unpooled
-from lrp_fx.ir.graph import ancestors, call_like, is_computed, is_tensor, op_name, value_of
+from lrp_fx.ir.examples import depends_on_values
+from lrp_fx.ir.graph import ancestors, call_like, is_tensor, op_name, value_of
 from lrp_fx.ir.operator_table import OPERATORS
 from lrp_fx.ir.operators import argument, operand_of, operator_of
 from lrp_fx.ir.sizes import is_one
@@ -245,7 +246,7 @@ def split_lerp(graph: fx.Graph, node: fx.Node) -> None:
 def split_bias(graph: fx.Graph, node: fx.Node) -> None:
     """A map whose weights are computed from inputs is a product of two values; its bias is a term of its own."""
     bias, weight = argument(node, "bias"), node.args[1]
-    if not isinstance(weight, fx.Node) or not is_computed(weight):
+    if not isinstance(weight, fx.Node) or not depends_on_values(weight):
         return
     trailing = operator_of(node).behind_bias
     with graph.inserting_before(node):
@@ -309,7 +310,7 @@ def split_rounded_quotient(graph: fx.Graph, node: fx.Node) -> None:
         return
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
     only_compared = all(value_of(user).dtype == torch.bool for user in node.users if is_tensor(user))
-    if not value_of(node).is_floating_point() or only_compared or not any(map(is_computed, operands)):
+    if not value_of(node).is_floating_point() or only_compared or not any(map(depends_on_values, operands)):
         return
     with graph.inserting_before(node):
         quotient = call_like(graph, node, aten.div.Tensor, *node.args[:2])

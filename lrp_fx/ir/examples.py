@@ -17,7 +17,7 @@ FAILS = (RuntimeError, IndexError, TypeError, AttributeError)
 
 
 def depends_on_values(node: fx.Node) -> bool:
-    """Of an input; whose size is asked for, or what something is made like, is no matter."""
+    """Does it depend on those of an input? Whose size is asked for, or what something is made like, is no matter."""
     read = ancestors([node], until=lambda n: not _is_tensors(n) or has(n, Fact.FILL))
     return any(n.op == "placeholder" and _is_tensors(n) for n in read)
 

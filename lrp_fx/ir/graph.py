@@ -202,19 +202,6 @@ def hashable(tree: Any) -> Any:
     return (kind, tree)
 
 
-def is_computed(node: fx.Node) -> bool:
-    """Does a value depend on those of an input of the program?"""
-    stack, seen = [node], {node}
-    while stack:
-        current = stack.pop()
-        if current.op == "placeholder":
-            return True
-        new = [a for a in current.all_input_nodes if a not in seen and isinstance(value_of(a), torch.Tensor)]
-        seen.update(new)
-        stack.extend(new)
-    return False
-
-
 def call_like(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
     """A new call at the insertion point, with its abstract value; it stands where ``like`` stood in the model's
     code.
