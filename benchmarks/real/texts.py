@@ -22,10 +22,11 @@ TEXTS = (
     "My brother plays the piano and my sister plays the",
     "If it rains tomorrow, we will stay at",
 )
-#: How a text goes on, and what is looked for in that.
+#: How a text goes on, and what is looked for in that. (Two countries are told before the third: models that
+#: were not trained on instructions may go on "The capital of France is" by "the capital of the country".)
 GOES_ON = {
     "Water boils at one hundred degrees": ("celsius",),
-    "The capital of France is": ("paris",),
+    "The capital of Germany is Berlin. The capital of Italy is Rome. The capital of France is": ("paris",),
     "My brother plays the piano and my sister plays the": ("violin", "guitar", "flute", "drums", "cello", "piano"),
 }
 LENGTHS = (16, 128, 512, 2048)

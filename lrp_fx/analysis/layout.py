@@ -46,6 +46,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout], ask: Ask) -> Layout |
         layout = _by_rule(node, x, known, shape)
     if layout is None and operator_of(node).axes is None:
         layout = ask(node) or _as_broadcast([known[a] for a in operands], shape)
+        layout = _as_what_is_written_into(node, layout, known) if layout is not None else None
     if op_name(node) == "aten.argsort":
         layout = _sorted(node, known[x])
     if layout is None:
@@ -77,6 +78,17 @@ def _as_broadcast(layouts: Sequence[Layout], shape: tuple[int, ...]) -> Layout |
     if broadcasts(layouts, shape):
         return broadcast(layouts, shape)
     return next((lay for lay in layouts if sizes_of(lay) == shape), None)
+
+
+def _as_what_is_written_into(node: fx.Node, found: Layout, known: dict[fx.Node, Layout]) -> Layout:
+    """Running tells the examples. The other axes of a value that some places were written to are what they were."""
+    into = known.get(operand_of(node)) if has(node, Fact.ASSEMBLY) else None
+    if into is None or sizes_of(into) != sizes_of(found):
+        return found
+    return tuple(
+        before if {k for k, _ in axis} == {UNKNOWN} and BATCH not in {k for k, _ in before} else axis
+        for axis, before in zip(found, into, strict=True)
+    )
 
 
 def _meets_examples(node: fx.Node, known: dict[fx.Node, Layout]) -> bool:

@@ -16,6 +16,7 @@ from torch import fx
 from lrp_fx.canonicalize.bags import split_bags
 from lrp_fx.canonicalize.columns import look_up_rows
 from lrp_fx.canonicalize.kernels import KERNELS
+from lrp_fx.canonicalize.ones import sum_instead
 from lrp_fx.canonicalize.unpool import scatter_unpooled
 from lrp_fx.ir.examples import depends_on_values
 from lrp_fx.ir.graph import ancestors, call_like, is_tensor, op_name, value_of
@@ -358,6 +359,7 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.mul": negate_outside,
     "aten.div": split_rounded_quotient,
     "aten.floor_divide": split_rounded_quotient,
+    **{f"aten.{product}": sum_instead for product in ("bmm", "mm", "mv", "matmul")},
     **KERNELS,
     **{row.name: split_bias for row in OPERATORS.values() if row.behind_bias is not None},
 }

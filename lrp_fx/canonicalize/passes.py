@@ -17,6 +17,7 @@ from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
+from lrp_fx.canonicalize.late_division import divide_first
 from lrp_fx.canonicalize.numbers import write_numbers
 from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
 from lrp_fx.canonicalize.precision import promote_precision
@@ -141,6 +142,11 @@ def share_common_subexpressions(program: Program) -> Program:
     return program
 
 
+def divide_weights_first(program: Program) -> Program:
+    """Divide weights by their sum where they are summed, not what a product with them gives."""
+    return _rewrite(program, divide_first)
+
+
 def write_chosen_scores(program: Program) -> Program:
     """Put the scores of chosen weights that are divided by their sum beside the division: it is their softmax.
 
@@ -246,6 +252,14 @@ PASSES = (
         share_common_subexpressions,
         requires=(check_canonical,),
         ensures=(check_canonical,),
+    ),
+    _pass(
+        "divide_weights_first",
+        "weights whose product is divided by their sum are divided before",
+        divide_weights_first,
+        keeps=Keeps.ROUNDING,
+        requires=(check_canonical, check_explicit),
+        ensures=(check_canonical, check_explicit),
     ),
     _pass(
         "write_chosen_scores",

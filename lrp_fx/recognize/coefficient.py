@@ -112,7 +112,7 @@ def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.
     if mixing is None:
         why = "a pointwise function of the signal is its coefficient (identity rule)"
         return Coefficient(signal, Form.POINTWISE, why)
-    reduces = any(has(n, Fact.STATISTIC) for n in region)
+    reduces = any(has(n, Fact.STATISTIC) for n in region if n not in path)  # what the signal sums is no statistic of it
     if reduces and (is_broadcast(core, signal) or (is_broadcast(core, root) and is_broadcast(signal, root))):
         return Coefficient(signal, Form.STATISTIC, "a broadcast statistic of the signal is its coefficient")
     why = f"%{core.name} is a function of %{root.name} that mixes elements (%{mixing.name})"

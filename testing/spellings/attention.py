@@ -108,8 +108,40 @@ def product_and_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores.masked_fill(~_causal(q), float("-inf")).softmax(-1).unsqueeze(-1) * v.unsqueeze(-3)).sum(-2)
 
 
+def _exponentials(q: Tensor, k: Tensor) -> Tensor:
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~_causal(q), float("-inf"))
+    return torch.exp(scores - scores.amax(-1, keepdim=True))
+
+
+def divided_at_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _exponentials(q, k)
+    return (weights @ v) / weights.sum(-1, keepdim=True)
+
+
+def divided_behind_moves(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _exponentials(q, k)
+    mixed = torch.einsum("bhij,bhjd->bihd", weights, v)
+    return (mixed * (1.0 / weights.sum(-1).transpose(1, 2).unsqueeze(-1))).transpose(1, 2)
+
+
+def divided_at_last_by_ones(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _exponentials(q, k)
+    return (weights @ v) / (weights @ torch.ones(k.shape[-2], 1, dtype=q.dtype))
+
+
+def keys_in_front(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _exponentials(q, k).transpose(-1, -2)
+    return ((v.transpose(-1, -2) @ weights) / weights.sum(-2, keepdim=True)).transpose(-1, -2)
+
+
+def sums_divided_at_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _exponentials(q, k)
+    return (weights.unsqueeze(-1) * v.unsqueeze(-3)).sum(-2) / weights.sum(-1, keepdim=True)
+
+
 SPELLINGS = [
     written_out, fused, fused_boolean_mask, fused_additive_mask, fused_scaled_outside, multiplied_scale,
     scaled_query, scaled_key, lowest_number, lowest_number_added, einsum, merged_heads, added_by_kernel,
     loop_over_heads, decomposed_softmax, transposed_scores, product_and_sum,
+    divided_at_last, divided_behind_moves, divided_at_last_by_ones, keys_in_front, sums_divided_at_last,
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from testing.fuzz.weights import Weights
 SAME = (
     ("softmax", "softmax_written_out", "softmax_by_logsumexp", "softmax_of_log"),
     ("log_softmax", "log_softmax_by_logsumexp"),
+    ("averaged_by_exponentials", "averaged_and_divided"),
 )
 
 
@@ -75,3 +76,13 @@ def logsumexp_over_tokens(w: Weights, x: Tensor) -> Tensor:
 def softmax_of_best(w: Weights, x: Tensor) -> Tensor:
     best = x.topk(3, -1)
     return torch.zeros_like(x).scatter(-1, best.indices, best.values.softmax(-1))
+
+
+def averaged_by_exponentials(w: Weights, x: Tensor) -> Tensor:
+    e = torch.exp(w.first(x) @ x.mT / 4)
+    return (e / e.sum(-1, keepdim=True)) @ x
+
+
+def averaged_and_divided(w: Weights, x: Tensor) -> Tensor:
+    e = torch.exp(w.first(x) @ x.mT / 4)
+    return (e @ x) / e.sum(-1, keepdim=True)
