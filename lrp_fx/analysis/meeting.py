@@ -15,10 +15,18 @@ from torch import fx
 
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
 from lrp_fx.ir.axes import element_taken
-from lrp_fx.ir.facts import Fact
+from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, tensor_args, value_of
 from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout, token_axes
-from lrp_fx.ir.operators import argument, axis_of, declared_arguments, has, is_matrix_product, operand_of
+from lrp_fx.ir.operators import (
+    argument,
+    axis_of,
+    declared_arguments,
+    has,
+    is_matrix_product,
+    operand_of,
+    operator_of,
+)
 from lrp_fx.ir.sizes import shape_of
 
 #: Where a parameter meets content it may be a leaf of its own.
@@ -90,6 +98,9 @@ class Meeting:
         """What a fixed value is where it meets content: a learned token, a table of positions, or (None) neither."""
         own = self.sources[candidate]
         learned, masked = PARAMETER in own, MASK in own
+        if operator_of(node).axes is Axes.ATTENTION:  # what is added to the scores inside
+            is_bias = learned and not masked and candidate is argument(node, "attn_mask")
+            return POSITION if is_bias and _varies_by_key(candidate) else None
         if masked:  # a parameter switched on at some tokens stands for them
             varies = has(node, Fact.SUM) and self._varies_along_tokens(candidate, node, args)
             return LEARNED if learned and varies else None
@@ -310,8 +321,15 @@ def _is_product_of_contents(value: fx.Node, content: frozenset[fx.Node]) -> bool
     return bool(matrices) and all(isinstance(m, fx.Node) and content & {*ancestors([m])} for m in matrices)
 
 
+def _varies_by_key(bias: fx.Node) -> bool:
+    """Is it another for another query or key (its last two axes), before it is repeated?"""
+    while has(bias, Fact.EXPANSION) and isinstance(bias.args[0], fx.Node):
+        bias = bias.args[0]
+    return any(size > 1 for size in shape_of(bias)[-2:])
+
+
 def _is_meeting(node: fx.Node) -> bool:
-    return has(node, _MEETING) or op_name(node) == "aten.addcmul"
+    return has(node, _MEETING) or op_name(node) == "aten.addcmul" or operator_of(node).axes is Axes.ATTENTION
 
 
 def _is_declared_weight(candidate: fx.Node, node: fx.Node) -> bool:

@@ -13,18 +13,20 @@ import torch
 from torch import fx
 
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import is_float, op_name, value_of
-from lrp_fx.ir.operators import argument, has
+from lrp_fx.ir.graph import call_like, is_float, is_tensor, op_name, value_of
+from lrp_fx.ir.operators import argument, has, operand_of
+from lrp_fx.ir.program import MASK_ROLE, Program
 
 aten = torch.ops.aten
+ROLE = "role"
 #: An epsilon no larger than this only guards a division.
-_GUARD = 1e-7
+GUARD = 1e-7
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """``scores``: all of them; ``dim``: counted from the right; ``index`` of the few, or ``mask`` that is zero
-    (``kept``: or true) at them.
+    """``scores``: all of them; ``dim``: counted from the right; ``index`` of the few, or ``mask`` that is true at them
+    (``hides``: at the others; ``counts``: whole numbers that weights are multiplied by).
     """
 
     scores: fx.Node
@@ -32,12 +34,35 @@ class Chosen:
     index: fx.Node | None = None
     mask: fx.Node | None = None
     hides: bool = False
+    counts: bool = False
+
+    def write(self, graph: fx.Graph, node: fx.Node) -> None:
+        """The chosen scores, beside the node."""
+        operation, args = self.written()
+        if self.counts:
+            assert self.mask is not None
+            dtype = value_of(self.scores).dtype
+            numbers = call_like(graph, node, aten._to_copy.default, self.mask, dtype=dtype)
+            args = (self.scores, call_like(graph, node, aten.log.default, numbers))
+        call_like(graph, node, operation, *args)
+
+    def is_written_by(self, user: fx.Node) -> bool:
+        """Does a user of the scores hold the chosen ones?"""
+        operation, args = self.written()
+        if user.target is not operation:
+            return False
+        if not self.counts:
+            return tuple(user.args) == args
+        log = user.args[1]
+        return isinstance(log, fx.Node) and op_name(log) == "aten.log" and operand_of(log).args[0] is self.mask
 
     def written(self) -> tuple[object, tuple[object, ...]]:
         """The operation and the arguments that give the chosen scores."""
         if self.index is not None:
             return aten.gather.default, (self.scores, self.dim, self.index)
         assert self.mask is not None
+        if self.counts:
+            return aten.add.Tensor, (self.scores, self.mask)
         return (
             (aten.masked_fill.Scalar, (self.scores, self.mask, -math.inf))
             if self.hides
@@ -66,15 +91,14 @@ def chosen_scores(node: fx.Node) -> fx.Node | None:
     found = renormalised(node)
     if found is None:
         return None
-    operation, args = found.written()
-    return next((u for u in found.scores.users if u < node and u.target is operation and tuple(u.args) == args), None)
+    return next((u for u in found.scores.users if u < node and found.is_written_by(u)), None)
 
 
 def _summed_along(total: fx.Node, few: fx.Node, *, inverse: bool) -> int | None:
     """The axis (from the right) along which ``total`` sums ``few``, through expansions and guards against zero."""
     while True:
         name, inner = op_name(total), total.args[0] if total.args else None
-        small = len(total.args) > 1 and isinstance(total.args[1], (int, float)) and 0 <= total.args[1] <= _GUARD
+        small = len(total.args) > 1 and isinstance(total.args[1], (int, float)) and 0 <= total.args[1] <= GUARD
         if isinstance(inner, fx.Node) and (has(total, Fact.EXPANSION) or (has(total, Fact.GUARD) and small)):
             total = inner
         elif isinstance(inner, fx.Node) and name == "aten.reciprocal" and inverse:
@@ -110,25 +134,39 @@ def _chosen(few: fx.Node) -> Chosen | None:
         return _from_softmax(few.args[0], index=picked, along=few.args[1])
     if name == "aten.masked_fill" and few.args[2] == 0:
         return _from_softmax(few.args[0], mask=few.args[1], hides=True)
-    if name == "aten.where" and _is_zero(few.args[2]):
+    if name == "aten.where" and is_zero(few.args[2]):
         return _from_softmax(few.args[1], mask=few.args[0])
+    if name == "aten.where" and is_zero(few.args[1]):
+        return _from_softmax(few.args[2], mask=few.args[0], hides=True)
     if name == "aten.mul":
-        for weights, indicator in (few.args[:2], few.args[1::-1]):
-            if (kept := _indicator(indicator)) is not None:
+        for weights, factor in (few.args[:2], few.args[1::-1]):
+            if (kept := indicator(factor)) is not None:
                 return _from_softmax(weights, mask=kept)
+            if (numbers := counts(factor)) is not None and has_softmax(weights):
+                return _from_softmax(weights, mask=numbers, counts=True)
     return None
 
 
 def _from_softmax(
-    weights: object, *, index: fx.Node | None = None, mask: object = None, hides: bool = False, along: object = None
+    weights: object,
+    *,
+    index: fx.Node | None = None,
+    mask: object = None,
+    hides: bool = False,
+    counts: bool = False,
+    along: object = None,
 ) -> Chosen | None:
-    if not isinstance(weights, fx.Node) or not has(weights, Fact.SOFTMAX) or not isinstance(weights.args[0], fx.Node):
+    if not isinstance(weights, fx.Node) or not has_softmax(weights) or not isinstance(weights.args[0], fx.Node):
         return None
     rank = value_of(weights).dim()
     dim = _from_right(argument(weights, "dim"), rank)
     if along is not None and _from_right(along, rank) != dim:
         return None
-    return Chosen(weights.args[0], dim, index, mask if isinstance(mask, fx.Node) else None, hides)
+    return Chosen(weights.args[0], dim, index, mask if isinstance(mask, fx.Node) else None, hides, counts)
+
+
+def has_softmax(weights: object) -> bool:
+    return isinstance(weights, fx.Node) and has(weights, Fact.SOFTMAX)
 
 
 def _from_right(dim: object, rank: int) -> int:
@@ -136,18 +174,35 @@ def _from_right(dim: object, rank: int) -> int:
     return dim % rank - rank
 
 
-def _is_zero(value: object) -> bool:
+def is_zero(value: object) -> bool:
     if not isinstance(value, fx.Node):
         return value == 0
     return has(value, Fact.ZEROS) or (has(value, Fact.FILL) and 0 in value.args)
 
 
-def _indicator(value: object) -> fx.Node | None:
+def indicator(value: object) -> fx.Node | None:
     """The truth values behind an operand that is one or zero."""
     while isinstance(value, fx.Node):
-        if not is_float(value) and value_of(value).dtype == torch.bool:
+        if is_tensor(value) and value_of(value).dtype == torch.bool:
             return value
         if op_name(value) != "aten._to_copy":
             return None
         value = value.args[0]
     return None
+
+
+def counts(value: object) -> fx.Node | None:
+    """Whole numbers, or a mask of numbers, behind an operand that lays them out or holds them otherwise: none is
+    negative.
+    """
+    while isinstance(value, fx.Node) and has(value, Fact.MOVE) and is_float(value):
+        value = value.args[0]
+    if not isinstance(value, fx.Node) or not is_tensor(value) or value_of(value).dtype == torch.bool:
+        return None
+    return value if not is_float(value) or value.meta.get(ROLE) == MASK_ROLE else None
+
+
+def note_roles(program: Program) -> None:
+    """What every input is for, beside its node."""
+    for given, node in zip(program.inputs, program.input_nodes().values(), strict=True):
+        node.meta[ROLE] = given.role

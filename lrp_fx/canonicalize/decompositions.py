@@ -6,7 +6,6 @@ ensures   the node gone, and what it computed computed by simpler operations wit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import fx
 from lrp_fx.canonicalize.bags import split_bags
 from lrp_fx.canonicalize.columns import look_up_rows
 from lrp_fx.canonicalize.kernels import KERNELS
+from lrp_fx.canonicalize.masked_exponentials import choose_triangle, sum_of_positive, write_power_of_number
 from lrp_fx.canonicalize.ones import sum_instead
 from lrp_fx.canonicalize.unpool import scatter_unpooled
 from lrp_fx.ir.examples import depends_on_values
@@ -128,14 +128,6 @@ def write_cast(graph: fx.Graph, node: fx.Node) -> None:
     else:
         node.replace_all_uses_with(x)
         graph.erase_node(node)
-
-
-def write_power_of_two(graph: fx.Graph, node: fx.Node) -> None:
-    """``2 ** x`` as ``exp(x log 2)``."""
-    with graph.inserting_before(node):
-        exponent = graph.call_function(aten.mul.Tensor, (node.args[0], math.log(2.0)))
-    exponent.meta = dict(node.meta)
-    node.target, node.args = aten.exp.default, (exponent,)
 
 
 def put_by_mask(graph: fx.Graph, node: fx.Node) -> None:
@@ -287,6 +279,20 @@ def split_term(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def split_added_product(graph: fx.Graph, node: fx.Node) -> None:
+    """``addcmul`` and ``addcdiv`` as a product (a quotient) and a sum."""
+    term, left, right = node.args[:3]
+    value = argument(node, "value")
+    operation = aten.mul.Tensor if op_name(node) == "aten.addcmul" else aten.div.Tensor
+    with graph.inserting_before(node):
+        result = call_like(graph, node, operation, left, right)
+        if value not in (None, 1):
+            result = call_like(graph, node, aten.mul.Tensor, result, value)
+        result = call_like(graph, node, aten.add.Tensor, term, result)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
 def negate_outside(graph: fx.Graph, node: fx.Node) -> None:
     """``x * -c`` and ``(-x) * c`` as ``-(x * c)`` (the same to the last bit)."""
     x, factor = node.args[:2]
@@ -344,11 +350,17 @@ DECOMPOSITIONS: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "aten.nansum": split_nan_sum,
     "aten.nanmean": split_nan_sum,
     "aten.glu": split_gate,
-    "aten.exp2": write_power_of_two,
+    "aten.exp2": write_power_of_number,
+    "aten.pow": write_power_of_number,
+    "aten.tril": choose_triangle,
+    "aten.triu": choose_triangle,
+    "aten.linalg_vector_norm": sum_of_positive,
     "aten.index_put": put_by_mask,
     "aten.lerp": split_lerp,
     "aten.baddbmm": split_term,
     "aten.addmm": split_term,
+    "aten.addcmul": split_added_product,
+    "aten.addcdiv": split_added_product,
     "aten.to": write_cast,
     "aten.type_as": forget_model,
     "aten.expand_as": forget_model,

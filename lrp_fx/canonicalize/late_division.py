@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.examples import example
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import call_like, is_float, op_name, value_of
+from lrp_fx.ir.graph import ancestors, call_like, is_float, op_name, value_of
 from lrp_fx.ir.operators import argument, axes_of, has, operand_of
 from lrp_fx.ir.sizes import shape_of
 
@@ -162,11 +162,18 @@ def _summed(divisor: fx.Node) -> Iterator[tuple[fx.Node, int]]:
         dims: Any = argument(node, "dim")
         if isinstance(dims, (list, tuple)) and len(dims) == 1 and argument(node, "dtype") is None:
             weights = operand_of(node)
+            if not is_float(weights) or not _are_learned(weights):
+                return
             yield weights, int(dims[0]) % value_of(weights).dim()
     elif has(node, _ON_SUMS):
         for inner in node.all_input_nodes:
             if is_float(inner) and tuple(shape_of(inner)) == shape:
                 yield from _summed(inner)
+
+
+def _are_learned(weights: fx.Node) -> bool:
+    """Are they made with the model's weights, and not masks?"""
+    return any(n.op == "get_attr" or op_name(n) == "aten.exp" for n in ancestors([weights]))
 
 
 # ------------------------------------------------------------------------------------------------ which row is whose

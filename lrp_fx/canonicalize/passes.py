@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.canonicalize.chosen_softmax import chosen_scores, note_roles, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
 from lrp_fx.canonicalize.late_division import divide_first
+from lrp_fx.canonicalize.masked_exponentials import hide_exponents
 from lrp_fx.canonicalize.numbers import write_numbers
 from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
 from lrp_fx.canonicalize.precision import promote_precision
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import call_like, deduplicate, drop_dead_code, op_name, sets_strides, value_of
+from lrp_fx.ir.graph import deduplicate, drop_dead_code, op_name, sets_strides, value_of
 from lrp_fx.ir.operators import has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
@@ -142,9 +143,10 @@ def share_common_subexpressions(program: Program) -> Program:
     return program
 
 
-def divide_weights_first(program: Program) -> Program:
-    """Divide weights by their sum where they are summed, not what a product with them gives."""
-    return _rewrite(program, divide_first)
+def write_weights(program: Program) -> Program:
+    """Mask exponentials before they are any, and divide weights by their sum before they meet values."""
+    note_roles(program)
+    return _rewrite(_rewrite(program, hide_exponents), divide_first)
 
 
 def write_chosen_scores(program: Program) -> Program:
@@ -155,9 +157,8 @@ def write_chosen_scores(program: Program) -> Program:
     graph = program.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and (found := renormalised(node)) is not None and chosen_scores(node) is None:
-            operation, args = found.written()
             with graph.inserting_before(node):
-                call_like(graph, node, operation, *args)
+                found.write(graph, node)
     program.module.recompile()
     return program
 
@@ -254,9 +255,9 @@ PASSES = (
         ensures=(check_canonical,),
     ),
     _pass(
-        "divide_weights_first",
-        "weights whose product is divided by their sum are divided before",
-        divide_weights_first,
+        "write_weights",
+        "weights that sum to one are masked before their exponential, and divided before their product",
+        write_weights,
         keeps=Keeps.ROUNDING,
         requires=(check_canonical, check_explicit),
         ensures=(check_canonical, check_explicit),

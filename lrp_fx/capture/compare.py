@@ -151,7 +151,9 @@ def _possible_variation(model: nn.Module, program: Program, example: dict[str, A
         return found
     if program.method == DYNAMIC:
         longer = {
-            n: v.roll(1, 0) * 0.9 if isinstance(v, Tensor) and v.is_floating_point() and roles[n] == CONTENT_ROLE else v
+            n: (v.roll(1, 0) if v.dim() else v) * 0.9
+            if isinstance(v, Tensor) and v.is_floating_point() and roles[n] == CONTENT_ROLE
+            else v
             for n, v in example.items()
         }
     return Ran(longer, _result(model, longer))
@@ -174,8 +176,8 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
     for turn, (name, node) in enumerate(nodes.items()):
         value = example[name]
         if roles[name] == CONTENT_ROLE:
-            value = value.roll(turn + 1, 0)
-            value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1)
+            value = value.roll(turn + 1, 0) if value.dim() else value
+            value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1) if value.dim() else value
         for axis, size in enumerate(node.meta["val"].shape):
             if axis == 0 and value.shape[0] == batch and not isinstance(size, int):
                 value = torch.cat([value, value.narrow(axis, 0, 1)], axis)

@@ -26,7 +26,7 @@ from lrp_fx.capture.example import in_signature_order, shortened, widen, without
 from lrp_fx.capture.export import export
 from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import open_transforms, record
-from lrp_fx.capture.transforms import calls_transforms
+from lrp_fx.capture.transforms import calls_transforms, ended_transforms
 from lrp_fx.capture.unloaded import waits
 from lrp_fx.errors import CaptureError, raise_if_out_of_memory
 from lrp_fx.guards.guard import shapes_in
@@ -105,7 +105,7 @@ def _captured_shortened(model: nn.Module, inputs: dict[str, Any], roles: dict[st
 def _checked(
     model: nn.Module, example: dict[str, Any], roles: dict[str, str], method: str, known: Ran | None
 ) -> Program:
-    with inference_configuration(model), warnings.catch_warnings():
+    with ended_transforms(), inference_configuration(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced: nn.Module = record(model, example) if method == CONCRETE else model
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,3 +29,15 @@ def calls_transforms(model: nn.Module, inputs: dict[str, Any]) -> bool:
     with flex_written_out(), _Watch() as watch:  # whose masks are mapped, to no purpose
         ran(model, inputs)
     return bool(watch.inside)
+
+
+@contextlib.contextmanager
+def ended_transforms() -> Iterator[None]:
+    """Whatever fails inside: no transform is left running, in which the next call would be made."""
+    torch_functions: Any = torch._C._functorch
+    depth = torch_functions.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    finally:
+        if torch_functions.get_dynamic_layer_stack_depth() > depth:
+            torch_functions.pop_dynamic_layer_stack_and_undo_to_depth(depth)

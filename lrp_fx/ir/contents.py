@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 from lrp_fx.ir.sparse import address_of
 
@@ -97,6 +98,19 @@ def parts(value: Any) -> list[Part]:
 def of_class(value: type) -> Part:
     """What a class says of its objects: functions by identity."""
     return Part(vars(value).keys(), vars(value).values())
+
+
+def of_given_class(value: type) -> Part:
+    """What one of torch's classes of modules computes, which others may put another function in place of."""
+    return Part(("forward",), _Fields(value, ("forward",), [lambda kind: vars(kind).get("forward")]))
+
+
+def of_all_modules() -> list[Part]:
+    """The hooks that run in every module there is."""
+    hooks = [
+        getattr(every, name) for name in ("_global_forward_pre_hooks", "_global_forward_hooks") if hasattr(every, name)
+    ]
+    return [Part(held.keys(), held.values(), fixed=False, into=held) for held in hooks]
 
 
 def _fields(value: Any, *names: str) -> Part:

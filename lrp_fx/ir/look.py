@@ -26,7 +26,10 @@ from lrp_fx.ir.contents import (
     has_state,
     is_closed,
     is_descriptor,
+    is_given,
+    of_all_modules,
     of_class,
+    of_given_class,
     own_classes,
     parts,
     same,
@@ -65,6 +68,11 @@ class Look:
         for name, module in model.named_modules():
             self._known.add(id(module))
             self._waiting.append(((name or "the model",), module, 0))
+        for part in of_all_modules():
+            self._hold(("all modules",), part, 0)
+        for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
+            if is_given(kind) and issubclass(kind, nn.Module):
+                self._hold((f"class {kind.__qualname__}",), of_given_class(kind), 0, inside_class=True)
         while self._waiting:
             self._open(*self._waiting.popleft())
         self._arrange()

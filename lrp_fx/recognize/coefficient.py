@@ -98,9 +98,18 @@ def _factors(flow: Dataflow, signal: fx.Node) -> list[fx.Node]:
     )
 
 
+def _core(flow: Dataflow, coefficient: fx.Node) -> fx.Node:
+    """A coefficient without what scales it, also where that is divided by it (``w / s``: what s is a function of, it
+    is)."""
+    core = flow.core(coefficient)
+    while op_name(core) == "aten.div" and not flow.is_leaf(core) and flow.operands(core) == [core.args[1]]:
+        core = flow.core(core.args[1])  # type: ignore[arg-type]
+    return core
+
+
 def _dependence(flow: Dataflow, root: fx.Node, signal: fx.Node, coefficient: fx.Node) -> Coefficient:
     """Is the coefficient a function of the root alone, and of which form?"""
-    core = flow.core(coefficient)
+    core = _core(flow, coefficient)
     if not flow.dominates(root, core):
         return Coefficient(signal, Form.APART, f"%{core.name} is no function of %{root.name} alone")
     region = flow.region(root, core)

@@ -10,7 +10,7 @@ from torch import fx
 
 from lrp_fx.analysis.dataflow import Dataflow, same_size_along
 from lrp_fx.analysis.sources import PARAMETER
-from lrp_fx.canonicalize.chosen_softmax import chosen_scores, renormalised
+from lrp_fx.canonicalize.chosen_softmax import GUARD, chosen_scores, renormalised
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.operators import argument, has, operand_of
@@ -51,10 +51,17 @@ def _over_its_sum(flow: Dataflow, node: fx.Node, numerator: fx.Node, statistic: 
     if axis is None:
         return Refusal(f"%{total.name} sums over more than one axis", Nearness.CONDITION)
     dim = _from_right(axis, numerator)
-    if not same_size_along(statistic, dim):
+    if not same_size_along(_unexpanded(statistic), dim):
         return Refusal(f"%{statistic.name} is not constant along the axis that is summed", Nearness.CONDITION)
     found = _softmax_of(flow, numerator.args[0], dim, f"exp over its own sum{', with a sink' if beside else ''}")
     return replace(found, facts={**found.facts, "learned_beside": True}) if _is_learned(flow, beside) else found
+
+
+def _unexpanded(statistic: fx.Node) -> fx.Node:
+    """What is repeated to the size of what it divides."""
+    while has(statistic, Fact.EXPANSION) and isinstance(inner := statistic.args[0], fx.Node):
+        statistic = inner
+    return statistic
 
 
 def _is_learned(flow: Dataflow, beside: Any) -> bool:
@@ -104,10 +111,12 @@ def _is_sink(flow: Dataflow, numerator: fx.Node, term: fx.Node) -> bool:
 
 
 def _through(flow: Dataflow, node: fx.Node) -> fx.Node | None:
-    """The operand of an expansion, a reciprocal, a new axis or a multiplication by one."""
+    """The operand of an expansion, a reciprocal, a new axis, a multiplication by one or a guard against zero."""
     is_one = op_name(node) == "aten.mul" and any(isinstance(a, (int, float)) and a == 1 for a in node.args[:2])
     is_grown = has(node, Fact.EXPANSION) or op_name(node) == "aten.unsqueeze"
-    if is_one or is_grown or op_name(node) == "aten.reciprocal":
+    limit = node.args[1] if op_name(node) in ("aten.clamp_min", "aten.clamp") and len(node.args) == 2 else None
+    guards = isinstance(limit, (int, float)) and 0 <= limit <= GUARD
+    if is_one or is_grown or guards or op_name(node) == "aten.reciprocal":
         return next((a for a in node.all_input_nodes if flow.carries(a)), None)
     return None
 

@@ -15,6 +15,7 @@ from lrp_fx.targets.asked import Asked, ask
 from lrp_fx.targets.derivative import derived
 from lrp_fx.targets.stand_ins import Size
 
+_WITHOUT_SHAPES = ("DynamicOutputShapeException", "DataDependentOutputException", "UnsupportedOperatorException")
 _BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "UserError")
 
 
@@ -58,6 +59,11 @@ class Custom:
         if isinstance(error, AttributeError) and "Tensor" in str(error):
             next_step = (
                 "\n    next: a target is given the explained output itself, a tensor, not all that the model gives"
+            )
+        elif type(error).__name__ in _WITHOUT_SHAPES:
+            next_step = (
+                "\n    next: this operation does not say how large its results are before it has numbers: write "
+                "the target with others"
             )
         return TargetError(f"the target {self!r} fails on the model's output {tuple(shape)}: {what}{where}{next_step}")
 

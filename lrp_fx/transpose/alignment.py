@@ -37,7 +37,9 @@ def aligned_batch(operand: fx.Node, node: fx.Node, y_axis: BatchAxis) -> tuple[i
 def _written(operand: fx.Node, node: fx.Node, axis: int) -> tuple[int, int | None]:
     """The rank of what an operand is broadcast to, and where in it an axis of the result is; None: nowhere."""
     rank = int(value_of(node).dim())
-    if op_name(node) == "aten.select_scatter" and argument(node, "src") is operand:
+    if op_name(node) == "aten.stack" or (
+        op_name(node) == "aten.select_scatter" and argument(node, "src") is operand
+    ):  # one axis less
         one = axis_of(node, rank)
         return rank - 1, None if axis == one else axis - (one < axis)
     if op_name(node) == "aten.index_put" and argument(node, "values") is operand:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import lrp_fx
 from testing.fuzz.laws import Case
 from testing.fuzz.program import Program, Step
 
@@ -31,3 +32,34 @@ def test_a_recurrence_between_softmaxes_is_found_however_they_are_written(writte
 
     found, expected = explained(written), explained("softmax")
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("summed", ["cumulative_sum", "cumulative_sum_as_product"])
+def test_as_many_rows_as_tokens_are_the_tokens(summed: str) -> None:
+    """A product with a fixed matrix that gives a row for each token: what is turned by places there has tokens."""
+    steps = (Step(summed, (0,)), Step("rotary_attention", (1,)))
+    found = Case(Program(steps)).explained()
+    placed = found.per_token("signed", content=False)
+    assert isinstance(placed, torch.Tensor) and bool(placed.abs().sum() > 0)
+    assert torch.allclose(placed.sum(1), found.ledger.leaves["position"])
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_rows_that_some_are_written_to_are_the_tokens(dynamic: bool) -> None:
+    """A kernel over places behind `y[:, [0, 2]] = ...` is a position in every capture."""
+    steps = (Step("written_by_index", (0,)), Step("spectral_convolution", (1,)))
+    case = Case(Program(steps))
+    found = lrp_fx.convert(case.model, dynamic=dynamic)(**case.inputs, target=1).ledger
+    half = (found.score - case.model.head.bias[1]) / 2
+    assert torch.allclose(found.leaves["content"], half) and torch.allclose(found.leaves["position"], half)
+
+
+@pytest.mark.parametrize("product", ["row_products", "row_products_written_out"])
+def test_what_a_signal_sums_is_no_statistic_of_it(product: str) -> None:
+    """A signal that is a sum, times the same with its tokens moved: two signals, not one and a statistic of it."""
+
+    def explained(experts: str) -> torch.Tensor:
+        steps = (Step(experts, (0,)), Step("padded_around", (1,)), Step(product, (2, 1)))
+        return Case(Program(steps)).explained().content["input_ids"]
+
+    assert torch.allclose(explained("two_experts"), explained("two_experts_by_mask"), rtol=1e-9, atol=1e-12)
