@@ -469,3 +469,14 @@ def test_a_function_may_differentiate_by_autograd(shared: lrp_fx.Explainer) -> N
         ours, plain = (explain(ids(), target=f) for f in (by_autograd, lambda output: 3 * output[:, 0] ** 2))
         assert torch.allclose(ours.score, plain.score)
         assert torch.allclose(ours.content["input_ids"], plain.content["input_ids"])
+
+
+def test_a_target_that_cannot_tell_its_sizes_is_refused_with_a_way_out() -> None:
+    def transcribed(output: Tensor) -> Tensor:
+        scores = output.log_softmax(-1)[None].expand(4, -1, -1)
+        written = torch.ones(output.shape[0], 1, dtype=torch.long)
+        lengths = (4,) * output.shape[0], (1,) * output.shape[0]
+        return -torch.nn.functional.ctc_loss(scores, written, *lengths, reduction="none")
+
+    with pytest.raises(lrp_fx.TargetError, match="next: this operation does not say how large"):
+        lrp_fx.convert(ready(Small()))(ids(), target=transcribed)

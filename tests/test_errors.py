@@ -198,3 +198,27 @@ def test_verify_takes_inputs_by_position_too() -> None:
         assert str(lrp_fx.verify(model, inputs, target=0)) == expected
     with pytest.raises(lrp_fx.InputError, match=r"got 'a text'\n    next: give a dictionary"):
         lrp_fx.verify(model, "a text")
+
+
+def test_tensors_without_numbers_or_without_a_length(explain: lrp_fx.Explainer) -> None:
+    ids = INPUTS["input_ids"]
+    explain(input_ids=ids)
+    with pytest.raises(lrp_fx.InputError, match="input_ids is on the meta device"):
+        explain(input_ids=ids.to("meta"))
+    ragged = torch.nested.nested_tensor([ids[0], ids[0, :2]], layout=torch.jagged)
+    with pytest.raises(lrp_fx.InputError, match="nested tensor.*\n.*to_padded_tensor"):
+        explain(input_ids=ragged)
+
+
+def test_complex_weights_are_not_called_quantised() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(20, 8, dtype=torch.complex64), nn.Linear(8, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.head(self.words(input_ids).abs().mean(1))  # type: ignore[no-any-return]
+
+    with pytest.raises(lrp_fx.CaptureError, match="complex") as refused:
+        lrp_fx.convert(Waves().eval())(input_ids=torch.tensor([[1, 2, 3]]))
+    assert "quantised" not in str(refused.value)

@@ -166,3 +166,27 @@ def test_what_holds_the_same_says_the_same() -> None:
     round_about.append(round_about)
     assert told(round_about) == told(round_about)
     assert told({"a": (1, 0.5, None, "x")}) == repr({"a": (1, 0.5, None, "x")})
+
+
+def test_a_tensor_of_one_number_is_an_argument_like_any_other() -> None:
+    """It has no axis, and other numbers need no other graph."""
+
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+            self.double().eval()
+
+        def forward(self, input_ids: Tensor, temperature: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.words(input_ids)).mean(1)) / temperature  # type: ignore[no-any-return]
+
+    model = Tempered()
+    explain = lrp_fx.convert(model, rules="gradient")
+    for number in (2.0, 3.0):
+        temperature = torch.tensor(number, dtype=torch.float64)
+        found = explain(IDS, temperature, target=1)
+        x = model.words(IDS).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model.head(torch.tanh(x).mean(1))[0, 1] / temperature, x)
+        torch.testing.assert_close(found.content["input_ids"], (slope * x).sum(-1).detach(), rtol=1e-9, atol=1e-12)
+    assert explain.statistics.captures == 1

@@ -65,3 +65,37 @@ def test_an_empty_list_is_no_rows() -> None:
         lrp_fx.convert(made(0, 0).double().eval())(input_ids=IDS, target=1).tokens for made in (Cached, Model)
     )
     torch.testing.assert_close(cached, plain, rtol=0, atol=1e-12)
+
+
+class Pairs(nn.Module):
+    """A learned row beside every token, along an axis of its own that is folded into the text."""
+
+    def __init__(self, laid: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.row, self.laid = nn.Embedding(20, D), nn.Parameter(torch.randn(1, D)), laid
+        self.mix, self.head = nn.Linear(D, D), nn.Linear(D, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        rows = {
+            "expand": lambda: self.row.expand_as(x),
+            "repeat": lambda: self.row.repeat(*x.shape[:2], 1),
+            "sum": lambda: self.row + torch.zeros_like(x),
+        }
+        if self.laid == "cat":
+            pairs = torch.cat([x[:, :, None], self.row.expand(len(x), x.shape[1], 1, D)], 2)
+        else:
+            pairs = torch.stack([x, rows[self.laid]()], 2)
+        y = pairs.flatten(1, 2)
+        return self.head((y + torch.tanh(self.mix(y))).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+@pytest.mark.parametrize("laid", ["expand", "repeat", "sum"])
+def test_a_row_beside_each_token(laid: str, examples: int) -> None:
+    models = (Pairs(how).double().eval() for how in (laid, "cat"))
+    found, expected = (lrp_fx.convert(m, conserve="site")(IDS[:examples], target=1) for m in models)
+    torch.testing.assert_close(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-12)
+    leaves = found.ledger.leaves
+    torch.testing.assert_close(leaves["learned"], expected.ledger.leaves["learned"], rtol=1e-9, atol=1e-12)

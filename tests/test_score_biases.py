@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lrp_fx
@@ -73,4 +74,57 @@ def test_a_term_that_is_not_looked_at_is_none() -> None:
 
     models = (Biased(weights).double().eval() for weights in (without, lambda y, b: (y @ y.mT / 3).softmax(-1)))
     found, expected = (lrp_fx.convert(m, conserve="site")(IDS, target=1).content["ids"] for m in models)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def by_index(table: Tensor, tokens: int) -> Tensor:
+    place = torch.arange(tokens)
+    return table[place - place[:, None] + TOKENS - 1]
+
+
+def by_slices(table: Tensor, tokens: int) -> Tensor:
+    return torch.stack([table[TOKENS - 1 - i : TOKENS - 1 - i + tokens] for i in range(tokens)])
+
+
+def by_skew(table: Tensor, tokens: int) -> Tensor:
+    rows = F.pad(table.expand(tokens, -1), (0, 1)).reshape(-1)[: tokens * (2 * tokens - 1)]
+    return rows.reshape(tokens, -1)[:, tokens - 1 :]
+
+
+@pytest.mark.parametrize("cut", [by_index, by_slices, by_skew])
+def test_a_table_of_distances_is_one_for_the_fused_kernel(cut: Callable[[Tensor, int], Tensor]) -> None:
+    """However its rows are laid along the diagonals."""
+
+    def fused(y: Tensor, bias: Tensor) -> Tensor:
+        unit = torch.eye(TOKENS, dtype=y.dtype).expand(len(y), -1, -1)  # the weights themselves
+        return F.scaled_dot_product_attention(y, y, unit, attn_mask=cut(bias, TOKENS), scale=1 / 3)
+
+    def plain(y: Tensor, bias: Tensor) -> Tensor:
+        return (y @ y.mT / 3 + by_index(bias, TOKENS)).softmax(-1)
+
+    models = (Biased(weights) for weights in (fused, plain))
+    table = torch.randn(2 * TOKENS - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    explained = []
+    for model in models:
+        model.double().eval().bias = nn.Parameter(table)
+        explained.append(lrp_fx.convert(model, conserve="site")(IDS, target=1))
+    found, expected = explained
+    assert [site.kind for site in found.position] == [site.kind for site in expected.position] == ["bias"]
+    assert isinstance(found.tokens, Tensor) and isinstance(expected.tokens, Tensor)
+    assert float(expected.ledger.leaves["position"].abs().min()) > 1e-4
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)
+
+
+def test_a_bias_by_key_alone_belongs_to_the_keys() -> None:
+    """A term of one row, which a kernel adds to scores: told by token, as in the plain spelling."""
+
+    def kernel(y: Tensor, bias: Tensor) -> Tensor:
+        return torch.baddbmm(bias[None, :1].repeat(len(y), 1, 1), y, y.mT, alpha=1 / 3).softmax(-1)
+
+    def plain(y: Tensor, bias: Tensor) -> Tensor:
+        return (y @ y.mT / 3 + bias[:1]).softmax(-1)
+
+    models = (Biased(weights).double().eval() for weights in (kernel, plain))
+    found, expected = (lrp_fx.convert(m, conserve="site")(IDS, target=1).per_token(content=False) for m in models)
+    assert isinstance(found, Tensor) and isinstance(expected, Tensor) and bool(expected.abs().sum() > 0)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -112,3 +112,16 @@ def test_layers_beside_a_mapped_function_keep_their_rules() -> None:
     torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-4, atol=1e-6)
     for name, total in expected.ledger.sinks.items():
         torch.testing.assert_close(found.ledger.sinks[name], total, rtol=1e-4, atol=1e-6)
+
+
+def test_a_failing_capture_leaves_no_transform_running() -> None:
+    """A mapped function that decides by values: nothing that follows is mapped, too."""
+
+    def by_values(row: Tensor) -> Tensor:
+        return torch.cov(row, correction=0)[0, :1]  # which asks whether its weights sum to zero
+
+    model = ready(Model(lambda m, x: x * torch.vmap(by_values)(x)[:, None]))
+    with pytest.raises(lrp_fx.CaptureError):
+        lrp_fx.convert(model)(ids())
+    assert torch._C._functorch.maybe_current_level() is None
+    assert torch.isfinite(lrp_fx.convert(ready(Model(lambda m, x: m.inner(x))))(ids()).score).all()

@@ -298,3 +298,44 @@ def test_of_much_data_little_is_looked_at() -> None:
     assert len(look._flat) < 20_000 and not look.changed()
     model.held[5]["text"].append(7)  # type: ignore[index]
     assert look.places() == [("the model", ".held", "[5]", "['text']")]
+
+
+class Activated(nn.Module):
+    """Modules of torch's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.act, self.head = nn.Embedding(20, 8), nn.GELU(), nn.Linear(8, 3)
+        self.double().eval()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.act(self.words(input_ids)).mean(1))  # type: ignore[no-any-return]
+
+
+def _hook_for_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    from torch.nn.modules.module import register_module_forward_hook
+
+    return register_module_forward_hook(lambda m, _, y: y * 2 if isinstance(m, nn.GELU) else None).remove
+
+
+def _forward_of_a_class(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    monkeypatch.setattr(nn.GELU, "forward", lambda _, x: torch.relu(x))
+    return monkeypatch.undo
+
+
+@pytest.mark.parametrize("change", [_hook_for_all, _forward_of_a_class])
+def test_what_is_changed_for_all_modules_is_seen(
+    change: Callable[[pytest.MonkeyPatch], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set after a first call, and taken away again."""
+    model = Activated()
+    explain = lrp_fx.convert(model)
+    before = explain(FULL, target=1).score
+    undo = change(monkeypatch)
+    try:
+        found, expected = explain(FULL, target=1).score, model(FULL)[:, 1].detach()
+    finally:
+        undo()
+    assert torch.equal(found, expected) and not torch.equal(found, before)
+    assert torch.equal(explain(FULL, target=1).score, before)

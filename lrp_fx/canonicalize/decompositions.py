@@ -263,7 +263,9 @@ def split_bias(graph: fx.Graph, node: fx.Node) -> None:
 def split_term(graph: fx.Graph, node: fx.Node) -> None:
     """``baddbmm`` and ``addmm`` as a product and a sum, where the term is no vector of features (a map's bias)."""
     term, left, right = node.args[:3]
-    if not isinstance(term, fx.Node) or value_of(term).dim() < 2 or is_one(value_of(term).shape[-2]):
+    if not isinstance(term, fx.Node) or value_of(term).dim() < 2:
+        return
+    if is_one(value_of(term).shape[-2]) and not (isinstance(right, fx.Node) and depends_on_values(right)):
         return
     product = aten.bmm.default if op_name(node) == "aten.baddbmm" else aten.mm.default
     with graph.inserting_before(node):

@@ -25,7 +25,7 @@ from lrp_fx.canonicalize.precision import promote_precision
 from lrp_fx.errors import LrpError
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import deduplicate, drop_dead_code, op_name, sets_strides, value_of
-from lrp_fx.ir.operators import has, is_foreign_composite, may_be_view, operator_of, same_operation
+from lrp_fx.ir.operators import argument, has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
 from lrp_fx.ir.traces import Traces
@@ -33,6 +33,8 @@ from lrp_fx.ir.tracing import inline_decomposed
 from lrp_fx.rule import registry
 
 aten = torch.ops.aten
+#: The end of a slice that has none.
+_END = 2**63 - 1
 
 
 def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
@@ -47,12 +49,16 @@ def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Pro
 
 
 def remove_bookkeeping(program: Program) -> Program:
-    """Drop assertions, identities, casts to the type a value already has, and products with the number 1."""
+    """Drop assertions, identities, slices of all, casts to the type a value has, and products with the number 1."""
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if has(node, Fact.ASSERTION):
             graph.erase_node(node)
-        elif ((has(node, Fact.IDENTITY) or _is_times_one(node)) and not sets_strides(node)) or _is_cast_to_self(node):
+        elif (
+            ((has(node, Fact.IDENTITY) or _is_times_one(node)) and not sets_strides(node))
+            or _is_cast_to_self(node)
+            or _is_whole(node)
+        ):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if isinstance(value_of(node), tuple):  # (value, mask) pairs of native dropout in eval mode
@@ -282,6 +288,12 @@ def _is_cast_to_self(node: fx.Node) -> bool:
         return False
     before, after = value_of(node.args[0]), value_of(node)
     return isinstance(before, torch.Tensor) and bool(before.dtype == after.dtype and before.device == after.device)
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Is it ``x[:]``, whatever the sizes of a call?"""
+    bounds = [argument(node, name) for name in ("start", "end", "step")] if op_name(node) == "aten.slice" else None
+    return bounds is not None and bounds[0] in (None, 0) and bounds[1] in (None, _END) and bounds[2] in (None, 1)
 
 
 def _is_times_one(node: fx.Node) -> bool:

@@ -77,7 +77,7 @@ def is_finite(weight: Tensor) -> bool:
 
 
 def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
-    """Empty, non-finite or wholly non-tensor inputs are refused before any work."""
+    """Inputs that are empty, not finite, no plain tensors or no tensors at all are refused before any work."""
     tensors = {n: v for n, v in bound.items() if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(
@@ -85,6 +85,15 @@ def check_inputs(bound: dict[str, Any], roles: dict[str, str]) -> None:
             "explainer(input_ids=...)"
         )
     for name, value in tensors.items():
+        if value.is_meta:
+            raise InputError(
+                f"{name} is on the meta device, where tensors hold no numbers\n    next: give it with its values"
+            )
+        if value.is_nested:
+            raise InputError(
+                f"{name} is a nested tensor, whose rows have no common length\n"
+                f"    next: give {name}.to_padded_tensor(0), and a mask of what is no padding"
+            )
         if value.numel() == 0:
             raise InputError(f"{name} is empty (shape {tuple(value.shape)}): there is nothing to explain")
         if value.is_floating_point() and roles[name] != "mask" and not bool(value.isfinite().all()):

@@ -24,4 +24,8 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def _is_plain(weight: object) -> bool:
-    return type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_floating_point()
+    return (
+        type(weight) is nn.Parameter
+        and type(weight.data) is Tensor
+        and (weight.is_floating_point() or weight.is_complex())
+    )

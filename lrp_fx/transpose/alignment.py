@@ -83,7 +83,7 @@ def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | No
     if (
         layout is None
         or not (isinstance(value_of(leaf), Tensor) and isinstance(value_of(node), Tensor))
-        or (is_matrix_product(node) and not has(node, Fact.PRODUCT))
+        or (is_matrix_product(node) and not has(node, Fact.PRODUCT) and not _is_term(leaf, node))
     ):
         return []
     shape = value_of(leaf).shape
@@ -94,6 +94,11 @@ def _aligned_tokens(leaf: fx.Node, application: Application, layout: Layout | No
         if 0 <= own < len(shape) and hint(shape[own]) > 1:
             found.append(own)
     return found
+
+
+def _is_term(leaf: fx.Node, node: fx.Node) -> bool:
+    """Is it what a product is added to?"""
+    return has(node, Fact.TERM_FIRST) and node.args[0] is leaf
 
 
 def counted_size(leaf: fx.Node, application: Application, axis: int) -> Any:

@@ -93,8 +93,23 @@ def einsum_variance(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + EPS) * w + b
 
 
+def weight_over_deviation(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    deviation = (x.var(-1, keepdim=True, correction=0) + EPS).sqrt()
+    return (x - x.mean(-1, keepdim=True)) * (w / deviation) + b
+
+
+def added_product(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    scale = torch.rsqrt(x.var(-1, keepdim=True, correction=0) + EPS)
+    return torch.addcmul(-x.mean(-1, keepdim=True) * scale, x, scale) * w + b
+
+
+def added_quotient(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    deviation = (x.var(-1, keepdim=True, correction=0) + EPS).sqrt()
+    return torch.addcdiv(b, (x - x.mean(-1, keepdim=True)) * w, deviation)
+
+
 SPELLINGS = [
     fused, written_out, centred_twice, two_moments, var, var_mean, sum_over_size, weight_folded, scale_and_shift,
     addition_of_negative, group_norm, centring_matrix, rms_of_centred, unaffine_then_affine, standard_deviation,
-    einsum_variance,
+    einsum_variance, weight_over_deviation, added_product, added_quotient,
 ]  # fmt: skip

@@ -107,8 +107,13 @@ def scaled_before(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return w * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 4.0 * EPS)
 
 
+def weight_over_root(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return x * (w / (x.pow(2).mean(-1, keepdim=True) + EPS).sqrt())
+
+
 SPELLINGS = [
     base, fused, square_as_product, divide_by_root, epsilon_first, power, half_power_below, sum_over_size,
     weight_first, weight_on_scale, one_plus_weight, reciprocal, einsum_statistic, matmul_statistic, vector_norm,
     statistic_used_twice, cast_and_back, flattened, transposed, expanded_scale, one_over_root, scaled_before,
+    weight_over_root,
 ]  # fmt: skip

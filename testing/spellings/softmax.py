@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,8 +97,28 @@ def power_of_two(s: Tensor) -> Tensor:
     return e / e.sum(-1, keepdim=True)
 
 
+def power_of_e(s: Tensor) -> Tensor:
+    e = torch.pow(math.e, s)
+    return e / e.sum(-1, keepdim=True)
+
+
+def over_own_norm(s: Tensor) -> Tensor:
+    e = torch.exp(s)
+    return e / torch.linalg.vector_norm(e, 1, -1, keepdim=True)
+
+
+def normalised(s: Tensor) -> Tensor:
+    return F.normalize(s.exp(), p=1, dim=-1)
+
+
+def exponentials_moved(s: Tensor) -> Tensor:
+    e = torch.exp(s).transpose(-1, -2)
+    return (e / e.sum(-2, keepdim=True)).transpose(-1, -2)
+
+
 SPELLINGS = [
     fused, method, in_float32_style, over_own_sum, shifted_by_maximum, shifted_by_max_values, shifted_twice,
     shifted_by_detached, times_reciprocal, one_over_sum, sum_without_keepdim, less_logsumexp,
     less_logsumexp_unsqueezed, less_log_of_sum, exp_of_log_softmax, other_axis, moved_axis, softmin, power_of_two,
+    power_of_e, over_own_norm, normalised, exponentials_moved,
 ]  # fmt: skip
