@@ -339,3 +339,49 @@ def test_what_is_changed_for_all_modules_is_seen(
         undo()
     assert torch.equal(found, expected) and not torch.equal(found, before)
     assert torch.equal(explain(FULL, target=1).score, before)
+
+
+factor, table = 2.0, {"shift": 1.0}
+
+
+def moved(x: Tensor) -> Tensor:
+    return torch.tanh(x) + table["shift"]
+
+
+class OfGlobals(nn.Module):
+    """What it computes is told by its Python module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.double().eval()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.inner(self.words(input_ids))
+
+    def inner(self, x: Tensor) -> Tensor:
+        return self.head(moved(x).mean(1)) * factor  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("factor", 3.0), ("table", {"shift": 2.0}), ("moved", lambda x: x * x), ("unread", 1)]
+)
+def test_globals_that_a_forward_reaches_are_seen(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = OfGlobals()
+    explain = lrp_fx.convert(model)
+    explain(FULL, target=1)
+    monkeypatch.setitem(OfGlobals.forward.__globals__, name, value)
+    found = explain(FULL, target=1)
+    assert torch.equal(found.score, model(FULL)[:, 1].detach())
+    assert explain.statistics.captures == (1 if name == "unread" else 2)
+    monkeypatch.undo()
+    assert torch.equal(explain(FULL, target=1).score, model(FULL)[:, 1].detach())
+
+
+def test_a_container_that_a_forward_reaches_may_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = OfGlobals()
+    explain = lrp_fx.convert(model)
+    explain(FULL, target=1)
+    monkeypatch.setitem(table, "shift", 5.0)
+    assert torch.equal(explain(FULL, target=1).score, model(FULL)[:, 1].detach())

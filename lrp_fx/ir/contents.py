@@ -33,6 +33,7 @@ _OPEN = frozenset({"collections", "types", "functools", "argparse", "dataclasses
 _CLOSED_PLACES = ("numpy", "lrp_fx", "torch.fx", "torch._", "torch.jit", "torch.export", "torch.utils.hooks")
 _CLOSED = (
     *(types.ModuleType, types.BuiltinFunctionType, types.CodeType, types.GeneratorType, types.MemberDescriptorType),
+    *(types.GenericAlias, types.UnionType),  # annotations
     *(torch.Generator, torch.Size, torch.SymInt, torch.SymFloat, torch.SymBool),
 )
 
@@ -161,6 +162,35 @@ def _of_cell(place: int) -> Any:
 
 def _of_global(name: str) -> Any:
     return lambda held: held.get(name, _MISSING)
+
+
+def globals_reached(kinds: Sequence[type]) -> list[Part]:
+    """What the forwards of classes look up in their Python modules: numbers, containers, and functions and classes,
+    which others may be put in the place of. Reached are their forwards, the methods of any of them that have a name
+    which is used there, and functions of the same Python module.
+    """
+    methods: dict[str, list[Any]] = {}
+    for name, value in (item for kind in kinds for item in vars(kind).items()):
+        methods.setdefault(name, []).append(inspect.unwrap(_function_of(value)))
+    found: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
+    waiting, seen = methods.pop("forward", []), set()
+    while waiting:
+        function = waiting.pop()
+        if not isinstance(function, types.FunctionType) or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        held, used = function.__globals__, [n for code in _codes(function.__code__) for n in code.co_names]
+        names = [n for n in used if n in held]
+        found.setdefault(id(held), (held, {}))[1].update(dict.fromkeys(names))
+        called = [inspect.unwrap(held[n]) for n in names if isinstance(held[n], types.FunctionType)]
+        waiting += [f for f in called if getattr(f, "__globals__", None) is held]
+        waiting += [f for n in used for f in methods.pop(n, [])]
+    return [Part([*names], _Fields(held, [*names], [_of_global(n) for n in names])) for held, names in found.values()]
+
+
+def _function_of(value: Any) -> Any:
+    """The function behind a method, a property or a class method; else the value."""
+    return getattr(value, "fget", None) or getattr(value, "__func__", None) or value
 
 
 def globals_read(function: types.FunctionType) -> list[str]:

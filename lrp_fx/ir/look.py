@@ -23,6 +23,7 @@ from lrp_fx.ir.contents import (
     PLAIN,
     Part,
     code_text,
+    globals_reached,
     has_state,
     is_closed,
     is_descriptor,
@@ -73,6 +74,9 @@ class Look:
         for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
             if is_given(kind) and issubclass(kind, nn.Module):
                 self._hold((f"class {kind.__qualname__}",), of_given_class(kind), 0, inside_class=True)
+        kinds = dict.fromkeys(kind for module in model.modules() for kind in own_classes(module))
+        for part in globals_reached([*kinds]):
+            self._hold(("Python modules",), part, 0, inside_class=True)
         while self._waiting:
             self._open(*self._waiting.popleft())
         self._arrange()
