@@ -192,14 +192,22 @@ def indicator(value: object) -> fx.Node | None:
 
 
 def counts(value: object) -> fx.Node | None:
-    """Whole numbers, or a mask of numbers, behind an operand that lays them out or holds them otherwise: none is
-    negative.
-    """
+    """A mask of numbers (or a product of some) behind an operand that lays it out or holds it otherwise."""
     while isinstance(value, fx.Node) and has(value, Fact.MOVE) and is_float(value):
         value = value.args[0]
-    if not isinstance(value, fx.Node) or not is_tensor(value) or value_of(value).dtype == torch.bool:
-        return None
-    return value if not is_float(value) or value.meta.get(ROLE) == MASK_ROLE else None
+    return value if isinstance(value, fx.Node) and _is_mask(value) else None
+
+
+def _is_mask(node: fx.Node) -> bool:
+    """Is it made of masks alone, so that nothing in it is negative?"""
+    if not is_tensor(node):
+        return False
+    if value_of(node).dtype == torch.bool or node.meta.get(ROLE) == MASK_ROLE:
+        return True
+    if has(node, Fact.MOVE):
+        return _is_mask(operand_of(node))
+    factors = node.args if op_name(node) == "aten.mul" else ()
+    return len(factors) == 2 and all(isinstance(f, fx.Node) and _is_mask(f) for f in factors)
 
 
 def note_roles(program: Program) -> None:

@@ -83,7 +83,7 @@ def _is_of_shape(value: object, shape: torch.Size) -> bool:
 
 
 def _is_summed(node: fx.Node) -> bool:
-    return any(op_name(user) in ("aten.sum", "aten.linalg_vector_norm") for user in node.users)
+    return any(op_name(user) == "aten.sum" for user in node.users)
 
 
 # ------------------------------------------------------------------------------------------------ spelled otherwise

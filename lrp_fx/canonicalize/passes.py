@@ -74,6 +74,7 @@ def remove_bookkeeping(program: Program) -> Program:
 
 def decompose(program: Program) -> Program:
     """Replace synonyms by one name each."""
+    note_roles(program)  # what is a mask is one of weights, too
 
     def edit(graph: fx.Graph, node: fx.Node) -> None:
         if op_name(node) in DECOMPOSITIONS:
