@@ -84,13 +84,11 @@ class Meeting:
     def _kind_of_rows(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node], rows: str) -> str | None:
         """What rows picked by a fixed index are: a weight (None) where they are used as one."""
         adds_or_scales = rows == POSITION and has(node, Fact.SUM | Fact.SCALING)
-        if _is_declared_weight(candidate, node) or (
-            adds_or_scales and self._runs_along_features(candidate, node, args)
-        ):
+        if is_declared_weight(candidate, node) or (adds_or_scales and self.runs_along_features(candidate, node, args)):
             return None
         if is_matrix_product(node) and not (has(node, Fact.TERM_FIRST) and candidate is node.args[0]):
             matrices = shape_of(candidate)[:-2]
-            by_token = any(matrices) and self._varies_along_tokens(candidate, node, args, last=2)
+            by_token = any(matrices) and self.varies_along_tokens(candidate, node, args, last=2)
             return rows if by_token or self._kind_met(candidate, node, args) == POSITION else None
         return rows
 
@@ -102,17 +100,17 @@ class Meeting:
             is_bias = learned and not masked and candidate is argument(node, "attn_mask")
             return POSITION if is_bias and _varies_by_key(candidate) else None
         if masked:  # a parameter switched on at some tokens stands for them
-            varies = has(node, Fact.SUM) and self._varies_along_tokens(candidate, node, args)
+            varies = has(node, Fact.SUM) and self.varies_along_tokens(candidate, node, args)
             return LEARNED if learned and varies else None
         if has(node, Fact.PRODUCT):
-            rows = (learned and self._gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
+            rows = (learned and self.gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
             return POSITION if rows or self._is_term_of_scores(candidate, node, args) else None
         if has(node, Fact.ASSEMBLY):
             if (
                 op_name(node) in _BESIDE
                 and not self._joins_tokens(node, args)
                 and candidate not in self.uniform
-                and self._varies_along_tokens(candidate, node, args)
+                and self.varies_along_tokens(candidate, node, args)
             ):
                 return POSITION  # features beside features, another row for each token
             return LEARNED if learned else None
@@ -120,7 +118,7 @@ class Meeting:
             return None  # each number of the input has a vector of its own: a linear map
         if candidate in self.uniform or candidate in self.chosen:
             return None
-        return POSITION if self._varies_along_tokens(candidate, node, args) else None
+        return POSITION if self.varies_along_tokens(candidate, node, args) else None
 
     def _is_row_of_token(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         """Is it row i of a table, added to token i, and are others of its rows added to the tokens of their numbers?
@@ -169,20 +167,20 @@ class Meeting:
         return is_float(value) and len(shape_of(value)) == 2
 
     # ---- tokens and features
-    def _content_layouts(self, args: list[fx.Node]) -> list[Layout]:
+    def content_layouts(self, args: list[fx.Node]) -> list[Layout]:
         return [self.layout[a] for a in args if CONTENT in self.sources[a] and a in self.layout]
 
     def _joins_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
         """Are tokens put behind tokens, or written in their place (not features beside features)?"""
-        known = self._content_layouts(args)
+        known = self.content_layouts(args)
         dim = axis_of(node, len(shape_of(node)))
         return not known or any(dim in token_axes(layout) for layout in known)
 
     def _joins_known_tokens(self, node: fx.Node, args: list[fx.Node]) -> bool:
         is_cat = op_name(node) == "aten.cat"
-        return is_cat and bool(self._content_layouts(args)) and self._joins_tokens(node, args)
+        return is_cat and bool(self.content_layouts(args)) and self._joins_tokens(node, args)
 
-    def _varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node], last: int = 0) -> bool:
+    def varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node], last: int = 0) -> bool:
         """Has a value a row of its own for each token? (``last``: but for the last axes.)"""
         while has(candidate, Fact.EXPANSION) and isinstance(candidate.args[0], fx.Node):
             candidate = candidate.args[0]  # copies do not vary
@@ -190,16 +188,16 @@ class Meeting:
         if op_name(node) == "aten.select_scatter" and candidate is not node.args[0]:  # lacks the axis it is written to
             dim, shape = axis_of(node, rank), (1,) * (rank - 1 - len(shape)) + shape
             shape = (*shape[:dim], 1, *shape[dim:])
-        for layout in self._content_layouts(args):
+        for layout in self.content_layouts(args):
             for axis in token_axes(layout):
                 own = axis + (rank - len(layout)) - (rank - len(shape))
                 if 0 <= own < len(shape) - last and shape[own] > 1:
                     return True
         return False
 
-    def _runs_along_features(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
+    def runs_along_features(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         """Do all axes along which a value varies run over features of the content that it meets?"""
-        shape, layouts = shape_of(candidate), self._content_layouts(args)
+        shape, layouts = shape_of(candidate), self.content_layouts(args)
         varied = [i - len(shape) for i, size in enumerate(shape) if size > 1]
         return bool(layouts) and all(
             len(layout) >= -axis and {k for k, _ in layout[axis]} == {FEATURE} for layout in layouts for axis in varied
@@ -234,13 +232,13 @@ class Meeting:
         say that it was cut).
         """
         summed = -1 if candidate is node.args[1] else -2
-        axes = [(token_axes(layout), len(layout)) for layout in self._content_layouts(args)]
+        axes = [(token_axes(layout), len(layout)) for layout in self.content_layouts(args)]
         if not axes or any(len(tokens) != 1 or tokens[0] - rank == summed for tokens, rank in axes):
             return False
-        others = [a for s, came in _sums_before_softmax(node) for a in tensor_args(s) if a is not came]
-        return any(_is_product_of_contents(a, self.content) for a in others)
+        others = [a for s, came in sums_before_softmax(node) for a in tensor_args(s) if a is not came]
+        return any(is_product_of_contents(a, self.content) for a in others)
 
-    def _gathered_by_position(self, node: fx.Node) -> bool:
+    def gathered_by_position(self, node: fx.Node) -> bool:
         """Is an axis of the product later picked by relative positions? Then the other operand is a table of
         positions.
         """
@@ -296,7 +294,7 @@ def _number_of(index: fx.Node) -> int | None:
     return int(held) if isinstance(held, torch.Tensor) and held.numel() == 1 and not held.is_floating_point() else None
 
 
-def _sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+def sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
     """(sum, the operand on the way) for every sum between a value and the softmax of its last axis that it goes into,
     if it goes into one as it is, but for moves, scales and masks.
     """
@@ -313,7 +311,7 @@ def _sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
     return []
 
 
-def _is_product_of_contents(value: fx.Node, content: frozenset[fx.Node]) -> bool:
+def is_product_of_contents(value: fx.Node, content: frozenset[fx.Node]) -> bool:
     """Is a value a matrix product of two values made of content, moved, scaled or masked?"""
     while has(value, Fact.MOVE | Fact.SCALING | Fact.CHOICE | Fact.SUM) and isinstance(value.args[0], fx.Node):
         value = value.args[0]
@@ -332,7 +330,7 @@ def _is_meeting(node: fx.Node) -> bool:
     return has(node, _MEETING) or op_name(node) == "aten.addcmul" or operator_of(node).axes is Axes.ATTENTION
 
 
-def _is_declared_weight(candidate: fx.Node, node: fx.Node) -> bool:
+def is_declared_weight(candidate: fx.Node, node: fx.Node) -> bool:
     """Does the operation itself call the operand a weight or a bias?"""
     names = [a.name for a in declared_arguments(node.target)]
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)

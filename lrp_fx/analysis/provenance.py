@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.beside import Beside, beside
+from lrp_fx.analysis.computed_weights import ComputedWeights
 from lrp_fx.analysis.examples import Examples
 from lrp_fx.analysis.indicators import Indicators
 from lrp_fx.analysis.layout import propagate
@@ -119,6 +120,7 @@ class _Walk:
         content = frozenset(n for n, info in self.by_node.items() if info.role == CONTENT)
         self.indicators = Indicators(self.sources, self.uniform)
         self.meeting = Meeting(self.sources, self.layout, self.uniform, self.rows, self.chosen, content)
+        self.weights = ComputedWeights(self.meeting)
 
     def _batch_size(self) -> Any:
         batched = self.program.batch_input
@@ -167,6 +169,8 @@ class _Walk:
 
     def _visit_call(self, node: fx.Node) -> None:
         args = [a for a in node.all_input_nodes if a in self.sources]
+        for weight in self.weights.used_by(node, args):
+            self.sources[weight] = frozenset({PARAMETER})
         for declared, kind in self.meeting.leaves_met(node, args):
             self.sources[declared] = frozenset({kind})
         self.indicators.note(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from lrp_fx.ir.facts import Fact
@@ -35,7 +36,21 @@ def computed_weights(context: Context, node: fx.Node) -> Meaning | Refusal:
         return replace(meaning, signals=tuple(operands))
     if is_attention:
         return Refusal("its queries and keys are two factors: an attention", Nearness.CONDITION)
-    return replace(meaning, kind="homogeneous", facts={"degrees": ((1.0, 1.0),)})
+    meaning = replace(meaning, kind="homogeneous", facts={"degrees": ((1.0, 1.0),)})
+    layout = context.facts.layout
+    axis, own = batch_axis(layout.get(x)), batch_axis(layout.get(weight))
+    if op_name(node) != "aten.linear" or axis is None or axis.axis != 0 or axis.is_merged or own is not None:
+        return meaning
+    return replace(meaning, op=mapped_by_example, args=tuple(node.args))
+
+
+def mapped_by_example(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map; its weight may have one axis more, with a copy for each example in front."""
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    y = (x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)) @ weight.mT
+    y = y.reshape(*x.shape[:-1], y.shape[-1])
+    return y if bias is None else y + bias
 
 
 # ------------------------------------------------------------------------------------------------ rows of a table
