@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from lrp_fx.capture.example import MIN_LENGTH
+from lrp_fx.capture.example import MIN_LENGTH, has_entry_for_each_row
+from lrp_fx.capture.hooks import hooks_restored
 from lrp_fx.capture.outputs import opened
 from lrp_fx.capture.unloaded import run_abstractly, run_waiting, waits
 from lrp_fx.errors import CaptureError, raise_if_out_of_memory
@@ -147,6 +148,8 @@ def _possible_variation(model: nn.Module, program: Program, example: dict[str, A
         return shorter
     longer = _vary(program, example, roles, shorten=False)
     found = ran(model, longer)
+    if found is None and has_entry_for_each_row(example):  # another row would want another entry
+        found = ran(model, _vary(program, example, roles, shorten=True, more_rows=False))
     if found is not None:
         return found
     if program.method == DYNAMIC:
@@ -159,7 +162,9 @@ def _possible_variation(model: nn.Module, program: Program, example: dict[str, A
     return Ran(longer, _result(model, longer))
 
 
-def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, shorten: bool) -> dict[str, Any]:
+def _vary(
+    program: Program, example: dict[str, Any], roles: dict[str, str], *, shorten: bool, more_rows: bool = True
+) -> dict[str, Any]:
     """Other values in every content input (another order of the rows for each), one example more, one token less where
     sizes may change.
     """
@@ -179,7 +184,7 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
             value = value.roll(turn + 1, 0) if value.dim() else value
             value = value * 0.9 if value.is_floating_point() else value.roll(turn, -1) if value.dim() else value
         for axis, size in enumerate(node.meta["val"].shape):
-            if axis == 0 and value.shape[0] == batch and not isinstance(size, int):
+            if more_rows and axis == 0 and value.shape[0] == batch and not isinstance(size, int):
                 value = torch.cat([value, value.narrow(axis, 0, 1)], axis)
             elif shorten and str(size) in changing:
                 value = value.narrow(axis, 0, value.shape[axis] - 1)
@@ -190,7 +195,7 @@ def _vary(program: Program, example: dict[str, Any], roles: dict[str, str], *, s
 @contextlib.contextmanager
 def inference_configuration(model: nn.Module) -> Iterator[None]:
     """Caches off in the model's configurations and torch's fused encoder path off while the model is run, restored
-    afterwards. What it returns is opened (`lrp_fx.capture.outputs`).
+    afterwards. What it returns is opened (`lrp_fx.capture.outputs`); if it fails, no hook of its own is left.
 
     The fused path zeroes padded rows in eager mode only, so that the captured graph would differ from it.
     """
@@ -209,17 +214,18 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
         for config, cached in changed:
             config.use_cache = cached
 
-    try:
-        for config in _caching(model):
-            changed.append((config, config.use_cache))
-            config.use_cache = False
-        torch.backends.mha.set_fastpath_enabled(False)
-        if not script:
-            model.register_forward_hook(open_objects)
-        with callers_device():
-            yield
-    finally:
-        surely(restore)
+    with hooks_restored(model):
+        try:
+            for config in _caching(model):
+                changed.append((config, config.use_cache))
+                config.use_cache = False
+            torch.backends.mha.set_fastpath_enabled(False)
+            if not script:
+                model.register_forward_hook(open_objects)
+            with callers_device():
+                yield
+        finally:
+            surely(restore)
 
 
 def _caching(model: nn.Module) -> list[Any]:

@@ -71,6 +71,12 @@ def _hides_a_row(inputs: Mapping[str, Tensor], roles: Mapping[str, str]) -> bool
     return any(not bool(mask.any(-1).all()) for mask in masks)
 
 
+def has_entry_for_each_row(inputs: Mapping[str, Any]) -> bool:
+    """Is there a list beside the tensors that has as many entries as they have rows (a name for each example)?"""
+    rows = {v.shape[0] for v in inputs.values() if isinstance(v, Tensor) and v.dim()}
+    return any(isinstance(v, (list, tuple)) and len(v) in rows for v in inputs.values())
+
+
 def in_signature_order(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """The same arguments in the order of ``forward``'s signature (export demands it)."""
     order = list(inspect.signature(model.forward).parameters)
@@ -95,11 +101,11 @@ def _added_tokens(tensors: Mapping[str, Tensor], roles: Mapping[str, str]) -> in
     return max(MIN_LENGTH - min(lengths), 0) if lengths and CACHED_ROLE in roles.values() else 0
 
 
-def widen(inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+def widen(inputs: dict[str, Any], roles: dict[str, str], *, more_rows: bool = True) -> dict[str, Any]:
     """Inputs to trace with: at least two rows, a few tokens, and a mask that masks something."""
     tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
     result = dict(inputs)
-    if tensors and all(t.dim() and t.shape[0] == 1 for t in tensors.values()):
+    if more_rows and tensors and all(t.dim() and t.shape[0] == 1 for t in tensors.values()):
         for name in tensors:
             result[name] = result[name].expand(MIN_BATCH, *result[name].shape[1:]).clone()
     added = _added_tokens(tensors, roles)

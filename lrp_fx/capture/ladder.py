@@ -22,8 +22,9 @@ from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.compare import Ran, inference_configuration, ran, verify_capture
 from lrp_fx.capture.constant_masks import size_is_by_value
-from lrp_fx.capture.example import in_signature_order, shortened, widen, without_repeats
+from lrp_fx.capture.example import has_entry_for_each_row, in_signature_order, shortened, widen, without_repeats
 from lrp_fx.capture.export import export
+from lrp_fx.capture.hooks import hooks_restored
 from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import open_transforms, record
 from lrp_fx.capture.transforms import calls_transforms, ended_transforms
@@ -86,7 +87,15 @@ def _captured(
 ) -> Program:
     if method != DYNAMIC:
         return _checked(model, inputs, roles, method, known)
-    return _captured_shortened(model, inputs, roles) or _checked(model, widen(inputs, roles), roles, method, known)
+    short = _captured_shortened(model, inputs, roles)
+    return short or _checked(model, _widened(model, inputs, roles), roles, method, known)
+
+
+def _widened(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+    """Inputs to trace with; of as many rows as are given, where a list has an entry for each and the model counts."""
+    wide = widen(inputs, roles)
+    counted = has_entry_for_each_row(inputs) and not has_entry_for_each_row(wide) and ran(model, wide) is None
+    return widen(inputs, roles, more_rows=False) if counted else wide
 
 
 def _captured_shortened(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str]) -> Program | None:
@@ -109,7 +118,8 @@ def _checked(
         warnings.simplefilter("ignore")
         traced: nn.Module = record(model, example) if method == CONCRETE else model
         try:
-            program = export(traced, example, roles, method)
+            with hooks_restored(traced):
+                program = export(traced, example, roles, method)
         except Exception as error:
             raise_if_out_of_memory(error)
             if method == CONCRETE or not calls_transforms(model, example):

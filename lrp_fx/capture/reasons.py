@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_fx.capture.compare import inference_configuration, largest_difference, own_tensors
+from lrp_fx.capture.hooks import hooks_restored
 from lrp_fx.capture.quantised import quantised_layers
 from lrp_fx.errors import is_ours, raise_if_out_of_memory
 from lrp_fx.ir.passes import is_own_fault
@@ -33,9 +34,10 @@ def _draws(model: nn.Module, inputs: dict[str, Any]) -> tuple[str, str] | None:
     watch = _Draws()
     with torch.random.fork_rng(), torch.no_grad(), inference_configuration(model):
         try:
-            with watch:
-                first = _tensors(model(**own_tensors(inputs)))
-            second = _tensors(model(**own_tensors(inputs)))
+            with hooks_restored(model):
+                with watch:
+                    first = _tensors(model(**own_tensors(inputs)))
+                second = _tensors(model(**own_tensors(inputs)))
         except Exception as error:  # of the model, which refuses to run twice
             raise_if_out_of_memory(error)
             if is_own_fault(error):
