@@ -196,6 +196,38 @@ def t5() -> nn.Module:
     return transformers.T5ForSequenceClassification(config).double().eval()
 
 
+NUMBERS = torch.randint(0, 256, (V, F // 2), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+OTHERS = torch.randperm(V, generator=torch.Generator().manual_seed(3))
+
+
+def unpacked(codes: Tensor) -> Tensor:
+    return torch.stack([codes & 15, codes >> 4], -1).flatten(-2).double() / 8
+
+
+WHOLE: dict[str, tuple[Way, Way]] = {
+    "of codes": (lambda words, ids: unpacked(NUMBERS[ids]), lambda words, ids: nnf.embedding(ids, unpacked(NUMBERS))),
+    "of codes, cast": (
+        lambda words, ids: nnf.embedding(ids, NUMBERS).double().repeat(1, 1, 2),
+        lambda words, ids: nnf.embedding(ids, NUMBERS.double().repeat(1, 2)),
+    ),
+    "of other words": (
+        lambda words, ids: words(OTHERS[ids]),
+        lambda words, ids: nnf.embedding(ids, words.weight[OTHERS]),
+    ),
+    "of other words, turned": (
+        lambda words, ids: words(OTHERS[ids].flip(1)).flip(1),
+        lambda words, ids: nnf.embedding(ids, words.weight[OTHERS]),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WHOLE)
+def test_rows_of_tables_of_whole_numbers_are_those_of_their_tokens(how: str) -> None:
+    found, expected = (explained(look) for look in WHOLE[how])
+    assert torch.allclose(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
+
+
 TEXT = torch.cat(
     [torch.zeros(2, 1, dtype=torch.int64), IDS + 5, torch.full((2, 1), 2)], 1
 )  # begins with <s>, ends with </s>

@@ -94,6 +94,9 @@ def shift_of(lookup: fx.Node, facts: Facts) -> int | None:
 
 def _begin(numbers: Tensor, length: int) -> int | None:
     """Where the tokens of the first text begin along the axis that they lie on, in their order."""
+    for axis in range(1, numbers.dim()):  # all features of a row are of one token
+        row = numbers.narrow(axis, 0, 1)
+        numbers = row if bool((numbers == row).all()) else numbers
     places = ((numbers > 0) & (numbers <= length)).nonzero()
     along = [a for a in range(numbers.dim()) if len(set(places[:, a].tolist())) > 1]
     if not len(places) or len(along) > 1:
@@ -185,6 +188,8 @@ class _Way:
         call = _call(node)
         if call is not node:
             return [call.args[0]]
+        if (index := self._names_rows(node)) is not None:
+            return [index]
         if names := operator_of(node).holds:
             found = [argument(node, name) for name in names]
             flat = [a for f in found for a in (f if isinstance(f, (list, tuple)) else [f])]
@@ -198,6 +203,14 @@ class _Way:
             return ours if len(ours) == 1 else []
         return []
 
+    def _names_rows(self, node: fx.Node) -> fx.Node | None:
+        """The index by which rows of a table of whole numbers (codes of weights, other words) are looked up."""
+        index = index_of(node) if has(node, Fact.LOOKUP) and not has(node, Fact.PICK) else None
+        if index is None or self._depends(operand_of(node)):
+            return None
+        features = shape_of(node)[len(shape_of(index)) :]
+        return index if all(isinstance(size, int) for size in features) else None
+
     def run(self, index: fx.Node, given: Tensor, values: Sequence[Any]) -> Tensor:
         """The numbers of an index's elements."""
         (source,) = self.inputs
@@ -209,6 +222,10 @@ class _Way:
 
     def _step(self, node: fx.Node, told: dict[fx.Node, Tensor], known: dict[fx.Node, Any]) -> Tensor:
         held, call = self._held(node), _call(node)
+        if (index := self._names_rows(node)) is not None:
+            row = told[index]
+            features = shape_of(node)[row.dim() :]
+            return row.reshape(*row.shape, *[1] * len(features)).expand(*row.shape, *features)
         if op_name(node) == "aten.one_hot":
             return told[held[0]].unsqueeze(-1).expand(*[-1] * (value_of(node).dim() - 1), argument(node, "num_classes"))
         if has(node, Fact.CAST) or (call is node and not operator_of(node).holds and not has(node, _MOVED)):
