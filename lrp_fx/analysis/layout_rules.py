@@ -122,8 +122,22 @@ def joined(node: fx.Node, known: dict[fx.Node, Layout], shape: tuple[int, ...]) 
             next((a for a in axis if all(k != UNKNOWN for k, _ in a)), axis[0]) for axis in zip(*layouts, strict=True)
         ]
         return (*axes[:dim], single(UNKNOWN, shape[dim]), *axes[dim:])
-    best = max(layouts, key=lambda lay: sum(k != UNKNOWN for axis in lay for k, _ in axis))
+    best = max(_of_tokens(layouts, axis_of(node, len(shape)), len(shape)) or layouts, key=_known)
     return tuple(resize(a, s) for a, s in zip(best, shape, strict=True))
+
+
+def _of_tokens(layouts: list[Layout], dim: int, rank: int) -> list[Layout]:
+    """Those that say that tokens are along the axis, where the others call it features: what is put beside tokens (the
+    rows of a table that a task chose) is tokens.
+    """
+    kinds = [{k for k, _ in lay[dim]} if len(lay) == rank else set() for lay in layouts]
+    if not all(k in ({TOKEN}, {FEATURE}) for k in kinds):
+        return []
+    return [lay for lay, k in zip(layouts, kinds, strict=True) if k == {TOKEN}]
+
+
+def _known(layout: Layout) -> int:
+    return sum(k != UNKNOWN for axis in layout for k, _ in axis)
 
 
 def _index(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:

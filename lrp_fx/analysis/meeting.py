@@ -197,7 +197,7 @@ class Meeting:
 
     def runs_along_features(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         """Do all axes along which a value varies run over features of the content that it meets?"""
-        shape, layouts = shape_of(candidate), self.content_layouts(args)
+        shape, layouts = _shape_of_one(candidate), self.content_layouts(args)
         varied = [i - len(shape) for i, size in enumerate(shape) if size > 1]
         return bool(layouts) and all(
             len(layout) >= -axis and {k for k, _ in layout[axis]} == {FEATURE} for layout in layouts for axis in varied
@@ -317,6 +317,17 @@ def is_product_of_contents(value: fx.Node, content: frozenset[fx.Node]) -> bool:
         value = value.args[0]
     matrices = value.args[:2] if has(value, Fact.PRODUCT) else ()
     return bool(matrices) and all(isinstance(m, fx.Node) and content & {*ancestors([m])} for m in matrices)
+
+
+def _shape_of_one(value: fx.Node) -> tuple[Any, ...]:
+    """The shape of a value before it was repeated, or of the rows of a table before their numbers were: one prompt for
+    all examples.
+    """
+    if op_name(value) == "aten.embedding" and isinstance(index := argument(value, "indices"), fx.Node):
+        return (*_shape_of_one(index), shape_of(value)[-1])
+    if not has(value, Fact.EXPANSION) or not isinstance(value.args[0], fx.Node):
+        return shape_of(value)
+    return _shape_of_one(value.args[0])
 
 
 def _varies_by_key(bias: fx.Node) -> bool:

@@ -202,7 +202,7 @@ class LeafBooks:
         reading = Reading(
             arrival.axis, by_token, False, False, False, kind == POSITION, rule, self.audit, _is_finite(node)
         )
-        given, origins = input_looked_up(node) if by_token else None, None
+        given, origins = _looked_up(node) if by_token else None, None
         if given is not None and arrival.axis is not None and arrival.axis.is_merged:
             nodes.append(builder.env[given])
             reading = replace(reading, reshaped=True)
@@ -332,6 +332,12 @@ class LeafBooks:
             run, [self.builder.env[flat[i]] for i in positions], (application.node.name, "weights", 0)
         )
         return node  # type: ignore[no-any-return]
+
+
+def _looked_up(node: fx.Node) -> fx.Node | None:
+    """The input whose elements chose the rows, of one axis of features each."""
+    given = input_looked_up(node)
+    return given if given is None or value_of(node).dim() - value_of(given).dim() <= 1 else None
 
 
 def _is_finite(node: fx.Node) -> bool:

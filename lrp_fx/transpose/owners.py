@@ -121,7 +121,8 @@ class Owners:
             if is_text and all(isinstance(s, int) for s in ahead):
                 whole = value_of(node).shape[dim]
                 own = [(name, start) for size, name, start in known if same_size(size, sizes[number])]
-                return [(whole, name, start + sum(ahead)) for name, start in own]
+                if own:  # others may be made of an input, too: the prompt of a task
+                    return [(whole, name, start + sum(ahead)) for name, start in own]
         return []
 
     def _along_tokens(self, node: fx.Node, ways: _Ways) -> bool:
