@@ -67,3 +67,28 @@ def test_tasks_of_a_batch_are_those_of_its_examples() -> None:
         for name, relevance in alone.content.items():
             torch.testing.assert_close(relevance, found.content[name][one])
         torch.testing.assert_close(alone.tokens, found.tokens[one])  # type: ignore[index]
+
+
+class Conditioned(nn.Module):
+    """One number for each example chooses what is added to all its words, and how much of them counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.added, self.gates = nn.Embedding(11, D), nn.Embedding(2, D), nn.Embedding(2, D)
+        self.head = nn.Linear(D, 3, bias=False)
+
+    def forward(self, ids: Tensor, task_ids: Tensor) -> Tensor:
+        x = (self.words(ids) + self.added(task_ids)[:, None]) * self.gates(task_ids)[:, None]
+        return self.head(x.mean(1))  # type: ignore[no-any-return]
+
+
+def test_a_number_for_each_example_has_one_amount() -> None:
+    """Gate and value are two factors: each gets one half, and what is added is the task's, too."""
+    model = Conditioned().double().eval()
+    found = lrp_fx.convert(model)(ids=IDS, task_ids=TASKS, target=1)
+    weight = model.gates(TASKS)[:, None] * model.head.weight[1]
+    words, added = model.words(IDS) * weight / IDS.shape[1], model.added(TASKS) * weight[:, 0]
+    torch.testing.assert_close(found.content["ids"], words.sum(-1).detach() / 2)
+    torch.testing.assert_close(found.content["task_ids"], (words.sum((-1, -2)) / 2 + added.sum(-1)).detach())
+    assert isinstance(found.tokens, Tensor) and found.tokens.shape == IDS.shape

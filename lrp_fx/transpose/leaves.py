@@ -335,9 +335,11 @@ class LeafBooks:
 
 
 def _looked_up(node: fx.Node) -> fx.Node | None:
-    """The input whose elements chose the rows, of one axis of features each."""
+    """The input whose elements chose the rows: a text's, of one axis of features each."""
     given = input_looked_up(node)
-    return given if given is None or value_of(node).dim() - value_of(given).dim() <= 1 else None
+    if given is None or value_of(given).dim() == 1:
+        return None
+    return given if value_of(node).dim() - value_of(given).dim() <= 1 else None
 
 
 def _is_finite(node: fx.Node) -> bool:
