@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrp_fx.datasets.rows import Columns
-from lrp_fx.errors import InputError
-from lrp_fx.targets import Target
+from lrp_fx.errors import InputError, TargetError
+from lrp_fx.targets import At, Custom, Target, content_of, is_for_each
 
 #: The share of the environment, as launchers of several processes set it: rank, and how many there are.
 ENVIRONMENT = "environment"
@@ -35,6 +35,7 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: give a whole number, at least 1")
+        _check_target(self.target)
 
     @property
     def lasting(self) -> dict[str, Any]:
@@ -45,12 +46,27 @@ class Settings:
             "batch_size": self.batch_size,
             "rows": self.rows,
             "threads": self.threads,
-            "target": repr(self.target),
+            "target": content_of(self.target),
             "text_column": texts,
             "ids_column": columns.ids,
             "id_column": columns.id,
             "target_column": columns.target,
         }
+
+
+def _check_target(target: Target) -> None:
+    """Raise `TargetError` for one that no graph of all rows could have."""
+    if isinstance(target, (At, Custom)):
+        raise TargetError(
+            f"map() explains all rows with one graph, which holds no code and no places, and {target!r} asks for such\n"
+            "    next: give a class, a Contrast, a Direction or a Span, or explain the rows one by one, explainer(text)"
+        )
+    if is_for_each(target):  # rows are sorted, and cut into batches: whose would each be?
+        raise TargetError(
+            f"{target!r} asks for something else in each example, and the target of a data set is one for all its rows"
+            "\n    next: put the class of each row into a column of the data, target_column=, or give one target "
+            "(a vector as (d,), or with a first axis of 1)"
+        )
 
 
 def share_of(share: Any, environment: Mapping[str, str] | None = None) -> tuple[int, int]:
