@@ -209,10 +209,19 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def code_text(code: types.CodeType) -> str:
-    """What code does, as text without addresses."""
-    constants = [code_text(c) if isinstance(c, types.CodeType) else f"{type(c).__name__} {c!r}" for c in code.co_consts]
+    """What code does, as text without addresses, the same in every process."""
+    constants = [code_text(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     return f"{code.co_name} {code.co_code.hex()} {names} {code.co_flags} {constants}"
+
+
+def _constant(value: Any) -> str:
+    """Strings in a set have another order in each process."""
+    if isinstance(value, frozenset):
+        return f"frozenset {sorted(map(_constant, value))}"
+    if isinstance(value, tuple):
+        return f"tuple {list(map(_constant, value))}"
+    return f"{type(value).__name__} {value!r}"
 
 
 # ------------------------------------------------------------------------------------------------ without parts

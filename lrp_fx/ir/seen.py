@@ -32,7 +32,7 @@ def told(value: Any) -> str:
     """
     if _is_text(value):
         return repr(value)
-    writer = _Writer()
+    writer = Writer()
     writer.write(value)
     return f"{type(value).__qualname__} {writer.digest()}"
 
@@ -49,7 +49,7 @@ def _is_text(value: Any, depth: int = 0) -> bool:
     return kind is dict and all(_is_text(k, depth + 1) and _is_text(v, depth + 1) for k, v in value.items())
 
 
-class _Writer:
+class Writer:
     """Writes what a value holds, all the way down, and makes a digest of it."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Writer:
         elif above is not None:
             self._put(f"{above} above")
         elif len(self._above) >= _DEEPEST or self._left < 0:
-            self._put(_alone(value))
+            self._put(self._alone(value))
         else:
             self._above.append(value)
             self._write_inside(value)
@@ -96,7 +96,7 @@ class _Writer:
         elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
             self._write_array(value)
         elif is_closed(value):
-            self._put(_alone(value))
+            self._put(self._alone(value))
         else:
             self._write_parts(parts(value))
             self._write_classes(value)
@@ -151,6 +151,10 @@ class _Writer:
             return
         for part in numbers_of(tensor, whole=1 << 22):
             self._put(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+    def _alone(self, value: Any) -> str:
+        """What is told of what cannot be looked into."""
+        return _alone(value)
 
     def _put(self, *texts: str | bytes) -> None:
         for text in texts:

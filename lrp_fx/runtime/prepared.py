@@ -8,27 +8,22 @@ ensures   the graph depends on the model, the options and these rows only, not o
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from lrp_fx.capture.checks import plain_tensors
 from lrp_fx.datasets.batches import arguments_of, planned
 from lrp_fx.datasets.names import names_of
 from lrp_fx.datasets.rows import Row
 from lrp_fx.datasets.settings import Settings
 from lrp_fx.errors import InputError, LrpError
 from lrp_fx.file.contents import Contents
-from lrp_fx.file.tensors import fingerprint
 from lrp_fx.ir.program import DYNAMIC
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.compiler import Compiler
+from lrp_fx.runtime.fingerprint import model_fingerprint
 from lrp_fx.runtime.mapping import Mapped, Ready, goal_of
 from lrp_fx.runtime.saved import SavedExplainer
 from lrp_fx.runtime.saving import contents_of
@@ -36,8 +31,6 @@ from lrp_fx.targets import Target
 
 #: Rows that the model is captured with.
 _EXAMPLE = 4
-#: What a configuration says of where it was read, and by what.
-_OF_A_COPY = ("_name_or_path", "transformers_version")
 
 
 def mapped_model(explainer: Any, reader: Reader, compiler: Compiler) -> Mapped:
@@ -53,7 +46,7 @@ def mapped_model(explainer: Any, reader: Reader, compiler: Compiler) -> Mapped:
             "roles": explainer.roles,
             "output": explainer.output,
             "options": {**details, "without": list(options.without)},
-            "model": weights_fingerprint(explainer.model),
+            "model": model_fingerprint(explainer.model),
         }
 
     def ready(rows: Sequence[Row], settings: Settings) -> Ready:
@@ -113,16 +106,3 @@ def _trace(reader: Reader, rows: Sequence[Row], settings: Settings, trace: Calla
             first = first or error
     assert first is not None
     raise first
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's modules, its configuration and all of its tensors."""
-    found = hashlib.sha256(repr(model).encode())
-    config: Any = getattr(model, "config", None)
-    known = config.to_dict() if hasattr(config, "to_dict") else {}
-    settings = {name: value for name, value in known.items() if name not in _OF_A_COPY}
-    found.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        plain = plain_tensors(tensor)
-        found.update(f"{name} {[(tuple(t.shape), str(t.dtype), fingerprint(t)) for t in plain]}".encode())
-    return found.hexdigest()
