@@ -14,15 +14,17 @@ shares a run among processes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lrp_fx.datasets.batches import explained
-from lrp_fx.datasets.rows import Columns, read_row, tokenised
-from lrp_fx.datasets.settings import Settings
+from lrp_fx.datasets.rows import Columns, Row, read_row, tokenised
+from lrp_fx.datasets.settings import Settings, require_one
 from lrp_fx.datasets.table import as_table
+from lrp_fx.datasets.values import id_of
 from lrp_fx.errors import InputError
 from lrp_fx.file.container import checksum
 from lrp_fx.preprocess.open import load_tokenizer
@@ -57,7 +59,7 @@ def explain(
 
     data: a `ray.data.Dataset`. graph: a file of `Explainer.save`, where every actor can read it.
     id_column: what a row is called: blocks come in any order, so that its place in the data is not known (``row`` is
-        null).
+        null); a row whose entry there is missing has a null in ``id``, too.
     text_column, ids_column, target, target_column, batch_size, threads: as in `Explainer.map`. rows: those that an
         actor sorts by length, and has in memory, together.
     tokenizer: where rows are texts, or for the names of tokens: the folder or hub name of one, or the tokenizer.
@@ -66,9 +68,9 @@ def explain(
     Raises `InputError` for a file that is none, and settings that cannot be; a row that cannot be explained has its
     error in a column.
     """
+    require_one(target, target_column)
     checksum(graph)
     columns = Columns(text_column, ids_column, id_column, target_column)
-    columns.check(None)
     settings = Settings(columns, as_target(target), batch_size, rows, threads, actors)
     return data.map_batches(
         Explaining,
@@ -94,7 +96,13 @@ class Explaining:
 
     def __call__(self, batch: Any) -> Any:
         """A table of Arrow with a row for each row of the one given."""
-        read = [read_row(n, value, self.settings.columns) for n, value in enumerate(batch.to_pylist())]
+        read = [self._read(n, value) for n, value in enumerate(batch.to_pylist())]
         rows = [tokenised(row, self.reader) for row in read]
         found = as_table(explained(self.explain, self.reader, rows, self.target, self.settings.batch_size))
         return found.set_column(0, found.schema.field("row"), arrow.nulls(len(rows), arrow.int64()))
+
+    def _read(self, number: int, value: dict[str, Any]) -> Row:
+        """A row, which is called as its column says, or nothing: its place in a block is no place in the data."""
+        columns = self.settings.columns
+        row = read_row(number, value, columns)
+        return replace(row, id=None) if id_of(value.get(str(columns.id))) is None else row

@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from numbers import Integral
 from typing import Any
 
+from lrp_fx.datasets.sources import Source
+from lrp_fx.datasets.values import Texts, id_of, numbers_of, target_of, writable
 from lrp_fx.errors import InputError, LrpError
 from lrp_fx.preprocess.reader import Reader
 
@@ -33,17 +34,27 @@ class Columns:
     id: str | None = None
     target: str | None = None
 
+    def __post_init__(self) -> None:
+        pair = isinstance(self.text, tuple) and len(self.text) == 2 and all(isinstance(n, str) for n in self.text)
+        if not (self.text is None or isinstance(self.text, str) or pair):
+            raise InputError(f"text_column={self.text!r}: give the name of a column, or two names for pairs")
+        for name in ("ids", "id", "target"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{name}_column={value!r}: give the name of a column")
+        if self.text is not None and self.ids is not None:
+            raise InputError("give a column of texts or one of ids, not both")
+
     @property
     def named(self) -> list[str]:
         texts = [self.text] if isinstance(self.text, str) else list(self.text or ())
         return [*texts, *(name for name in (self.ids, self.id, self.target) if name is not None)]
 
-    def check(self, fields: Sequence[str] | None) -> None:
-        """Raise `InputError` for columns that a source does not have, for texts and ids together, and where there is
-        none that is looked for.
-        """
-        if self.text is not None and self.ids is not None:
-            raise InputError("give a column of texts or one of ids, not both")
+    def check(self, source: Source) -> None:
+        """Raise `InputError` for columns that a source does not have, and where there is none that is looked for."""
+        fields = source.fields
+        if self.named and source.without_columns():
+            raise without_column(self.named[0])
         missing = [name for name in self.named if fields is not None and name not in fields]
         if missing:
             raise InputError(f"there is no column {missing[0]!r}; there are {', '.join(fields or ()) or 'none'}")
@@ -54,14 +65,23 @@ class Columns:
             )
 
 
+def without_column(name: str) -> InputError:
+    """What to say where a column is asked for, and rows are texts or ids by themselves."""
+    return InputError(
+        f"there is no column {name!r}: these rows are texts, pairs or ids by themselves\n"
+        f"    next: give rows by column, such as [{{'text': ..., {name!r}: ...}}], or a file with columns"
+    )
+
+
 @dataclass(frozen=True)
 class Row:
-    """Row ``number`` of the data, called ``id``: its ``text`` (or the two of a pair), or ``arguments`` of the model by
-    name, one number for each token; the ``target`` to explain. ``error``: why it cannot be explained.
+    """Row ``number`` of the data, called ``id`` (None where nobody knows): its ``text`` (or the two of a pair), or
+    ``arguments`` of the model by name, one number for each token; the ``target`` to explain. ``error``: why it cannot
+    be explained.
     """
 
     number: int
-    id: str
+    id: str | None
     text: str | tuple[str, ...] | None = None
     arguments: Mapping[str, Sequence[int]] | None = None
     target: int | str | None = None
@@ -97,29 +117,43 @@ def windows_of(rows: Iterator[Any], columns: Columns, size: int) -> Iterator[Win
 
 
 def read_row(number: int, value: Any, columns: Columns) -> Row:
-    """A row as plain values; one that cannot be read says why in ``error``."""
+    """A row as plain values; one that cannot be read says why in ``error``, and keeps what it is called."""
     row = Row(number, str(number))
     try:
+        if isinstance(value, Mapping):
+            row = _called(row, value, columns)
+            return _of_mapping(row, value, columns)
         if isinstance(value, Exception):
             raise value
-        if isinstance(value, str):
-            return replace(row, text=value)
-        if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, str) for v in value):
-            return replace(row, text=tuple(value))
-        if isinstance(value, Mapping):
-            return _of_mapping(row, value, columns)
-        if isinstance(value, (tuple, list)) or hasattr(value, "tolist"):
-            return replace(row, arguments={IDS: _numbers(value, IDS)})
-        raise InputError(f"neither a text, a pair, ids nor a mapping by column: {type(value).__name__}")
+        if columns.named:
+            raise without_column(columns.named[0])
+        return _by_itself(row, value)
     except LrpError as error:
         return replace(row, error=said(error))
 
 
-def _of_mapping(row: Row, value: Mapping[str, Any], columns: Columns) -> Row:
+def _by_itself(row: Row, value: Any) -> Row:
+    """A row that is a text, a pair or ids."""
+    if isinstance(value, str):
+        return replace(row, text=value)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        return replace(row, text=tuple(value))
+    if isinstance(value, (tuple, list)) or hasattr(value, "tolist"):
+        return replace(row, arguments={IDS: numbers_of(value, IDS)})
+    raise InputError(f"neither a text, a pair, ids nor a mapping by column: {type(value).__name__}")
+
+
+def _called(row: Row, value: Mapping[str, Any], columns: Columns) -> Row:
+    """With the id that stands in its column, if there is one."""
     own = columns.id or (ID if ID in value else None)
-    row = replace(row, id=str(_entry(value, own)) if own is not None else row.id)
+    name = id_of(_entry(value, own)) if own is not None else None
+    missing = name is None or (isinstance(value, Texts) and not name)
+    return row if missing else replace(row, id=name)
+
+
+def _of_mapping(row: Row, value: Mapping[str, Any], columns: Columns) -> Row:
     if columns.target is not None:
-        row = replace(row, target=_target(_entry(value, columns.target)))
+        row = replace(row, target=target_of(_entry(value, columns.target), isinstance(value, Texts)))
     if isinstance(columns.text, tuple):
         return replace(row, text=tuple(_text(value, name) for name in columns.text))
     text = columns.text or next((n for n in TEXTS if n in value), None)
@@ -128,7 +162,7 @@ def _of_mapping(row: Row, value: Mapping[str, Any], columns: Columns) -> Row:
     ids = columns.ids or IDS
     others = {n: v for n, v in value.items() if n in (_MASK, "token_type_ids") and v is not None}
     found = {IDS: _entry(value, ids), **others}
-    return replace(row, arguments=_as_long(_without_padding({n: _numbers(v, n) for n, v in found.items()}), ids))
+    return replace(row, arguments=_as_long(_without_padding({n: numbers_of(v, n) for n, v in found.items()}), ids))
 
 
 def _entry(value: Mapping[str, Any], name: str) -> Any:
@@ -142,23 +176,6 @@ def _text(value: Mapping[str, Any], name: str) -> str:
     if not isinstance(found, str):
         raise InputError(f"{name} is no text but {type(found).__name__}")
     return found
-
-
-def _target(value: Any) -> int | str:
-    """A class by number or by name."""
-    if isinstance(value, str):
-        return value
-    try:
-        return int(value.__index__())
-    except AttributeError:
-        raise InputError(f"a target is a number or a name, this is {type(value).__name__}") from None
-
-
-def _numbers(values: Any, name: str) -> list[int]:
-    found = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(found, (list, tuple)) or not all(isinstance(v, Integral) for v in found):
-        raise InputError(f"{name} is no list of whole numbers")
-    return [int(v) for v in found]
 
 
 def _as_long(arguments: dict[str, list[int]], ids: str) -> dict[str, list[int]]:
@@ -197,4 +214,4 @@ def tokenised(row: Row, reader: Reader) -> Row:
 
 def said(error: BaseException) -> str:
     """An error as the column has it: what, and its sentence."""
-    return f"{type(error).__name__}: {error}"
+    return writable(f"{type(error).__name__}: {error}")

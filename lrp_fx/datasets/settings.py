@@ -54,6 +54,12 @@ class Settings:
         }
 
 
+def require_one(target: Any, target_column: Any) -> None:
+    """Raise `InputError` where rows would have a target of their own, and one for all."""
+    if target is not None and target_column is not None:
+        raise InputError("give one target for all rows or a column of targets, not both")
+
+
 def _check_target(target: Target) -> None:
     """Raise `TargetError` for one that no graph of all rows could have."""
     if isinstance(target, (At, Custom)):

@@ -6,13 +6,13 @@ ensures   rows in their own order, each a text, a pair, or a mapping by column; 
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from lrp_fx.datasets.texts import check_text, csv_rows, json_rows, lines_of
 from lrp_fx.errors import InputError, needed
 
 PARQUET, CSV, JSON, LINES = (".parquet",), (".csv", ".tsv"), (".jsonl", ".ndjson", ".json"), (".txt",)
@@ -20,15 +20,24 @@ _KNOWN = ", ".join((*PARQUET, *CSV, *JSON, *LINES))
 _ROWS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """``rows`` to be read once; ``count``: how many, None where that is not known; ``fields``: the columns, where all
-    rows have the same.
+    rows have the same; ``texts``: are all entries texts, numbers too?
     """
 
     rows: Iterator[Any]
     count: int | None = None
     fields: tuple[str, ...] | None = None
+    texts: bool = False
+
+    def without_columns(self) -> bool:
+        """Is the first row a text, a pair or ids by itself? (It is given again.)"""
+        if self.fields is not None:
+            return False
+        first = list(islice(self.rows, 1))
+        self.rows = chain(first, self.rows)
+        return bool(first) and not isinstance(first[0], (Mapping, Exception))
 
 
 def source_of(data: Any) -> Source:
@@ -43,12 +52,9 @@ def source_of(data: Any) -> Source:
         return _of_path(Path(data), data)
     if isinstance(data, Mapping):
         return _of_columns({str(n): v for n, v in data.items()})
-    if hasattr(data, "itertuples") and hasattr(data, "columns"):  # a data frame
-        return _of_columns({str(n): data[n] for n in data.columns})
-    if hasattr(data, "iter_batches") and hasattr(data, "schema"):
-        return _of_batches(data.iter_batches(_ROWS_AT_ONCE), None, tuple(data.schema.names))
-    if hasattr(data, "to_batches") and hasattr(data, "schema"):
-        return _of_batches(data.to_batches(_ROWS_AT_ONCE), data.num_rows, tuple(data.schema.names))
+    found = _of_frame(data) or _of_arrow(data)
+    if found is not None:
+        return found
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise InputError(
             f"a {type(data).__name__} holds no rows\n    next: give texts, rows by column, or a file ({_KNOWN})"
@@ -56,6 +62,33 @@ def source_of(data: Any) -> Source:
     count = len(data) if hasattr(data, "__len__") else None
     fields = getattr(data, "column_names", None)
     return Source(iter(data), count, tuple(fields) if isinstance(fields, (list, tuple)) else None)
+
+
+def _of_frame(data: Any) -> Source | None:
+    """Of a data frame: pandas' and others' by column, polars' by row."""
+    if hasattr(data, "collect_schema") and not hasattr(data, "iter_rows"):
+        raise InputError(f"a {type(data).__name__} holds no rows yet\n    next: give data.collect()")
+    if not hasattr(data, "columns"):
+        return None
+    if hasattr(data, "itertuples"):
+        return _of_columns({str(n): data[n] for n in data.columns})
+    if hasattr(data, "iter_rows"):
+        return Source(data.iter_rows(named=True), len(data), tuple(map(str, data.columns)))
+    return None
+
+
+def _of_arrow(data: Any) -> Source | None:
+    """Of what speaks Arrow: tables, batches, readers, files."""
+    if not hasattr(data, "schema") or not hasattr(data.schema, "names"):
+        return None
+    fields = tuple(data.schema.names)
+    if hasattr(data, "iter_batches"):
+        return _of_batches(data.iter_batches(_ROWS_AT_ONCE), None, fields)
+    if hasattr(data, "to_batches"):
+        return _of_batches(data.to_batches(_ROWS_AT_ONCE), getattr(data, "num_rows", None), fields)
+    if hasattr(data, "read_next_batch"):
+        return _of_batches(data, None, fields)
+    return _of_batches([data], data.num_rows, fields) if hasattr(data, "to_pylist") else None
 
 
 def _of_path(path: Path, given: str | Path) -> Source:
@@ -71,12 +104,14 @@ def _of_path(path: Path, given: str | Path) -> Source:
         raise InputError(f"{what}\n    next: give a list of texts, or a file ({_KNOWN})")
     if suffix in PARQUET:
         return _of_parquet([path])
+    if suffix in (*CSV, *JSON, *LINES):
+        check_text(path)
     if suffix in CSV:
-        return _of_csv(path, "\t" if suffix == ".tsv" else ",")
+        return Source(*csv_rows(path, "\t" if suffix == ".tsv" else ","), texts=True)
     if suffix in JSON:
-        return Source(_json_lines(path))
+        return Source(json_rows(path))
     if suffix in LINES:
-        return Source(_lines(path))
+        return Source(lines_of(path))
     raise InputError(f"{path}: rows are read from files that end in {_KNOWN}")
 
 
@@ -101,32 +136,3 @@ def _of_columns(columns: Mapping[str, Any]) -> Source:
     names = tuple(columns)
     rows = (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
     return Source(rows, next(iter(lengths.values())), names)
-
-
-def _of_csv(path: Path, delimiter: str) -> Source:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = next(csv.reader(file, delimiter=delimiter), None)
-    if not head:
-        raise InputError(f"{path} is empty: its first line has to name the columns")
-    return Source(_csv_rows(path, delimiter), fields=tuple(head))
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file, delimiter=delimiter)
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield InputError(f"line {number} is not JSON: {error.msg}")
-
-
-def _lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield line.rstrip("\n")

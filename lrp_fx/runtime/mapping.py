@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from lrp_fx.datasets.folder import Folder, Shard
 from lrp_fx.datasets.names import fingerprint, names_of
 from lrp_fx.datasets.result import DataRun
 from lrp_fx.datasets.rows import Columns, Row
-from lrp_fx.datasets.settings import Settings, share_of
+from lrp_fx.datasets.settings import Settings, require_one, share_of
 from lrp_fx.datasets.sources import source_of
 from lrp_fx.datasets.table import as_rows
 from lrp_fx.datasets.tasks import Task, Tasks, done, written
 from lrp_fx.datasets.told import Told
+from lrp_fx.datasets.values import whole_number
 from lrp_fx.errors import InputError, needed
 from lrp_fx.preprocess.reader import Reader
 from lrp_fx.preprocess.words import named_goals
@@ -107,13 +109,18 @@ class Maps:
         another run (other rows, rules, weights, settings or versions), `CaptureError` and `TargetError` as a call does.
         """
         columns = Columns(_pair(text_column), ids_column, id_column, target_column)
+        require_one(target, target_column)
+        if save is not None and not isinstance(save, (str, os.PathLike)):
+            raise InputError(f"save={save!r}: give the path of a folder")
         mapped = self._mapped()
         (goal,) = named_goals([as_target(target)], mapped.reader)
         settings = Settings(columns, goal, batch_size, rows, threads, processes, share_of(share))
         if save is None and processes > 1:
             raise InputError("several processes write shards\n    next: say where to, save=")
         source = source_of(data)
-        columns.check(source.fields)
+        columns.check(source)
+        if source.texts and target_column is not None:
+            _check_numbers(mapped.reader)
         told = Told(source.count, is_watched(sys.stderr) if progress is None else progress)
         if save is None:
             return _rows(mapped, Tasks(source, settings, mapped.reader, None, told))
@@ -121,6 +128,17 @@ class Maps:
         folder = Folder(Path(save), _manifest(mapped, settings))
         folder.begin(resume)
         return _run(mapped, Tasks(source, settings, mapped.reader, folder, told), folder)
+
+
+def _check_numbers(reader: Reader) -> None:
+    """Raise `InputError` where a number in a file of texts might be a class, or the label of another one."""
+    labels = {} if reader.forward.tokens else reader.forward.labels
+    for index, label in labels.items():
+        if whole_number(label) not in (None, index):
+            raise InputError(
+                f"a file of texts does not say whether {label!r} is class {whole_number(label)} or the label of class "
+                f"{index}\n    next: give the rows as JSON lines or Parquet, where classes are numbers and labels texts"
+            )
 
 
 def _pair(text: Any) -> Any:
