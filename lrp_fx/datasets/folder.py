@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lrp_fx.datasets.batches import Record
+from lrp_fx.datasets.lock import locked, others_at_work
+from lrp_fx.datasets.result import damaged_shard
 from lrp_fx.datasets.rows import Window
 from lrp_fx.datasets.table import as_table
-from lrp_fx.errors import InputError, needed
+from lrp_fx.errors import InputError, LrpError, needed
 
 #: Readers of Parquet folders leave out what begins with these.
 MANIFEST, DONE, _PART = "_manifest.json", "_done.json", "."
@@ -47,13 +49,45 @@ class Folder:
         """The manifest in short, which every shard holds."""
         return hashlib.sha256(_text(self.manifest)).hexdigest()
 
-    def begin(self, resume: bool) -> None:
-        """Make the folder, or go on with what is there.
+    @contextlib.contextmanager
+    def begun(self, resume: bool, share: tuple[int, int] = (0, 1)) -> Iterator[None]:
+        """Make the folder, or go on with what is there, and hold this share of it meanwhile. A run that is refused
+        before its first shard leaves no manifest that the next one would have to be like.
 
-        Raises `InputError` where another run is there, or something else, or nothing may be written.
+        Raises `InputError` where another run is there or at work, or something else, or nothing may be written.
         """
+        new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            with self._locked(share):
+                made = self._begin(resume)
+                try:
+                    yield
+                except LrpError:
+                    if made and not any(self.path.glob("part-*")) and not others_at_work(self.path, share):
+                        (self.path / MANIFEST).unlink(missing_ok=True)
+                    raise
+        except LrpError:
+            if new:
+                with contextlib.suppress(OSError):  # it holds something
+                    self.path.rmdir()
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self, share: tuple[int, int]) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path, share))
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield
+
+    def _begin(self, resume: bool) -> bool:
+        """Place the manifest, or compare with the one there: was there none?"""
+        try:
             there = (self.path / MANIFEST).exists()
             if there and not resume:
                 raise InputError(
@@ -62,9 +96,23 @@ class Folder:
             if not there:
                 self._check_empty()
                 _place(self.path / MANIFEST, _text(self.manifest), replace=False)
-            self._check_same(json.loads((self.path / MANIFEST).read_text(encoding="utf-8")))
+            self._check_same(self._read_manifest())
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            raise self._unwritable(error) from error
+        return not there
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self.path} cannot be written: {error.strerror or error}")
+
+    def _read_manifest(self) -> Mapping[str, Any]:
+        place = self.path / MANIFEST
+        try:
+            found = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _damaged(place, str(error)) from error
+        if not isinstance(found, dict):
+            raise _damaged(place, f"a {type(found).__name__} in the place of a mapping")
+        return found
 
     def _check_empty(self) -> None:
         other = [p.name for p in self.path.iterdir() if not p.name.startswith(_PART) and p.name != MANIFEST]
@@ -100,9 +148,10 @@ class Folder:
         try:
             said = json.loads(needed("pyarrow.parquet", "data").read_metadata(path).metadata[_KEY])
             found = Shard(int(said["rows"]), int(said["errors"]), str(said["digest"]))
+            run = said["run"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error})\n    next: delete it, and run again") from error
-        if said["run"] != self.run:
+            raise damaged_shard(path, error) from error
+        if run != self.run:
             raise InputError(f"{path} is of another run\n    next: delete it, and run again")
         return found
 
@@ -128,14 +177,31 @@ class Folder:
         _place(self.place(number), sink.getvalue().to_pybytes(), replace=True)
         return shard
 
+    def check_none_beyond(self, shards: int) -> None:
+        """Raise `InputError` for a shard of rows that the data does not have (any more)."""
+        beyond = [path.name for path in self.path.glob("part-*.parquet") if path.name >= self.place(shards).name]
+        if beyond:
+            raise InputError(
+                f"{self.path} holds {min(beyond)}, and the data has rows for {shards} shards: the run was begun with "
+                "more rows\n    next: go on with the data that it was begun with, or give another folder"
+            )
+
     def finish(self, rows: int, shards: int) -> int | None:
-        """Say that all is there, if it is: how many rows are in error; None where shards of others are to come."""
+        """Say that all is there, if it is: how many rows are in error; None where shards of others are to come.
+
+        Raises `InputError` where there are shards beyond these.
+        """
+        self.check_none_beyond(shards)
         found = [self.shard(number) for number in range(shards)]
         if any(shard is None for shard in found):
             return None
         errors = sum(shard.errors for shard in found if shard is not None)
         _place(self.path / DONE, _text({"rows": rows, "errors": errors, "shards": shards}), replace=True)
         return errors
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged ({why})\n    next: put it back as it was, or give another folder")
 
 
 def _text(data: Mapping[str, Any]) -> bytes:

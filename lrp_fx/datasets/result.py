@@ -27,8 +27,15 @@ class DataRun:
         return self.errors is not None
 
     def table(self) -> Any:
-        """All rows as one `pyarrow.Table`, in the order of the data. (Large runs are read shard by shard.)"""
-        return needed("pyarrow.parquet", "data").read_table(self._files(), schema=schema())
+        """All rows as one `pyarrow.Table`, in the order of the data. (Large runs are read shard by shard.)
+
+        Raises `InputError` where shards are missing or damaged.
+        """
+        files, parquet = self._files(), needed("pyarrow.parquet", "data")
+        try:
+            return parquet.read_table(files, schema=schema())
+        except (OSError, ValueError) as error:
+            raise damaged_shard(next((f for f in files if not _reads(parquet, f)), self.folder), error) from error
 
     def to_frame(self) -> Any:
         """The same as a `pandas.DataFrame`."""
@@ -41,3 +48,17 @@ class DataRun:
                 f"{self.folder} holds {len(found)} of {self.shards} shards\n    next: run again, and it goes on"
             )
         return found
+
+
+def damaged_shard(path: Path | str, error: Exception) -> InputError:
+    """What to say of a shard that cannot be read."""
+    return InputError(f"{path} is damaged ({' '.join(str(error).split())})\n    next: delete it, and run again")
+
+
+def _reads(parquet: Any, file: str) -> bool:
+    """Can a shard be read to its end?"""
+    try:
+        parquet.read_table(file, schema=schema())
+    except (OSError, ValueError):
+        return False
+    return True

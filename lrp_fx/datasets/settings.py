@@ -9,7 +9,7 @@ from typing import Any
 
 from lrp_fx.datasets.rows import Columns
 from lrp_fx.errors import InputError, TargetError
-from lrp_fx.targets import At, Custom, Target, content_of, is_for_each
+from lrp_fx.targets import At, Custom, Target, check_classes, content_of, is_for_each
 
 #: The share of the environment, as launchers of several processes set it: rank, and how many there are.
 ENVIRONMENT = "environment"
@@ -67,6 +67,7 @@ def _check_target(target: Target) -> None:
             f"map() explains all rows with one graph, which holds no code and no places, and {target!r} asks for such\n"
             "    next: give a class, a Contrast, a Direction or a Span, or explain the rows one by one, explainer(text)"
         )
+    check_classes(target)
     if is_for_each(target):  # rows are sorted, and cut into batches: whose would each be?
         raise TargetError(
             f"{target!r} asks for something else in each example, and the target of a data set is one for all its rows"

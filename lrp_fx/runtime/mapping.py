@@ -126,8 +126,10 @@ class Maps:
             return _rows(mapped, Tasks(source, settings, mapped.reader, None, told))
         needed("pyarrow.parquet", "data")
         folder = Folder(Path(save), _manifest(mapped, settings))
-        folder.begin(resume)
-        return _run(mapped, Tasks(source, settings, mapped.reader, folder, told), folder)
+        with folder.begun(resume, settings.share):
+            if source.count is not None:
+                folder.check_none_beyond(-(-source.count // rows))
+            return _run(mapped, Tasks(source, settings, mapped.reader, folder, told), folder)
 
 
 def _check_numbers(reader: Reader) -> None:

@@ -73,6 +73,8 @@ def _ready(explainer: Any, reader: Reader, rows: Sequence[Row], settings: Settin
             )
         return Ready(explainer, reader, lambda place: ("", {}))
     loaded = SavedExplainer(found, names_of(reader.tokenizer))
+    if settings.columns.target is None:
+        loaded.check_fits(goal, rows)
 
     def file(place: Path) -> tuple[str, dict[str, Any]]:
         explainer.save(place, targets=[goal])

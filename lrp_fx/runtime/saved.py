@@ -31,7 +31,7 @@ from lrp_fx.preprocess.words import named_goals, with_words
 from lrp_fx.report.relevance import Relevance
 from lrp_fx.runtime.mapping import Mapped, Maps, Ready, goal_of
 from lrp_fx.runtime.run import Executable, Running, Terms, explain, goals_of, output_shape, target_arguments
-from lrp_fx.targets import Target
+from lrp_fx.targets import Target, check_classes
 
 
 def load(
@@ -191,8 +191,23 @@ class SavedExplainer(Maps):
         return Mapped(self._reader, lambda: said, lambda rows, settings: self._ready_for(rows, settings, ready))
 
     def _ready_for(self, rows: Sequence[Row], settings: Settings, ready: Ready) -> Ready:
-        self._check_known(goal_of(rows, settings))
+        goal = goal_of(rows, settings)
+        self._check_known(goal)
+        if settings.columns.target is None:
+            self.check_fits(goal, rows)
         return ready
+
+    def check_fits(self, goal: Target, rows: Sequence[Row]) -> None:
+        """Raise `TargetError` for a target of all rows that the outputs do not have, as the first row shows that can
+        be read.
+        """
+        for row in rows:
+            try:
+                call = self._call(self._reader.batch([row.arguments or {}]))
+                check_classes(goal, output_shape(self._executable(goal, call).guards, call))
+                return
+            except InputError:  # the row's own fault, which its column will say
+                continue
 
     def parameters(self, data: Any, **options: Any) -> Any:
         """Not of a file: relevance of parameters needs the model. Raises `InputError`."""
@@ -204,7 +219,7 @@ class SavedExplainer(Maps):
     def _explained(self, inputs: dict[str, Any], goals: list[Target]) -> list[Relevance]:
         for goal in goals:
             self._check_known(goal)
-        call = Arguments(flatten(inputs), {i.name: i.role for i in self.inputs})
+        call = self._call(inputs)
         executables = [self._executable(goal, call) for goal in goals]
         check_inputs(call.tensors, call.roles)
         arguments = [a for g, e in zip(goals, executables, strict=True) for a in target_arguments([g], e.guards, call)]
@@ -213,6 +228,9 @@ class SavedExplainer(Maps):
         terms = Terms(self.conserve, self.ruleset, self._said, self.made_with.get("probabilities") or None)
         results = explain(executables, call, goals, arguments, terms, _blaming(call))
         return with_words(results, self._reader, output_shape(executables[0].guards, call)[-1])
+
+    def _call(self, inputs: dict[str, Any]) -> Arguments:
+        return Arguments(flatten(inputs), {i.name: i.role for i in self.inputs})
 
     def _check_known(self, goal: Target) -> None:
         if goal.signature not in self.targets:

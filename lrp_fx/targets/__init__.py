@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lrp_fx.targets.at import At
 from lrp_fx.targets.classes import LAST, Class, Contrast, Predicted, rows_at
-from lrp_fx.targets.content import content_of, is_for_each
+from lrp_fx.targets.content import check_classes, content_of, is_for_each
 from lrp_fx.targets.custom import Custom
 from lrp_fx.targets.direction import Direction
 from lrp_fx.targets.given import as_target, asked, kind_of, named, score_of
@@ -31,6 +31,7 @@ __all__ = [
     "Target",
     "as_target",
     "asked",
+    "check_classes",
     "content_of",
     "is_for_each",
     "kind_of",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lrp_fx.errors import TargetError
 from lrp_fx.ir.seen import told
 from lrp_fx.targets.at import At
 from lrp_fx.targets.classes import Class, Contrast, Predicted
 from lrp_fx.targets.direction import Direction
-from lrp_fx.targets.indices import listed
+from lrp_fx.targets.indices import has_names, listed, whole_numbers
 from lrp_fx.targets.span import Span
 from lrp_fx.targets.target import Target
 
@@ -56,3 +59,18 @@ def _is_several(index: Any) -> bool:
     if isinstance(given, Tensor) or hasattr(given, "size"):
         return int(given.numel() if isinstance(given, Tensor) else given.size) > 1
     return isinstance(given, (list, tuple, range)) and (len(given) > 1 or any(map(_is_several, given)))
+
+
+def check_classes(target: Target, shape: Sequence[int] | None = None) -> None:
+    """Raise `TargetError` for a class (or a vector) that outputs of this ``shape`` do not have, whatever their rows;
+    None: where that is not known, for one that no output has.
+    """
+    if shape is not None:
+        at_a_row = isinstance(target, Direction) and target.position is not None
+        if (at_a_row or isinstance(target, (Class, Contrast))) and len(shape) in (2, 3):
+            target.arguments((1, int(shape[-1])), torch.device("cpu"))
+        return
+    for index in target.classes.values() if isinstance(target, (Class, Contrast)) else ():
+        numbers = whole_numbers([] if has_names(index) else index, "class").flatten()
+        if bool((numbers < 0).any()):
+            raise TargetError(f"no such class: {int(numbers.min())} (they are counted from 0)")
