@@ -78,23 +78,39 @@ def kinds(made: MaskGraph, mask: fx.Node, constants: Constants, shapes: Shapes) 
     square = len(sizes) >= 2 and sizes[-2] == sizes[-1]
     found = {"all", "causal"} if square else {"all"}
     try:
-        for start, value in _blocks(made, mask, dict(constants), shapes):
-            keeps, hides = (
-                (value, ~value)
-                if value.dtype == torch.bool
-                else (value == 0, value <= torch.finfo(value.dtype).min / 2)
-            )
-            if not bool(keeps.all()):
+        for start, repeated in _blocks(made, mask, dict(constants), shapes):
+            value = _once(repeated)
+            keeps = value if value.dtype == torch.bool else value == 0
+            if "all" in found and not bool(keeps.all()):
                 found.discard("all")
-            if square:
-                before = torch.ones(keeps.shape[-2:], dtype=torch.bool, device=keeps.device).tril(start)
-                if not bool((keeps == before).all()) or not bool((hides == ~before).all()):
+            if "causal" in found:
+                before = torch.ones(keeps.shape[-2:], dtype=torch.bool, device=keeps.device).tril_(start)
+                if not _is_everywhere(keeps, before) or not _hides(value, before):
                     found.discard("causal")
             if not found:
                 break
     except (RuntimeError, IndexError):  # sizes that the model does not take
         return set()
     return found
+
+
+def _once(value: Tensor) -> Tensor:
+    """Without the repetitions of axes that are expanded: they lie in one place, and say the same."""
+    for axis, stride in enumerate(value.stride()[:-2]):
+        value = value.narrow(axis, 0, 1) if stride == 0 else value
+    return value
+
+
+def _is_everywhere(value: Tensor, pattern: Tensor) -> bool:
+    """Is each of the values along leading axes the pattern?"""
+    return all(torch.equal(each, pattern) for each in value.reshape(-1, *pattern.shape))
+
+
+def _hides(value: Tensor, before: Tensor) -> bool:
+    """Does it hide all that does not stand before, as far as keeping what does leaves that open?"""
+    if value.dtype == torch.bool:
+        return True
+    return _is_everywhere(~(value <= torch.finfo(value.dtype).min / 2), before)  # what is no number hides nothing
 
 
 def _blocks(
