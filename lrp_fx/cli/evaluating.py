@@ -11,6 +11,7 @@ from typing import Any
 
 from lrp_fx.cli.checks import STDIN, STDOUT, Refusal
 from lrp_fx.cli.records import write_table
+from lrp_fx.datasets.values import whole_number
 from lrp_fx.evaluation import Evaluation, evaluate
 from lrp_fx.evaluation.metric import chosen
 from lrp_fx.preprocess.open import load_model, load_processor, load_tokenizer
@@ -61,7 +62,8 @@ def run_evaluate(name: str, data: Path, asked: Measured, *, rules: str, dtype: s
 def _targets(given: str | None, read: list[Any]) -> Any:
     """One target for all, those of the data, or None."""
     if given is not None:
-        return int(given) if given.isdecimal() else given
+        number = whole_number(given)
+        return given if number is None else number
     return read if any(t is not None for t in read) else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_fx.datasets.values import whole_number
 from lrp_fx.errors import InputError, TargetError
 from lrp_fx.preprocess.forward import forward_of
 from lrp_fx.preprocess.media import image_size, read_image
@@ -117,6 +118,7 @@ def read_target(
 
 def class_index(model: nn.Module, tokenizer: Any, name: str) -> int:
     """A class by number, by label, or by the one token it is written as."""
-    if name.isdecimal():
-        return int(name)
+    number = whole_number(name)
+    if number is not None:
+        return number
     return Reader(model, tokenizer).output_index(name)

@@ -54,7 +54,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Explain every row of a data set; what was killed goes on where it was."""
+    """Explain every row of a data set; what was killed goes on where it was. Exit code 1 when all rows are in error."""
     with plain_errors():
         one_of(text_column=text_column, ids_column=ids_column)
         one_of(target=target, target_column=target_column)
@@ -68,7 +68,7 @@ def run(
             "text_column": _columns(text_column),
             "ids_column": ids_column,
             "id_column": id_column,
-            "target": int(target) if target is not None and target.isdecimal() else target,
+            "target": _target(target),
             "target_column": target_column,
             "batch_size": batch_size,
             "rows": rows,
@@ -78,6 +78,25 @@ def run(
         }
         found = _run(model, tokenizer, data, out, rules=rules, dtype=dtype.value, options=options)
         typer.echo(_said(found))
+        if found.rows and found.errors == found.rows:
+            raise Refusal(f"all {found.rows} rows are in error, the first of them by {_first_error(found)}")
+
+
+def _target(text: str | None) -> int | str | None:
+    """A class by number, as in a CSV, or by name."""
+    from lrp_fx.datasets.values import whole_number
+
+    number = whole_number(text) if text is not None else None
+    if number is not None and number < 0:
+        raise Refusal(f"--target {text}: there is no such class, they are counted from 0")
+    return text if number is None else number
+
+
+def _first_error(found: DataRun) -> str:
+    from lrp_fx.errors import needed
+
+    table = needed("pyarrow.parquet", "data").read_table(found.folder / "part-000000.parquet", columns=["error"])
+    return str(table["error"][0].as_py())
 
 
 def _columns(names: list[str] | None) -> Any:
