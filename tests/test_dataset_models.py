@@ -80,12 +80,42 @@ def test_a_model_that_has_run_is_the_same_model() -> None:
     assert model_fingerprint(model) == before
 
 
+class Notes:
+    """A hook that is an object, and one that is a method of it."""
+
+    def __init__(self) -> None:
+        self.calls, self.noted = 0, {}  # type: ignore[var-annotated]
+
+    def __call__(self, module: Any, given: Any, output: Any) -> None:
+        self.calls += 1
+
+    def note(self, module: Any, given: Any, output: Any) -> None:
+        self.noted[len(self.noted)] = output
+
+
+def test_hooks_that_count_are_the_same_hooks() -> None:
+    model, notes = kept(), Notes()
+    model.words.register_forward_hook(notes)
+    model.head.register_forward_hook(notes.note)
+    before = model_fingerprint(model)
+    model(torch.ones(1, 3, dtype=torch.int64))
+    assert notes.calls == len(notes.noted) == 1 and model_fingerprint(model) == before != model_fingerprint(kept())
+
+
+def test_weights_that_are_elsewhere_are_no_fault() -> None:
+    """Offloaded, a hook brings them when they are read."""
+    with torch.device("meta"):
+        empty = Keeps()
+    assert model_fingerprint(empty) != model_fingerprint(kept())
+
+
 def test_another_process_sees_the_same_model() -> None:
     """Whatever order strings have there, and wherever things lie."""
     code = (
         "from testing.keeps import kept\n"
         "from lrp_fx.runtime.fingerprint import model_fingerprint\n"
-        "print(model_fingerprint(kept()))"
+        "import torch\n"
+        "print(model_fingerprint(kept()), model_fingerprint(torch.compile(kept())))"
     )
     root = str(Path(__file__).parents[1])
     found = [
@@ -98,7 +128,8 @@ def test_another_process_sees_the_same_model() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     ]
-    assert found == [model_fingerprint(kept())] * 2
+    model, compiled = kept(), torch.compile(kept())
+    assert found == [f"{model_fingerprint(model)} {model_fingerprint(compiled)}"] * 2  # type: ignore[arg-type]
 
 
 class Warm(Classifier):

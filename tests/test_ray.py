@@ -59,3 +59,22 @@ def test_a_file_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -
     (tmp_path / "graph.lrp").write_text("none")
     with pytest.raises(lrp_fx.InputError, match="no relevance graph"):
         explain(None, tmp_path / "graph.lrp", id_column="id")
+
+
+def test_rows_in_error_keep_their_names_and_nameless_rows_get_none(tmp_path: Path) -> None:
+    """A place in a block is no place in the data."""
+    import pyarrow as arrow
+
+    from lrp_fx.adapters.ray import Explaining
+    from lrp_fx.datasets.rows import Columns
+    from lrp_fx.datasets.settings import Settings
+    from lrp_fx.targets import as_target
+
+    explainer = lrp_fx.convert(Classifier().eval(), tokenizer=Tokenizer())
+    explainer.trace(texts(4))
+    explainer.save(tmp_path / "graph.lrp")
+    given = [{"name": "doc-3", "text": None}, {"name": None, "text": "abc"}, {"name": "0", "text": ""}]
+    settings = Settings(Columns("text", None, "name"), as_target(None))
+    found = Explaining(str(tmp_path / "graph.lrp"), Tokenizer(), settings)(arrow.Table.from_pylist(given)).to_pylist()
+    assert [row["id"] for row in found] == ["doc-3", None, "0"]
+    assert [row["error"] is None for row in found] == [False, True, False]

@@ -20,12 +20,15 @@ from lrp_fx.ir.contents import PLAIN, Part, code_text, is_closed, is_given, of_a
 from lrp_fx.ir.own_state import Written, codes_of, joined, written_by, written_when_run
 from lrp_fx.ir.read import holds_none
 from lrp_fx.ir.seen import Writer
+from lrp_fx.ir.source import TORCH_FOLDER
 
 #: What a configuration, or a model, says of where it was read, and by what.
 OF_A_COPY = frozenset(
     "_name_or_path name_or_path base_model_name_or_path transformers_version peft_version _commit_hash "
     "generation_config warnings_issued hf_device_map _is_hf_initialized _weight_conversions _use_kernels".split()
 )
+#: What torch.compile notes of a function or a module: addresses, mostly.
+_OF_COMPILERS = "_torchdynamo"
 _FORWARD = frozenset({"forward"})
 _OF_MODULES = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -48,7 +51,8 @@ def runs_into(model: nn.Module) -> set[str]:
     found = set()
     for name, module in model.named_modules():
         own = written_when_run(type(module), _FORWARD)
-        found |= {f"{name}.{n}".removeprefix(".") for n in module._buffers if n in own.set | own.filled}
+        buffers = [n for n, _ in module.named_buffers(recurse=False, remove_duplicate=False)]
+        found |= {f"{name}.{n}".removeprefix(".") for n in buffers if n in own.set | own.filled}
     return found
 
 
@@ -60,11 +64,15 @@ class _Writer(Writer):
         self._modules = {id(module): name for name, module in model.named_modules()}
         self._known = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
         runs = [written_when_run(kind, _FORWARD) for kind in {type(m) for m in model.modules()}]
-        self._called = joined(runs).called
+        own = [code for module in model.modules() for code in _own_codes(module)]
+        self._called = joined([*runs, *map(written_by, own)]).called | {"__call__", *(code.co_name for code in own)}
 
     def write_module(self, module: nn.Module) -> None:
         """One module's own attributes and hooks, without its weights and what is below it."""
         self._put(_name(type(module)))
+        if isinstance(module, torch.jit.ScriptModule):  # all that it is stands in its code
+            self._put(str(getattr(module, "code", "")))
+            return
         self._write_classes(module)
         own = {n: v for n, v in vars(module).items() if n not in _OF_MODULES}
         self._write_attributes(own, written_when_run(type(module), _FORWARD))
@@ -79,8 +87,9 @@ class _Writer(Writer):
                 continue
             if name in own.filled and not isinstance(held[name], PLAIN):
                 continue
-            self._put(name)
-            self.write(held[name])
+            if not name.startswith(_OF_COMPILERS):
+                self._put(name)
+                self.write(held[name])
 
     def write(self, value: Any) -> None:
         """A value, and all that it holds. Where numbers lie decides on none of them."""
@@ -115,7 +124,12 @@ class _Writer(Writer):
         self.write({n: found[n] for n in sorted(map(str, found)) if n in found and n not in OF_A_COPY})
 
     def _write_function(self, function: types.FunctionType) -> None:
-        """Its code, and what it reads and does not fill."""
+        """Its code, and what it reads and does not fill; of a wrapper of torch's what it wraps."""
+        if TORCH_FOLDER in function.__code__.co_filename.replace("\\", "/"):
+            held = [v for part in parts(function) for v in part.values if isinstance(v, _FUNCTIONS)]
+            self._put(f"{function.__module__}.{function.__qualname__}")
+            self.write(held)
+            return
         own = joined(map(written_by, codes_of(function)))
         for part in parts(function):
             names = tuple(part.names) if part.names is not None else ()
@@ -148,8 +162,9 @@ class _Writer(Writer):
         for part in held:
             self._put("part")
             for name, each in _named(part):
-                self.write(name)
-                self.write(each)
+                if not str(name).startswith(_OF_COMPILERS):
+                    self.write(name)
+                    self.write(each)
 
     def _write_tensor(self, tensor: Tensor) -> None:
         if holds_none(tensor):
@@ -162,6 +177,14 @@ class _Writer(Writer):
         return _name(type(value))
 
 
+def _own_codes(module: nn.Module) -> Iterator[types.CodeType]:
+    """The code of a forward that was put into this one module, and of its hooks."""
+    hooks = [hook for name in _HOOKS for hook in getattr(module, name, {}).values()]
+    for each in (vars(module).get("forward"), *hooks):
+        yield from codes_of(each)
+
+
+_FUNCTIONS = (types.FunctionType, types.MethodType)
 _VALUES = (int, float, str, bool, complex, bytes, type(None), torch.dtype, list, tuple, Tensor, np.ndarray)
 
 

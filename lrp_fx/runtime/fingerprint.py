@@ -11,11 +11,12 @@ import hashlib
 import json
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lrp_fx.capture.checks import plain_tensors
 from lrp_fx.file.tensors import fingerprint
 from lrp_fx.ir.lasting import OF_A_COPY, lasting, runs_into
+from lrp_fx.ir.read import holds_none
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -28,7 +29,12 @@ def model_fingerprint(model: nn.Module) -> str:
     changing = runs_into(model)
     unkept = {n: t for n, t in model.named_buffers(remove_duplicate=False) if n not in changing}
     for name, tensor in {**unkept, **model.state_dict()}.items():
-        plain = plain_tensors(tensor)
-        found.update(f"{name} {[(tuple(t.shape), str(t.dtype), fingerprint(t)) for t in plain]}".encode())
+        said = [(tuple(t.shape), str(t.dtype), _numbers(t)) for t in plain_tensors(tensor)]
+        found.update(f"{name} {said}".encode())
     found.update(lasting(model).encode())
     return found.hexdigest()
+
+
+def _numbers(tensor: Tensor) -> str | None:
+    """None where a hook brings them when they are read (offloaded models): it is told with what the model holds."""
+    return None if holds_none(tensor) else fingerprint(tensor)
