@@ -90,14 +90,16 @@ class Maps:
         shard by shard, so that a run that was killed goes on where it was, and ends with the same files to the bit.
 
         data: texts, pairs (tuples), ids, or mappings by column, in anything that gives them one after the other; a data
-            frame or table; the path of a file (.parquet, .csv, .tsv, .jsonl, .txt) or of a folder of Parquet files.
+            frame or table; the path of a file (.parquet, .csv, .tsv, .jsonl, .json, .txt) or of a folder of
+            Parquet files.
         save: the folder of the run: shards in Parquet (docs/datasets.md has the columns), and a manifest. None: rows
             are given one by one, as mappings by column, in the order of the data, and nothing is kept.
         resume: go on with a run that is in the folder; False refuses that.
         batch_size: rows of a batch. rows: rows of a shard, which are in memory together.
         text_column, ids_column: where texts (two names: pairs) or ids stand; by default ``text``, ``sentence``,
             ``prompt``, else ``input_ids``. id_column: what a row is called, by default its column ``id``, or its place.
-        target: what is explained, as in a call, one for all. target_column: a class for each row, by number or name.
+        target: what is explained, as in a call, one for all rows, and no function. target_column: a class for each row,
+            by number or name (in a CSV, a whole number is a number).
         processes: so many processes write shards, each with the graph from a file; the files are the same.
         threads: of each process. Sums are rounded by how they are shared out, so the number belongs to the run.
         share: (rank, of how many): write every so many-th shard, and leave the others to other machines;
@@ -106,7 +108,8 @@ class Maps:
 
         A row that cannot be explained (an empty text, one that is too long, an id that there is not, books that do not
         close) has its error in a column. Raises `InputError` for data that cannot be read, for a folder that holds
-        another run (other rows, rules, weights, settings or versions), `CaptureError` and `TargetError` as a call does.
+        another run (other rows or fewer, another model, rules, settings or versions) or that another process writes to,
+        `CaptureError` and `TargetError` as a call does; `TargetError`, too, for a target with something for each row.
         """
         columns = Columns(_pair(text_column), ids_column, id_column, target_column)
         require_one(target, target_column)
