@@ -18,7 +18,7 @@ from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import ancestors, is_float, tensor_args
 from lrp_fx.ir.layout import FEATURE, Layout, token_axes
 from lrp_fx.ir.operators import has, operand_of, operator_of
-from lrp_fx.ir.sizes import shape_of
+from lrp_fx.ir.sizes import same_size, shape_of
 
 #: What scores pass on their way to a softmax.
 _STEPS = (
@@ -53,9 +53,11 @@ class ComputedWeights:
             return False
         codes = _holds_codes(candidate)
         if is_declared_weight(candidate, node):
-            return (codes or self._is_linear_map(node, args)) and not self._makes_scores(node, codes)
+            is_map = codes or (self._is_linear_map(node, args) and not self._has_row_for_each_token(candidate, content))
+            return is_map and not self._makes_scores(node, codes)
         if has(node, Fact.CONTRACTION):
-            return self._maps_features(candidate, node, args) and not self._makes_scores(node, codes)
+            is_map = codes or not self._has_row_for_each_token(candidate, content)
+            return is_map and self._maps_features(candidate, node, args) and not self._makes_scores(node, codes)
         along_features = codes and has(node, Fact.SUM | Fact.SCALING) and self._meets_tokens(content)
         return along_features and self.meeting.runs_along_features(candidate, node, args)
 
@@ -82,6 +84,11 @@ class ComputedWeights:
             and not self.meeting.varies_along_tokens(matrix, node, args, last=2)
             and not self.meeting.gathered_by_position(node)
         )
+
+    def _has_row_for_each_token(self, matrix: fx.Node, content: list[fx.Node]) -> bool:
+        """Is an axis of it as long as the tokens that it meets, which its rows may then count?"""
+        tokens = [shape_of(a)[axis] for a in content for axis in token_axes(self.meeting.layout.get(a))]
+        return any(same_size(own, size) for own in shape_of(matrix) for size in tokens)
 
     def _meets_tokens(self, content: list[fx.Node]) -> bool:
         """Are there several tokens (the row of one token's place has no axis that shows it)?"""
