@@ -16,7 +16,7 @@ from torch import fx
 from lrp_fx.analysis.inverse_scatter import inverse_scatter
 from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.facts import Axes, Fact
-from lrp_fx.ir.graph import op_name, value_of
+from lrp_fx.ir.graph import ancestors, op_name, value_of
 from lrp_fx.ir.layout import BATCH, FEATURE, SEGMENTED, TOKEN, UNKNOWN, Axis, Layout, broadcast, regroup, resize, single
 from lrp_fx.ir.operators import argument, axis_of, has, operand_of
 from lrp_fx.ir.sizes import hint, shape_of
@@ -87,8 +87,8 @@ def _matmul(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: dict[fx.N
         rows = left[:-1] if left is not None else ()
         return (*rows, *((*right[:-2], right[-1]) if right is not None and ranks[1] > 1 else ()))
     if lay is right and node.args[0] not in known:  # a matrix of weights from the left
-        return (*lay[:-2], _mixed(lay[-2], shape[-2]), lay[-1]) if len(lay) == rank > 1 else None
-    last = right[-1] if right is not None and len(right) > 1 else _mixed(lay[-1], shape[-1])
+        return (*lay[:-2], _mixed(lay[-2], shape[-2], node.args[0]), lay[-1]) if len(lay) == rank > 1 else None
+    last = right[-1] if right is not None and len(right) > 1 else _mixed(lay[-1], shape[-1], other)
     batch = broadcast([a[:-2] for a in (lay, right) if a is not None], shape[:-2]) if rank > 2 else ()
     return (*batch, lay[-2], last) if len(lay) > 1 else None
 
@@ -100,14 +100,20 @@ def _added_product(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: di
         return left[:-1]  # times a vector
     if left is None or len(left) != len(shape):
         return None
-    return (*left[:-1], right[-1] if right is not None and len(right) == len(shape) else _mixed(left[-1], shape[-1]))
+    return (
+        *left[:-1],
+        right[-1] if right is not None and len(right) == len(shape) else _mixed(left[-1], shape[-1], node.args[2]),
+    )
 
 
-def _mixed(axis: Axis, size: int) -> Axis:
-    """An axis after a matrix of weights: features; but as many tokens as before (sums over those before, say) are still
-    the tokens.
+def _mixed(axis: Axis, size: int, matrix: Any) -> Axis:
+    """An axis after a matrix of weights: features; but as many tokens as before are still the tokens, where the matrix
+    holds no parameters (sums over those before, say, or a Fourier transform).
     """
-    return axis if axis == single(TOKEN, size) != () else single(FEATURE, size)
+    if axis != single(TOKEN, size) or axis == () or not isinstance(matrix, fx.Node):
+        return single(FEATURE, size)
+    learned = any(n.op == "get_attr" and n.meta.get("origin") == "parameter" for n in ancestors([matrix]))
+    return single(FEATURE, size) if learned else axis
 
 
 def _getitem(node: fx.Node, lay: Layout, shape: tuple[int, ...], known: Any) -> Layout | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name
+from lrp_fx.ir.operators import has
 
 CONTENT, POSITION, LEARNED, SEGMENT = "content", "position", "learned", "segment"
 MASK, PARAMETER, CONSTANT = "mask", "parameter", "constant"
@@ -57,11 +61,16 @@ def is_very_low(value: object) -> bool:
 
 
 def may_be_infinite(value: fx.Node) -> bool:
-    """May it be minus infinity: computed by a function that has a pole, or held beside the parameters, which are
-    checked to be finite? (Asked of what depends on no input.)
+    """May it be minus infinity: computed by a function that has a pole, filled with it, or held beside the parameters,
+    which are checked to be finite? (Asked of what depends on no input.)
     """
     through = [n for n in ancestors([value], until=lambda n: not is_float(n)) if is_float(n)]
-    return any(op_name(n) in _POLES or (n.op == "get_attr" and n.meta.get("origin") != PARAMETER) for n in through)
+    return any(
+        op_name(n) in _POLES
+        or (n.op == "get_attr" and n.meta.get("origin") != PARAMETER)
+        or (has(n, Fact.CHOICE | Fact.FILL) and -math.inf in n.args)
+        for n in through
+    )
 
 
 def _is_low_number(value: object) -> bool:

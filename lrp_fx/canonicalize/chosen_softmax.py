@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from lrp_fx.ir.examples import depends_on_values, example
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import call_like, is_float, is_tensor, op_name, value_of
+from lrp_fx.ir.graph import call_like, is_tensor, op_name, value_of
 from lrp_fx.ir.operators import argument, has, operand_of
 from lrp_fx.ir.program import MASK_ROLE, Program
 
@@ -142,7 +143,7 @@ def _chosen(few: fx.Node) -> Chosen | None:
         for weights, factor in (few.args[:2], few.args[1::-1]):
             if (kept := indicator(factor)) is not None:
                 return _from_softmax(weights, mask=kept)
-            if (numbers := counts(factor)) is not None and has_softmax(weights):
+            if has_softmax(weights) and (numbers := counts(factor)) is not None:
                 return _from_softmax(weights, mask=numbers, counts=True)
     return None
 
@@ -192,9 +193,7 @@ def indicator(value: object) -> fx.Node | None:
 
 
 def counts(value: object) -> fx.Node | None:
-    """A mask of numbers (or a product of some) behind an operand that lays it out or holds it otherwise."""
-    while isinstance(value, fx.Node) and has(value, Fact.MOVE) and is_float(value):
-        value = value.args[0]
+    """An operand that is a mask of numbers, or a product of some, as it is laid out."""
     return value if isinstance(value, fx.Node) and _is_mask(value) else None
 
 
@@ -204,8 +203,11 @@ def _is_mask(node: fx.Node) -> bool:
         return False
     if value_of(node).dtype == torch.bool or node.meta.get(ROLE) == MASK_ROLE:
         return True
-    if has(node, Fact.MOVE):
+    if has(node, Fact.MOVE | Fact.SELECTION):
         return _is_mask(operand_of(node))
+    if not depends_on_values(node):
+        numbers = None if node.meta.get("origin") == "parameter" else example(node, {})
+        return isinstance(numbers, torch.Tensor) and bool(((numbers == 0) | (numbers == 1)).all())
     factors = node.args if op_name(node) == "aten.mul" else ()
     return len(factors) == 2 and all(isinstance(f, fx.Node) and _is_mask(f) for f in factors)
 

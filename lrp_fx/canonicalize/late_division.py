@@ -9,7 +9,7 @@ ensures   such weights are divided where they are summed; the same values but fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Late:
     def of_result(self, of_factor: Tensor) -> Tensor | None:
         """What is the same for all weights of a row, laid out as the product is; None where it is not the same."""
         if self.terms is self.product:
-            summed = [of_factor.dim() - 1 if self.side == 0 else max(of_factor.dim() - 2, 0)]
+            summed: Sequence[int] = [of_factor.dim() - 1 if self.side == 0 else max(of_factor.dim() - 2, 0)]
         else:
             of_factor = of_factor.expand(shape_of(self.terms))
             summed = axes_of(self.product, of_factor.dim())
@@ -59,8 +59,8 @@ class Late:
             rows = rows.narrow(axis, 0, 1)
         if not torch.equal(rows.expand_as(of_factor), of_factor):
             return None
-        if self.terms is not self.product and not argument(self.product, "keepdim"):
-            rows = rows.squeeze(summed)
+        if len(shape_of(self.product)) < rows.dim():  # a sum that keeps no axis, a product with a vector
+            rows = rows.squeeze([*summed])
         return rows.expand(shape_of(self.product))
 
 

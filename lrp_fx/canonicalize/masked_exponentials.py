@@ -70,7 +70,7 @@ def _masked(node: fx.Node) -> Iterator[Masked]:
         for kept, mask in ((args[0], args[1]), (args[1], args[0])):
             if isinstance(kept, fx.Node) and (truth := indicator(mask)) is not None:
                 yield Masked(kept, truth, False)
-            elif isinstance(kept, fx.Node) and (numbers := counts(mask)) is not None:
+            elif isinstance(kept, fx.Node) and op_name(kept) == "aten.exp" and (numbers := counts(mask)) is not None:
                 yield Masked(kept, numbers, False, counts=True)
 
 
@@ -114,7 +114,10 @@ def sum_of_positive(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def write_power_of_number(graph: fx.Graph, node: fx.Node) -> None:
-    """``a ** x`` of a positive number a as ``exp(x log a)``, ``exp2`` too."""
+    """``a ** x`` of a positive number a as ``exp(x log a)``, ``exp2`` too; ``x ** -1`` as what divides by x."""
+    if op_name(node) == "aten.pow" and node.args[1] == -1 and is_float(node):
+        node.target, node.args = aten.reciprocal.default, node.args[:1]
+        return
     base, exponent = (2.0, node.args[0]) if op_name(node) == "aten.exp2" else node.args[:2]
     if not isinstance(base, (int, float)) or base <= 0 or not isinstance(exponent, fx.Node) or not is_float(exponent):
         return

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from lrp_fx.analysis.provenance import MASK, POSITION
+from lrp_fx.analysis.provenance import CONSTANT, CONTENT, MASK, POSITION, VERY_LOW
+from lrp_fx.analysis.sources import is_very_low, may_be_infinite
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, op_name, value_of
 from lrp_fx.ir.operators import has
@@ -23,6 +24,8 @@ from lrp_fx.rewrite.application import Application
 from lrp_fx.rule import Call
 from lrp_fx.transpose.builder import RelevanceBuilder
 
+#: What is lower hides what it is added to (`VERY_LOW`, and a bias beside it).
+_LOW = VERY_LOW / 2
 #: Operations whose result is made of the bases of their operands and of what carries nothing.
 _KEEPING = ("move", "sum", "residual", "route", "linear")
 
@@ -62,13 +65,11 @@ class Bases:
     def _of_leaf(self, node: fx.Node) -> fx.Node | None:
         """What masks have put into a position leaf: a table of biases with the lowest number where they hide."""
         sources = self.builder.facts.sources
-        if not has(node, Fact.MOVE | Fact.SUM | Fact.CHOICE):
-            return None
-        operands = node.all_input_nodes
+        operands = node.all_input_nodes if has(node, Fact.MOVE | Fact.SUM | Fact.CHOICE) else []
         position = [a for a in operands if POSITION in sources.get(a, ())]
         bases = {a: base for a in position if (base := self._of_leaf(a)) is not None}
         if not bases and (not position or not any(MASK in sources.get(a, ()) for a in operands)):
-            return None
+            return self._lowest(node)
         flat, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         places = [i for i, a in enumerate(flat) if isinstance(a, fx.Node)]
 
@@ -78,6 +79,15 @@ class Bases:
             return [node.target(*args, **kwargs)]  # type: ignore[operator]
 
         (base,) = self.builder.add(run, [self._at_base(flat[i], position, bases) for i in places], _tag(node))
+        return base  # type: ignore[no-any-return]
+
+    def _lowest(self, node: fx.Node) -> fx.Node | None:
+        """Of numbers that depend on no input, those that are so low that they hide; None where there can be none."""
+        if not is_float(node) or CONTENT in self.builder.facts.sources.get(node, (CONTENT,)):
+            return None
+        if CONSTANT not in self.builder.facts.sources[node] and not is_very_low(node) and not may_be_infinite(node):
+            return None
+        (base,) = self.builder.add(lambda x: [x.masked_fill(x > _LOW, 0.0)], [self.builder.env[node]], _tag(node))
         return base  # type: ignore[no-any-return]
 
     def _at_base(self, node: fx.Node, position: list[fx.Node], bases: dict[fx.Node, fx.Node]) -> fx.Node:

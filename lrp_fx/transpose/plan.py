@@ -12,9 +12,9 @@ from lrp_fx.analysis.provenance import CONTENT, MASK, Facts
 from lrp_fx.analysis.segment_ids import SegmentIds, segmented_axes
 from lrp_fx.analysis.sources import may_be_infinite
 from lrp_fx.ir.facts import Axes
-from lrp_fx.ir.graph import value_of
+from lrp_fx.ir.graph import is_float, value_of
 from lrp_fx.ir.layout import BatchAxis, Segmented
-from lrp_fx.ir.operators import axis_of, operator_of
+from lrp_fx.ir.operators import argument, axis_of, operator_of
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.sizes import hint
 from lrp_fx.ir.sparse import numbers_held
@@ -143,7 +143,8 @@ class Planner:
         if application.rule.remainder is not None and application.kind != "attention":  # whose scores are inside
             return True
         sources = (self.facts.sources.get(a, frozenset()) for a in application.flat() if isinstance(a, fx.Node))
-        bias = application.kind == "attention" and 3 in carriers
+        added = argument(application.node, "attn_mask") if application.kind == "attention" else None
+        bias = (3 in carriers and added is not None) or (isinstance(added, fx.Node) and is_float(added))
         passed = application.facts.get("masked", False) and (
             application.kind != "softmax" or application.rule.remainder is not None  # else no score is read
         )
