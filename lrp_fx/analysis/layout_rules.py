@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lrp_fx.analysis.inverse_scatter import inverse_scatter
+from lrp_fx.analysis.sources import PARAMETER
 from lrp_fx.ir.factor_rules import factors_of_axes
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import ancestors, op_name, value_of
@@ -112,7 +113,7 @@ def _mixed(axis: Axis, size: int, matrix: Any) -> Axis:
     """
     if axis != single(TOKEN, size) or axis == () or not isinstance(matrix, fx.Node):
         return single(FEATURE, size)
-    learned = any(n.op == "get_attr" and n.meta.get("origin") == "parameter" for n in ancestors([matrix]))
+    learned = any(n.op == "get_attr" and n.meta.get("origin") == PARAMETER for n in ancestors([matrix]))
     return single(FEATURE, size) if learned else axis
 
 

@@ -338,7 +338,7 @@ def _varies_by_key(bias: fx.Node) -> bool:
 
 
 def _is_meeting(node: fx.Node) -> bool:
-    return has(node, _MEETING) or op_name(node) == "aten.addcmul" or operator_of(node).axes is Axes.ATTENTION
+    return has(node, _MEETING) or operator_of(node).axes is Axes.ATTENTION
 
 
 def is_declared_weight(candidate: fx.Node, node: fx.Node) -> bool:
