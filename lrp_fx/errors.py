@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -102,6 +103,16 @@ def is_ours(file: str) -> bool:
     return str(Path(file).resolve()).startswith(_PACKAGE)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did Python, torch or a device have no memory left?"""
+    said = "allocate memory" in str(error)  # torch's own, on a CPU
+    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+#: What torch says in place of an error that came while it read an argument (a symbolic size is read by Python code).
+_UNREAD = re.compile(r"""(?:Python error details: |with error ")(KeyboardInterrupt|MemoryError)\b""")
+
+
 def raise_if_out_of_memory(error: BaseException) -> None:
     """A failed allocation says nothing about the model: it is raised again, never taken for a refusal that is kept.
 
@@ -110,11 +121,9 @@ def raise_if_out_of_memory(error: BaseException) -> None:
     """
     known: BaseException | None = error
     while known is not None:
-        text = str(known)
-        if "Python error details: KeyboardInterrupt" in text:
-            raise KeyboardInterrupt from error
-        said = "allocate memory" in text or "Python error details: MemoryError" in text  # torch's own, on a CPU
-        if said or isinstance(known, (MemoryError, torch.OutOfMemoryError)):
+        if unread := _UNREAD.search(str(known)):
+            raise (KeyboardInterrupt if unread[1] == "KeyboardInterrupt" else MemoryError) from error
+        if is_out_of_memory(known):
             raise error
         known = known.__cause__
 

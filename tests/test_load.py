@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
+import itertools
 import linecache
+import logging
 import os
 import subprocess
 import sys
@@ -18,23 +21,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace
+from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import lrp_fx
 from benchmarks.load.interrupts import RAISED, differing, state
 from benchmarks.load.memory import resident
+from lrp_fx.capture.compare import inference_configuration
+from lrp_fx.capture.export import _quietly
+from lrp_fx.capture.record import _as_in_export
 from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.leftovers import let_go
-from lrp_fx.ir.undo import surely, torch_as_before
-from lrp_fx.runtime import collection
+from lrp_fx.ir.undo import process_as_before, surely
+from lrp_fx.runtime import captures, collection
 from lrp_fx.runtime.alone import ALONE
+from lrp_fx.runtime.collection import no_collection
 from lrp_fx.runtime.compiler import Compiler
+from lrp_fx.runtime.watch import attributes_set
 from testing.handmade import Small, V, ids, ready
 from tests.test_reuse import Small as Attending
 
@@ -134,11 +144,15 @@ def test_threads_in_modes_of_their_own() -> None:
     assert torch.equal(expected[0][0], expected[3][0]) and not torch.equal(expected[1][0], expected[3][0])
 
 
-@pytest.mark.parametrize("name", ["KeyboardInterrupt", "MemoryError"])
-def test_an_interrupt_that_torch_took_for_a_wrong_type(name: str) -> None:
-    text = f"aten::as_strided() Expected a value of type 'List[int]'.\n Python error details: {name}: <EMPTY MESSAGE>"
-    with pytest.raises(KeyboardInterrupt if name == "KeyboardInterrupt" else RuntimeError):
-        raise_if_out_of_memory(RuntimeError(text))
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_that_torch_took_for_a_wrong_type(raised: type[BaseException]) -> None:
+    name = f"{raised.__name__}: <EMPTY MESSAGE>"
+    for text in (
+        f"aten::as_strided() Expected a value of type 'List[int]'.\n Python error details: {name}",
+        f"view(): argument 'size' failed to unpack the object at pos 1 with error \"{name}\"",
+    ):
+        with pytest.raises(raised):
+            raise_if_out_of_memory(TypeError(text))
     raise_if_out_of_memory(RuntimeError("Expected a value of type 'List[int]'"))
 
 
@@ -219,7 +233,7 @@ def test_putting_back_is_interrupted() -> None:
 
 def test_what_torch_was_putting_back() -> None:
     method = nn.Module.__call__
-    with pytest.raises(KeyboardInterrupt), torch_as_before():
+    with pytest.raises(KeyboardInterrupt), process_as_before():
         _broken_off_while_patched()
     assert nn.Module.__call__ is method and _symbolic_trace.CURRENT_PATCHER is None
 
@@ -228,6 +242,81 @@ def _broken_off_while_patched() -> None:
     patcher = _symbolic_trace.CURRENT_PATCHER = _symbolic_trace._Patcher()
     patcher.patch_method(nn.Module, "__call__", lambda *_: None, deduplicate=False)
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", [no_collection, _quietly, _as_in_export, attributes_set, inference_configuration])
+def test_an_interrupt_while_something_is_set(place: Any) -> None:
+    """At each line up to the block, and from the block on: everything is as before."""
+    model = ready(Small())
+    enter = (lambda: place(model)) if place is inference_configuration else place
+    before, line = everything(model), 0
+    while _interrupted_at(line, enter, place.__wrapped__.__code__):
+        assert differing(before, everything(model)) == [], f"interrupted at line {line}"
+        line += 1
+    assert line > 1
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    return {**state(model), "setting attributes": nn.Module.__setattr__}
+
+
+def _interrupted_at(line: int, enter: Callable[[], AbstractContextManager[object]], code: CodeType) -> bool:
+    """Was a block broken off at a line of what sets something for it, counted as they are run?"""
+    run = -1
+
+    def each_line(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal run
+        run += event == "line"
+        if event == "line" and run == line:
+            raise KeyboardInterrupt
+        return each_line
+
+    def each_call(frame: FrameType, event: str, _: object) -> Any:
+        return each_line if frame.f_code is code else None
+
+    before = sys.gettrace()
+    sys.settrace(each_call)
+    try:
+        with enter():
+            sys.settrace(before)
+            if run < line:
+                return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    raise AssertionError("nothing was raised")
+
+
+def test_what_python_was_putting_back() -> None:
+    """An interrupt comes inside of what Python itself leaves with: a block that says nothing of warnings, errors."""
+    before = sys.stderr, warnings.filters, logging.root.manager.disable
+    with contextlib.suppress(KeyboardInterrupt), process_as_before():
+        silent, lost = warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO())
+        silent.__enter__(), lost.__enter__()
+        logging.disable(logging.ERROR)
+        raise KeyboardInterrupt
+    assert (sys.stderr, warnings.filters, logging.root.manager.disable) == before
+    assert sys.stderr is before[0] and warnings.filters is before[1]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(("reader", "moment"), [("_ops.py", 5), ("detached.py", 5), ("seed.py", 0)])
+def test_an_interrupt_while_torch_reads_a_symbolic_size(
+    raised: type[BaseException], reader: str, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch says that arguments are of a wrong type, and holds what was raised as text only."""
+    explain, read, read_there = lrp_fx.convert(ready(Small()), dynamic=True), SymNode.is_int, itertools.count()
+
+    def is_int(self: SymNode) -> bool:
+        if sys._getframe(1).f_code.co_filename.endswith(reader) and next(read_there) == moment:
+            raise raised
+        return read(self)
+
+    monkeypatch.setattr(SymNode, "is_int", is_int)
+    captures.forget()
+    with pytest.raises(raised):
+        explain(ids())
 
 
 def interrupted(_: object) -> None:

@@ -36,6 +36,7 @@ from lrp_fx.ir.operators import operation_name
 from lrp_fx.ir.passes import report_fault
 from lrp_fx.ir.program import CACHED_ROLE, CONTENT_ROLE, FlatModule, Input, Outputs, Program
 from lrp_fx.ir.spared import without_notes
+from lrp_fx.ir.undo import surely
 
 
 @dataclass(frozen=True)
@@ -187,12 +188,12 @@ def _functional(exported: torch.export.ExportedProgram, wanted: _Wanted, blocks:
 def _quietly() -> Iterator[None]:
     """Torch prints the whole graph when an export fails; that another method is tried next is no news to the user."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
     try:
+        logging.disable(logging.ERROR)
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(before)
+        surely(lambda: logging.disable(before))
 
 
 def _by_parameter(model: nn.Module, shapes: dict[str, Any]) -> dict[str, Any]:

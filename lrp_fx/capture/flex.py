@@ -37,8 +37,8 @@ def flex_written_out() -> Iterator[None]:
     def attend(*args: Any, **kwargs: Any) -> Any:
         return (_written_out if threading.get_ident() == thread else kernel)(*args, **kwargs)
 
-    flex.flex_attention_hop, flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = attend, True
     try:
+        flex.flex_attention_hop, flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = attend, True
         yield
     finally:
         flex.flex_attention_hop, flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = kernel, compiles

@@ -152,8 +152,8 @@ def _as_in_export() -> Iterator[None]:
     traced.
     """
     before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
-    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
     try:
+        torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
         yield
     finally:
         torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before

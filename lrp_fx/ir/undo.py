@@ -1,13 +1,21 @@
-"""Undo: what was set for a while is put back, whatever interrupts."""
+"""Undo: what was set for a while is put back, whatever interrupts.
+
+An interrupt may come behind any call. So what is to be undone is set inside of the ``try`` that undoes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace
+
+from lrp_fx.errors import is_out_of_memory
 
 #: Of every module, set by torch while it traces.
 _METHODS = ("__call__", "__getattr__")
@@ -24,10 +32,11 @@ def surely(undo: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def torch_as_before() -> Iterator[None]:
-    """Where something is raised inside, what torch has set in the process to trace is put back: an interrupt may come
-    while torch does so itself.
+def process_as_before() -> Iterator[None]:
+    """Where something is raised inside, what is set in the process to trace is put back: an interrupt may come while
+    torch or Python do so themselves.
     """
+    broken_off = _of_python()
     patcher = getattr(_symbolic_trace, "CURRENT_PATCHER", None)
     methods = {name: vars(nn.Module)[name] for name in _METHODS}
     flags = {name: getattr(torch.compiler, name) for name in _FLAGS if hasattr(torch.compiler, name)}
@@ -45,6 +54,23 @@ def torch_as_before() -> Iterator[None]:
 
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         surely(restore)
+        if not isinstance(error, Exception) or is_out_of_memory(error):
+            surely(broken_off)
         raise
+
+
+def _of_python() -> Callable[[], None]:
+    """What puts back the process's filters of warnings, its threshold of logging and its standard error."""
+    filters, shown = warnings.filters, warnings.showwarning
+    silent, stream = logging.root.manager.disable, sys.stderr
+
+    def restore() -> None:
+        if warnings.filters is not filters:
+            warnings.resetwarnings()  # which says that they are others
+            warnings.filters, warnings.showwarning = filters, shown  # type: ignore[assignment]
+        logging.root.manager.disable = silent
+        sys.stderr = stream
+
+    return restore

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from lrp_fx.ir.devices import own_device
-from lrp_fx.ir.undo import torch_as_before
+from lrp_fx.ir.undo import process_as_before
 from lrp_fx.runtime.collection import no_collection
 from lrp_fx.runtime.progress import progress
 
@@ -35,7 +35,7 @@ def compiling(shown: bool | None) -> Iterator[None]:
     with (
         progress(shown),
         no_collection(),
-        torch_as_before(),
+        process_as_before(),
         own_device(),
         torch.inference_mode(False),
         torch.autograd.set_detect_anomaly(False),

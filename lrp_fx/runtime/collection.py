@@ -33,8 +33,8 @@ def no_collection() -> Iterator[None]:
         yield
         return
     before = gc.get_count()[0]
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         try:
@@ -53,5 +53,7 @@ def _grown_old(made: int) -> None:
         _Unseen.count, _Unseen.limit = 0, max(_LEAST, sys.getallocatedblocks() // 8)  # two or three blocks each
     else:
         _Unseen.count += made
-    gc.freeze()
-    gc.unfreeze()
+    try:
+        gc.freeze()
+    finally:
+        gc.unfreeze()

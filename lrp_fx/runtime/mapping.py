@@ -225,8 +225,8 @@ def _parts(ready: Ready | None, mapped: Mapped) -> tuple[Explains | None, Reader
 def _threads(count: int) -> Iterator[None]:
     """So many threads of torch, for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
+        torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)
