@@ -110,7 +110,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 #: What torch says in place of an error that came while it read an argument (a symbolic size is read by Python code).
-_UNREAD = re.compile(r"""(?:Python error details: |with error ")(KeyboardInterrupt|MemoryError)\b""")
+_UNREAD = re.compile(r"""(?:Python error details: |with error ")(KeyboardInterrupt|MemoryError|RuntimeError): (.*)""")
+_MEANT = {e.__name__: e for e in (KeyboardInterrupt, MemoryError, RuntimeError)}
 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
@@ -121,8 +122,9 @@ def raise_if_out_of_memory(error: BaseException) -> None:
     """
     known: BaseException | None = error
     while known is not None:
-        if unread := _UNREAD.search(str(known)):
-            raise (KeyboardInterrupt if unread[1] == "KeyboardInterrupt" else MemoryError) from error
+        unread = _UNREAD.search(str(known))
+        if unread and (unread[1] != "RuntimeError" or "allocate memory" in unread[2]):
+            raise _MEANT[unread[1]](unread[2].replace("<EMPTY MESSAGE>", "")) from error
         if is_out_of_memory(known):
             raise error
         known = known.__cause__

@@ -27,8 +27,30 @@ from lrp_fx.ir.program import CONCRETE, CONTENT_ROLE, DYNAMIC, MASK_ROLE, Progra
 from lrp_fx.ir.read import all_as_read
 from lrp_fx.ir.undo import surely
 
-#: Agreement demanded between model and capture, in units in the last place of the largest output.
-CAPTURE_ULPS = 1024.0
+#: Agreement demanded between model and capture, in units in the last place of the largest output. (Those of half
+#: precision are large: a thousand of them would allow anything.)
+CAPTURE_ULPS = {torch.float64: 1024.0, torch.float32: 1024.0, torch.bfloat16: 4.0, torch.float16: 8.0}
+
+
+class Difference(NamedTuple):
+    """How far an output is from the model's, in units in the last place of the largest number in it; infinite where it
+    is no such tensor. ``allowed``: how far it may be.
+    """
+
+    ulps: float = 0.0
+    allowed: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.ulps <= self.allowed
+
+    @property
+    def excess(self) -> float:
+        """The share of what is allowed."""
+        return self.ulps / self.allowed if self.allowed else self.ulps and float("inf")
+
+    def __str__(self) -> str:
+        return f"{self.ulps:.3g} units in the last place (allowed {self.allowed:g})"
 
 
 class Ran(NamedTuple):
@@ -54,28 +76,39 @@ def verify_capture(
             trials["another mask"] = masked
     for name, trial in trials.items():
         found = difference(program, trial)
-        if not found <= CAPTURE_ULPS:
-            raise CaptureError(
-                f"the captured graph differs from the model by {found:.0f} units in the last place on {name}"
-            )
+        if not found.ok:
+            raise CaptureError(f"the captured graph differs from the model by {found} on {name}")
 
 
-def difference(program: Program, trial: Ran) -> float:
-    """Largest difference of an output from the model's, in units in the last place of the largest number in it;
-    infinite where the program holds copies of tensors that are others now. Of a model without weights shapes and types
-    are compared: 0 where they agree.
+#: No tensor of the model's.
+OTHER = Difference(float("inf"))
+
+
+def difference(program: Program, trial: Ran) -> Difference:
+    """The difference of the output that is furthest from the model's; infinite where the program holds copies of
+    tensors that are others now. Of a model without weights shapes and types are compared: 0 where they agree.
     """
     if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(trial.result)):
-        return 0.0 if _agree_abstractly(program, trial) else float("inf")
+        return Difference() if _agree_abstractly(program, trial) else OTHER
     if not all_as_read(program.read):  # what is compared reads the tensors themselves
-        return float("inf")
+        return OTHER
     with torch.no_grad():
         ours = (program.captured or program.module)(*[trial.inputs[i.name] for i in program.inputs])
     theirs = pytree.tree_leaves(trial.result)
     expected, got = ([t for t in flat if isinstance(t, Tensor)] for flat in (theirs, ours))
     if len(expected) != len(got):
-        return float("inf")
-    return max((largest_difference(a, b) for a, b in zip(got, expected, strict=True)), default=0.0)
+        return OTHER
+    found = (difference_of(a, b) for a, b in zip(got, expected, strict=True))
+    return max(found, key=lambda d: d.excess, default=Difference())
+
+
+def difference_of(got: Tensor, expected: Tensor, computed_in: torch.dtype | None = None) -> Difference:
+    """The difference of two tensors; ``computed_in``: the narrowest type on the way, where that is not the result's."""
+    units = CAPTURE_ULPS.get(expected.dtype, 0.0)
+    if computed_in in CAPTURE_ULPS and units:
+        coarser = torch.finfo(computed_in).eps / torch.finfo(expected.dtype).eps
+        units = max(units, CAPTURE_ULPS[computed_in] * coarser)
+    return Difference(largest_difference(got, expected), units)
 
 
 def _agree_abstractly(program: Program, trial: Ran) -> bool:

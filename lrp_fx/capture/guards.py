@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from lrp_fx.capture.call import ModelCall
-from lrp_fx.capture.compare import CAPTURE_ULPS, difference, ran
+from lrp_fx.capture.compare import difference, ran
 from lrp_fx.capture.example import shortened
 from lrp_fx.guards.guard import Arguments, Guard, shapes_in
 from lrp_fx.guards.inputs import PlainGuard, TensorGuard, ValueGuard
@@ -43,7 +43,7 @@ def _comparison(program: Program, model: nn.Module) -> Callable[[Arguments], boo
             return False
         short = _short(call)
         found = (ran(call.model, short) if short is not None else None) or ran(call.model, call.bound)
-        return found is not None and difference(program, found) <= CAPTURE_ULPS
+        return found is not None and difference(program, found).ok
 
     def _of_model(given: Arguments) -> ModelCall | None:
         """A call of a graph that was handed on as one of the model, which is still there."""

@@ -69,7 +69,7 @@ def _of_python() -> Callable[[], None]:
     def restore() -> None:
         if warnings.filters is not filters:
             warnings.resetwarnings()  # which says that they are others
-            warnings.filters, warnings.showwarning = filters, shown  # type: ignore[assignment]
+            warnings.filters, warnings.showwarning = filters, shown
         logging.root.manager.disable = silent
         sys.stderr = stream
 

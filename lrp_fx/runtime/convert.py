@@ -68,8 +68,9 @@ def convert(
     progress: show, in one line on standard error, which pass runs and the seconds so far; by default on a terminal and
         in a notebook. The logger ``lrp_fx`` says at INFO what each pass did.
     check: ``"changes"`` compares what was captured with the model where the model is seen to have been changed;
-        ``"every"`` in every call, by running the model on it: a change that cannot be seen (of a function in a Python
-        module, of what a closure holds) is captured anew, too.
+        ``"every"`` in every call, by running the model on it: a change that cannot be seen (of a function in torch
+        itself) is captured anew, too. The output of the relevance graph is compared as well, and `errors.PassError`
+        raised where it is another: a fault of lrp_fx.
     dictionaries: place -> a dictionary of latents put there (a sparse autoencoder, a transcoder): a module with
         ``encode`` and ``decode``, a pair of functions, or `lrp_fx.Dictionary`. Places are named as in
         ``explainer(..., at=...)``. The model computes what it did, to the bit; relevance of the place goes to what the

@@ -28,7 +28,7 @@ from lrp_fx.report.relevance import Relevance
 from lrp_fx.rewrite.application import Rewritten
 from lrp_fx.rewrite.explanation import Explanation
 from lrp_fx.rule import Ruleset
-from lrp_fx.runtime.agreement import Agreement
+from lrp_fx.runtime.agreement import Agreement, check_outputs
 from lrp_fx.runtime.alone import ALONE, compiling
 from lrp_fx.runtime.between import Between
 from lrp_fx.runtime.bind import ready_to_bind
@@ -278,6 +278,7 @@ class Explainer(Maps, Looks, Writes, Frugal):
             followed = [compiler.compiled(call, goal, follow) for goal in goals] if follow is not None else []
             compiled = [compiler.compiled(call, goal, request) for goal in goals]
             masks = [request.arguments(entry, built.inside, call) for entry, built in compiled]
+            result = call.result if self._compiler.options.every else None
             call.forget()
             self.statistics.runs += 1
         differentiable = self._compiler.options.differentiable
@@ -295,6 +296,8 @@ class Explainer(Maps, Looks, Writes, Frugal):
         named = (self.conserve, self.ruleset.name, self._said, self._link(entry), take)
         terms = Terms(*named, lambda: _answer(entry, call))
         results = explain(executables, call, goals, arguments, terms, blame, masks)
+        if result is not None:
+            check_outputs(results, result)
         if follow is not None and follow.between is not None:
             graphs = [(_executable(*one, differentiable=differentiable), one[1].inside.stops) for one in followed]
             names = {p.name for p in compiled[0][0].places.find(request.at)} if request.at else set()

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from lrp_fx.capture.compare import CAPTURE_ULPS, inference_configuration, largest_difference
-from lrp_fx.capture.outputs import opened
+from lrp_fx.capture.compare import inference_configuration
 from lrp_fx.errors import ConservationError, InputError
 from lrp_fx.report.ledger import CANCELLATION_LIMIT, Ledger, SiteBalance
 from lrp_fx.report.tokens import TOKEN_CANCELLATION_LIMIT
 from lrp_fx.rule import Ruleset
+from lrp_fx.runtime.agreement import output_difference
 from lrp_fx.runtime.convert import convert
 
 
@@ -28,7 +27,8 @@ class Report:
     """What `verify` found.
 
     ``forward_difference``: largest difference between the model's floating outputs and those of the relevance graph, in
-    units in the last place of the largest value. ``bitwise``: are all outputs equal to the last bit? ``coverage``:
+    units in the last place of the largest value; ``forward_allowed``: how large it may be, by the narrowest type on the
+    way (as in `Agreement`). ``bitwise``: are all outputs equal to the last bit? ``coverage``:
     nodes by rule, under ``rule``, ``inferred`` and ``unexplained``. ``ledger_error``, ``cancellation``: the largest of
     the batch (`Ledger.error`, `Ledger.cancellation`). ``token_cancellation``: the same of tokens among themselves,
     None where nothing has tokens. ``worst_sites``: the sites that balance worst. ``failure``: the conservation error's
@@ -44,11 +44,12 @@ class Report:
     token_cancellation: float | None
     worst_sites: tuple[SiteBalance, ...]
     failure: str
+    forward_allowed: float
 
     @property
     def ok(self) -> bool:
         """Does the graph compute the model's output, and do the books close at every site?"""
-        return not self.failure and self.forward_difference <= CAPTURE_ULPS
+        return not self.failure and self.forward_difference <= self.forward_allowed
 
     def __str__(self) -> str:
         counts = {how: sum(rules.values()) for how, rules in self.coverage.items()}
@@ -57,7 +58,7 @@ class Report:
             f"{'ok' if self.ok else 'FAILED'}",
             "  forward        "
             f"{'bitwise equal' if self.bitwise else f'{self.forward_difference:.3g} units in the last place'} "
-            f"(allowed {CAPTURE_ULPS:g})",
+            f"(allowed {self.forward_allowed:.4g})",
             f"  coverage       {counts['rule']} nodes by a rule that lists them, {counts['inferred']} by inference, "
             f"{counts['unexplained']} only approximated",
             f"  ledger error   {self.ledger_error:.2e} relative to the absolute parts of the score",
@@ -91,19 +92,17 @@ def verify(
     explainer.conserve = "off"  # its graphs balance every site; whether they do is asked below
     relevance = explainer(*args, **named, target=target)
     with torch.no_grad(), inference_configuration(model):
-        expected = _floats(model(*args, **named))
-    got = _floats(relevance.output)
-    same = len(got) == len(expected)
+        result = model(*args, **named)
+    worst = output_difference(relevance.output, result, relevance.ledger.dtype)
     try:
         relevance.ledger.check()
         failure = ""
     except ConservationError as error:
         failure = str(error)
     return Report(
-        forward_difference=max([largest_difference(g, e) for g, e in zip(got, expected, strict=False)], default=0.0)
-        if same
-        else float("inf"),
-        bitwise=same and all(torch.equal(g, e) for g, e in zip(got, expected, strict=True)),
+        forward_difference=worst.ulps,
+        forward_allowed=worst.allowed,
+        bitwise=worst.ulps == 0,
         coverage=explainer.coverage,
         ledger=relevance.ledger,
         ledger_error=float(relevance.ledger.error.max()),
@@ -128,9 +127,3 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         f"verify takes what the model's forward takes, got {inputs!r}\n    next: give a dictionary of its arguments by "
         "name, or a tuple of tensors"
     )
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    found = opened(outputs)
-    leaves = pytree.tree_leaves(outputs if found is None else found)
-    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
