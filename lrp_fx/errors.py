@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -114,20 +116,50 @@ _UNREAD = re.compile(r"""(?:Python error details: |with error ")(KeyboardInterru
 _MEANT = {e.__name__: e for e in (KeyboardInterrupt, MemoryError, RuntimeError)}
 
 
+def may_be_interrupt(error: TypeError) -> bool:
+    """Does an operator say that it does not take two tensors? Then an error while torch read them was lost: whoever can
+    do so tries again.
+    """
+    kinds = re.fullmatch(r"unsupported operand type\(s\) for .*: '(\w+)' and '(\w+)'", str(error))
+    return kinds is not None and all(kind.endswith(("Tensor", "Parameter")) for kind in kinds.groups())
+
+
 def raise_if_out_of_memory(error: BaseException) -> None:
     """A failed allocation says nothing about the model: it is raised again, never taken for a refusal that is kept.
 
-    So is what was raised because of one. (Not what was raised while one was handled: that may be the caller's.) The
+    So is what was raised because of one, or while one was on its way to here. (Not while the caller handles one.) The
     same holds for an interrupt: where torch was just reading arguments, it raises an error of types in its place.
     """
-    known: BaseException | None = error
-    while known is not None:
+    for known in _behind(error):
         unread = _UNREAD.search(str(known))
         if unread and (unread[1] != "RuntimeError" or "allocate memory" in unread[2]):
             raise _MEANT[unread[1]](unread[2].replace("<EMPTY MESSAGE>", "")) from error
         if is_out_of_memory(known):
-            raise error
-        known = known.__cause__
+            raise error if known in _causes(error) else known
+        if isinstance(known, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, its causes, and what was handled when they were raised, as far as it came through the same frames: what
+    the caller handles did not.
+    """
+    frames: set[FrameType] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        known = waiting.pop()
+        if known is not None:
+            yield known
+            frames |= {frame for frame, _ in traceback.walk_tb(known.__traceback__)}
+            handled = known.__context__
+            begins = handled.__traceback__ if handled is not None else None
+            waiting += [handled if begins is not None and begins.tb_frame in frames else None, known.__cause__]
 
 
 #: Where warnings are kept that are not to be given one by one.

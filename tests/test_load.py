@@ -38,7 +38,7 @@ from benchmarks.load.memory import resident
 from lrp_fx.capture.compare import inference_configuration
 from lrp_fx.capture.export import _quietly
 from lrp_fx.capture.record import _as_in_export
-from lrp_fx.errors import raise_if_out_of_memory
+from lrp_fx.errors import may_be_interrupt, raise_if_out_of_memory
 from lrp_fx.ir.leftovers import let_go
 from lrp_fx.ir.undo import process_as_before, surely
 from lrp_fx.runtime import captures, collection
@@ -319,6 +319,75 @@ def test_an_interrupt_while_torch_reads_a_symbolic_size(
     captures.forget()
     with pytest.raises(type(RAISED[raised]())):
         explain(ids())
+
+
+def test_an_interrupt_that_another_error_came_out_of() -> None:
+    """Torch puts its modes back where it is interrupted, and that may fail in turn."""
+
+    def fails(handled: type[BaseException] | None) -> None:
+        try:
+            if handled:
+                raise handled
+        finally:
+            raise AssertionError("no mode to take back")
+
+    for handled in (KeyboardInterrupt, MemoryError, ValueError, None):
+        try:
+            fails(handled)
+        except AssertionError as error:
+            meant = {KeyboardInterrupt: KeyboardInterrupt, MemoryError: MemoryError}.get(handled)
+            with pytest.raises(meant) if meant else contextlib.nullcontext():
+                raise_if_out_of_memory(error)
+
+
+class Deciding(nn.Module):
+    """By its numbers: it is captured as a record of one call, after refusals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(V, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids).mean(1)
+        return self.head(x if int(input_ids.sum()) > 0 else -x)  # type: ignore[no-any-return]
+
+
+def test_the_callers_own_interrupt_is_none_of_ours() -> None:
+    model = ready(Deciding())
+    explain = lrp_fx.convert(model)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert torch.equal(explain(ids(), target=1).output, model(ids()))
+    assert explain.rewritten.program.refusals
+
+
+LOST: list[str] = []
+
+
+class Multiplied(nn.Module):
+    """A product by its sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.other = nn.Embedding(V, 4), nn.Parameter(torch.rand(4, 3))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids).mean(1)
+        if torch.compiler.is_exporting() and LOST:
+            LOST.pop()
+            raise TypeError("unsupported operand type(s) for @: 'FakeTensor' and 'Parameter'")
+        return torch.tanh(x) @ self.other
+
+
+def test_an_operator_that_an_interrupt_was_lost_in() -> None:
+    """The capture is tried again: it is no refusal, by which the model would be captured for every size from now on."""
+    LOST.append("an interrupt")
+    model = ready(Multiplied())
+    explain = lrp_fx.convert(model, dynamic=True)
+    assert torch.equal(explain(ids(), target=1).output, model(ids()))
+    assert not LOST and explain.rewritten.program.method == "dynamic"
+    assert not may_be_interrupt(TypeError("unsupported operand type(s) for +: 'FakeTensor' and 'str'"))
 
 
 def interrupted(_: object) -> None:

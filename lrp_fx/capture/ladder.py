@@ -29,7 +29,7 @@ from lrp_fx.capture.reasons import reason
 from lrp_fx.capture.record import open_transforms, record
 from lrp_fx.capture.transforms import calls_transforms, ended_transforms
 from lrp_fx.capture.unloaded import waits
-from lrp_fx.errors import CaptureError, raise_if_out_of_memory
+from lrp_fx.errors import CaptureError, may_be_interrupt, raise_if_out_of_memory
 from lrp_fx.guards.guard import shapes_in
 from lrp_fx.guards.sizes import sizes_of
 from lrp_fx.ir.facts import Fact
@@ -87,8 +87,20 @@ def _captured(
 ) -> Program:
     if method != DYNAMIC:
         return _checked(model, inputs, roles, method, known)
+    try:
+        return _captured_for_any_size(model, inputs, roles, known)
+    except TypeError as error:
+        raise_if_out_of_memory(error)
+        if not may_be_interrupt(error):
+            raise
+        return _captured_for_any_size(model, inputs, roles, known)
+
+
+def _captured_for_any_size(
+    model: nn.Module, inputs: dict[str, Any], roles: dict[str, str], known: Ran | None
+) -> Program:
     short = _captured_shortened(model, inputs, roles)
-    return short or _checked(model, _widened(model, inputs, roles), roles, method, known)
+    return short or _checked(model, _widened(model, inputs, roles), roles, DYNAMIC, known)
 
 
 def _widened(model: nn.Module, inputs: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:

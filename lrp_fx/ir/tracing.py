@@ -105,8 +105,9 @@ def without_cache(mode: Any) -> Iterator[None]:
     """Abstract values are computed, not looked up, in here: with symbolic sizes nearly all are new, and torch's cache
     of them takes longer to ask than they take to compute (a quarter of a dynamic capture, torch 2.13).
     """
-    before, mode.cache_enabled = mode.cache_enabled, False
+    before = mode.cache_enabled
     try:
+        mode.cache_enabled = False
         yield
     finally:
         mode.cache_enabled = before
