@@ -7,6 +7,7 @@ and c(v) by 1/2 (in general by the factor counts): no n-by-n tensor is needed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ def shares(call: Call) -> tuple[float, float, float, float]:
     scores_carry = bool(n_q or n_k) or 3 in call.carriers
     p = (1.0 / (1 + n_v)) if scores_carry else 0.0
     return (p * n_q / max(n_q + n_k, 1), p * n_k / max(n_q + n_k, 1), n_v / (n_v + 1) if scores_carry else 1.0, p)
+
+
+def chain(factors: Mapping[int, int], facts: Mapping[str, Any]) -> int:
+    """The weights, if the scores carry relevance, times what the values are a product of."""
+    return int(any(i != 2 for i in factors)) + factors.get(2, 0)
 
 
 def _taylor(call: Call) -> Any:
@@ -180,6 +186,7 @@ register(
         samples=_samples,
         calls=_calls,
         weights=lambda call: scores_and_weights(call)[1].nan_to_num(),
+        chain=chain,
     ),
     Rule(
         name="attention.frozen",
@@ -191,5 +198,6 @@ register(
         reference=_reference_frozen,
         samples=_samples,
         calls=_calls,
+        chain=lambda factors, facts: factors.get(2, 1),
     ),
 )

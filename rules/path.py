@@ -31,7 +31,7 @@ from lrp_fx.kernels.attention_path import attention_path
 from lrp_fx.kernels.logarithmic_mean import logarithmic_mean
 from lrp_fx.rule import Call, Rule, carry, draw, freeze, precise, register, sample, share, sink
 from lrp_fx.rules.attention import OPS as ATTENTION
-from lrp_fx.rules.attention import scores_and_weights, shares
+from lrp_fx.rules.attention import chain, scores_and_weights, shares
 from lrp_fx.rules.softmax import OPS as SOFTMAX
 from lrp_fx.rules.softmax import weights_of
 
@@ -316,5 +316,6 @@ register(
         samples=_attention_samples,
         calls=_attention_calls,
         weights=lambda call: scores_and_weights(call)[1].nan_to_num(),
+        chain=chain,
     ),
 )

@@ -51,6 +51,28 @@ def learned(*shape: int) -> Tensor:
 
 ALL = slice(None)
 ONE, TWO, BIASES = learned(), learned(2), learned(3, 8)
+MAPS, HIDDEN = learned(3, 8, 8), torch.tensor([False, True, False, False])[:, None]
+
+
+def gated(hide: Function) -> Function:
+    """A product of two, some rows of it made zero, times a third: the chain has three factors."""
+
+    def function(x: Tensor) -> Tensor:
+        a, b, c = (x @ m for m in MAPS)
+        return x + hide(a * b) * c
+
+    return function
+
+
+def gate_of_parts(take: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Function:
+    """A product of three, and a gate for it: the parts of one value that holds both."""
+
+    def function(x: Tensor) -> Tensor:
+        a, b, c = (x @ m for m in MAPS)
+        value, gate = take(a * b * c, x + 1)
+        return value * torch.sigmoid(gate)
+
+    return function
 
 
 def expert(x: Tensor) -> Tensor:
@@ -76,6 +98,33 @@ SAME: dict[str, tuple[Function, Function]] = {
                       put(lambda x: TWO[:, None].expand(x.shape[0], 2, 8), ALL, ROWS, ALL)),
     "one expert's bias": (lambda x: x + BIASES[expert(x)],
                           lambda x: x + BIASES.index_select(0, expert(x).flatten()).reshape(x.shape)),
+    "a product filled": (gated(lambda y: y.masked_fill(HIDDEN, 0.0)), gated(lambda y: y * ~HIDDEN)),
+    "a product chosen": (gated(lambda y: torch.where(HIDDEN, 0.0, y)), gated(lambda y: y * ~HIDDEN)),
+    "halves of what was joined": (gate_of_parts(lambda a, b: torch.cat([a, b], -1).chunk(2, -1)),
+                                  gate_of_parts(lambda a, b: (a, b))),
+    "slices of what was joined": (
+        gate_of_parts(lambda a, b: (torch.cat([a, b], -1)[..., :8], torch.cat([b, a], -1)[..., :8])),
+        gate_of_parts(lambda a, b: (a, b)),
+    ),
+    "pieces of what was joined": (
+        gate_of_parts(lambda a, b: torch.cat([a[..., :2], a[..., 2:], b], -1).split([8, 8], -1)),
+        gate_of_parts(lambda a, b: (a, b)),
+    ),
+    "stacked and taken apart": (gate_of_parts(lambda a, b: torch.stack([a, b]).unbind(0)),
+                                gate_of_parts(lambda a, b: (a, b))),
+    "stacked and selected": (gate_of_parts(lambda a, b: (torch.stack([b, a], 2)[:, :, 1], torch.stack([b, a])[0])),
+                             gate_of_parts(lambda a, b: (a, b))),
+    "joined and selected": (
+        gate_of_parts(lambda a, b: (torch.cat([a[:, None], b[:, None]], 1)[:, 0], torch.cat([a[None], b[None]])[1])),
+        gate_of_parts(lambda a, b: (a, b)),
+    ),
+    "a sum of chains": (lambda x: (sum((x @ m)[..., :1] * (x @ MAPS[0]) for m in MAPS)) * (x @ MAPS[1]),
+                        lambda x: (torch.stack([(x @ m)[..., 0] for m in MAPS], -1)[..., None, :]
+                                   @ torch.stack([x @ MAPS[0]] * 3, -2)).squeeze(-2) * (x @ MAPS[1])),
+    "a norm of one element": (
+        lambda x: nn.functional.normalize(x.unsqueeze(-2).softmax(-1), p=1.0, dim=-2).squeeze(-2),
+        lambda x: x.softmax(-1) / x.softmax(-1).abs(),
+    ),
     "a weight in a row": (put(lambda x: ONE, ALL, ROWS[0]), put(lambda x: ONE.expand(x.shape[0], 8), ALL, ROWS[0])),
 }  # fmt: skip
 

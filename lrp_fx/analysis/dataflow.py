@@ -202,13 +202,15 @@ class Dataflow:
         return node in self.facts.sources and not self.carries(node) and PARAMETER in self.facts.sources[node]
 
     def is_pointwise(self, node: fx.Node) -> bool:
-        """Does each element of the result depend on the same element of the carrying operands only?"""
+        """Does each element of the result depend on the same element of the carrying operands only? So it does where
+        what is reduced are axes of one element.
+        """
         operands = self.operands(node)
         same_shape = all(shape_of(o) == shape_of(node) for o in operands)
         special = (
             op_name(node).startswith("aten.special_") and infer(node, operands).kind == "elementwise"
         )  # carry no tag
-        return same_shape and (is_pointwise(node) or special)
+        return same_shape and (is_pointwise(node) or has(node, Fact.REDUCTION) or special)
 
 
 def keeps_order(node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from lrp_fx.canonicalize.chosen_softmax import chosen_scores, note_roles, renorm
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
 from lrp_fx.canonicalize.integers import write_integers
+from lrp_fx.canonicalize.joined import take_parts
 from lrp_fx.canonicalize.late_division import divide_first
 from lrp_fx.canonicalize.masked_exponentials import hide_exponents
 from lrp_fx.canonicalize.numbers import write_numbers
@@ -143,6 +144,11 @@ def write_explicit_arguments(program: Program) -> Program:
     return _rewrite(program, make_explicit)
 
 
+def read_parts(program: Program) -> Program:
+    """Read what was joined and taken apart again where it was made."""
+    return _rewrite(program, take_parts)
+
+
 def share_common_subexpressions(program: Program) -> Program:
     """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
     deduplicate(program.graph)
@@ -252,6 +258,13 @@ PASSES = (
         "arguments of every call in one form: in their places, axes named and counted from the left",
         write_explicit_arguments,
         requires=(check_canonical,),
+        ensures=(check_canonical, check_explicit),
+    ),
+    _pass(
+        "read_parts",
+        "parts of what was just joined are read where they were made",
+        read_parts,
+        requires=(check_canonical, check_explicit),
         ensures=(check_canonical, check_explicit),
     ),
     _pass(

@@ -168,6 +168,8 @@ class _Chooser:
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
         counts = list(application.factors.values())
+        if application.rule.chain is not None:
+            return application.rule.chain(application.factors, application.facts)
         if application.kind == "scan" and application.rule.frozen_operands is not None:
             return counts[0] if len(counts) == 1 and has(application.node, Fact.SCALING) else 1
         if application.kind in ("product", "gate", "scan") and not application.rule.remainder:
@@ -182,6 +184,9 @@ class _Chooser:
                 else 1
             )
         if application.kind in _TRANSPARENT_KINDS and len(counts) == 1 and not _mixes(application):
+            return counts[0]
+        if application.kind in ("move", "route", "sum") and len(set(counts)) == 1:  # each element is one operand's, a
+            # constant, or a sum of chains (as in a matrix product)
             return counts[0]
         return 1
 

@@ -44,6 +44,8 @@ class Rule:
                    ("start"), or also constant parts, such as masks among scores ("constants").
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
+    ``chain``      for an operation that holds a product: operand -> number of factors of the chain that ends in it, and
+                   the facts of the call -> number of factors that its result has. (Other kinds say it by themselves.)
     ``frozen_operands``     name of the fact that lists positions of operands to which the rule gives nothing, if there
                     are any.
     """
@@ -66,6 +68,7 @@ class Rule:
     based: str = ""
     exact: bool = True
     frozen: bool = False
+    chain: Callable[[Mapping[int, int], Mapping[str, Any]], int] | None = None
     frozen_operands: str | None = None
 
     def __post_init__(self) -> None:

@@ -104,6 +104,18 @@ class Attending(Tokens):
         return self.spelling(q, k, v)
 
 
+class GatedAttention(Attending):
+    """The same with a gate of each element; the spelling is given it, too."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.gate = nn.Linear(WIDTH, WIDTH)
+
+    def between(self, x: Tensor) -> Tensor:
+        u, q, k, v = (w(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for w in (self.gate, self.q, self.k, self.v))
+        return x + self.o(self.spelling(u, q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class Softmaxed(Attending):
     """The same with only the softmax spelled differently."""
 
