@@ -27,6 +27,7 @@ OTHER_RULES = {
     "silu_gate": ("cp-lrp",),
     "attention": ("cp-lrp", "pa-lrp-path"),
     "softmax": ("pa-lrp-path",),
+    "masked_softmax": ("pa-lrp-path",),
     "sink_softmax": ("pa-lrp-path",),
     "moe": ("pa-lrp-path",),
 }

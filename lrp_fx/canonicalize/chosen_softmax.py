@@ -87,6 +87,15 @@ def renormalised(node: fx.Node) -> Chosen | None:
     return None
 
 
+def divides_by_own_sum(node: fx.Node, few: fx.Node, dim: int) -> bool:
+    """Is an operand of the node divided by its sum along an axis?"""
+    others = [a for a in node.args if isinstance(a, fx.Node) and a is not few]
+    if len(others) != 1 or not has(node, Fact.SCALING):
+        return False
+    along = _summed_along(others[0], few, inverse=op_name(node) == "aten.mul")
+    return along == _from_right(dim, value_of(few).dim())
+
+
 def chosen_scores(node: fx.Node) -> fx.Node | None:
     """The node before it that holds the chosen scores of a renormalisation, where canonicalisation has put one."""
     found = renormalised(node)

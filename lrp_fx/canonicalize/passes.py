@@ -16,6 +16,7 @@ from torch import fx
 from lrp_fx.canonicalize.chosen_softmax import chosen_scores, note_roles, renormalised
 from lrp_fx.canonicalize.decompositions import DECOMPOSITIONS
 from lrp_fx.canonicalize.explicit import check_explicit, make_explicit
+from lrp_fx.canonicalize.idle import drop_idle
 from lrp_fx.canonicalize.integers import write_integers
 from lrp_fx.canonicalize.joined import take_parts
 from lrp_fx.canonicalize.late_division import divide_first
@@ -157,9 +158,11 @@ def share_common_subexpressions(program: Program) -> Program:
 
 
 def write_weights(program: Program) -> Program:
-    """Mask exponentials before they are any, and divide weights by their sum before they meet values."""
+    """Mask exponentials before they are any, divide weights by their sum before they meet values, and leave out what
+    does nothing to them.
+    """
     note_roles(program)
-    return _rewrite(_rewrite(program, hide_exponents), divide_first)
+    return _rewrite(_rewrite(_rewrite(program, hide_exponents), divide_first), drop_idle)
 
 
 def write_chosen_scores(program: Program) -> Program:

@@ -128,7 +128,7 @@ class Bases:
         node = application.node
         if application.kind == "linear" and node not in self.started and not has(node, Fact.SCALING | Fact.SIGN):
             return []  # a learned map of constants is no part of scores that somebody put there
-        if application.kind in _KEEPING:
+        if application.kind in (*_KEEPING, "elementwise"):  # scores that are bounded or bent behind their mask
             return sorted(application.carriers)
         return [0] if _adds_term(application) and 0 in application.carriers else []
 

@@ -77,9 +77,22 @@ def lower_triangle_of_weights(s: Tensor) -> Tensor:
     return _over_sum(s.softmax(-1).tril())
 
 
+def bounded_below(s: Tensor) -> Tensor:
+    return s.masked_fill(~_kept(s), -torch.inf).clamp(min=-1e9).softmax(-1)
+
+
+def above_the_lowest_number(s: Tensor) -> Tensor:
+    hidden = s + torch.zeros_like(s).masked_fill(~_kept(s), -torch.inf)
+    return torch.max(hidden, torch.tensor(torch.finfo(s.dtype).min)).softmax(-1)
+
+
+def finite_instead(s: Tensor) -> Tensor:
+    return torch.nan_to_num(s.masked_fill(~_kept(s), -torch.inf)).softmax(-1)
+
+
 SPELLINGS = [
     hidden_before, hidden_exponents, exponentials_times_mask, exponentials_times_whole_numbers,
     exponentials_times_numbers, exponentials_filled, exponentials_chosen, lower_triangle_of_exponentials,
     shifted_exponentials_times_mask, normalised_exponentials, weights_times_mask, weights_times_whole_numbers,
-    weights_filled, weights_chosen, lower_triangle_of_weights,
+    weights_filled, weights_chosen, lower_triangle_of_weights, bounded_below, above_the_lowest_number, finite_instead,
 ]  # fmt: skip

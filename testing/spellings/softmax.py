@@ -116,9 +116,28 @@ def exponentials_moved(s: Tensor) -> Tensor:
     return (e / e.sum(-2, keepdim=True)).transpose(-1, -2)
 
 
+def over_its_sum_again(s: Tensor) -> Tensor:
+    w = torch.softmax(s, -1)
+    return w / w.sum(-1, keepdim=True)
+
+
+def less_than_1_over_its_sum(s: Tensor) -> Tensor:
+    w = torch.softmax(s, -1)
+    return (w.sum(-1, keepdim=True) + 1e-12).reciprocal() * w
+
+
+def kept_a_number(s: Tensor) -> Tensor:
+    return torch.nan_to_num(torch.softmax(s, -1))
+
+
+def kept_between_bounds(s: Tensor) -> Tensor:
+    return torch.softmax(s, -1).transpose(-1, -2).clamp(0, 1).transpose(-1, -2).relu()
+
+
 SPELLINGS = [
     fused, method, in_float32_style, over_own_sum, shifted_by_maximum, shifted_by_max_values, shifted_twice,
     shifted_by_detached, times_reciprocal, one_over_sum, sum_without_keepdim, less_logsumexp,
     less_logsumexp_unsqueezed, less_log_of_sum, exp_of_log_softmax, other_axis, moved_axis, softmin, power_of_two,
-    power_of_e, over_own_norm, normalised, exponentials_moved,
+    power_of_e, over_own_norm, normalised, exponentials_moved, over_its_sum_again, less_than_1_over_its_sum,
+    kept_a_number, kept_between_bounds,
 ]  # fmt: skip
