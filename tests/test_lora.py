@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import lrp_fx
 
@@ -130,3 +132,29 @@ def test_a_soft_prompt_of_peft_is_learned() -> None:
     found = lrp_fx.convert(model)(input_ids=IDS, attention_mask=torch.ones_like(IDS), target=1)
     assert {"content", "learned", "position"} == found.ledger.leaves.keys()
     assert found.tokens.shape == IDS.shape
+
+
+class Scaled(nn.Module):
+    """A matrix made of another and a number, for `torch.nn.utils.parametrize`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.scale
+
+
+def test_weights_that_torch_keeps_meanwhile_are_no_constants() -> None:
+    net = Net()
+    scaled = Scaled()
+    for each in net.maps:
+        parametrize.register_parametrization(each, "weight", scaled)
+    explain = lrp_fx.convert(net.eval(), differentiable=True)
+    with parametrize.cached():
+        explain(input_ids=IDS, target=1).tokens.sum().backward()  # type: ignore[union-attr]
+    assert scaled.scale.grad is not None
+    with torch.no_grad():
+        scaled.scale.mul_(2)
+    expected = lrp_fx.convert(copy.deepcopy(net))(input_ids=IDS, target=1).tokens
+    assert torch.allclose(explain(input_ids=IDS, target=1).tokens, expected, rtol=1e-9)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from lrp_fx.capture.example import MIN_LENGTH, has_entry_for_each_row
@@ -255,10 +256,21 @@ def inference_configuration(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(False)
             if not script:
                 model.register_forward_hook(open_objects)
-            with callers_device():
+            with callers_device(), _weights_computed():
                 yield
         finally:
             surely(restore)
+
+
+@contextlib.contextmanager
+def _weights_computed() -> Iterator[None]:
+    """Inside `parametrize.cached`, weights are made of parameters anew: kept ones would be constants of a graph."""
+    kept = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = kept
 
 
 def _caching(model: nn.Module) -> list[Any]:
