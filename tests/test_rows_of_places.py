@@ -68,12 +68,32 @@ def padded(table: Tensor, x: Tensor) -> Tensor:
     return (F.pad(x, (0, 0, 1, 1)) + F.pad(table[:TOKENS], (0, 0, 1, 1)))[:, 1:-1]
 
 
+def written(table: Tensor, x: Tensor) -> Tensor:
+    x = x.clone()
+    for i in range(TOKENS):
+        x[:, i] += table[i]
+    return x
+
+
+def counted(table: Tensor, x: Tensor) -> Tensor:
+    rows, place = [], torch.zeros((), dtype=torch.long)
+    for i in range(TOKENS):
+        rows.append(x[:, i] + F.embedding(place, table))
+        place = place + 1
+    return torch.stack(rows, 1)
+
+
 PARTS: dict[str, Block] = {
     "row by row": lambda t, x: torch.stack([x[:, i] + t[i] for i in range(TOKENS)], 1),
     "rows looked up": lambda t, x: torch.stack([x[:, i] + F.embedding(torch.tensor(i), t) for i in range(TOKENS)], 1),
     "halves": lambda t, x: torch.cat([x[:, :4] + t[:4], x[:, 4:] + t[4:TOKENS]], 1),
     "even and odd": lambda t, x: torch.stack([x[:, ::2] + t[:TOKENS:2], x[:, 1::2] + t[1:TOKENS:2]], 2).flatten(1, 2),
     "padded": padded,
+    "rows written": written,
+    "rows counted": counted,
+    "stacked": lambda t, x: torch.stack([x, t[:TOKENS].expand_as(x)]).sum(0),
+    "counted by a triangle": lambda t, x: x + F.embedding(torch.ones(TOKENS, TOKENS).tril().sum(1).long() - 1, t),
+    "turned round": lambda t, x: (x.flip(1) + t[:TOKENS].flip(0)).flip(1),
     "a grid": lambda t, x: (x.view(-1, 2, 4, WIDTH) + t[:TOKENS].view(2, 4, WIDTH)).flatten(1, 2),
     "flat": lambda t, x: (x.reshape(-1, WIDTH) + t[:TOKENS].repeat(x.shape[0], 1)).view(x.shape),
 }
@@ -82,6 +102,31 @@ PARTS: dict[str, Block] = {
 @pytest.mark.parametrize("name", PARTS)
 def test_places_that_are_added_in_parts(name: str) -> None:
     same(explained(PARTS[name]), explained(lambda t, x: x + t[:TOKENS]))
+
+
+HIDING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "multiplied": lambda value, mask: value * mask,
+    "truth values": lambda value, mask: value * mask.bool(),
+    "chosen": lambda value, mask: torch.where(mask == 1, value, 0.0),
+    "filled": lambda value, mask: value.expand(BATCH, TOKENS, -1).masked_fill(mask == 0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("kind", ["position", "learned"])
+def test_what_a_mask_hides_in_part_is_what_it_was(name: str, kind: str) -> None:
+    rows = slice(TOKENS) if kind == "position" else slice(1)
+    mask = torch.ones(BATCH, TOKENS)
+    mask[1, 5:] = 0
+
+    def hidden(how: Callable[[Tensor, Tensor], Tensor]) -> lrp_fx.Relevance:
+        model = Placed(lambda t, x, m: x + how(t[rows], m[..., None].to(x.dtype))).double().eval()
+        return lrp_fx.convert(model, roles={"places": "mask"}, conserve="site")(IDS, mask, target=1)
+
+    found, expected = hidden(HIDING[name]), hidden(HIDING["multiplied"])
+    assert {"position", "learned"} & found.ledger.leaves.keys() == {kind}
+    torch.testing.assert_close(found.ledger.leaves[kind], expected.ledger.leaves[kind])
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-9, atol=1e-12)
 
 
 def test_one_row_at_one_token_is_no_place() -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
+from lrp_fx.analysis.picked import row_picked, shown_through_masks, whole_of
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
@@ -24,7 +24,6 @@ from lrp_fx.ir.operators import (
     declared_arguments,
     has,
     is_matrix_product,
-    operand_of,
     operator_of,
 )
 from lrp_fx.ir.sizes import shape_of
@@ -99,16 +98,20 @@ class Meeting:
         if operator_of(node).axes is Axes.ATTENTION:  # what is added to the scores inside
             is_bias = learned and not masked and candidate is argument(node, "attn_mask")
             return POSITION if is_bias and _varies_by_key(candidate) else None
-        if masked:  # a parameter switched on at some tokens stands for them
-            varies = has(node, Fact.SUM) and self.varies_along_tokens(candidate, node, args)
-            return LEARNED if learned and varies else None
+        if learned and has(node, Fact.SUM) and self.varies_along_tokens(candidate, node, args):
+            # one vector switched on at some tokens stands for them, rows of a table that are hidden in part for places
+            shown = shown_through_masks(candidate, self.sources)
+            varies = MASK not in self.sources[shown] and self.varies_along_tokens(shown, node, args)
+            if masked or not varies:
+                return POSITION if varies else LEARNED
+        if masked:
+            return None
         if has(node, Fact.PRODUCT):
             rows = (learned and self.gathered_by_position(node)) or self._is_cut_to_length(candidate, node)
             return POSITION if rows or self._is_term_of_scores(candidate, node, args) else None
         if has(node, Fact.ASSEMBLY):
             if (
-                op_name(node) in _BESIDE
-                and not self._joins_tokens(node, args)
+                (op_name(node) == "aten.stack" or (op_name(node) in _BESIDE and not self._joins_tokens(node, args)))
                 and candidate not in self.uniform
                 and self.varies_along_tokens(candidate, node, args)
             ):
@@ -144,8 +147,9 @@ class Meeting:
         """Is it the token of this number (or what is made of it alone), or what was looked up for it?"""
         for _ in range(_FEW_STEPS):
             taken = element_taken(value)
-            if taken is not None and CONTENT in self.sources.get(taken[0], ()):
-                return taken[2] == number and taken[1] in token_axes(self.layout.get(taken[0]))
+            whole = whole_of(taken[0], self.sources) if taken is not None else None
+            if taken is not None and whole is not None and CONTENT in self.sources.get(whole, ()):
+                return taken[2] == number and taken[1] in token_axes(self.layout.get(whole))
             read = [a for a in tensor_args(value) if self.content.intersection(ancestors([a]))]
             if len(read) != 1 or read[0] in self.content:
                 return False
@@ -267,31 +271,6 @@ class Meeting:
             found = found or has(node, Fact.COUNTER)
             stack.extend(tensor_args(node))
         return found
-
-
-def row_picked(value: fx.Node) -> tuple[fx.Node, int] | None:
-    """(table, number) of a row that is picked by a number that the code says."""
-    taken = element_taken(value)
-    if taken is not None:
-        return (taken[0], taken[2]) if taken[1] == 0 and len(shape_of(taken[0])) == 2 else None
-    if not has(value, Fact.LOOKUP) or len(shape_of(operand_of(value))) != 2:
-        return None
-    index: Any = argument(value, "indices", argument(value, "index"))
-    index = index[0] if isinstance(index, (list, tuple)) and len(index) == 1 else index
-    number = _number_of(index) if isinstance(index, fx.Node) else None
-    return (operand_of(value), number) if number is not None else None
-
-
-def _number_of(index: fx.Node) -> int | None:
-    """The one number that an index holds, whatever is given."""
-    while has(index, Fact.MOVE) and isinstance(index.args[0], fx.Node):
-        index = index.args[0]
-    if has(index, Fact.FILL):
-        found = index.args[1] if len(index.args) > 1 else None
-        return found if isinstance(found, int) else None
-    owner = index.graph.owning_module
-    held = getattr(owner, str(index.target), None) if index.op == "get_attr" and owner is not None else None
-    return int(held) if isinstance(held, torch.Tensor) and held.numel() == 1 and not held.is_floating_point() else None
 
 
 def sums_before_softmax(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:

@@ -19,6 +19,7 @@ from lrp_fx.analysis.examples import Examples
 from lrp_fx.analysis.indicators import Indicators
 from lrp_fx.analysis.layout import propagate
 from lrp_fx.analysis.meeting import Meeting
+from lrp_fx.analysis.picked import tells_apart
 from lrp_fx.analysis.sources import (
     CONSTANT,
     CONTENT,
@@ -265,7 +266,7 @@ class _Walk:
         if table in self.uniform and op_name(table) != "aten.eye":
             return own
         chosen = frozenset().union(*(self.sources[i] for i in indices))
-        uniform = all(i in self.uniform for i in indices)
+        uniform = all(i in self.uniform and not tells_apart(i) for i in indices)
         for kind in (CONTENT, POSITION, SEGMENT):
             if kind in chosen and not uniform:
                 if kind == POSITION and is_float(node):

@@ -1,0 +1,70 @@
+"""What rows and values are a part of: which row of a table one is, what a mask hides in part, what was written into.
+
+Asked of values that meet content (`lrp_fx.analysis.meeting`), and of what comes later than the walk is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrp_fx.analysis.sources import CONSTANT, MASK, is_one_number
+from lrp_fx.ir.axes import element_taken
+from lrp_fx.ir.examples import depends_on_values, example
+from lrp_fx.ir.facts import Axes, Fact
+from lrp_fx.ir.graph import tensor_args
+from lrp_fx.ir.operators import argument, has, operand_of, operator_of
+from lrp_fx.ir.sizes import shape_of
+
+_Sources = Mapping[fx.Node, frozenset[str]]
+
+
+def row_picked(value: fx.Node) -> tuple[fx.Node, int] | None:
+    """(table, number) of a row that is picked by a number that the code says."""
+    taken = element_taken(value)
+    if taken is not None:
+        return (taken[0], taken[2]) if taken[1] == 0 and len(shape_of(taken[0])) == 2 else None
+    if not has(value, Fact.LOOKUP) or len(shape_of(operand_of(value))) != 2:
+        return None
+    index: Any = argument(value, "indices", argument(value, "index"))
+    index = index[0] if isinstance(index, (list, tuple)) and len(index) == 1 else index
+    number = _number_of(index) if isinstance(index, fx.Node) else None
+    return (operand_of(value), number) if number is not None else None
+
+
+def _number_of(index: fx.Node) -> int | None:
+    """The one number that an index holds, whatever is given."""
+    held = None if depends_on_values(index) else example(index, {})
+    is_number = isinstance(held, torch.Tensor) and held.numel() > 0 and not held.is_floating_point()
+    return int(held.flatten()[0]) if is_number and is_one_number(held) else None
+
+
+def tells_apart(index: fx.Node) -> bool:
+    """Does an index that is made of numbers alone hold several, as the sum of a triangle of ones does?"""
+    held = None if depends_on_values(index) else example(index, {})
+    return isinstance(held, torch.Tensor) and held.numel() > 1 and not is_one_number(held)
+
+
+def shown_through_masks(value: fx.Node, sources: _Sources) -> fx.Node:
+    """What a value shows where no mask hides it, before it was repeated: the factor that is no mask, the operand that
+    a mask of the call chooses.
+    """
+    while has(value, Fact.SCALING | Fact.CHOICE | Fact.CAST | Fact.EXPANSION):
+        operands = tensor_args(value)
+        if has(value, Fact.CHOICE) and not any(depends_on_values(a) for a in operands if sources[a] == {MASK}):
+            break
+        shown = [a for a in operands if not sources[a] <= {MASK, CONSTANT}]
+        if len(shown) != 1:
+            break
+        value = shown[0]
+    return value
+
+
+def whole_of(value: fx.Node, sources: _Sources) -> fx.Node:
+    """A value that the walk has come to, for one that parts were written into since."""
+    while value not in sources and operator_of(value).axes is Axes.WRITTEN:
+        value = operand_of(value)
+    return value
