@@ -83,6 +83,11 @@ def counted(table: Tensor, x: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
+def picked(table: Tensor, x: Tensor) -> Tensor:
+    order = torch.arange(TOKENS - 1, -1, -1)
+    return (x[:, order] + table[order])[:, order]
+
+
 PARTS: dict[str, Block] = {
     "row by row": lambda t, x: torch.stack([x[:, i] + t[i] for i in range(TOKENS)], 1),
     "rows looked up": lambda t, x: torch.stack([x[:, i] + F.embedding(torch.tensor(i), t) for i in range(TOKENS)], 1),
@@ -93,6 +98,8 @@ PARTS: dict[str, Block] = {
     "rows counted": counted,
     "stacked": lambda t, x: torch.stack([x, t[:TOKENS].expand_as(x)]).sum(0),
     "counted by a triangle": lambda t, x: x + F.embedding(torch.ones(TOKENS, TOKENS).tril().sum(1).long() - 1, t),
+    "picked in another order": picked,
+    "moved along": lambda t, x: (x.roll(1, 1) + t[:TOKENS].roll(1, 0)).roll(-1, 1),
     "turned round": lambda t, x: (x.flip(1) + t[:TOKENS].flip(0)).flip(1),
     "a grid": lambda t, x: (x.view(-1, 2, 4, WIDTH) + t[:TOKENS].view(2, 4, WIDTH)).flatten(1, 2),
     "flat": lambda t, x: (x.reshape(-1, WIDTH) + t[:TOKENS].repeat(x.shape[0], 1)).view(x.shape),

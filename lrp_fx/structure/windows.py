@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrp_fx.ir.examples import depends_on_values, example
 from lrp_fx.ir.facts import Fact
-from lrp_fx.ir.graph import ancestors, value_of
+from lrp_fx.ir.graph import ancestors, is_float, value_of
 from lrp_fx.ir.layout import batch_axis, token_axes
 from lrp_fx.ir.operators import has, is_matrix_product
 from lrp_fx.ir.sizes import hint, shape_of
@@ -90,7 +91,9 @@ def follow(rewritten: Rewritten, node: fx.Node, known: dict[fx.Node, Any]) -> An
         return known[node]
     operands = rewritten.flow.operands(node)
     if not operands:
-        raise NotFollowed("no stream above")
+        if is_float(node) or depends_on_values(node) or (index := example(node, {})) is None:
+            raise NotFollowed("no stream above")
+        return index
     before = follow(rewritten, operands[0], known)
     shape = shape_of(node)
     if is_matrix_product(node):

@@ -280,9 +280,11 @@ class LeafBooks:
         axes: tuple[int, ...],
         owners: tuple[Owned | None, ...],
     ) -> tuple[tuple[int, ...], tuple[Owned | None, ...], Windows | None]:
-        """The axis of rows that were added to some tokens of a text, whose tokens these are, and which."""
+        """The axis of rows that were added to some tokens of a text, or to all in another order, whose tokens these
+        are, and which.
+        """
         application = arrival.application
-        if kind != POSITION or rule is not None or any(owners) or len(axes) > 1 or arrival.axis is None:
+        if kind != POSITION or rule is not None or len(axes) > 1 or arrival.axis is None:
             return axes, owners, None
         injection = self.structure.injection_of(node, application)
         if (
@@ -292,7 +294,9 @@ class LeafBooks:
         ):
             return axes, owners, None
         found = tokens_met(self.builder, node, application, axes)
-        return (axes, owners, None) if found is None else (found.axes, ((found.text, 0),), found.windows)
+        if found is None or (any(owners) and not found.are_turned):
+            return axes, owners, None
+        return found.axes, ((found.text, 0),), found.windows
 
     def _on_grid(
         self, axes: Sequence[int], sizes: Sequence[Any], arrival: Arrival

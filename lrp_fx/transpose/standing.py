@@ -35,6 +35,12 @@ class Standing(NamedTuple):
     axes: tuple[int, ...]
     windows: Windows
 
+    @property
+    def are_turned(self) -> bool:
+        """Are all tokens there, each once, in another order than in the text?"""
+        places = list(self.windows.tokens[0])
+        return sorted(places) == list(range(hint(self.windows.count))) != places
+
 
 def tokens_met(
     builder: RelevanceBuilder, leaf: fx.Node, application: Application, axes: Sequence[int]
