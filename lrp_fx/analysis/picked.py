@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import fx
+from torch import Tensor, fx
 
 from lrp_fx.analysis.sources import CONSTANT, MASK, is_one_number
 from lrp_fx.ir.axes import element_taken
@@ -37,15 +36,22 @@ def row_picked(value: fx.Node) -> tuple[fx.Node, int] | None:
 
 def _number_of(index: fx.Node) -> int | None:
     """The one number that an index holds, whatever is given."""
-    held = None if depends_on_values(index) else example(index, {})
-    is_number = isinstance(held, torch.Tensor) and held.numel() > 0 and not held.is_floating_point()
-    return int(held.flatten()[0]) if is_number and is_one_number(held) else None
+    held = _held(index)
+    if held is None or held.is_floating_point() or not held.numel() or not is_one_number(held):
+        return None
+    return int(held.flatten()[0])
 
 
 def tells_apart(index: fx.Node) -> bool:
     """Does an index that is made of numbers alone hold several, as the sum of a triangle of ones does?"""
-    held = None if depends_on_values(index) else example(index, {})
-    return isinstance(held, torch.Tensor) and held.numel() > 1 and not is_one_number(held)
+    held = _held(index)
+    return held is not None and held.numel() > 1 and not is_one_number(held)
+
+
+def _held(index: fx.Node) -> Tensor | None:
+    """The numbers of an index that depends on no input, at the traced sizes."""
+    found = None if depends_on_values(index) else example(index, {})
+    return found if isinstance(found, Tensor) else None
 
 
 def shown_through_masks(value: fx.Node, sources: _Sources) -> fx.Node:
