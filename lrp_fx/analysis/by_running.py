@@ -185,9 +185,10 @@ class _Measurement:
             kind: [c.reshape(sizes) for node in self.layouts for c in self._changes(node, kind)]
             for kind in (TOKEN, FEATURE)
         }
+        read = self.call.changed({n: torch.ones((), dtype=torch.bool) for n in self.layouts}).reshape(sizes)
         kinds = []
         for i, size in enumerate(sizes):
-            varied = [k for k, found in changes.items() if size > 1 and any(_varies(c, i) for c in found)]
+            varied = [k for k, found in changes.items() if size > 1 and any(_varies(c, read, i) for c in found)]
             part = divided is not None and divided <= i < divided + 3
             own = i if divided is None or i < divided else i - 2
             kinds.append(varied[0] if len(varied) == 1 else UNKNOWN if varied or part else self._kind_kept(own))
@@ -233,8 +234,9 @@ def _drawn(layout: Layout, sizes: Sequence[int], ordered: bool) -> Layout:
     return tuple(axes)
 
 
-def _varies(changed: Tensor, axis: int) -> bool:
-    return bool((changed != changed.narrow(axis, 0, 1)).any())
+def _varies(changed: Tensor, read: Tensor, axis: int) -> bool:
+    """Along an axis, does some of what was ``read`` from operands change, and some not? (Padding never does.)"""
+    return bool(((changed & read).any(axis) & (~changed & read).any(axis)).any())
 
 
 def _along(owners: Tensor, axis: int) -> Tensor | None:

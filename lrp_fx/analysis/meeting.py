@@ -17,7 +17,7 @@ from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, PO
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import ancestors, is_float, op_name, tensor_args, value_of
-from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout, token_axes
+from lrp_fx.ir.layout import BATCH, FEATURE, TOKEN, Layout, place_axes, token_axes
 from lrp_fx.ir.operators import (
     argument,
     axis_of,
@@ -193,7 +193,7 @@ class Meeting:
             dim, shape = axis_of(node, rank), (1,) * (rank - 1 - len(shape)) + shape
             shape = (*shape[:dim], 1, *shape[dim:])
         for layout in self.content_layouts(args):
-            for axis in token_axes(layout):
+            for axis in place_axes(layout):
                 own = axis + (rank - len(layout)) - (rank - len(shape))
                 if 0 <= own < len(shape) - last and shape[own] > 1:
                     return True

@@ -108,6 +108,15 @@ def token_axes(layout: Layout | None) -> list[int]:
     return [i for i, axis in enumerate(layout or ()) if any(k == TOKEN for k, _ in axis)]
 
 
+def place_axes(layout: Layout | None) -> list[int]:
+    """Axes whose index says a place: of tokens alone, where there are some; pixels that are put behind one another with
+    their channels are the features of a patch.
+    """
+    found = token_axes(layout)
+    alone = [i for i in found if layout is not None and all(k != FEATURE for k, _ in layout[i])]
+    return alone or found
+
+
 def single(kind: str, size: int) -> Axis:
     """An axis of one kind. Of axes of size 1 only those are kept that say whose a row is: a batch of one example, a
     single row sent to an expert.

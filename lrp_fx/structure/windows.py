@@ -56,7 +56,7 @@ def find_windows(
         return None
     if not isinstance(slots, Tensor) or slots.dim() < 2 or slots.shape[0] % batch or not slots.numel():
         return None
-    tokens = slots.reshape(batch, -1, *slots.shape[1:]).flatten(2, -2)[0, :, 0]
+    tokens = _of_one_example(slots, batch, shape_of(application.node)[0] // batch)
     behind = set(ancestors([product]))
     count = max((c for n, c in counts.items() if n in behind), default=0, key=lambda c: c == int(tokens.max()))
     return (
@@ -64,6 +64,14 @@ def find_windows(
         if len(tokens) > 1 and count
         else None
     )
+
+
+def _of_one_example(slots: Tensor, batch: int, merged: int) -> Tensor:
+    """(windows, slots) of the keys of all windows, as batched products have them: of an example the scores have
+    ``merged`` rows, and the keys more where heads stand among them, too.
+    """
+    rows = merged if merged > 1 and slots.shape[0] % (batch * merged) == 0 else slots.shape[0] // batch
+    return slots.reshape(batch, rows, -1, slots.shape[-1])[0, :, 0]
 
 
 def _product(rewritten: Rewritten, leaf: fx.Node, application: Application) -> fx.Node | None:
