@@ -32,12 +32,22 @@ _UNSEEN = 1e-3
 _TOKENS = ((2, 3), (0, 1))
 
 
+def axis_of_tokens(value: Tensor) -> int:
+    """The axis of a mask that runs over tokens: its last, or the one before where it is a column for each example."""
+    return -2 if value.dim() > 2 and hint(value.shape[-1]) == 1 else -1
+
+
+def tokens_of(value: Tensor) -> int:
+    """How many tokens a mask speaks of; 0 for a number."""
+    return hint(value.shape[axis_of_tokens(value)]) if value.dim() else 0
+
+
 def sense_by_running(program: Program, module: fx.GraphModule, name: str) -> str | None:
     """`KEEPS`, `HIDES`, `LOW` or `NO_PADDING`; None where no change is seen, or the program cannot be run."""
     nodes = dict(zip(program.inputs, module.graph.find_nodes(op="placeholder"), strict=True))
     info, node = next((i, n) for i, n in nodes.items() if i.name == name)
     output = value_of(program.explained_node)
-    tokens = hint(value_of(node).shape[-1]) if value_of(node).dim() else 0
+    tokens = tokens_of(value_of(node))
     if tokens < 2 or output.dim() < 3 or hint(output.shape[1]) != tokens or _has_no_values(module):
         return None
     for others, token in ((others, token) for others in (1, 0) for token in _TOKENS):
@@ -107,7 +117,7 @@ class _Trial:
         shape = [hint(s) for s in like.shape]
         if info == self.mask:
             value = torch.full(shape, everywhere, dtype=like.dtype)
-            value[..., self.tokens // 2] = there
+            value.select(axis_of_tokens(value), self.tokens // 2).fill_(there)
         elif info.role == CONTENT_ROLE:
             value = self._content(info, shape, like.dtype)
             if changed and len(shape) > 1 and shape[1] == self.tokens:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, sense_by_running
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, axis_of_tokens, sense_by_running, tokens_of
 from lrp_fx.analysis.provenance import POSITION, VERY_LOW
 from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
@@ -33,9 +33,15 @@ _KNOWN: WeakKeyDictionary[fx.GraphModule, dict[str, str | None]] = WeakKeyDictio
 Meeting = tuple[fx.Node, fx.Node]
 
 
-def kept(mask: Tensor, sense: str) -> Tensor:
-    """(B, T): which tokens a mask (B, T), or (B, ..., queries, T), keeps: shows to some query at least."""
+def kept(mask: Tensor, sense: str, batch: int) -> Tensor:
+    """(B, T): which tokens a mask (B, T), (B, T, 1) or (B, ..., queries, T) keeps: shows to some query at least.
+
+    Heads may be merged with the ``batch``, each example's behind one another, as in `nn.MultiheadAttention`.
+    """
     shown = mask > VERY_LOW if sense == LOW else (mask == 0 if sense == HIDES else mask != 0)
+    shown = shown.movedim(axis_of_tokens(shown), -1)
+    if shown.dim() > 2 and len(shown) not in (1, batch):
+        shown = shown.reshape(batch, -1, *shown.shape[1:])
     return shown.flatten(1, -2).any(1) if shown.dim() > 2 else shown
 
 
@@ -65,13 +71,13 @@ def _by_meeting(
     inputs = dict(zip(program.inputs, module.graph.find_nodes(op="placeholder"), strict=True))
     node = next(n for i, n in inputs.items() if i.name == name)
     met = list(_meetings(module.graph, inputs, name))
-    tokens = hint(value_of(node).shape[-1]) if value_of(node).dim() else 0
+    tokens = tokens_of(value_of(node))
     if not met or tokens < 2:
         return None
 
     def hidden(number: float, hole: float) -> list[Tensor | None]:
         given = {n: _given(i, value_of(n), number if i.name == name else 1) for i, n in inputs.items()}
-        given[node][..., tokens // 2] = hole
+        given[node].select(axis_of_tokens(given[node]), tokens // 2).fill_(hole)
         values = _evaluated(module, [a for _, user in met for a in user.all_input_nodes], given)
         return [_hidden(user, a, values) if isinstance(values.get(a), Tensor) else None for a, user in met]
 

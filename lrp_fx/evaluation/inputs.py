@@ -102,7 +102,7 @@ def _unpadded(explainer: Explainer, inputs: dict[str, Any], roles: Mapping[str, 
         return Given(inputs, name, everything)
     explainer.trace(**inputs)
     sense = sense_of(explainer.rewritten.program, mask)
-    kept = kept_by(inputs[mask], KEEPS if sense in (None, NO_PADDING) else sense)[0].cpu()
+    kept = kept_by(inputs[mask], KEEPS if sense in (None, NO_PADDING) else sense, 1)[0].cpu()
     wide = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.dim() > 2 and length in v.shape[1:]]
     if wide:
         raise InputError(

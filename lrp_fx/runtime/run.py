@@ -68,7 +68,7 @@ def _refuse_unknown_end(goal: Target, shape: tuple[int, ...], call: Arguments, s
         places = mask.shape[1]
         if shape[1] not in {places, *lengths} and name not in constant and not mask.is_floating_point():
             says = sense(name) if shape[1] == 1 else None
-            if says in (KEEPS, HIDES) and bool(kept(mask, says)[:, -1].all()):
+            if says in (KEEPS, HIDES) and bool(kept(mask, says, shape[0])[:, -1].all()):
                 continue
             raise TargetError(
                 f"{name} hides some of {places} places, and the output has {shape[1]} rows: which of them is the last "
@@ -272,7 +272,7 @@ def _kept(signature: GraphSignature, call: Arguments, rows: int) -> Tensor | Non
     if signature.target_mask is None:
         return None
     name, sense = signature.target_mask
-    return kept(call.bound[name], sense).expand(rows, -1)
+    return kept(call.bound[name], sense, rows).expand(rows, -1)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, axis_of_tokens
 from lrp_fx.analysis.mask_sense import kept, sense_of
 from lrp_fx.analysis.provenance import MASK
 from lrp_fx.errors import TargetError, UntracedTargetError
@@ -134,7 +134,7 @@ def _seeding(
     def run(output: Tensor, *rest: Any) -> list[Any]:
         mask = None
         if sense is not None:  # targets see 1 where a token counts, whatever the model's convention
-            mask, rest = kept(rest[0], sense), rest[1:]
+            mask, rest = kept(rest[0], sense, batch), rest[1:]
         read = batch_first(output, axis, batch) if inside else output
         score, seed = score_of(target, read, mask, dict(zip(names, rest, strict=True)))
         if inside:
@@ -185,12 +185,16 @@ def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
 
 
 def _speaks_of_rows(node: fx.Node, shape: Sequence[Any]) -> bool:
-    """Has a mask (B, T), or (B or 1, ..., T), the batch and the length of what is read (B, T, ...)?"""
+    """Has a mask (B, T), (B, T, 1), or (B or 1, ..., T), the batch and the length of what is read (B, T, ...)? So has
+    one with queries by keys for each head of each example, merged.
+    """
     sizes = value_of(node).shape
     if len(sizes) < 2:
         return False
     if len(sizes) > 2:
-        return (same_size(sizes[0], shape[0]) or is_one(sizes[0])) and same_size(sizes[-1], shape[1])
+        by_head = len(sizes) == 3 and same_size(sizes[1], sizes[2]) and hint(sizes[0]) % hint(shape[0]) == 0
+        of_examples = same_size(sizes[0], shape[0]) or is_one(sizes[0]) or by_head
+        return of_examples and same_size(sizes[axis_of_tokens(value_of(node))], shape[1])
     if same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0]):
         return False  # between pairs of tokens
     unread = not node.users and hint(sizes[1]) == hint(shape[1])  # its length is tied to nothing, for nothing reads it

@@ -1,0 +1,67 @@
+"""The last token is found whatever the shape of a mask: a column for each example, heads merged with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lrp_fx
+
+pytestmark = pytest.mark.usefixtures("quiet")
+HEADS, WIDTH, LAST = 2, 8, (4, 6)
+KEEP = torch.tensor([[True] * 5 + [False] * 2, [True] * 7])
+IDS = torch.randint(1, 20, (2, 7), generator=torch.Generator().manual_seed(0))
+Shape = Callable[[Tensor], Tensor]
+
+
+def hidden(keep: Tensor) -> Tensor:
+    """(B * heads, T, T): where nothing is seen, in the order of `nn.MultiheadAttention`."""
+    length = keep.shape[1]
+    seen = keep[:, None, None] & torch.ones(length, length, dtype=torch.bool).tril()
+    return ~seen.expand(-1, HEADS, -1, -1).reshape(-1, length, length)
+
+
+class Decoder(nn.Module):
+    """``hide``: (B * heads, T, T) truth, where nothing is seen, made of a mask."""
+
+    def __init__(self, hide: Shape) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(20, WIDTH), nn.Embedding(16, WIDTH)
+        self.mix = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.head, self.hide = nn.Linear(WIDTH, 20), hide
+        self.double().eval()
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.words(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        x = x + self.mix(x, x, x, attn_mask=self.hide(mask), need_weights=False)[0]
+        logits: Tensor = self.head(x)
+        return logits
+
+
+#: (a mask given for what is kept (B, T), what the model makes of it)
+MASKS: dict[str, tuple[Shape, Shape]] = {
+    "column": (lambda keep: keep[..., None], lambda m: hidden(m[..., 0])),
+    "column of numbers": (lambda keep: keep[..., None].double(), lambda m: hidden(m.mT[:, 0] > 0)),
+    "column that hides": (lambda keep: ~keep[..., None], lambda m: hidden(~m.squeeze(-1))),
+    "by head": (hidden, lambda m: m),
+    "by head, that keeps": (lambda keep: ~hidden(keep), lambda m: ~m),
+    "by head, added": (lambda k: torch.zeros(4, 7, 7).double().masked_fill(hidden(k), -torch.inf), lambda m: m),
+}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", MASKS)
+def test_the_last_token_that_a_mask_keeps_is_explained(name: str, dynamic: bool) -> None:
+    given, made = MASKS[name]
+    model = Decoder(made)
+    found = lrp_fx.convert(model, dynamic=dynamic)(IDS, given(KEEP))
+    logits = model(IDS, given(KEEP))
+    tokens = found.tokens
+    assert isinstance(tokens, Tensor)
+    assert not tokens[0, 5:].any()
+    for example, last in enumerate(LAST):
+        torch.testing.assert_close(found.score[example], logits[example, last].max(), rtol=0, atol=1e-12)
