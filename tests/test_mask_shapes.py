@@ -1,4 +1,4 @@
-"""The last token is found whatever the shape of a mask: a column for each example, heads merged with the batch."""
+"""The last token is found whatever the shape of a mask: a column for each example, heads merged with it, lengths."""
 
 from __future__ import annotations
 
@@ -53,6 +53,13 @@ MASKS: dict[str, tuple[Shape, Shape]] = {
 }
 
 
+def by_length(lengths: Tensor) -> Tensor:
+    return hidden(torch.arange(7) < lengths[:, None])
+
+
+MASKS["lengths"] = lambda keep: keep.sum(1), by_length
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", MASKS)
 def test_the_last_token_that_a_mask_keeps_is_explained(name: str, dynamic: bool) -> None:
@@ -65,3 +72,16 @@ def test_the_last_token_that_a_mask_keeps_is_explained(name: str, dynamic: bool)
     assert not tokens[0, 5:].any()
     for example, last in enumerate(LAST):
         torch.testing.assert_close(found.score[example], logits[example, last].max(), rtol=0, atol=1e-12)
+
+
+def test_numbers_that_hide_nothing_from_the_last_are_no_lengths() -> None:
+    """The words of a prefix are seen by all; what stands behind it, by what stands behind that."""
+
+    def prefix(lengths: Tensor) -> Tensor:
+        return hidden(torch.ones(len(lengths), 7, dtype=torch.bool)) & (
+            torch.arange(7) >= lengths[:, None]
+        ).repeat_interleave(HEADS, 0).unsqueeze(1)
+
+    model = Decoder(prefix)
+    found = lrp_fx.convert(model)(IDS, torch.tensor([5, 3]))
+    assert [said.position for said in found.target] == [6, 6]

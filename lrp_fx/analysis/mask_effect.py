@@ -24,12 +24,31 @@ from lrp_fx.ir.sizes import hint
 
 #: What a mask says: where it is true (or 1) it keeps tokens, or hides them, or hides where it is very low.
 KEEPS, HIDES, LOW = "keeps", "hides", "low"
+#: It is a number for each example, and hides what stands behind so many tokens.
+LENGTHS = "lengths"
 #: It hides no token from the others: it says something else of tokens.
 NO_PADDING = "no padding"
 #: A change that is this much smaller than one that is seen is none.
 _UNSEEN = 1e-3
 #: (what stands everywhere, what stands in the place of the token that is changed): tables have different first rows.
 _TOKENS = ((2, 3), (0, 1))
+
+
+def sense_of_lengths(program: Program, module: fx.GraphModule, name: str) -> str | None:
+    """`LENGTHS` where numbers (B,) hide the tokens behind so many, found by running; None where they do not."""
+    nodes = dict(zip(program.inputs, module.graph.find_nodes(op="placeholder"), strict=True))
+    info = next(i for i in nodes if i.name == name)
+    output = value_of(program.explained_node)
+    if output.dim() < 3 or hint(output.shape[1]) < 3 or _has_no_values(module):
+        return None
+    tokens = hint(output.shape[1])
+    for token in _TOKENS:
+        trial = _Trial(program, module, nodes, info, tokens, 1, token)
+        seen = [trial.effect(length, length) for length in (tokens, tokens // 2 + 1, tokens // 2)]
+        everywhere, just, behind = (found[0] if found is not None else 0.0 for found in seen)
+        if None not in seen and min(everywhere, just) > 0 and behind <= _UNSEEN * min(everywhere, just):
+            return LENGTHS
+    return None
 
 
 def axis_of_tokens(value: Tensor) -> int:
@@ -117,7 +136,8 @@ class _Trial:
         shape = [hint(s) for s in like.shape]
         if info == self.mask:
             value = torch.full(shape, everywhere, dtype=like.dtype)
-            value.select(axis_of_tokens(value), self.tokens // 2).fill_(there)
+            if len(shape) > 1:  # else there is a number for each example
+                value.select(axis_of_tokens(value), self.tokens // 2).fill_(there)
         elif info.role == CONTENT_ROLE:
             value = self._content(info, shape, like.dtype)
             if changed and len(shape) > 1 and shape[1] == self.tokens:

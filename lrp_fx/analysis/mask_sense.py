@@ -18,7 +18,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, axis_of_tokens, sense_by_running, tokens_of
+from lrp_fx.analysis.mask_effect import (
+    HIDES,
+    KEEPS,
+    LENGTHS,
+    LOW,
+    axis_of_tokens,
+    sense_by_running,
+    sense_of_lengths,
+    tokens_of,
+)
 from lrp_fx.analysis.provenance import POSITION, VERY_LOW
 from lrp_fx.errors import raise_if_out_of_memory
 from lrp_fx.ir.facts import Fact
@@ -33,11 +42,14 @@ _KNOWN: WeakKeyDictionary[fx.GraphModule, dict[str, str | None]] = WeakKeyDictio
 Meeting = tuple[fx.Node, fx.Node]
 
 
-def kept(mask: Tensor, sense: str, batch: int) -> Tensor:
+def kept(mask: Tensor, sense: str, batch: int, tokens: int = 0) -> Tensor:
     """(B, T): which tokens a mask (B, T), (B, T, 1) or (B, ..., queries, T) keeps: shows to some query at least.
 
-    Heads may be merged with the ``batch``, each example's behind one another, as in `nn.MultiheadAttention`.
+    Lengths (B,) keep the first of so many ``tokens``. Heads may be merged with the ``batch``, each example's behind one
+    another, as in `nn.MultiheadAttention`.
     """
+    if sense == LENGTHS:
+        return torch.arange(tokens, device=mask.device) < mask.unsqueeze(1)
     shown = mask > VERY_LOW if sense == LOW else (mask == 0 if sense == HIDES else mask != 0)
     shown = shown.movedim(axis_of_tokens(shown), -1)
     if shown.dim() > 2 and len(shown) not in (1, batch):
@@ -46,8 +58,8 @@ def kept(mask: Tensor, sense: str, batch: int) -> Tensor:
 
 
 def sense_of(program: Program, name: str) -> str | None:
-    """What a mask input says (`KEEPS`, `HIDES`, `LOW` or `NO_PADDING`), None where neither what is computed of it nor
-    the program's output tells.
+    """What a mask input says (`KEEPS`, `HIDES`, `LOW`, `LENGTHS` or `NO_PADDING`), None where neither what is computed
+    of it nor the program's output tells.
     """
     module = program.captured or program.module
     known = _KNOWN.setdefault(module, {}) if program.captured is not None else {}
@@ -57,7 +69,9 @@ def sense_of(program: Program, name: str) -> str | None:
 
 
 def _sense(program: Program, module: fx.GraphModule, name: str) -> str | None:
-    dtype = next(i.dtype for i in program.inputs if i.name == name)
+    dtype, shape = next((i.dtype, i.shape) for i in program.inputs if i.name == name)
+    if len(shape) == 1:
+        return sense_of_lengths(program, module, name)
     lowest = [(LOW, 0, torch.finfo(dtype).min)] if dtype.is_floating_point else []
     by_truth = _by_meeting(program, module, name, [(KEEPS, 1, 0), (HIDES, 0, 1)])
     # what is very low where it meets content may be turned about behind it: running comes first

@@ -204,9 +204,11 @@ def _result(
     shape = guard_of(SizeGuard, executable.guards).sizes.output_shape(call.shapes)
     named = dict(zip(signature.arguments, arguments, strict=True))
     plain = tuple(v.detach() if isinstance(v, Tensor) else v for v in flat)
-    said = explained(target, named, score.detach(), shape, output, _kept(signature, call, batch), terms.link)
+    said = explained(
+        target, named, score.detach(), shape, output, _kept(signature, call, (batch, *shape[1:])), terms.link
+    )
     given = named["position"].unsqueeze(1) if said.positions is None and "position" in named else said.positions
-    _warn_of_padding(given, _kept(signature, call, batch))
+    _warn_of_padding(given, _kept(signature, call, (batch, *shape[1:])))
     statement = read_statement(signature, flat, call.bound)
     return settle(
         statement,
@@ -255,7 +257,7 @@ def _read(
     output = flat[signature.explained] if signature.explained is not None else answer()
     if output is None:
         return None
-    score, mask = flat[signature.outputs], _kept(signature, call, len(flat[signature.outputs]))
+    score, mask = flat[signature.outputs], _kept(signature, call, output.shape)
     if output.shape[:1] != score.shape:
         return None
     with torch.inference_mode(False), torch.enable_grad():
@@ -267,12 +269,12 @@ def _read(
     return amounts.reshape(len(amounts), -1).sum(1)
 
 
-def _kept(signature: GraphSignature, call: Arguments, rows: int) -> Tensor | None:
-    """(B, T): which rows count for a target; None for all."""
+def _kept(signature: GraphSignature, call: Arguments, shape: Sequence[int]) -> Tensor | None:
+    """(B, T): which rows of an output (B, T, ...) count for a target; None for all."""
     if signature.target_mask is None:
         return None
     name, sense = signature.target_mask
-    return kept(call.bound[name], sense, rows).expand(rows, -1)
+    return kept(call.bound[name], sense, *shape[:2]).expand(shape[0], -1)
 
 
 @contextlib.contextmanager

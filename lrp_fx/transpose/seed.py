@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LOW, axis_of_tokens
+from lrp_fx.analysis.mask_effect import HIDES, KEEPS, LENGTHS, LOW, axis_of_tokens
 from lrp_fx.analysis.mask_sense import kept, sense_of
 from lrp_fx.analysis.provenance import MASK
 from lrp_fx.errors import TargetError, UntracedTargetError
@@ -134,7 +134,7 @@ def _seeding(
     def run(output: Tensor, *rest: Any) -> list[Any]:
         mask = None
         if sense is not None:  # targets see 1 where a token counts, whatever the model's convention
-            mask, rest = kept(rest[0], sense, batch), rest[1:]
+            mask, rest = kept(rest[0], sense, batch, output.shape[1]), rest[1:]
         read = batch_first(output, axis, batch) if inside else output
         score, seed = score_of(target, read, mask, dict(zip(names, rest, strict=True)))
         if inside:
@@ -172,7 +172,7 @@ def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
     shape = value_of(read).shape
     if len(shape) < 3:
         return None
-    nodes = zip(program.inputs, program.input_nodes().values(), strict=True)
+    nodes = list(zip(program.inputs, program.input_nodes().values(), strict=True))
     masks = [(info, node) for info, node in nodes if info.role == MASK and _speaks_of_rows(node, shape)]
     senses = {node: sense_of(program, info.name) for info, node in masks}
     for _, node in masks:
@@ -181,7 +181,8 @@ def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
     for info, node in masks:
         if senses[node] is None and info.is_index and info.dtype != torch.bool and len(info.shape) == 2:
             return node, KEEPS
-    return None
+    numbers = [(info, node) for info, node in nodes if info.is_index and len(info.shape) == 1 and node.users]
+    return next(((node, LENGTHS) for info, node in numbers if sense_of(program, info.name) == LENGTHS), None)
 
 
 def _speaks_of_rows(node: fx.Node, shape: Sequence[Any]) -> bool:
