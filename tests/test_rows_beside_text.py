@@ -99,3 +99,33 @@ def test_a_row_beside_each_token(laid: str, examples: int) -> None:
     torch.testing.assert_close(found.content["input_ids"], expected.content["input_ids"], rtol=1e-9, atol=1e-12)
     leaves = found.ledger.leaves
     torch.testing.assert_close(leaves["learned"], expected.ledger.leaves["learned"], rtol=1e-9, atol=1e-12)
+
+
+class Memory(nn.Module):
+    """Learned rows beside the text, the residual sum of each written apart; ``norm``: before they meet."""
+
+    def __init__(self, *, norm: bool, apart: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.rows, self.head = nn.Embedding(20, D), nn.Parameter(torch.randn(3, D)), nn.Linear(D, 3)
+        self.norm, self.mix, self.apart = nn.LayerNorm(D) if norm else nn.Identity(), nn.Linear(D, D), apart
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        z = self.rows.expand(len(x), -1, -1)
+        h = torch.cat([self.norm(z), self.norm(x)], 1)
+        y = (self.mix(h) @ h.mT / 3).softmax(-1) @ h
+        whole = torch.cat([z + y[:, :3], x + y[:, 3:]], 1) if self.apart else torch.cat([z, x], 1) + y
+        return self.head(whole.mean(1))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_residual_sums_of_learned_rows_are_learned(norm: bool, dynamic: bool) -> None:
+    apart, together = (
+        lrp_fx.convert(Memory(norm=norm, apart=a).double().eval(), dynamic=dynamic, conserve="site")(IDS, target=1)
+        for a in (True, False)
+    )
+    assert not apart.position and not together.position
+    torch.testing.assert_close(apart.tokens, together.tokens, rtol=0, atol=1e-12)
+    torch.testing.assert_close(apart.ledger.leaves["learned"], together.ledger.leaves["learned"], rtol=0, atol=1e-12)

@@ -64,6 +64,8 @@ class Meeting:
             if candidate not in self.sources or not is_float(candidate):
                 continue
             kind = self._kind(candidate, node, args)
+            if kind == POSITION and has(node, Fact.SUM) and self._stands_beside_tokens(candidate):
+                kind = LEARNED
             if kind is not None:
                 met.append((candidate, kind))
         return met
@@ -122,6 +124,24 @@ class Meeting:
         if candidate in self.uniform or candidate in self.chosen:
             return None
         return POSITION if self.varies_along_tokens(candidate, node, args) else None
+
+    def _stands_beside_tokens(self, candidate: fx.Node) -> bool:
+        """Is what is made of these rows one by one (their norm, say) put beside tokens? Then they are a residual stream,
+        to which what the rows have read is added.
+        """
+        rows, base = shape_of(candidate)[-2:], candidate
+        while (has(base, Fact.EXPANSION) or operator_of(base).axes is Axes.UNITS) and isinstance(base.args[0], fx.Node):
+            base = base.args[0]
+        made = [base]
+        for node in made if len(rows) == 2 else ():
+            for user in node.users:
+                own = self.sources.get(user)
+                if own is None or user in made or shape_of(user)[-2:] != rows:
+                    continue
+                if own == {LEARNED}:
+                    return True
+                made += [user] if own <= FIXED else []
+        return False
 
     def _is_row_of_token(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         """Is it row i of a table, added to token i, and are others of its rows added to the tokens of their numbers?
