@@ -126,8 +126,8 @@ class Meeting:
         return POSITION if self.varies_along_tokens(candidate, node, args) else None
 
     def _stands_beside_tokens(self, candidate: fx.Node) -> bool:
-        """Is what is made of these rows one by one (their norm, say) put beside tokens? Then they are a residual stream,
-        to which what the rows have read is added.
+        """Is what is made of these rows one by one (their norm, say) put beside tokens? Then they are a stream to which
+        what the rows have read is added.
         """
         rows, base = shape_of(candidate)[-2:], candidate
         while (has(base, Fact.EXPANSION) or operator_of(base).axes is Axes.UNITS) and isinstance(base.args[0], fx.Node):
