@@ -44,6 +44,33 @@ def test_a_table_cut_to_length_is_position_in_static_captures_too(how: str) -> N
     torch.testing.assert_close(static.content["ids"], dynamic.content["ids"], rtol=0, atol=1e-12)
 
 
+class CountedDown(nn.Module):
+    """Sinusoids of distances that are counted down by steps of -1.0, shifted as Transformer-XL does: how many there are
+    is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.q, self.k, self.v = nn.Embedding(20, D), nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+        self.map = nn.Linear(D, D)
+        self.register_buffer("speeds", torch.rand(D))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        b, n, _ = x.shape
+        q, far = self.q(x), torch.arange(n - 1, -1, -1.0, dtype=x.dtype)
+        far = q @ self.map(torch.outer(far, self.speeds).sin()).mT
+        far = torch.cat([torch.zeros(b, n, 1, dtype=x.dtype), far], 2).view(b, n + 1, n)[:, 1:].view_as(far)
+        return self.v((q @ self.k(x).mT + far).softmax(-1) @ self.v(x))
+
+
+def test_how_many_distances_there_are_may_be_computed() -> None:
+    ids = torch.randint(0, 20, (2, T), generator=torch.Generator().manual_seed(1))
+    dynamic, static = (lrp_fx.convert(CountedDown().double().eval(), dynamic=d)(ids, target=1) for d in (True, False))
+    assert [p.kind for p in dynamic.position] == [p.kind for p in static.position] == ["disentangled"]
+    torch.testing.assert_close(static.tokens, dynamic.tokens, rtol=0, atol=1e-12)
+
+
 class Columns(nn.Module):
     """Each number has a vector of its own: as a product, or as one linear map."""
 

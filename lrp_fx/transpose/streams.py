@@ -7,8 +7,11 @@ from typing import Any
 from torch import Tensor, fx
 
 from lrp_fx.analysis.provenance import POSITION
+from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis, token_axes
+from lrp_fx.ir.operators import has
+from lrp_fx.ir.sizes import shape_of
 from lrp_fx.ir.source import module_path
 from lrp_fx.structure.injections import Injection
 from lrp_fx.structure.structure import Structure
@@ -93,7 +96,7 @@ class StreamBooks:
         if injection.pairs is None or injection.pairs[0] not in self.pairs:
             return None
         node, owned = injection.pairs[0], self.builder.owners.owned
-        queries, keys = value_of(node).shape[-2:]
+        queries, keys = value_of(_sum_of_scores(node)).shape[-2:]
         return PairsInfo(node.name, (owned(queries, node), owned(keys, node, keys=True)))
 
     def infos(self, leaf_nodes: list[fx.Node], sink_nodes: list[fx.Node | None]) -> list[tuple[DepthInfo, fx.Node]]:
@@ -114,3 +117,10 @@ class StreamBooks:
                     (DepthInfo(number, node.name, module_path(node), owner, leaves, sinks, passing), self.streams[node])
                 )
         return found
+
+
+def _sum_of_scores(term: fx.Node) -> fx.Node:
+    """The sum that a term of scores joins, if it is as large: it says of which length symbolic sizes are that the term
+    has computed (a counter that runs down by steps of -1.0).
+    """
+    return next((u for u in term.users if has(u, Fact.SUM) and shape_of(u) == shape_of(term)), term)
