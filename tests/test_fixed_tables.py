@@ -72,25 +72,29 @@ def test_how_many_distances_there_are_may_be_computed() -> None:
 
 
 class Columns(nn.Module):
-    """Each number has a vector of its own: as a product, or as one linear map."""
+    """Each number has a vector of its own: as a product (with rows that a fixed index picks), or as one linear map."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.how = how
         self.w, self.v, self.o = nn.Parameter(torch.randn(4, D)), nn.Linear(D, D), nn.Linear(D, 3)
+        self.register_buffer("columns", torch.arange(4))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "product":
             t = x.unsqueeze(-1) * self.w
+        elif self.how == "rows":
+            t = x.unsqueeze(-1) * F.embedding(self.columns, self.w)
         else:
             t = F.linear(x, torch.block_diag(*[c.unsqueeze(1) for c in self.w])).unflatten(1, (4, D))
         return self.o((t @ t.mT).softmax(-1).matmul(self.v(t)).mean(1))
 
 
-def test_vectors_of_columns_are_weights() -> None:
+@pytest.mark.parametrize("written", ["product", "rows"])
+def test_vectors_of_columns_are_weights(written: str) -> None:
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    product, linear = (lrp_fx.convert(Columns(how).double().eval())(x, target=1) for how in ("product", "linear"))
+    product, linear = (lrp_fx.convert(Columns(how).double().eval())(x, target=1) for how in (written, "linear"))
     assert not product.position
     torch.testing.assert_close(product.content["x"], linear.content["x"], rtol=0, atol=1e-12)
 

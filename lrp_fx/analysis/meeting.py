@@ -87,6 +87,8 @@ class Meeting:
         adds_or_scales = rows == POSITION and has(node, Fact.SUM | Fact.SCALING)
         if is_declared_weight(candidate, node) or (adds_or_scales and self.runs_along_features(candidate, node, args)):
             return None
+        if has(node, Fact.SCALING) and any(self._is_number_given(a) for a in args):
+            return None  # each number of the input has a row of its own: a linear map
         if is_matrix_product(node) and not (has(node, Fact.TERM_FIRST) and candidate is node.args[0]):
             matrices = shape_of(candidate)[:-2]
             by_token = any(matrices) and self.varies_along_tokens(candidate, node, args, last=2)
