@@ -75,6 +75,17 @@ def gate_of_parts(take: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Fu
     return function
 
 
+def gated_taps(squashed: Function) -> Function:
+    """A convolution tap by tap, times a gate: no recurrence, whatever reads it more than once."""
+
+    def function(x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (0, 0, 1, 1))
+        y = sum((padded[:, i : i + x.shape[1]] @ MAPS[i] for i in range(3)), start=x)
+        return squashed(y * (y @ MAPS[0]).sigmoid())
+
+    return function
+
+
 def expert(x: Tensor) -> Tensor:
     return x[..., :3].argmax(-1)
 
@@ -121,6 +132,8 @@ SAME: dict[str, tuple[Function, Function]] = {
     "a sum of chains": (lambda x: (sum((x @ m)[..., :1] * (x @ MAPS[0]) for m in MAPS)) * (x @ MAPS[1]),
                         lambda x: (torch.stack([(x @ m)[..., 0] for m in MAPS], -1)[..., None, :]
                                    @ torch.stack([x @ MAPS[0]] * 3, -2)).squeeze(-2) * (x @ MAPS[1])),
+    "a softmax of gated taps": (gated_taps(lambda y: (y - y.logsumexp(-1, keepdim=True)).exp()),
+                                gated_taps(lambda y: y.softmax(-1))),
     "a norm of one element": (
         lambda x: nn.functional.normalize(x.unsqueeze(-2).softmax(-1), p=1.0, dim=-2).squeeze(-2),
         lambda x: x.softmax(-1) / x.softmax(-1).abs(),

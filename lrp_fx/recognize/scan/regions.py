@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,28 +163,28 @@ def _is_state(node: fx.Node, linear: Multilinear) -> bool:
 
 def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[fx.Node], dict[Selection, set[Any]]]:
     """The sums from which ``node`` is computed without a sum between, by multilinear paths; and what is read on the
-    way.
+    way, behind them.
     """
-    earlier: dict[fx.Node, None] = {}
+    between = _upwards(node, linear, lambda n: linear.passes(n) and (n is node or n not in sums))
+    earlier = [n for n in between if n is not node and n in sums]
     reads: dict[Selection, set[Any]] = {}
-    queue: deque[tuple[fx.Node, bool]] = deque([(node, True)])
-    seen = {(node, True)}
-    while queue and len(seen) < NEAR:
-        current, pure = queue.popleft()
-        if pure and current is not node and current in sums:
-            earlier[current] = None
-            continue
-        if (read := selection_of(current)) is not None:
+    for current in _upwards(node, linear, lambda n: not has(n, LEARNED) and n not in earlier):
+        if current not in earlier and (read := selection_of(current)) is not None:
             with contextlib.suppress(TypeError):  # a part chosen by a value known at run time only
                 reads.setdefault(read[0], set()).add(read[1])
-        if has(current, LEARNED):
-            continue
-        still = pure and linear.passes(current)
-        for operand in current.all_input_nodes:
-            if linear.is_content(operand) and (operand, still) not in seen:
-                seen.add((operand, still))
-                queue.append((operand, still))
-    return list(earlier), reads
+    return earlier, reads
+
+
+def _upwards(node: fx.Node, linear: Multilinear, goes_on: Callable[[fx.Node], bool]) -> list[fx.Node]:
+    """What a node is computed from that depends on content, the nearest first, as far as it goes on."""
+    queue, seen = deque([node]), {node: None}
+    while queue and len(seen) < NEAR:
+        current = queue.popleft()
+        for operand in current.all_input_nodes if goes_on(current) else ():
+            if operand not in seen and linear.is_content(operand):
+                seen[operand] = None
+                queue.append(operand)
+    return list(seen)
 
 
 # ------------------------------------------------------------------------------------------------ regions
