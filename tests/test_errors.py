@@ -76,6 +76,8 @@ def test_token_outside_the_vocabulary(explain: lrp_fx.Explainer) -> None:
 def test_unknown_and_missing_arguments(explain: lrp_fx.Explainer) -> None:
     with pytest.raises(lrp_fx.InputError, match="no argument inputs_id"):
         explain(inputs_id=torch.tensor([[1, 2]]))
+    with pytest.raises(lrp_fx.InputError, match="no argument position.*\n.*target=Class"):
+        explain(input_ids=torch.tensor([[1, 2, 3]]), position=1)
     with pytest.raises(lrp_fx.InputError, match="no tensor"):
         explain()
     with pytest.raises(lrp_fx.InputError, match="none of the inputs attention_mask is content"):

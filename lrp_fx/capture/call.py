@@ -80,6 +80,11 @@ def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dic
     unknown = [
         n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)
     ]
+    if "position" in bound and "position" not in parameters and not isinstance(bound["position"], Tensor):
+        raise InputError(
+            f"{type(model).__name__}.forward has no argument position: it would be swallowed by its **kwargs\n"
+            "    next: which row of the output is explained is part of the target, as in target=Class(1, position=2)"
+        )
     if unknown:
         raise InputError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(names)}")
     return {
