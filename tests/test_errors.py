@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -76,12 +78,32 @@ def test_token_outside_the_vocabulary(explain: lrp_fx.Explainer) -> None:
 def test_unknown_and_missing_arguments(explain: lrp_fx.Explainer) -> None:
     with pytest.raises(lrp_fx.InputError, match="no argument inputs_id"):
         explain(inputs_id=torch.tensor([[1, 2]]))
-    with pytest.raises(lrp_fx.InputError, match="no argument position.*\n.*target=Class"):
+    with pytest.warns(UserWarning, match="position=1 goes to the \\*\\*kwargs of .*\n.*target=Class"):
         explain(input_ids=torch.tensor([[1, 2, 3]]), position=1)
     with pytest.raises(lrp_fx.InputError, match="no tensor"):
         explain()
     with pytest.raises(lrp_fx.InputError, match="none of the inputs attention_mask is content"):
         explain(attention_mask=torch.ones(1, 4, dtype=torch.int64))
+
+
+class Wrapper(torch.nn.Module):
+    """Its forward has no names, and hands all to one that is no child by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.place = torch.nn.Embedding(9, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, *args: object, **kwargs: Any) -> torch.Tensor:
+        scores: torch.Tensor = self.place(self.words(kwargs["input_ids"])).mean(1) * kwargs["position"]
+        return scores
+
+
+def test_an_argument_of_the_model_that_is_called_position() -> None:
+    model = Wrapper().eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="position")
+        relevance = lrp_fx.convert(model)(input_ids=torch.tensor([[1, 2, 3]]), position=2, target=0)
+    assert torch.equal(relevance.output, model(input_ids=torch.tensor([[1, 2, 3]]), position=2))
 
 
 def test_wrong_options() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrp_fx.capture.arguments import Flattened, flatten, is_nested, role_given, role_of
 from lrp_fx.capture.checks import run_model
-from lrp_fx.errors import InputError
+from lrp_fx.errors import InputError, warn_user
 from lrp_fx.guards.guard import Arguments
 from lrp_fx.ir.devices import default_device
 
@@ -80,9 +80,9 @@ def bind(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dic
     unknown = [
         n for n, v in bound.items() if n not in parameters and names and (isinstance(v, Tensor) or not takes_any)
     ]
-    if "position" in bound and "position" not in parameters and not isinstance(bound["position"], Tensor):
-        raise InputError(
-            f"{type(model).__name__}.forward has no argument position: it would be swallowed by its **kwargs\n"
+    if names and "position" in bound and "position" not in parameters:
+        warn_user(
+            f"position={bound['position']!r} goes to the **kwargs of {type(model).__name__}.forward\n"
             "    next: which row of the output is explained is part of the target, as in target=Class(1, position=2)"
         )
     if unknown:
