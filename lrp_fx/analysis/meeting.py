@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.analysis.picked import row_picked, shown_through_masks, whole_of
+from lrp_fx.analysis.picked import is_one_row, row_picked, shown_through_masks, whole_of
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
@@ -118,6 +118,7 @@ class Meeting:
                 (op_name(node) == "aten.stack" or (op_name(node) in _BESIDE and not self._joins_tokens(node, args)))
                 and candidate not in self.uniform
                 and self.varies_along_tokens(candidate, node, args)
+                and not is_one_row(candidate)
             ):
                 return POSITION  # features beside features, another row for each token
             return LEARNED if learned else None

@@ -54,6 +54,12 @@ def _held(index: fx.Node) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def is_one_row(value: fx.Node) -> bool:
+    """Does a value that is made of weights and sizes alone hold one row again and again, however it was repeated?"""
+    held = None if depends_on_values(value) else example(value, {})
+    return isinstance(held, Tensor) and held.dim() > 1 and bool((held == held[(0,) * (held.dim() - 1)]).all())
+
+
 def shown_through_masks(value: fx.Node, sources: _Sources) -> fx.Node:
     """What a value shows where no mask hides it, before it was repeated: the factor that is no mask, the operand that
     a mask of the call chooses.
