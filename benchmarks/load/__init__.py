@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.compare import ANY, TEXT, Noise
 from benchmarks.load import interrupts, memory, processes, threads
+from benchmarks.load.interrupts import ENDED
 from benchmarks.page import Page, table
 
 WRONG = "WRONG"
@@ -34,7 +35,8 @@ wrong. *Memory*: explainers of models of their own, called with two sizes each a
 collector is left to itself. *Interrupts*: a signal raises at a random moment of two first calls; then weights, hooks,
 attributes of modules, switches, modes and random state of torch, and the collector, are what they were, and the same
 explainer gives the same relevance by the same kind of capture. *Too late*: nothing was running any more, or torch took
-the error for something that it could do without."""
+the error for something that it could do without. *Ended*: the error came while torch was putting its own modes back, in
+C++ that cannot hand it on, and the whole process was ended by torch."""
 
 
 def _verdict(wrong: int) -> str:
@@ -64,11 +66,11 @@ def _memory(options: argparse.Namespace) -> Iterator[str]:
 def _interrupts(options: argparse.Namespace) -> str:
     rows = []
     for raised, became in interrupts.outcomes(options.interrupts).items():
-        others = {what: n for what, n in became.items() if what not in ("as before", "too late")}
+        others = {what: n for what, n in became.items() if what not in ("as before", "too late", ENDED)}
         said = "; ".join(f"{n} {what}" for what, n in others.items())
         wrong = f"{WRONG}: {said}" if others else "none"
-        rows.append([raised, str(became["as before"]), str(became["too late"]), wrong])
-    return f"## Interrupts\n\n{table(('raised', 'all as before', 'too late', 'otherwise'), rows)}"
+        rows.append([raised, str(became["as before"]), str(became["too late"]), str(became[ENDED]), wrong])
+    return f"## Interrupts\n\n{table(('raised', 'all as before', 'too late', 'ended', 'otherwise'), rows)}"
 
 
 def body(options: argparse.Namespace) -> Iterator[str]:
@@ -97,6 +99,7 @@ BENCHMARK = Page(
         "MiB resident": Noise(relative=0.2),
         "all as before": ANY,
         "too late": ANY,
+        "ended": ANY,
         TEXT: ANY,
     },
     fault=WRONG,

@@ -6,6 +6,7 @@ import gc
 import logging
 import random
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -27,6 +28,9 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "MemoryError": MemoryError,
     "torch, out of memory": lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"),
 }
+
+#: Torch's own code (in C++) could not go on, and ended the process.
+ENDED = "torch ended the process"
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -133,8 +137,24 @@ class Trials:
 
 
 def outcomes(count: int) -> dict[str, Counter[str]]:
-    """How often each thing became of each kind of interrupt."""
+    """How often each thing became of each kind of interrupt; in processes of their own, which torch may end."""
     found: dict[str, Counter[str]] = {name: Counter() for name in RAISED}
-    for name, became in Trials().run(count):
-        found[name][became] += 1
+    done = seed = 0
+    while done < count:
+        code = f"from benchmarks.load import interrupts; interrupts.tell({count - done}, {seed})"
+        child = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+        lines = [line.split("\t") for line in child.stdout.splitlines() if "\t" in line]
+        for name, became in lines:
+            found[name][became] += 1
+        done, seed = done + len(lines), seed + 1
+        if done < count:  # the one after the last was its end
+            found[list(RAISED)[len(lines) % len(RAISED)]][ENDED] += 1
+            done += 1
     return found
+
+
+def tell(count: int, seed: int) -> None:
+    """Print a line for each trial as soon as it is known."""
+    torch.set_num_threads(1)
+    for name, became in Trials(seed).run(count):
+        print(name, became.replace("\n", " ").replace("\t", " "), sep="\t", flush=True)
