@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.analysis.picked import is_one_row, row_picked, shown_through_masks, whole_of
+from lrp_fx.analysis.picked import is_repeated, row_picked, shown_through_masks, whole_of
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
@@ -117,8 +117,8 @@ class Meeting:
             if (
                 (op_name(node) == "aten.stack" or (op_name(node) in _BESIDE and not self._joins_tokens(node, args)))
                 and candidate not in self.uniform
-                and self.varies_along_tokens(candidate, node, args)
-                and not is_one_row(candidate)
+                and (axis := self._axis_of_places(candidate, node, args)) is not None
+                and not is_repeated(*axis)
             ):
                 return POSITION  # features beside features, another row for each token
             return LEARNED if learned else None
@@ -209,6 +209,12 @@ class Meeting:
 
     def varies_along_tokens(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node], last: int = 0) -> bool:
         """Has a value a row of its own for each token? (``last``: but for the last axes.)"""
+        return self._axis_of_places(candidate, node, args, last) is not None
+
+    def _axis_of_places(
+        self, candidate: fx.Node, node: fx.Node, args: list[fx.Node], last: int = 0
+    ) -> tuple[fx.Node, int] | None:
+        """(a value without its copies, its axis that has an entry for each token)."""
         while has(candidate, Fact.EXPANSION) and isinstance(candidate.args[0], fx.Node):
             candidate = candidate.args[0]  # copies do not vary
         shape, rank = shape_of(candidate), len(shape_of(node))
@@ -219,8 +225,8 @@ class Meeting:
             for axis in place_axes(layout):
                 own = axis + (rank - len(layout)) - (rank - len(shape))
                 if 0 <= own < len(shape) - last and shape[own] > 1:
-                    return True
-        return False
+                    return candidate, own
+        return None
 
     def runs_along_features(self, candidate: fx.Node, node: fx.Node, args: list[fx.Node]) -> bool:
         """Do all axes along which a value varies run over features of the content that it meets?"""

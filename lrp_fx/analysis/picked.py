@@ -54,10 +54,10 @@ def _held(index: fx.Node) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def is_one_row(value: fx.Node) -> bool:
-    """Does a value that is made of weights and sizes alone hold one row again and again, however it was repeated?"""
+def is_repeated(value: fx.Node, axis: int) -> bool:
+    """Does a value that is made of weights and sizes alone hold the same all along an axis, however it was repeated?"""
     held = None if depends_on_values(value) else example(value, {})
-    return isinstance(held, Tensor) and held.dim() > 1 and bool((held == held[(0,) * (held.dim() - 1)]).all())
+    return isinstance(held, Tensor) and held.dim() > axis and bool((held == held.narrow(axis, 0, 1)).all())
 
 
 def shown_through_masks(value: fx.Node, sources: _Sources) -> fx.Node:
