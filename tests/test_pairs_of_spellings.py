@@ -197,3 +197,11 @@ def test_a_whole_number_that_rounding_would_reach_is_not_reached(quiet: None) ->
     one_less = ((x / 0.1).floor() > x // 0.1).sum()
     torch.testing.assert_close(found.content["x"], (x / 0.1).floor(), rtol=0, atol=1e-9)
     torch.testing.assert_close(found.ledger.sinks["bias"].sum(), -one_less.to(torch.float64), rtol=0, atol=1e-9)
+
+
+def test_what_replaces_infinite_numbers_is_kept() -> None:
+    """A weight that a bound may reach is bounded: an exponential has no largest value."""
+    model = Body(lambda x: torch.nan_to_num((4000 * x * x).exp(), posinf=2.0))
+    (got,) = lrp_fx.convert(model, rules="gradient").trace(IDS, target=1).graph(IDS)
+    assert bool((4000 * model.map(model.words(IDS)) ** 2).exp().isinf().any())
+    torch.testing.assert_close(got, model(IDS))

@@ -34,11 +34,12 @@ def drop_idle(graph: fx.Graph, node: fx.Node) -> None:
 
 def _written(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     x = operand_of(node)
-    if op_name(node) == "aten.nan_to_num" and _range(x) is not None:
+    known = _range(x)
+    if op_name(node) == "aten.nan_to_num" and known is not None and known[1] < math.inf:  # else it may be infinite
         with graph.inserting_before(node):
             missing = call_like(graph, node, aten.isnan.default, x)
             return call_like(graph, node, aten.masked_fill.Scalar, x, missing, argument(node, "nan") or 0.0)
-    bounds, known = _bounds(node), _range(x)
+    bounds = _bounds(node)
     reaches = bounds is None or known is None or bounds[0] > known[0] or known[1] > bounds[1]
     return None if reaches else x
 

@@ -14,10 +14,9 @@ from torch import Tensor, fx
 
 from lrp_fx.ir.graph import call_like, op_name, value_of
 from lrp_fx.ir.operators import argument
+from lrp_fx.ir.sizes import END
 
 aten = torch.ops.aten
-#: The end of a slice that has none.
-_END = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def take_parts(graph: fx.Graph, node: fx.Node) -> None:
             value = call_like(graph, node, aten.cat.default, [v for v, _, _ in found], axis)
         elif part.drops and op_name(part.joined) == "aten.cat":
             value = call_like(graph, node, aten.select.int, value, axis, start)
-        elif not part.drops and (start != 0 or end not in (_END, value_of(value).shape[axis])):
+        elif not part.drops and (start != 0 or end not in (END, value_of(value).shape[axis])):
             value = call_like(graph, node, aten.slice.Tensor, value, axis, start, end, 1)
     node.replace_all_uses_with(value)
     graph.erase_node(node)
@@ -67,7 +66,7 @@ def _part(node: fx.Node) -> _Part | None:
     start, end, step = (argument(node, name) for name in ("start", "end", "step"))
     if step not in (None, 1) or not isinstance(start, int) or start < 0 or op_name(joined) != "aten.cat":
         return None
-    if end is None or (isinstance(end, int) and end == _END):
+    if end is None or (isinstance(end, int) and end == END):
         return _Part(joined, start, None)
     return _Part(joined, start, end) if isinstance(end, int) and end >= start else None
 
@@ -113,7 +112,7 @@ def _values(part: _Part) -> list[tuple[fx.Node, int, int]]:
     for number, value in enumerate(values):
         size = value_of(value).shape[axis]
         if part.end is None and number == len(values) - 1 and before <= part.start:
-            return [(value, part.start - before, _END)]
+            return [(value, part.start - before, END)]
         if not isinstance(size, int):
             return []
         if part.end is not None and part.start < before + size and part.end > before:

@@ -30,13 +30,12 @@ from lrp_fx.ir.graph import deduplicate, drop_dead_code, op_name, sets_strides, 
 from lrp_fx.ir.operators import argument, has, is_foreign_composite, may_be_view, operator_of, same_operation
 from lrp_fx.ir.passes import Keeps, Pass, run
 from lrp_fx.ir.program import Program, check_well_formed, copy, size
+from lrp_fx.ir.sizes import END
 from lrp_fx.ir.traces import Traces
 from lrp_fx.ir.tracing import inline_decomposed
 from lrp_fx.rule import registry
 
 aten = torch.ops.aten
-#: The end of a slice that has none.
-_END = 2**63 - 1
 
 
 def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Program:
@@ -310,7 +309,7 @@ def _is_cast_to_self(node: fx.Node) -> bool:
 def _is_whole(node: fx.Node) -> bool:
     """Is it ``x[:]``, whatever the sizes of a call?"""
     bounds = [argument(node, name) for name in ("start", "end", "step")] if op_name(node) == "aten.slice" else None
-    return bounds is not None and bounds[0] in (None, 0) and bounds[1] in (None, _END) and bounds[2] in (None, 1)
+    return bounds is not None and bounds[0] in (None, 0) and bounds[1] in (None, END) and bounds[2] in (None, 1)
 
 
 def _is_times_one(node: fx.Node) -> bool:

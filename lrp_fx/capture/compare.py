@@ -48,7 +48,7 @@ class Difference(NamedTuple):
     @property
     def excess(self) -> float:
         """The share of what is allowed."""
-        return self.ulps / self.allowed if self.allowed else self.ulps and float("inf")
+        return self.ulps / self.allowed if self.allowed else float("inf") if self.ulps else 0.0
 
     def __str__(self) -> str:
         return f"{self.ulps:.3g} units in the last place (allowed {self.allowed:g})"

@@ -10,6 +10,9 @@ from torch import fx
 
 from lrp_fx.ir.graph import value_of
 
+#: The end of a slice that has none.
+END = 2**63 - 1
+
 
 def hint(size: Any) -> int:
     """The traced size behind a possibly symbolic one."""

@@ -7,7 +7,7 @@ ensures   a report by output, or an error; nothing is captured, kept or forgotte
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,30 +27,39 @@ from lrp_fx.report.relevance import Relevance
 class Agreement:
     """What `Explainer.verify` found.
 
-    ``differences``: output name -> largest difference between the explainer's graph and the model as it is now, in
-    units in the last place of the largest value; infinite where it is no such tensor any more. Empty where no graph
-    serves the inputs yet. ``allowed``: how large it may be: 1024, and 8 or 4 in float16 and bfloat16, whose units are
-    a thousandth and a hundredth of the value. ``changed``: what is another than when the model was looked at last.
+    ``found``: output name -> largest difference between the explainer's graph and the model as it is now. Empty where
+    no graph serves the inputs yet. ``changed``: what is another than when the model was looked at last.
     """
 
-    differences: Mapping[str, float]
+    found: Mapping[str, Difference]
     changed: tuple[str, ...] = ()
-    allowed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """By output, in units in the last place of the largest value; infinite where it is no such tensor any more."""
+        return {name: difference.ulps for name, difference in self.found.items()}
+
+    @property
+    def allowed(self) -> dict[str, float]:
+        """How large they may be: 1024, and 8 in float16 and 4 in bfloat16, whose units are a thousandth and a hundredth
+        of the value.
+        """
+        return {name: difference.allowed for name, difference in self.found.items()}
 
     @property
     def ok(self) -> bool:
         """Would the explainer's graphs answer for the model as it is now?"""
-        return all(d <= self.allowed[name] for name, d in self.differences.items())
+        return all(difference.ok for difference in self.found.values())
 
     def __str__(self) -> str:
         changed = [f"  changed  {what}" for what in self.changed]
-        if not self.differences:
+        if not self.found:
             return "\n".join(
                 ["ok: no graph serves these inputs, the model is captured when they are explained", *changed]
             )
         lines = [
-            f"  {'differs' if d > self.allowed[name] else 'agrees '}  {name}: {Difference(d, self.allowed[name])}"
-            for name, d in self.differences.items()
+            f"  {'agrees ' if difference.ok else 'differs'}  {name}: {difference}"
+            for name, difference in self.found.items()
         ]
         verdict = (
             "ok: the graphs compute what the model computes"
@@ -67,7 +76,7 @@ def compare(programs: Iterable[Program], call: ModelCall, changed: tuple[str, ..
     for program in programs:
         for name, found in _differences(program, call):
             worst[name] = max(worst.get(name, found), found, key=lambda d: d.excess)
-    return Agreement({n: d.ulps for n, d in worst.items()}, changed, {n: d.allowed for n, d in worst.items()})
+    return Agreement(worst, changed)
 
 
 def output_difference(output: Any, result: Any, computed_in: torch.dtype) -> Difference:

@@ -21,12 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from lrp_fx.errors import TargetError
 from lrp_fx.ir.code import run_once
 from lrp_fx.ir.devices import callers_device
+from lrp_fx.ir.sizes import END
 from lrp_fx.ir.tracing import trace
 from lrp_fx.targets.derivative import derived
 from lrp_fx.targets.stand_ins import Met, Size, actual, follows, is_abstract, meeting, told
-
-#: The end of a slice that has none.
-_END = 2**63 - 1
 
 
 class Asked:
@@ -236,7 +234,7 @@ def _is_whole(node: fx.Node) -> bool:
     none.
     """
     bounds = {"aten.slice.Tensor": node.args[2:], "aten.slice_backward.default": node.args[3:]}.get(str(node.target))
-    return bounds is not None and tuple(bounds) in ((0, _END), (0, _END, 1))
+    return bounds is not None and tuple(bounds) in ((0, END), (0, END, 1))
 
 
 def _target(node: fx.Node) -> str:
