@@ -6,6 +6,8 @@ Dominance is networkx's: with a virtual root above all leaves, ``a`` dominates `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import networkx as nx
 import torch
 from torch import fx
@@ -97,7 +99,7 @@ class Dataflow:
         for node in queue:
             if node not in seen:
                 seen.add(node)
-                if self.has_learned_map([node]):
+                if self._maps(node, lambda terms: terms is not top):
                     return True
                 queue.extend(self.operands(node))
         return False
@@ -177,11 +179,11 @@ class Dataflow:
 
     def has_learned_map(self, region: list[fx.Node]) -> bool:
         """Does a parameter mix features inside the region? Then its result is a new feature, not a statistic."""
-        return any(self._maps(node) for node in region)
+        return any(self._maps(node, set(region).__contains__) for node in region)
 
-    def _maps(self, node: fx.Node) -> bool:
+    def _maps(self, node: fx.Node, is_between: Callable[[fx.Node], bool]) -> bool:
         """Is it a matrix product with a learned matrix, or a sum over an axis along which a parameter has weighted its
-        terms?
+        terms? Not if these are the value that is asked about, weighted before.
         """
         if is_matrix_product(node):
             return any(self._is_learned(a) for a in node.all_input_nodes)
@@ -190,7 +192,7 @@ class Dataflow:
         terms = node.args[0]
         while isinstance(terms, fx.Node) and op_name(terms) == "aten._to_copy":
             terms = terms.args[0]
-        if not isinstance(terms, fx.Node) or op_name(terms) != "aten.mul":
+        if not isinstance(terms, fx.Node) or op_name(terms) != "aten.mul" or not is_between(terms):
             return False
         rank = len(shape_of(terms))
         summed = [d - rank for d in axes_of(node, rank)]

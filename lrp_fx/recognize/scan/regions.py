@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.ir.axes import is_token, operand_axes, sizes, whole
+from lrp_fx.ir.axes import is_token, kinds_along, operand_axes, sizes, whole
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import op_name
+from lrp_fx.ir.layout import FEATURE
 from lrp_fx.ir.operators import argument, axes_of, factors_of, has, operand_of
 from lrp_fx.recognize.scan.multilinear import LEARNED, Multilinear, is_contraction
 
@@ -28,13 +29,15 @@ Selection = tuple[fx.Node, Any]
 
 @dataclass
 class Anchors:
-    """Where tokens are mixed. ``states``: sums of loops, ``steps``: how many links they have, ``times``: what the loops
-    select at each step; ``running``: cumulative sums; ``mixing``: contractions over tokens; ``readings``: contractions
-    of content with content over other axes."""
+    """Where tokens are mixed. ``states``: sums of loops, ``links``: how many there are between them, ``times``: what
+    the loops select at each step, ``passing``: states of loops that may go through tokens; ``running``: cumulative
+    sums; ``mixing``: contractions over tokens; ``readings``: contractions of content with content over other axes.
+    """
 
     states: list[fx.Node] = field(default_factory=list)
     links: int = 0
     times: set[Selection] = field(default_factory=set)
+    passing: set[fx.Node] = field(default_factory=set)
     running: list[fx.Node] = field(default_factory=list)
     mixing: list[fx.Node] = field(default_factory=list)
     readings: list[fx.Node] = field(default_factory=list)
@@ -153,6 +156,8 @@ def _find_loops(graph: fx.Graph, linear: Multilinear, anchors: Anchors) -> None:
                 states |= {state: None, node: None}
                 anchors.links += 1
                 anchors.times |= common
+                if not all(_takes_features(selection, linear) for selection in common):
+                    anchors.passing |= {state, node}
     anchors.states.extend(states)
 
 
@@ -168,11 +173,22 @@ def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[
     between = _upwards(node, linear, lambda n: linear.passes(n) and (n is node or n not in sums))
     earlier = [n for n in between if n is not node and n in sums]
     reads: dict[Selection, set[Any]] = {}
-    for current in _upwards(node, linear, lambda n: not has(n, LEARNED) and n not in earlier):
-        if current not in earlier and (read := selection_of(current)) is not None:
+    # what those are computed from, such as a first step, which is no sum
+    before = {n for state in earlier for n in _upwards(state, linear, linear.passes)}
+    for current in _upwards(node, linear, lambda n: not has(n, LEARNED) and n not in before):
+        if current not in before and (read := selection_of(current)) is not None:
             with contextlib.suppress(TypeError):  # a part chosen by a value known at run time only
                 reads.setdefault(read[0], set()).add(read[1])
     return earlier, reads
+
+
+def _takes_features(selection: Selection, linear: Multilinear) -> bool:
+    """Is it known that the parts are features (as experts' weights are): no tokens, and no examples?"""
+    source, axis = selection
+    if axis is None:
+        source, axis = operand_of(source), argument(source, "dim")
+    kinds = kinds_along(linear.flow.facts.layout.get(source), axis) if isinstance(axis, int) else frozenset()
+    return kinds == {FEATURE}
 
 
 def _upwards(node: fx.Node, linear: Multilinear, goes_on: Callable[[fx.Node], bool]) -> list[fx.Node]:
@@ -223,6 +239,7 @@ def find_regions(anchors: Anchors, linear: Multilinear) -> list[Region]:
             [n for n in anchors.states if n in nodes],
             anchors.links,
             anchors.times,
+            anchors.passing & nodes,
             *([n for n in group if n in nodes] for group in (anchors.running, anchors.mixing, anchors.readings)),
         )
         borders = {o for n in nodes & before for o in linear.operands(n) if o not in nodes}
