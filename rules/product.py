@@ -1,4 +1,7 @@
-"""Products of operands that carry relevance: the uniform rule, each factor of a chain gets an equal share."""
+"""Products of operands that carry relevance: the uniform rule, each factor of a chain gets an equal share.
+
+A factor that is a number and more, ``x * (1 + g)``, makes a chain of one factor and one of two: ``x + x g``.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,21 @@ def shares(call: Call, positions: list[int]) -> dict[int, float]:
 
 def _uniform(call: Call) -> Any:
     weights = shares(call, sorted(call.carriers))
-    if call.bases:
-        return _from_bases(call, weights)
+    if begun := _bases(call):
+        return _from_bases(call, weights, begun)
     first, *others = weights.values()
     if all(w == first for w in others) and _is_smaller(call):
         return share(call.run(), first)
     return call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
 
 
-def _from_bases(call: Call, weights: dict[int, float]) -> Any:
+def _bases(call: Call) -> dict[int, tuple[Tensor, str]]:
+    """Where factors begin, and the sink in which the rule that they come from has booked this part of them."""
+    numbers = {i: (call.operand(i).new_full((), number), "bias") for i, number in call.facts.get("numbers", ())}
+    return {**numbers, **{i: (base, "softmax") for i, base in call.bases.items()}}
+
+
+def _from_bases(call: Call, weights: dict[int, float], begun: dict[int, tuple[Tensor, str]]) -> Any:
     """``a b = a0 b + (a - a0) b`` where ``a`` begins at ``a0``: the first term is all b's, the second a product.
 
     So b gets ``w_a a0`` beside its own share; what a's share holds of ``a0`` is taken back from the sink in which the
@@ -41,13 +50,15 @@ def _from_bases(call: Call, weights: dict[int, float]) -> Any:
     """
     y = call.run().detach() if call.value is None else call.value.detach()
     through = call.map(lambda i, a: share(a, weights[i]) if i in weights else a).run()
-    unmoved = torch.zeros_like(y)
-    for i, base in call.bases.items():
+    unmoved: dict[str, Tensor] = {}
+    for i, (base, booked) in begun.items():
         rest = 1 - weights[i]
         others = {j: share(call.operand(j), weights[i] * w / rest) for j, w in weights.items() if j != i}
         product = call.put({**others, i: base}).run()
-        through, unmoved = through + product, unmoved + weights[i] * product.detach()
-    return carry(y + unmoved, through) + sink("softmax", -unmoved, y)
+        through = through + product
+        unmoved[booked] = unmoved.get(booked, torch.zeros_like(y)) + weights[i] * product.detach()
+    whole = carry(sum(unmoved.values(), y), through)
+    return sum((sink(booked, -part, y) for booked, part in unmoved.items()), whole)
 
 
 def _is_smaller(call: Call) -> bool:
@@ -75,10 +86,10 @@ def _quotient(call: Call) -> Any:
 def _with_term(call: Call) -> Any:
     """``term + a b``: the product shares, the term keeps its coefficient or goes to the sink."""
     weights = shares(call, [i for i in sorted(call.carriers) if i in (1, 2)])
-    if bases := {i: base for i, base in call.bases.items() if i in weights}:
-        bare = replace(call.map(lambda i, a: torch.zeros_like(a) if i == 0 else a), value=None, bases=bases)
+    if begun := {i: base for i, base in _bases(call).items() if i in weights}:
+        bare = replace(call.map(lambda i, a: torch.zeros_like(a) if i == 0 else a), value=None)
         term = call.args[0] * call.kwargs.get("beta", 1)
-        y = _from_bases(bare, weights)
+        y = _from_bases(bare, weights, begun)
         return y + (term if 0 in call.carriers else sink("bias", term, y))
     product = call.map(lambda i, a: share(a, weights[i]) if i in weights else a)
     if 0 in call.carriers:
@@ -159,6 +170,9 @@ def _calls() -> list[Call]:
         sample(aten.matmul.default, v, p, carriers=both, bases={1: p0}, factors={0: 2, 1: 1}),
         sample(aten.mul.Tensor, p, v[:1], carriers=both, bases={0: p0[:1]}),
         sample(aten.bmm.default, p, v, carriers=both, bases={0: p0, 1: v0}),
+        sample(aten.mul.Tensor, p, 1 + v, carriers=both, facts={"numbers": ((1, 1.0),)}),
+        sample(aten.mul.Tensor, 2 - p, 1 + v[:1], carriers=both, facts={"numbers": ((0, 2.0), (1, 1.0))}),
+        sample(aten.mul.Tensor, 1 + p, v, carriers=both, facts={"numbers": ((0, 1.0),)}, factors={0: 1, 1: 2}),
     ]
 
 
@@ -170,7 +184,7 @@ register(
         cites=("achtibat2024", "you2025"),
         ops=BILINEAR,
         surrogate=_uniform,
-        sinks=("softmax",),
+        sinks=("bias", "softmax"),
         based="start",
         reference=_reference,
         samples=_samples,
@@ -183,7 +197,7 @@ register(
         cites=("achtibat2024", "you2025"),
         ops=("*",),
         surrogate=_uniform,
-        sinks=("softmax",),
+        sinks=("bias", "softmax"),
         based="start",
         reference=_reference,
         samples=lambda: [
@@ -197,7 +211,7 @@ register(
         cites=("achtibat2024",),
         ops=covers("aten", "mul"),
         surrogate=_uniform,
-        sinks=("softmax",),
+        sinks=("bias", "softmax"),
         based="start",
         reference=_reference,
         samples=lambda: [
@@ -241,10 +255,22 @@ register(
         sinks=("bias", "softmax"),
         based="start",
         reference=_reference_with_term,
-        calls=lambda: [
-            sample(aten.baddbmm.default, *(draw(2, 4, 4, seed=i) for i in range(3)), carriers=c, bases=b, beta=0.5)
-            for c, b in (((0, 1, 2), {1: draw(2, 4, 4, seed=4)}), ((1, 2), {2: draw(4, 4, seed=4).expand(2, 4, 4)}))
-        ],
+        calls=lambda: (
+            [
+                sample(aten.baddbmm.default, *(draw(2, 4, 4, seed=i) for i in range(3)), carriers=c, bases=b, beta=0.5)
+                for c, b in (((0, 1, 2), {1: draw(2, 4, 4, seed=4)}), ((1, 2), {2: draw(4, 4, seed=4).expand(2, 4, 4)}))
+            ]
+            + [
+                sample(
+                    aten.addcmul.default,
+                    *(draw(2, 3, seed=i) + i for i in range(3)),
+                    carriers=carriers,
+                    facts={"numbers": ((2, 2.0),)},
+                    value=0.5,
+                )
+                for carriers in ((0, 1, 2), (1, 2))
+            ]
+        ),
         samples=lambda: [
             sample(
                 aten.addcmul.default,

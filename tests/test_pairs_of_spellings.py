@@ -86,6 +86,46 @@ def gated_taps(squashed: Function) -> Function:
     return function
 
 
+def normed(norm: Function) -> Function:
+    """A norm of what learned weights have scaled before."""
+    return lambda x: norm(x * BIASES[0])
+
+
+def mapped(biased: Function) -> Function:
+    """A product of two, a map with a bias, and a gate: the bias ends the chain."""
+    return lambda x: biased((x @ MAPS[0]) * (x @ MAPS[1])) * (x @ MAPS[2])
+
+
+def averaged(gate: Callable[[Tensor, Tensor], Tensor]) -> Function:
+    """A running average step by step, then a gate: that is no step of it."""
+
+    def function(x: Tensor) -> Tensor:
+        state, rows = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            state = 0.8 * state + 0.2 * x[:, t]
+            rows.append(state)
+        return gate(torch.stack(rows, 1), x @ MAPS[0])
+
+    return function
+
+
+def experts(mixed: Callable[[Tensor, Tensor], Tensor]) -> Function:
+    """A mixture of experts, then attention of features to one another: no recurrence, as nothing goes from token to
+    token.
+    """
+
+    def function(x: Tensor) -> Tensor:
+        y = mixed((x @ MAPS[0])[..., :3].softmax(-1), x)
+        return (((y @ MAPS[1]).mT @ (y @ MAPS[2])).softmax(-1) @ y.mT).mT
+
+    return function
+
+
+def modulated(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Function:
+    """Three factors, one of them around a number."""
+    return lambda x: product(*((x @ m).roll(i, 1) for i, m in enumerate(MAPS)))
+
+
 def expert(x: Tensor) -> Tensor:
     return x[..., :3].argmax(-1)
 
@@ -132,6 +172,21 @@ SAME: dict[str, tuple[Function, Function]] = {
     "a sum of chains": (lambda x: (sum((x @ m)[..., :1] * (x @ MAPS[0]) for m in MAPS)) * (x @ MAPS[1]),
                         lambda x: (torch.stack([(x @ m)[..., 0] for m in MAPS], -1)[..., None, :]
                                    @ torch.stack([x @ MAPS[0]] * 3, -2)).squeeze(-2) * (x @ MAPS[1])),
+    "a norm of what is scaled": (normed(lambda x: nn.functional.layer_norm(x, (8,))),
+                                 normed(lambda x: (x - x.mean(-1, keepdim=True))
+                                        / (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt())),
+    "a map with a bias": (mapped(lambda x: nn.functional.linear(x, MAPS[0], BIASES[0])),
+                          mapped(lambda x: (MAPS[0] @ x.mT).mT + BIASES[0])),
+    "a gate behind steps": (averaged(lambda a, g: a + a * g), averaged(lambda a, g: a * (1 + g))),
+    "experts, then features": (experts(lambda p, x: torch.einsum("btn,btd,nde->bte", p, x, MAPS)),
+                               experts(lambda p, x: sum(p[..., n, None] * (x @ MAPS[n]) for n in range(3)))),
+    "a number in a chain": (modulated(lambda a, b, c: a * b * (1 + c)), modulated(lambda a, b, c: a * b + a * b * c)),
+    "a number in its middle": (modulated(lambda a, b, c: a * b * (1 + c)),
+                               modulated(lambda a, b, c: (1 + c[None])[0] * a * b)),
+    "a number inside": (modulated(lambda a, b, c: a * b * (1 + c)), modulated(lambda a, b, c: b * ((c + 1) * a))),
+    "two numbers": (modulated(lambda a, b, c: a * (1 + b) * (2 - c)), modulated(lambda a, b, c: (2 - c) * a * (b + 1))),
+    "a sigmoid around its middle": (modulated(lambda a, b, c: a * torch.sigmoid(b)),
+                                    modulated(lambda a, b, c: a * (0.5 * (1 + torch.tanh(0.5 * b))))),
     "a softmax of gated taps": (gated_taps(lambda y: (y - y.logsumexp(-1, keepdim=True)).exp()),
                                 gated_taps(lambda y: y.softmax(-1))),
     "a norm of one element": (

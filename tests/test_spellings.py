@@ -25,6 +25,8 @@ TOLERANCE = 1e-9
 OTHER_RULES = {
     "rotary": ("attnlrp",),
     "silu_gate": ("cp-lrp",),
+    "modulation": ("cp-lrp", "pa-lrp-path"),
+    "highway": ("pa-lrp-path",),
     "attention": ("cp-lrp", "pa-lrp-path"),
     "softmax": ("pa-lrp-path",),
     "masked_softmax": ("pa-lrp-path",),

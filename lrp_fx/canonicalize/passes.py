@@ -22,6 +22,7 @@ from lrp_fx.canonicalize.joined import take_parts
 from lrp_fx.canonicalize.late_division import divide_first
 from lrp_fx.canonicalize.masked_exponentials import hide_exponents
 from lrp_fx.canonicalize.numbers import write_numbers
+from lrp_fx.canonicalize.numbers_last import put_numbers_last
 from lrp_fx.canonicalize.opaque_maps import write_opaque_maps
 from lrp_fx.canonicalize.precision import promote_precision
 from lrp_fx.errors import LrpError
@@ -149,6 +150,14 @@ def read_parts(program: Program) -> Program:
     return _rewrite(program, take_parts)
 
 
+def numbers_last(program: Program) -> Program:
+    """Let factors with a number in them stand last in their chains."""
+    put_numbers_last(program.graph)
+    drop_dead_code(program.graph)
+    program.module.recompile()
+    return program
+
+
 def share_common_subexpressions(program: Program) -> Program:
     """Compute equal expressions once: dominance speaks of graph paths, so two copies would look independent."""
     deduplicate(program.graph)
@@ -266,6 +275,14 @@ PASSES = (
         "read_parts",
         "parts of what was just joined are read where they were made",
         read_parts,
+        requires=(check_canonical, check_explicit),
+        ensures=(check_canonical, check_explicit),
+    ),
+    _pass(
+        "numbers_last",
+        "in chains of products, factors that are a sum with a number stand last",
+        numbers_last,
+        keeps=Keeps.ROUNDING,
         requires=(check_canonical, check_explicit),
         ensures=(check_canonical, check_explicit),
     ),

@@ -26,7 +26,8 @@ class Served(NamedTuple):
 class Context:
     """What is known when a node is asked about.
 
-    ``chains`` and ``coefficients`` (product of a recurrence -> its coefficients) are found once for the whole graph.
+    ``chains``, ``coefficients`` (product of a recurrence -> its coefficients) and ``numbers`` (value -> the number that
+                  is a term of it) are found once for the whole graph.
     ``listed``    operation -> kinds under which some rule lists it by name.
     ``carrying``, ``rotated``, ``served``  what was decided so far; they grow in graph order, so that a node finds its
                   operands there. ``rotated``: content that a position factor has multiplied already.
@@ -37,6 +38,7 @@ class Context:
     flow: Dataflow
     chains: ChainRoles
     coefficients: Mapping[fx.Node, tuple[fx.Node, ...]]
+    numbers: Mapping[fx.Node, float]
     listed: Callable[[str], Sequence[str]]
     carrying: set[fx.Node] = field(default_factory=set)
     rotated: set[fx.Node] = field(default_factory=set)

@@ -86,11 +86,15 @@ def gate(factors: Factors) -> Answer:
 
 
 def _is_activated(factors: Factors, operand: fx.Node) -> bool:
-    """Is it an elementwise function, scaled or moved, or part of one in its chain?"""
+    """Is it an elementwise function, scaled, moved or beside a number (``1 - sigmoid(g)``), or part of one in its
+    chain?
+    """
     context = factors.context
     if (factors.node, operand) in context.chains.activated:
         return True
     core = context.flow.core(operand)
+    while core in context.numbers and len(beside := context.flow.operands(core)) == 1:
+        core = context.flow.core(beside[0])
     served = context.served.get(core)
     return served is not None and served.kind == "elementwise" and core not in context.chains.apart
 

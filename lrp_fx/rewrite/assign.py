@@ -7,7 +7,9 @@ ensures   values unchanged; each carrying node is a leaf or has exactly one `App
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 from torch._ops import OpOverload
@@ -16,6 +18,7 @@ from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.analysis.provenance import CONTENT, LEAF_KINDS, MASK, Facts
 from lrp_fx.ir.facts import Fact
 from lrp_fx.ir.graph import is_float, op_name
+from lrp_fx.ir.number_terms import number_terms
 from lrp_fx.ir.operators import has, operation_name
 from lrp_fx.ir.program import Program
 from lrp_fx.ir.source import module_path
@@ -31,6 +34,8 @@ from lrp_fx.rule import Choice, Registry, Rule, Ruleset
 
 #: Flattening product chains sees through these (moves and frozen factors).
 _TRANSPARENT_KINDS = ("move", "linear")
+#: Kinds that give the numbers in their operands on.
+_KEEPS_NUMBERS = ("sum", "residual", "linear", "move")
 #: Kinds of a product in which one operand is the signal, the other its coefficient.
 ONE_FACTOR = ("elementwise", "normalise")
 
@@ -62,7 +67,7 @@ def look_around(
     chains = chain_roles(program.graph, flow)
     scans = tuple(find_scans(program.graph, flow, chains))
     coefficients = {product: found for scan in scans for product, found in scan.products.items()}
-    return Context(facts, flow, chains, coefficients, rules.kinds_of), scans
+    return Context(facts, flow, chains, coefficients, number_terms(program.graph), rules.kinds_of), scans
 
 
 def reached_from(explained: fx.Node, applications: dict[fx.Node, Application]) -> set[fx.Node]:
@@ -84,6 +89,7 @@ class _Chooser:
         self.applications: dict[fx.Node, Application] = {}
         self.leaves: dict[fx.Node, str] = {}
         self.factors: dict[fx.Node, int] = {}
+        self.numbers: dict[fx.Node, float] = {}
 
     def visit(self, node: fx.Node) -> None:
         if not self.flow.carries(node):
@@ -106,6 +112,8 @@ class _Chooser:
         if not frozen:
             self.context.carrying.add(node)
             self.factors[node] = self._count_factors(application)
+            if self._keeps_number(application):
+                self.numbers[node] = self.context.numbers[node]
             if self._is_rotated(application):
                 self.context.rotated.add(node)
 
@@ -138,6 +146,7 @@ class _Chooser:
         if one_factor:  # x * x: one of the two is the coefficient
             carriers = frozenset(i for i in carriers if flat[i] not in flat[:i])
         factors = {i: self.factors.get(flat[i], 1) for i in carriers}
+        facts = {**meaning.facts, **self._numbers(node, rule, {i: flat[i] for i in sorted(carriers)})}
         masks = frozenset(
             i for i, a in enumerate(flat) if isinstance(a, fx.Node) and is_float(a) and self._only_masks(a)
         )
@@ -151,10 +160,25 @@ class _Chooser:
             carriers,
             factors,
             masks,
-            meaning.facts,
+            facts,
             meaning.why,
             found.recogniser.how,
         )
+
+    def _numbers(self, node: fx.Node, rule: Rule, carriers: Mapping[int, Any]) -> dict[str, Any]:
+        """The factors of a product, element by element, that are a number and more: ``x * (1 + g)``."""
+        if rule.kind not in ("product", "gate") or not rule.based or op_name(node) not in ("aten.mul", "aten.addcmul"):
+            return {}
+        factors = [i for i in carriers if not (i == 0 and has(node, Fact.TERM_FIRST))]
+        found = tuple((i, self.numbers[carriers[i]]) for i in factors if carriers[i] in self.numbers)
+        return {"numbers": found} if found and len(factors) == 2 else {}
+
+    def _keeps_number(self, application: Application) -> bool:
+        """Does its rule book the number in it apart? (That of a function written out sees nothing but the function.)"""
+        numbers = self.context.numbers
+        if application.node not in numbers or application.kind not in _KEEPS_NUMBERS or not application.own:
+            return False
+        return all(a in self.numbers for a in application.operands if a in numbers)
 
     def _only_masks(self, node: fx.Node) -> bool:
         sources = self.facts.sources[node]
@@ -168,6 +192,8 @@ class _Chooser:
     def _count_factors(self, application: Application) -> int:
         """Length of the product chain that ends here (see `lrp_fx.rule.Call`)."""
         counts = list(application.factors.values())
+        if "numbers" in application.facts:  # a sum of chains, of which one has a factor less
+            return 1
         if application.rule.chain is not None:
             return application.rule.chain(application.factors, application.facts)
         if application.kind == "scan" and application.rule.frozen_operands is not None:
@@ -185,10 +211,15 @@ class _Chooser:
             )
         if application.kind in _TRANSPARENT_KINDS and len(counts) == 1 and not _mixes(application):
             return counts[0]
-        if application.kind in ("move", "route", "sum") and len(set(counts)) == 1:  # each element is one operand's, a
-            # constant, or a sum of chains (as in a matrix product)
-            return counts[0]
+        if application.kind in ("move", "route", "sum") and len(set(counts)) == 1 and not _adds_constant(application):
+            return counts[0]  # each element is one operand's, a constant, or a sum of chains (as in a matrix product)
         return 1
+
+
+def _adds_constant(application: Application) -> bool:
+    """Does a sum add what has no factor, as a bias does? (What a number adds to a factor is told apart.)"""
+    others = [a for i, a in enumerate(application.flat()) if i not in application.carriers]
+    return application.kind == "sum" and any(isinstance(a, fx.Node) and is_float(a) for a in others)
 
 
 def _mixes(application: Application) -> bool:

@@ -21,7 +21,8 @@ class Call:
     ``carriers``: positions (in flattened ``(args, kwargs)``) of the operands that carry relevance.
     ``factors``: for each carrying position, of how many factors its product chain consists (1 if it is none).
     ``masks``: positions of floating operands that only mask (0 and -inf, or the type's lowest number).
-    ``facts``: what inference found out about the operation (such as its degree of homogeneity).
+    ``facts``: what inference found out about the operation (such as its degree of homogeneity); ``numbers``: (position,
+    number) of factors that are a sum with a number.
     ``value``: the operation's own result where the machine has it already, else None.
     ``bases``: by position, what an operand is where all that carries relevance in it is nothing (the weights that
     attention begins with, a mask among scores); none where that is 0, and for rules that are not ``based``.

@@ -89,6 +89,17 @@ class Gated(Tokens):
         return x + self.down(self.spelling(self.fused(x)))  # type: ignore[no-any-return]
 
 
+class Highway(Tokens):
+    """A gate, a map and what passes by, each of tokens; the spelling is given all three."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(spelling)
+        self.gate, self.map = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.spelling(torch.sigmoid(self.gate(x)), torch.relu(self.map(x)), x)
+
+
 class Attending(Tokens):
     """One attention of several heads; the spelling is given q, k and v as (B, H, T, d)."""
 

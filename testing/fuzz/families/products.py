@@ -12,6 +12,8 @@ from testing.fuzz.weights import Weights
 SAME = (
     ("gate_by_glu", "gate_by_sigmoid"),
     ("mixture", "mixture_written_out"),
+    ("mixture_by_gate", "mixture_by_lerp"),
+    ("modulated", "modulated_written_out"),
     ("row_products", "row_products_written_out"),
 )
 
@@ -76,6 +78,14 @@ def mixture_by_gate(w: Weights, x: Tensor, y: Tensor) -> Tensor:
 
 def mixture_by_lerp(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(y, x, torch.sigmoid(w.first(x)))
+
+
+def modulated(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return x * (1 + w.second(y))
+
+
+def modulated_written_out(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return x + x * w.second(y)
 
 
 def added_product(w: Weights, x: Tensor, y: Tensor) -> Tensor:
