@@ -168,15 +168,16 @@ def _is_state(node: fx.Node, linear: Multilinear) -> bool:
 
 def _step(node: fx.Node, sums: set[fx.Node], linear: Multilinear) -> tuple[list[fx.Node], dict[Selection, set[Any]]]:
     """The sums from which ``node`` is computed without a sum between, by multilinear paths; and what is read on the
-    way, behind them.
+    way, behind them. What reads steps that were put together is no further step.
     """
-    between = _upwards(node, linear, lambda n: linear.passes(n) and (n is node or n not in sums))
-    earlier = [n for n in between if n is not node and n in sums]
+
+    def goes_on(n: fx.Node) -> bool:
+        return linear.passes(n) and (n is node or n not in sums) and not has(n, Fact.ASSEMBLY)
+
+    earlier = [n for n in _upwards(node, linear, goes_on) if n is not node and n in sums]
     reads: dict[Selection, set[Any]] = {}
-    # what those are computed from, such as a first step, which is no sum
-    before = {n for state in earlier for n in _upwards(state, linear, linear.passes)}
-    for current in _upwards(node, linear, lambda n: not has(n, LEARNED) and n not in before):
-        if current not in before and (read := selection_of(current)) is not None:
+    for current in _upwards(node, linear, lambda n: not has(n, LEARNED) and n not in earlier):
+        if current not in earlier and (read := selection_of(current)) is not None:
             with contextlib.suppress(TypeError):  # a part chosen by a value known at run time only
                 reads.setdefault(read[0], set()).add(read[1])
     return earlier, reads
