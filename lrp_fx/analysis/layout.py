@@ -19,6 +19,7 @@ from lrp_fx.analysis.layout_rules import (
     sizes_of,
     stayed,
 )
+from lrp_fx.analysis.one_by_one import with_tokens
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
 from lrp_fx.ir.layout import BATCH, SEGMENTED, UNKNOWN, Layout, broadcast, single
@@ -53,7 +54,7 @@ def propagate(node: fx.Node, known: dict[fx.Node, Layout], ask: Ask) -> Layout |
         layout = _rows_kept([known[a] for a in operands], shape)
     if layout is None or sizes_of(layout) != shape:
         layout = ask(node)
-    return _told_once(layout) if layout is not None and sizes_of(layout) == shape else None
+    return with_tokens(node, _told_once(layout), known) if layout is not None and sizes_of(layout) == shape else None
 
 
 def _by_rule(node: fx.Node, x: fx.Node, known: dict[fx.Node, Layout], shape: tuple[int, ...]) -> Layout | None:
