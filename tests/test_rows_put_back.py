@@ -58,3 +58,40 @@ def test_each_row_is_its_own_examples(name: str, preset: str) -> None:
     alone = explainer(input_ids=ids(3)[1:2], target=1)
     for sink, total in found.ledger.sinks.items():
         torch.testing.assert_close(total[1], alone.ledger.sinks[sink][0], rtol=1e-9, atol=1e-12)
+
+
+class Picked(nn.Module):
+    """A few rows of every example, picked by constants, at places of their own, behind a learned token."""
+
+    def __init__(self, pick: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.head, self.pick = nn.Embedding(V, F), nn.Linear(F, 3), pick
+        self.places, self.first = nn.Parameter(torch.randn(3, F)), nn.Parameter(torch.randn(1, 1, F))
+        self.register_buffer("kept", torch.tensor([4, 0, 2]))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.pick(self.words(input_ids), self.kept) + self.places
+        x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], 1)
+        return self.head(((x @ x.mT).softmax(-1) @ x).mean(1).tanh())  # type: ignore[no-any-return]
+
+
+def pairs(x: Tensor, kept: Tensor) -> Tensor:
+    return x[torch.arange(len(x)).repeat_interleave(len(kept)), kept.repeat(len(x))].reshape(len(x), -1, F)
+
+
+def numbered(x: Tensor, kept: Tensor) -> Tensor:
+    return x.reshape(-1, F)[(torch.arange(len(x))[:, None] * x.shape[1] + kept).flatten()].view(len(x), -1, F)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("pick", [pairs, numbered])
+def test_rows_picked_by_constants_are_laid_out_by_examples_again(
+    pick: Callable[[Tensor, Tensor], Tensor], batch: int
+) -> None:
+    found = lrp_fx.convert(ready(Picked(pick)), dynamic=False)(input_ids=ids(batch), target=1)
+    expected = lrp_fx.convert(ready(Picked(lambda x, kept: x[:, kept])))(input_ids=ids(batch), target=1)
+    torch.testing.assert_close(found.content, expected.content)
+    assert [site.kind for site in found.position] == [site.kind for site in expected.position] == ["absolute"]
+    torch.testing.assert_close(found.position[0].relevance, expected.position[0].relevance)
+    for part in ("leaves", "sinks"):
+        torch.testing.assert_close(getattr(found.ledger, part), getattr(expected.ledger, part))

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import fx
 
-from lrp_fx.analysis.by_running import ByRunning
-from lrp_fx.analysis.row_indices import Owners, owners_of, picked, put
+from lrp_fx.analysis.by_running import ByRunning, regular
+from lrp_fx.analysis.row_indices import Owners, owners_of, picked, put, row_indices
 from lrp_fx.ir.axes import origins
 from lrp_fx.ir.facts import Axes, Fact
 from lrp_fx.ir.graph import op_name, value_of
-from lrp_fx.ir.layout import BATCH, SEGMENTED, UNKNOWN, Layout, single
+from lrp_fx.ir.layout import BATCH, SEGMENTED, UNKNOWN, Layout, regroup, single
 from lrp_fx.ir.operators import has, operand_of, operator_of
 from lrp_fx.ir.sizes import settled, shape_of
 
@@ -52,6 +52,8 @@ class Examples:
         """
         if op_name(node) == "aten.index_put":
             return self._put(node)
+        if operator_of(node).axes is Axes.REGROUPED and self._is_segmented(operand_of(node)):
+            return self._in_order(node)
         parts: Any = node.args[0] if operator_of(node).axes in (Axes.JOINED, Axes.STACKED) else ()
         several = {self.example.get(p) for p in parts if isinstance(p, fx.Node)}
         return self.ask(node) if len(several - {None}) > 1 else None
@@ -85,6 +87,27 @@ class Examples:
         if len(place.rows) != 1:
             axes[place.axis] = place.along(self.batch)
         return tuple(axes)
+
+    def _in_order(self, node: fx.Node) -> Layout | None:
+        """The layout of rows that constants picked, as many of each example and one example after the other, where they
+        are laid out by examples again.
+        """
+        rows = operand_of(node)
+        owners = self._owners(rows) if isinstance(self.batch, int) else None
+        place = regular(owners[1], self.batch) if owners is not None else None
+        if owners is None or place is None or place.outer != 1:
+            return None
+        axes = list(self.layouts[rows])
+        axes[owners[0]] = ((BATCH, self.batch), *single(self._kind_picked(rows), place.inner))
+        return regroup(tuple(axes), shape_of(node))
+
+    def _kind_picked(self, rows: fx.Node) -> str:
+        """What the rows of an example are that an index picks: tokens, where it picks them along axes of tokens."""
+        if not has(rows, Fact.INDEXING):
+            return UNKNOWN
+        source, indices = row_indices(rows)
+        kinds = {k for i in indices for k, _ in self.layouts[source][i]} - {BATCH, SEGMENTED}
+        return kinds.pop() if len(kinds) == 1 else UNKNOWN
 
     def _owners(self, node: fx.Node) -> Owners:
         """Whose the rows of a value are, back to where constants picked them.
