@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx
 
 from lrp_fx.analysis.picked import is_repeated, row_picked, shown_through_masks, whole_of
+from lrp_fx.analysis.place_classes import chooses_tokens
 from lrp_fx.analysis.sources import CONTENT, FIXED, LEARNED, MASK, PARAMETER, POSITION, SEGMENT
 from lrp_fx.ir.axes import element_taken
 from lrp_fx.ir.facts import Axes, Fact
@@ -56,12 +57,17 @@ class Meeting:
     content: frozenset[fx.Node]
 
     def leaves_met(self, node: fx.Node, args: list[fx.Node]) -> list[tuple[fx.Node, str]]:
-        """Operands that turn out to be leaves where they meet content: learned tokens and tables of positions."""
+        """Operands that turn out to be leaves where they meet content: learned tokens, tables of positions; or masks:
+        one-hot vectors of places.
+        """
         if not any(CONTENT in self.sources[a] and is_float(a) for a in args):
             return []
         met: list[tuple[fx.Node, str]] = []
         for candidate in tensor_args(node):
             if candidate not in self.sources or not is_float(candidate):
+                continue
+            if chooses_tokens(candidate, node, self.sources):
+                met.append((candidate, MASK))
                 continue
             kind = self._kind(candidate, node, args)
             if kind == POSITION and has(node, Fact.SUM) and self._stands_beside_tokens(candidate):
