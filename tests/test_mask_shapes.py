@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as fn
 from torch import Tensor, nn
 
 import lrp_fx
+from testing.handmade import F, T, V, ids, ready
 
 pytestmark = pytest.mark.usefixtures("quiet")
 HEADS, WIDTH, LAST = 2, 8, (4, 6)
@@ -85,3 +87,33 @@ def test_numbers_that_hide_nothing_from_the_last_are_no_lengths() -> None:
     model = Decoder(prefix)
     found = lrp_fx.convert(model)(IDS, torch.tensor([5, 3]))
     assert [said.position for said in found.target] == [6, 6]
+
+
+class BehindPrefix(nn.Module):
+    """A causal model whose keys stand behind learned ones; whether a key is seen is looked up in the mask by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.maps, self.head = nn.Embedding(V, F), nn.Linear(F, 3 * F), nn.Linear(F, V)
+        self.prefix = nn.Parameter(torch.randn(2, F))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x, before = self.words(input_ids), 2
+        q, k, v = self.maps(x).chunk(3, -1)
+        k, v = (torch.cat([self.prefix.expand(x.shape[0], -1, -1), a], 1) for a in (k, v))
+        seen = torch.cat([attention_mask.new_ones(x.shape[0], before), attention_mask], 1).bool()
+        keys, queries = torch.arange(before + x.shape[1]), torch.arange(x.shape[1])
+        shown = seen[torch.arange(x.shape[0])[:, None, None], keys] & (keys <= queries[:, None] + before)
+        return self.head(x + fn.scaled_dot_product_attention(q, k, v, attn_mask=shown))  # type: ignore[no-any-return]
+
+
+def test_a_mask_that_keys_are_looked_up_in_says_which_token_is_the_last() -> None:
+    mask = torch.ones(3, T, dtype=torch.long)
+    mask[1, T - 1 :] = mask[2, T - 3 :] = 0
+    explainer = lrp_fx.convert(ready(BehindPrefix()), dynamic=True)
+    found = explainer(input_ids=ids(3), attention_mask=mask)
+    assert explainer.rewritten.program.method == "dynamic"
+    assert [t.position for t in found.target] == [T - 1, T - 2, T - 4]
+    alone = explainer(input_ids=ids(3)[2:, : T - 3], attention_mask=mask[2:, : T - 3])
+    torch.testing.assert_close(found.tokens[2:, : T - 3], alone.tokens)
+    assert not found.tokens[mask == 0].any()

@@ -15,7 +15,7 @@ from lrp_fx.analysis.provenance import MASK
 from lrp_fx.errors import TargetError, UntracedTargetError
 from lrp_fx.ir.graph import value_of
 from lrp_fx.ir.layout import BatchAxis, batch_axis
-from lrp_fx.ir.program import Program
+from lrp_fx.ir.program import CONTENT_ROLE, Program
 from lrp_fx.ir.sizes import hint, is_one, same_size
 from lrp_fx.ir.traces import Traced, known_of
 from lrp_fx.ir.tracing import abstract_key, inline
@@ -173,7 +173,9 @@ def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
     if len(shape) < 3:
         return None
     nodes = list(zip(program.inputs, program.input_nodes().values(), strict=True))
-    masks = [(info, node) for info, node in nodes if info.role == MASK and _speaks_of_rows(node, shape)]
+    texts = [value_of(n).shape[1] for i, n in nodes if i.role == CONTENT_ROLE and len(i.shape) > 1]
+    one_text = all(same_size(length, shape[1]) for length in texts)
+    masks = [(info, node) for info, node in nodes if info.role == MASK and _speaks_of_rows(node, shape, one_text)]
     senses = {node: sense_of(program, info.name) for info, node in masks}
     for _, node in masks:
         if senses[node] in (KEEPS, HIDES, LOW):
@@ -185,9 +187,9 @@ def target_mask(program: Program, read: fx.Node) -> tuple[fx.Node, str] | None:
     return next(((node, LENGTHS) for info, node in numbers if sense_of(program, info.name) == LENGTHS), None)
 
 
-def _speaks_of_rows(node: fx.Node, shape: Sequence[Any]) -> bool:
+def _speaks_of_rows(node: fx.Node, shape: Sequence[Any], one_text: bool) -> bool:
     """Has a mask (B, T), (B, T, 1), or (B or 1, ..., T), the batch and the length of what is read (B, T, ...)? So has
-    one with queries by keys for each head of each example, merged.
+    one with queries by keys for each head of each example, merged. ``one_text``: is no input of another length?
     """
     sizes = value_of(node).shape
     if len(sizes) < 2:
@@ -198,5 +200,16 @@ def _speaks_of_rows(node: fx.Node, shape: Sequence[Any]) -> bool:
         return of_examples and same_size(sizes[axis_of_tokens(value_of(node))], shape[1])
     if same_size(sizes[0], sizes[1]) and not same_size(sizes[0], shape[0]):
         return False  # between pairs of tokens
-    unread = not node.users and hint(sizes[1]) == hint(shape[1])  # its length is tied to nothing, for nothing reads it
-    return same_size(sizes[1], shape[1]) or unread
+    # a length tied to nothing: nothing reads it, or only keys that stand behind others are looked up in it
+    untied = not node.users or (one_text and _is_its_own(sizes[1], node))
+    return same_size(sizes[1], shape[1]) or (untied and hint(sizes[1]) == hint(shape[1]))
+
+
+def _is_its_own(size: Any, node: fx.Node) -> bool:
+    """Is a size of an input a symbol that no other input has?"""
+    symbols = frozenset() if isinstance(size, int) else size.node.expr.free_symbols
+    others = [value_of(n) for n in node.graph.find_nodes(op="placeholder") if n is not node]
+    taken = {
+        q for v in others for s in getattr(v, "shape", ()) if not isinstance(s, int) for q in s.node.expr.free_symbols
+    }
+    return bool(symbols) and not symbols & taken
