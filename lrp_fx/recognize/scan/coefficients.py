@@ -93,11 +93,11 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------ is it one?
     def is_scan(self) -> bool:
         """Does a coefficient made from content decay the state, or read it (contract it with content)? Sums over
-        features, as of experts one after the other, mix no tokens.
+        features, as of experts one after the other, mix no tokens: to read them is no scan.
         """
-        if not (self.region.anchors.passing or self.region.anchors.running or self.region.anchors.mixing):
-            return False
-        if any(n in self.region.nodes for n in self.region.anchors.readings):
+        anchors = self.region.anchors
+        mixes = bool(anchors.passing or anchors.running or anchors.mixing)
+        if mixes and any(n in self.region.nodes for n in anchors.readings):
             return True
         loops = self.region.after & self.region.before
         decays = any(
