@@ -179,7 +179,8 @@ class Dataflow:
 
     def has_learned_map(self, region: list[fx.Node]) -> bool:
         """Does a parameter mix features inside the region? Then its result is a new feature, not a statistic."""
-        return any(self._maps(node, set(region).__contains__) for node in region)
+        inside = set(region)
+        return any(self._maps(node, inside.__contains__) for node in region)
 
     def _maps(self, node: fx.Node, is_between: Callable[[fx.Node], bool]) -> bool:
         """Is it a matrix product with a learned matrix, or a sum over an axis along which a parameter has weighted its

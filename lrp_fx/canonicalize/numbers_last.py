@@ -9,7 +9,6 @@ ensures   the same values but for rounding
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import reduce
 
 import torch
@@ -19,6 +18,7 @@ from lrp_fx.ir.examples import depends_on_values
 from lrp_fx.ir.graph import call_like, is_float, op_name
 from lrp_fx.ir.number_terms import number_terms
 from lrp_fx.ir.operators import is_pointwise
+from lrp_fx.ir.product_chains import chain_places, is_inner
 
 aten = torch.ops.aten
 
@@ -29,9 +29,9 @@ def put_numbers_last(graph: fx.Graph) -> None:
     """
     numbers = number_terms(graph)
     for top in list(graph.nodes):
-        if not _is_link(top) or _is_inner(top):
+        if not _is_link(top) or is_inner(top, _is_link):
             continue
-        factors = list(_factors(top))
+        factors = [factor for _, factor in chain_places(top, _is_link)]
         last = [f for f in factors if f in numbers]
         others = [f for f in factors if f not in numbers]
         if not last or len(factors) < 3 or (len(last) == 1 and last[0] in top.args):
@@ -54,17 +54,6 @@ def _order(graph: fx.Graph, top: fx.Node, others: list[fx.Node], last: list[fx.N
 
 def _is_link(node: fx.Node) -> bool:
     return op_name(node) == "aten.mul" and all(isinstance(a, fx.Node) and is_float(a) for a in node.args)
-
-
-def _is_inner(node: fx.Node) -> bool:
-    """Is it read by another link alone?"""
-    return len(node.users) == 1 and _is_link(next(iter(node.users)))
-
-
-def _factors(node: fx.Node) -> Iterator[fx.Node]:
-    for operand in node.all_input_nodes if node.args[0] is not node.args[1] else node.args:
-        assert isinstance(operand, fx.Node)
-        yield from _factors(operand) if _is_link(operand) and len(operand.users) == 1 else (operand,)
 
 
 def _made_of(node: fx.Node) -> set[fx.Node]:

@@ -45,7 +45,12 @@ def _rewrite(program: Program, edit: Callable[[fx.Graph, fx.Node], None]) -> Pro
     for node in list(graph.nodes):
         if node.op == "call_function":
             edit(graph, node)
-    drop_dead_code(graph)
+    return _tidied(program)
+
+
+def _tidied(program: Program) -> Program:
+    """Without dead code, and its code written anew."""
+    drop_dead_code(program.graph)
     program.module.recompile()
     return program
 
@@ -134,10 +139,7 @@ def expand_contractions(program: Program) -> Program:
 
 def _write_integers(program: Program) -> Program:
     """Let relevance pass where a model rounds to integers."""
-    program = write_integers(program)
-    drop_dead_code(program.graph)
-    program.module.recompile()
-    return program
+    return _tidied(write_integers(program))
 
 
 def write_explicit_arguments(program: Program) -> Program:
@@ -153,9 +155,7 @@ def read_parts(program: Program) -> Program:
 def numbers_last(program: Program) -> Program:
     """Let factors with a number in them stand last in their chains."""
     put_numbers_last(program.graph)
-    drop_dead_code(program.graph)
-    program.module.recompile()
-    return program
+    return _tidied(program)
 
 
 def share_common_subexpressions(program: Program) -> Program:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import fx
 
 from lrp_fx.ir.facts import Fact
@@ -16,7 +18,8 @@ def number_terms(graph: fx.Graph) -> dict[fx.Node, float]:
     """The number in each value that is a sum with one, or a multiple or move of such a sum; of others, none."""
     known: dict[fx.Node, float] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and (number := _number(node, known)):
+        number = _number(node, known) if node.op == "call_function" and is_float(node) else 0.0
+        if number and math.isfinite(number):
             known[node] = number
     return known
 
@@ -27,7 +30,7 @@ def _number(node: fx.Node, known: dict[fx.Node, float]) -> float:
         return _of_sum(node, known)
     if has(node, Fact.FILL):
         number = argument(node, "fill_value", argument(node, "s", 1 if "ones" in name else 0))
-        return float(number) if isinstance(number, (int, float)) and is_float(node) else 0.0
+        return float(number) if isinstance(number, (int, float)) else 0.0
     of_tensors = [known[a] for a in node.all_input_nodes if a in known]
     if len(of_tensors) != 1:
         return 0.0
@@ -56,5 +59,5 @@ def _scale(node: fx.Node) -> float:
         return 0.0
     a, b = node.args[:2]
     if isinstance(b, (int, float)):
-        return float(b) if name == "aten.mul" else 1.0 / b
+        return float(b) if name == "aten.mul" else 1.0 / b if b else 0.0
     return float(a) if isinstance(a, (int, float)) and name == "aten.mul" else 0.0

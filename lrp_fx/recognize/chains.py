@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import fx
@@ -10,6 +11,7 @@ from torch import fx
 from lrp_fx.analysis.dataflow import Dataflow
 from lrp_fx.ir.graph import op_name
 from lrp_fx.ir.operators import is_pointwise
+from lrp_fx.ir.product_chains import chain_places, is_inner
 
 
 # ------------------------------------------------------------------------------------------------ chains of products
@@ -31,13 +33,14 @@ def chain_roles(graph: fx.Graph, flow: Dataflow) -> ChainRoles:
     """``(u * g) * f(g)`` has two factors, u and ``g f(g)``, in whatever order it is multiplied: f(g) is a
     coefficient.
     """
+    is_link = partial(_is_link, flow)
     frozen: set[tuple[fx.Node, fx.Node]] = set()
     activated: set[tuple[fx.Node, fx.Node]] = set()
     apart: set[fx.Node] = set()
     for top in graph.nodes:
-        if not _is_link(flow, top) or (len(top.users) == 1 and _is_link(flow, next(iter(top.users)))):
+        if not is_link(top) or is_inner(top, is_link):
             continue
-        places = _places(flow, top)
+        places = list(chain_places(top, is_link))
         factors = [f for _, f in places]
         if len(factors) < 3:
             continue
@@ -47,22 +50,13 @@ def chain_roles(graph: fx.Graph, flow: Dataflow) -> ChainRoles:
         apart |= {
             product
             for product, f in places
-            if sources[f] is not None and sources[f] not in {g for _, g in _places(flow, product)}
+            if sources[f] is not None and sources[f] not in {g for _, g in chain_places(product, is_link)}
         }
     return ChainRoles(frozenset(frozen), frozenset(activated), frozenset(apart))
 
 
 def _is_link(flow: Dataflow, node: fx.Node) -> bool:
     return op_name(node) == "aten.mul" and len(flow.operands(node)) == 2
-
-
-def _places(flow: Dataflow, product: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """(product, factor) for every factor of the chain that ends in ``product``; inner links have no other user."""
-    found = []
-    for operand in flow.operands(product):
-        inner = _is_link(flow, operand) and len(operand.users) == 1
-        found += _places(flow, operand) if inner else [(product, operand)]
-    return found
 
 
 def _function_of_another(factor: fx.Node, factors: list[fx.Node]) -> fx.Node | None:

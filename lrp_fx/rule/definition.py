@@ -41,7 +41,8 @@ class Rule:
     ``start``      `Call` -> what the operation gives where all that carries relevance is nothing, if a product with it
                    is to hand this part to its other factor (`Call.bases`).
     ``based``      what the surrogate reads in `Call.bases`: nothing (""), what operations with a ``start`` give
-                   ("start"), or also constant parts, such as masks among scores ("constants").
+                   ("start"), or also constant parts, such as masks among scores ("constants"). A product that is based
+                   is told the numbers in its factors, too (`Call.facts`).
     ``exact``      False when the rule approximates: strict mode refuses it.
     ``frozen``     True when the result carries no relevance at all.
     ``chain``      for an operation that holds a product: operand -> number of factors of the chain that ends in it, and
